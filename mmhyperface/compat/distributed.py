@@ -1,0 +1,80 @@
+"""Several processes on a machine without a GPU."""
+
+import datetime
+import inspect
+import os
+from typing import Any
+
+import torch
+from mmengine.dist import is_distributed
+from mmengine.model import MMDistributedDataParallel
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmhyperface.registry import MODEL_WRAPPERS
+
+_ENVIRONMENT = {
+    'slurm': {'RANK': 'SLURM_PROCID', 'WORLD_SIZE': 'SLURM_NTASKS'},
+    'mpi': {'RANK': 'OMPI_COMM_WORLD_RANK', 'WORLD_SIZE': 'OMPI_COMM_WORLD_SIZE'},
+}
+_LOCAL_RANK = {'slurm': 'SLURM_LOCALID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
+# The name of the option that torch 2.15 began to warn about, and its successor's.
+_BUFFERS_OPTION = (
+    'forward_sync_buffers'
+    if 'forward_sync_buffers' in inspect.signature(DistributedDataParallel).parameters
+    else 'broadcast_buffers'
+)
+
+
+def init_process_group(launcher: str, dist_cfg: dict | None = None) -> None:
+    """Start gloo where mmengine would call ``torch.cuda.set_device`` in vain.
+
+    Does nothing where a GPU is visible, without a launcher, or when the processes
+    are already connected: mmengine's runner does the rest.
+
+    Args:
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        dist_cfg: ``env_cfg.dist_cfg`` of the config; its timeout, in seconds, is
+            respected.
+    """
+    if launcher == 'none' or is_distributed() or torch.cuda.is_available():
+        return
+    for name, source in _ENVIRONMENT.get(launcher, {}).items():
+        os.environ[name] = os.environ[source]
+    if launcher in _LOCAL_RANK:
+        os.environ['LOCAL_RANK'] = os.environ.get(_LOCAL_RANK[launcher], '0')
+        os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+        os.environ.setdefault('MASTER_PORT', '29500')
+    timeout = (dist_cfg or {}).get('timeout')
+    options: dict[str, Any] = {}
+    if timeout is not None:
+        options['timeout'] = datetime.timedelta(seconds=timeout)
+    torch.distributed.init_process_group(backend='gloo', **options)
+
+
+@MODEL_WRAPPERS.register_module()
+class FaceDistributedDataParallel(MMDistributedDataParallel):
+    """mmengine's DistributedDataParallel, on the GPU and on the CPU.
+
+    mmengine names a GPU for each process, which DDP refuses for a module that
+    lies on the CPU.
+
+    Args:
+        module: The model.
+        device_ids: As mmengine gives it; dropped on the CPU.
+        broadcast_buffers: Off by default, as in mmengine: statistics that must
+            agree are gathered by whoever keeps them.
+        kwargs: Further options of ``torch.nn.parallel.DistributedDataParallel``.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        device_ids: list | None = None,
+        broadcast_buffers: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if next(module.parameters()).device.type == 'cpu':
+            device_ids = None
+        kwargs[_BUFFERS_OPTION] = broadcast_buffers
+        super().__init__(module=module, device_ids=device_ids, **kwargs)

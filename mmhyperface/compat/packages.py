@@ -1,0 +1,79 @@
+"""Finding installed packages, and thereby the configs they ship."""
+
+import importlib.metadata
+import importlib.util
+import os.path as osp
+import sys
+from collections.abc import Callable
+
+from mmengine.config import utils as config_utils
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.utils import package_utils
+
+_get_package_and_cfg_path = config_utils._get_package_and_cfg_path
+_is_installed = package_utils.is_installed
+_get_installed_path = package_utils.get_installed_path
+
+
+def get_package_and_cfg_path(cfg_path: str) -> tuple[str, str]:
+    """mmengine's function, also for `package::config.py`.
+
+    mmengine insists on a folder, as if every package sorted its configs into some.
+    """
+    package, _, name = cfg_path.partition('::')
+    if package in MODULE2PACKAGE and name and not {'/', ':'} & set(name):
+        return MODULE2PACKAGE[package], name
+    return _get_package_and_cfg_path(cfg_path)
+
+
+def is_installed(package: str) -> bool:
+    """mmengine's ``is_installed``, also without pkg_resources."""
+    try:
+        return _is_installed(package)
+    except ImportError:
+        return _find(package) is not None
+
+
+def get_installed_path(package: str) -> str:
+    """mmengine's ``get_installed_path``, also for editable installs.
+
+    pkg_resources gives site-packages for those, where the package is not.
+    """
+    try:
+        path = _get_installed_path(package)
+    except ImportError:  # no pkg_resources
+        path = ''
+    if osp.exists(path):
+        return path
+    found = _find(package)
+    if found is None:
+        raise importlib.metadata.PackageNotFoundError(package)
+    return found
+
+
+def _find(package: str) -> str | None:
+    modules = {package: module for module, package in MODULE2PACKAGE.items()}
+    spec = importlib.util.find_spec(modules.get(package, package))
+    return osp.dirname(spec.origin) if spec and spec.origin else None
+
+
+def _replace(name: str, original: Callable, replacement: Callable) -> None:
+    """Rebind a function in every module of mmengine that has imported it."""
+    for module_name, module in list(sys.modules.items()):
+        if (
+            module_name.partition('.')[0] == 'mmengine'
+            and getattr(module, name, None) is original
+        ):
+            setattr(module, name, replacement)
+
+
+def apply() -> None:
+    """Make `mmhyperface::` known to configs, and packages findable."""
+    MODULE2PACKAGE.setdefault('mmhyperface', 'mmhyperface')
+    _replace(
+        '_get_package_and_cfg_path',
+        _get_package_and_cfg_path,
+        get_package_and_cfg_path,
+    )
+    _replace('is_installed', _is_installed, is_installed)
+    _replace('get_installed_path', _get_installed_path, get_installed_path)

@@ -1,0 +1,67 @@
+"""Registries of mmhyperface: a child of each registry of mmpretrain.
+
+A type is looked up in ours, then in mmpretrain's, then in mmengine's, so with
+``default_scope='mmhyperface'`` a config mixes the three freely. From other
+scopes ours are ``type='mmhyperface.X'``.
+"""
+
+import warnings
+
+from mmengine import registry as mmengine_registry
+from mmengine.registry import Registry
+from mmpretrain import registry as mmpretrain_registry
+
+from .compat import checkpoints
+
+checkpoints.apply()
+# Importing mmpretrain.models says this with every mmcv-lite; no face needs the op.
+warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
+
+
+def _child(parent: Registry, *locations: str) -> Registry:
+    # A lookup climbs to the parent without importing the parent's modules, so
+    # the parent's locations are listed here too.
+    registry = Registry(
+        parent.name,
+        parent=parent,
+        scope='mmhyperface',
+        locations=[*parent._locations, *locations],
+    )
+    # mmengine resolves 'mmhyperface.X' from another scope among the direct
+    # children of the root only.
+    registry.root.children.setdefault('mmhyperface', registry)
+    return registry
+
+
+RUNNERS = _child(mmpretrain_registry.RUNNERS)
+RUNNER_CONSTRUCTORS = _child(mmpretrain_registry.RUNNER_CONSTRUCTORS)
+LOOPS = _child(mmpretrain_registry.LOOPS)
+HOOKS = _child(mmpretrain_registry.HOOKS, 'mmhyperface.engine')
+LOG_PROCESSORS = _child(mmpretrain_registry.LOG_PROCESSORS)
+OPTIMIZERS = _child(mmpretrain_registry.OPTIMIZERS)
+OPTIM_WRAPPERS = _child(
+    mmpretrain_registry.OPTIM_WRAPPERS, 'mmhyperface.compat.autocast'
+)
+OPTIM_WRAPPER_CONSTRUCTORS = _child(mmpretrain_registry.OPTIM_WRAPPER_CONSTRUCTORS)
+PARAM_SCHEDULERS = _child(mmpretrain_registry.PARAM_SCHEDULERS)
+DATASETS = _child(mmpretrain_registry.DATASETS, 'mmhyperface.datasets')
+DATA_SAMPLERS = _child(mmpretrain_registry.DATA_SAMPLERS)
+TRANSFORMS = _child(mmpretrain_registry.TRANSFORMS, 'mmhyperface.datasets')
+MODELS = _child(mmpretrain_registry.MODELS, 'mmhyperface.models')
+MODEL_WRAPPERS = _child(
+    mmpretrain_registry.MODEL_WRAPPERS, 'mmhyperface.compat.distributed'
+)
+WEIGHT_INITIALIZERS = _child(mmpretrain_registry.WEIGHT_INITIALIZERS)
+BATCH_AUGMENTS = _child(mmpretrain_registry.BATCH_AUGMENTS)
+TOKENIZER = _child(mmpretrain_registry.TOKENIZER)
+TASK_UTILS = _child(mmpretrain_registry.TASK_UTILS)
+METRICS = _child(mmpretrain_registry.METRICS, 'mmhyperface.evaluation')
+EVALUATORS = _child(mmpretrain_registry.EVALUATORS)
+VISUALIZERS = _child(mmpretrain_registry.VISUALIZERS)
+VISBACKENDS = _child(mmpretrain_registry.VISBACKENDS)
+
+# mmpretrain has no child of these; without one of ours mmengine warns that it
+# "failed to search registry" under our default scope.
+STRATEGIES = _child(mmengine_registry.STRATEGIES)
+INFERENCERS = _child(mmengine_registry.INFERENCERS)
+FUNCTIONS = _child(mmengine_registry.FUNCTIONS)

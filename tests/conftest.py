@@ -1,0 +1,19 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+# The tests share helpers (runs.py, oracles.py); spawned processes need them too.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / 'models')]
+
+REAL_FACES = 'MMHYPERFACE_REAL_FACES'
+
+
+@pytest.fixture
+def real_faces() -> str:
+    """A folder of real faces, root/identity/image, of at least 20 people."""
+    folder = os.environ.get(REAL_FACES)
+    if not folder:
+        pytest.skip(f'set {REAL_FACES} to a folder of faces: root/identity/image')
+    return folder
