@@ -1,0 +1,113 @@
+"""What every face backbone does: check its input, save memory, return a tuple."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.utils import to_2tuple
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmhyperface.errors import UserError
+
+# torch has it since 2.3.
+_is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)
+
+
+def choose(owner: str, argument: str, value: Any, table: dict) -> Any:
+    """``table[value]``, or an error that lists what is allowed."""
+    if value not in table:
+        allowed = ', '.join(map(repr, table))
+        raise UserError(f'{owner} has no {argument}={value!r}: choose from {allowed}.')
+    return table[value]
+
+
+@contextmanager
+def _buffers_set_aside(block: nn.Module) -> Iterator[None]:
+    """Let the block update copies of its buffers."""
+    owned = [
+        (module, name, buffer)
+        for module in block.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    for module, name, buffer in owned:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in owned:
+            setattr(module, name, buffer)
+
+
+def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """``block(x)``, computed again in the backward pass instead of stored.
+
+    A plain checkpoint would also move the running statistics of the block's
+    batch norms twice per step. The block must draw no random numbers.
+    """
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), _buffers_set_aside(block)
+
+    run = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    if _is_compiling():  # then the second pass has no side effects as it is
+        return run(block, x)
+    return run(block, x, context_fn=contexts)
+
+
+class FaceBackbone(BaseModule):
+    """Faces [B, in_channels, H, W] to ``(embeddings [B, embedding_size],)``.
+
+    A tuple of one, as mmpretrain's backbones return their feature maps: heads
+    take the last entry. The embedding is not normalised.
+
+    Abstract: a subclass builds the layers and implements :meth:`embed`. Each of
+    ours halves the image four times, rounding up.
+
+    Args:
+        input_size: (height, width) of the images, one number for squares. The
+            last layer is as large as this asks.
+        with_cp: Gradient checkpointing, block by block: less memory for about a
+            third more time, same gradients. In training mode only.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        embedding_size: int,
+        input_size: int | tuple[int, int],
+        with_cp: bool,
+        init_cfg: dict | list[dict] | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.in_channels = in_channels
+        self.out_channels = embedding_size
+        self.input_size = tuple(to_2tuple(input_size))
+        self.map_size = tuple(-(-side // 16) for side in self.input_size)
+        self.with_cp = with_cp
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images that fit [B, in_channels, H, W] to embeddings [B, D]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """Raises UserError when the images do not have the size built for."""
+        expected = (self.in_channels, *self.input_size)
+        if x.shape[1:] != expected:
+            raise UserError(
+                f'{type(self).__name__} got images [batch, channels, height, width] '
+                f'of shape {list(x.shape)} but was built for '
+                f'[batch, {", ".join(map(str, expected))}]: align or resize the '
+                'faces to that size in the pipeline, or build the backbone with '
+                'another input_size or in_channels.'
+            )
+        return (self.embed(x),)
+
+    def run_blocks(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+        """One block after the other, checkpointed if asked for."""
+        for block in blocks:
+            x = checkpointed(block, x) if self.with_cp and self.training else block(x)
+        return x
