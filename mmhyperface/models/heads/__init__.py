@@ -1,0 +1,3 @@
+from .hypersphere_head import HypersphereHead
+
+__all__ = ['HypersphereHead']

@@ -1,0 +1,77 @@
+"""CurricularFace: adaptive curriculum learning loss (arXiv 2004.00288).
+
+psi(theta_y) = cos(theta_y + m); another class is hard when cos(theta_j) >
+cos(theta_y + m), and then eta = cos(theta_j) (t + cos(theta_j)), else cos(theta_j);
+t is a running mean of cos(theta_y) (eq. 6 to 10).
+"""
+
+import torch
+from torch import Tensor
+
+from mmhyperface.registry import MODELS
+
+from .base import Context, SoftmaxLoss, require
+from .characteristic import BEYOND, added_angle, characteristic
+
+
+@MODELS.register_module()
+class CurricularFaceLoss(SoftmaxLoss):
+    """ArcFace whose hard negatives gain weight as training proceeds.
+
+    The running mean is over the global batch and starts at 0.
+
+    Args:
+        s: Scale of the logits, > 0.
+        m: Margin in radians.
+        momentum: Momentum of t, in (0, 1].
+        beyond: As in :class:`ArcFaceLoss`; the official code uses ``linear``.
+        detach: Detach the target's characteristic; the official code does not.
+        loss_weight: Factor of L.
+    """
+
+    keeps_statistics = True
+    t: Tensor
+
+    def __init__(
+        self,
+        s: float = 64.0,
+        m: float = 0.5,
+        momentum: float = 0.01,
+        beyond: str = 'linear',
+        detach: bool = False,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(loss_weight)
+        require(s > 0, f'CurricularFaceLoss: s must be positive, got {s}')
+        require(
+            0 < momentum <= 1,
+            f'CurricularFaceLoss: momentum must be in (0, 1], got {momentum}',
+        )
+        require(
+            beyond in BEYOND,
+            f'CurricularFaceLoss: beyond must be one of {BEYOND}, got {beyond!r}',
+        )
+        self.s = s
+        self.m = m
+        self.momentum = momentum
+        self.beyond = beyond
+        self.detach = detach
+        self.register_buffer('t', torch.tensor(0.0))
+
+    @torch.no_grad()
+    def observe(self, own: Tensor, norm: Tensor) -> None:
+        self.t.lerp_(own.mean().to(self.t), self.momentum)
+
+    def context(self, own: Tensor, norm: Tensor) -> Context:
+        threshold = added_angle(own.detach(), self.m, 'none')
+        return {'threshold': threshold, 't': self.t.to(own.dtype, copy=True).view(1, 1)}
+
+    def psi(self, own: Tensor) -> Tensor:
+        return added_angle(own, self.m, self.beyond)
+
+    def target(self, own: Tensor, context: Context) -> Tensor:
+        return self.s * characteristic(own, self.psi, self.detach)
+
+    def others(self, cos: Tensor, context: Context) -> Tensor:
+        hard = cos > context['threshold']
+        return self.s * torch.where(hard, cos * (context['t'] + cos), cos)

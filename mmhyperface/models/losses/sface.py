@@ -1,0 +1,59 @@
+"""SFace: sigmoid-constrained hypersphere loss (TIP 2021, arXiv 2205.12010).
+
+    L = -[w_y(theta_y)] s cos(theta_y) + sum_{j != y} [w_j(theta_j)] s cos(theta_j)
+    w_y(theta) = 1 / (1 + exp(-k (theta - a)))     pull, fades once theta < a
+    w_j(theta) = 1 / (1 + exp( k (theta - b)))     push, fades once theta > b
+
+[.] is detached: it rescales the gradient along the sphere and has none itself
+(eq. 8 to 11).
+"""
+
+from torch import Tensor
+
+from mmhyperface.registry import MODELS
+
+from .base import Context, DecoupledLoss, require
+from .characteristic import angle
+
+
+@MODELS.register_module()
+class SFaceLoss(DecoupledLoss):
+    """Pull and push whose strength two sigmoids of the angle control.
+
+    The value of this loss may be negative, and goes down as it should: it is the
+    gradient that is designed. The two terms are logged as ``intra`` and ``inter``.
+
+    Args:
+        s: Scale, > 0.
+        k: Slope of the sigmoids, > 0.
+        a: Angle in radians below which the own centre stops pulling.
+        b: Angle in radians above which other centres stop pushing.
+        loss_weight: Factor of L.
+    """
+
+    def __init__(
+        self,
+        s: float = 64.0,
+        k: float = 80.0,
+        a: float = 0.87,
+        b: float = 1.2,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(loss_weight)
+        require(s > 0, f'SFaceLoss: s must be positive, got {s}')
+        require(k > 0, f'SFaceLoss: k must be positive, got {k}')
+        self.s = s
+        self.k = k
+        self.a = a
+        self.b = b
+
+    def target(self, own: Tensor, context: Context) -> Tensor:
+        weight = (self.k * (angle(own.detach()) - self.a)).sigmoid()
+        return -self.s * weight * own
+
+    def others(self, cos: Tensor, context: Context) -> Tensor:
+        weight = (self.k * (self.b - angle(cos.detach()))).sigmoid()
+        return self.s * weight * cos
+
+    def monitor(self, target: Tensor, folded: Tensor) -> dict[str, Tensor]:
+        return {'intra': target.mean(), 'inter': folded.mean()}

@@ -1,0 +1,109 @@
+"""SphereFace-R: SphereFace revived (arXiv 2109.05565).
+
+| version | psi(theta), target               | eta(theta), others |
+|---------|----------------------------------|--------------------|
+| v0      | (-1)^k cos(m theta) - 2k         | cos(theta)         |
+| v1      | cos(min(m theta, pi))            | cos(theta)         |
+| v2      | cos(theta)                       | cos(theta / m)     |
+
+| feature_norm | scale of the logits | extra term                       |
+|--------------|---------------------|----------------------------------|
+| none         | ||x||               |                                  |
+| hard         | s                   |                                  |
+| soft         | ||x||               | t * mean | ||x|| - s |, outside  |
+|              |                     | loss_weight                      |
+"""
+
+from torch import Tensor
+
+from mmhyperface.registry import MODELS
+
+from .base import Centres, Context, SoftmaxLoss, require
+from .characteristic import angle, characteristic, multiplied_angle, unrolled_angle
+
+VERSIONS = ('v0', 'v1', 'v2')
+FEATURE_NORMS = ('none', 'hard', 'soft')
+PENALTIES = ('absolute', 'squared')
+
+
+@MODELS.register_module()
+class SphereFaceRLoss(SoftmaxLoss):
+    """Softmax with a multiplicative margin on the target or on the others.
+
+    The official code weighs the cross entropy by ``lw / s`` for hard and soft
+    normalisation: its ``lw`` becomes ``loss_weight = lw / s`` here. Without
+    normalisation and with the soft one the margin is annealed from 1: see
+    :class:`~mmhyperface.engine.MarginSchedulerHook`.
+
+    Args:
+        version: ``v0``, ``v1`` or ``v2``.
+        feature_norm: ``none``, ``hard`` or ``soft``.
+        s: Scale (hard) or the norm that features are drawn to (soft), > 0;
+            without a role for ``none``.
+        m: Margin, a real number >= 1.
+        t: Weight of the soft normalisation's penalty.
+        penalty: ``absolute``, t * | ||x|| - s |, as in the official code, or
+            ``squared``, t * (||x|| - s)^2, as in the paper.
+        detach: Characteristic gradient detachment.
+        loss_weight: Factor of the cross entropy.
+    """
+
+    def __init__(
+        self,
+        version: str = 'v2',
+        feature_norm: str = 'hard',
+        s: float = 60.0,
+        m: float = 1.4,
+        t: float = 0.01,
+        penalty: str = 'absolute',
+        detach: bool = True,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(loss_weight)
+        for name, value, allowed in (
+            ('version', version, VERSIONS),
+            ('feature_norm', feature_norm, FEATURE_NORMS),
+            ('penalty', penalty, PENALTIES),
+        ):
+            require(
+                value in allowed,
+                f'SphereFaceRLoss: {name} must be one of {allowed}, got {value!r}',
+            )
+        require(s > 0, f'SphereFaceRLoss: s must be positive, got {s}')
+        require(m >= 1, f'SphereFaceRLoss: m must be a real number >= 1, got {m}')
+        self.version = version
+        self.feature_norm = feature_norm
+        self.s = s
+        self.m = m
+        self.t = t
+        self.penalty = penalty
+        self.detach = detach
+
+    def context(self, own: Tensor, norm: Tensor) -> Context:
+        return {} if self.feature_norm == 'hard' else {'norm': norm}
+
+    def psi(self, own: Tensor) -> Tensor:
+        if self.version == 'v0':
+            return unrolled_angle(own, self.m)
+        if self.version == 'v1':
+            return multiplied_angle(own, self.m)
+        return own
+
+    def eta(self, cos: Tensor) -> Tensor:
+        return (angle(cos) / self.m).cos() if self.version == 'v2' else cos
+
+    def target(self, own: Tensor, context: Context) -> Tensor:
+        psi = characteristic(own, self.psi, self.detach)
+        return context.get('norm', self.s) * psi
+
+    def others(self, cos: Tensor, context: Context) -> Tensor:
+        eta = characteristic(cos, self.eta, self.detach)
+        return context.get('norm', self.s) * eta
+
+    def objective(self, data_term: Tensor, norm: Tensor, centres: Centres) -> Tensor:
+        loss = self.loss_weight * data_term
+        if self.feature_norm != 'soft':
+            return loss
+        gap = norm - self.s
+        penalty = gap.abs() if self.penalty == 'absolute' else gap.square()
+        return loss + self.t * penalty.mean()

@@ -1,0 +1,86 @@
+"""From a collated batch of pixels to the network's input, on the device."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+
+from mmhyperface.errors import UserError
+from mmhyperface.registry import MODELS
+
+
+@MODELS.register_module()
+class FaceDataPreprocessor(BaseDataPreprocessor):
+    """Moves uint8 images to the device, then RGB and (x - mean) / std.
+
+    Only bytes cross to the device. The data samples and their labels stay on the
+    host, where the head checks them without waiting for the device.
+
+    Args:
+        mean: Pixel mean, one number or one per channel (R, G, B).
+        std: Pixel standard deviation, likewise.
+        to_rgb: Whether images come as BGR, as OpenCV reads them.
+        channels_last: Give the network its input in channels_last layout, which is
+            faster on tensor cores and on most CPUs.
+        non_blocking: Copy pinned memory without waiting.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: float | Sequence[float] = 127.5,
+        std: float | Sequence[float] = 127.5,
+        to_rgb: bool = True,
+        channels_last: bool = False,
+        non_blocking: bool = True,
+    ) -> None:
+        super().__init__(non_blocking)
+        self.to_rgb = to_rgb
+        self.channels_last = channels_last
+        for name, value in (('mean', mean), ('std', std)):
+            tensor = torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Preprocess one batch.
+
+        Args:
+            data: ``inputs``, uint8 [B, 3, H, W] or a list of B tensors [3, H, W],
+                BGR; and ``data_samples``, passed on as they are.
+            training: Without effect.
+
+        Returns:
+            ``inputs``, float32 [B, 3, H, W], RGB, and ``data_samples``.
+
+        Raises:
+            UserError: If the images of the batch differ in size or are not
+                [3, H, W].
+        """
+        inputs = data['inputs']
+        if not isinstance(inputs, Tensor):
+            inputs = self._stack(inputs)
+        if inputs.ndim != 4 or inputs.shape[1] != 3:
+            raise UserError(
+                'FaceDataPreprocessor: expected images [B, 3, H, W], got '
+                f'{list(inputs.shape)}; LoadFace makes 3 channels of any image'
+            )
+        inputs = self.cast_data(inputs)
+        if self.to_rgb:
+            inputs = inputs.flip(1)
+        inputs = (inputs.float() - self.mean) / self.std
+        if self.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return {'inputs': inputs, 'data_samples': data.get('data_samples')}
+
+    @staticmethod
+    def _stack(images: Sequence[Tensor]) -> Tensor:
+        sizes = {tuple(image.shape) for image in images}
+        if len(sizes) > 1:
+            raise UserError(
+                f'FaceDataPreprocessor: images of one batch differ in size: '
+                f'{sorted(sizes)}; give LoadFace a size'
+            )
+        return torch.stack(list(images))

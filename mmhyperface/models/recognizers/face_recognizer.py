@@ -1,0 +1,132 @@
+"""The whole network: pixels to loss in training, to embeddings in testing."""
+
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from mmhyperface.dist import mean_over_ranks
+from mmhyperface.errors import UserError
+from mmhyperface.registry import MODELS
+
+FLIP_FUSIONS = ('sum', 'none', 'concat')
+
+
+def _build(module: dict | nn.Module | None) -> Any:
+    return MODELS.build(module) if isinstance(module, dict) else module
+
+
+def _drop_head(state_dict: dict, prefix: str, *_: object) -> None:
+    """A network that only embeds ignores the class centres of a checkpoint."""
+    for key in [key for key in state_dict if key.startswith(f'{prefix}head.')]:
+        del state_dict[key]
+
+
+@MODELS.register_module()
+class FaceRecognizer(BaseModel):
+    """Data preprocessor, backbone, optional neck and head.
+
+    Args:
+        backbone: Config of a backbone that gives a tuple whose last entry is the
+            embedding [B, D], or whatever the neck takes.
+        head: Config of the head; None for a network that only embeds.
+        neck: Config of a neck, such as :class:`EmbeddingNeck`.
+        flip_fusion: How ``predict`` fuses an image and its mirror image: ``sum``
+            of the two embeddings (the field's protocol), ``none``, or ``concat``.
+        data_preprocessor: Config of the preprocessor, by default
+            :class:`FaceDataPreprocessor`.
+        init_cfg: See mmengine's ``BaseModule``.
+    """
+
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        head: dict | nn.Module | None = None,
+        neck: dict | nn.Module | None = None,
+        flip_fusion: str = 'sum',
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        if data_preprocessor is None:
+            data_preprocessor = {}
+        if isinstance(data_preprocessor, dict):
+            data_preprocessor = MODELS.build(
+                dict({'type': 'FaceDataPreprocessor'}, **data_preprocessor)
+            )
+        super().__init__(data_preprocessor, init_cfg)
+        if flip_fusion not in FLIP_FUSIONS:
+            raise UserError(
+                f'FaceRecognizer: flip_fusion must be one of {FLIP_FUSIONS}, '
+                f'got {flip_fusion!r}'
+            )
+        self.flip_fusion = flip_fusion
+        self.backbone = _build(backbone)
+        self.neck = _build(neck)
+        self.head = _build(head)
+        if self.head is None:
+            self._register_load_state_dict_pre_hook(_drop_head)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[DataSample] | None = None,
+        mode: str = 'tensor',
+    ) -> Tensor | dict[str, Tensor] | list[DataSample]:
+        """Run the network in one of three modes.
+
+        Args:
+            inputs: Preprocessed images, [B, 3, H, W].
+            data_samples: One per image; ``loss`` needs their ``gt_label``.
+            mode: ``loss`` gives the dict of losses; ``predict`` the data samples
+                with ``embedding`` set; ``tensor`` the embeddings [B, D] of the
+                images as they are, without flip fusion.
+        """
+        if mode == 'tensor':
+            return self.extract_feat(inputs)[-1]
+        if mode == 'loss':
+            return self.loss(inputs, data_samples or [])
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        raise UserError(
+            f'FaceRecognizer: mode must be tensor, loss or predict, got {mode!r}'
+        )
+
+    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Features of backbone and neck; the last is the embedding [B, D]."""
+        feats = self.backbone(inputs)
+        return feats if self.neck is None else self.neck(feats)
+
+    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+        """Losses of a batch: see the head's ``loss``."""
+        if self.head is None:
+            raise UserError('FaceRecognizer: training needs a head; set model.head')
+        return self.head.loss(self.extract_feat(inputs), data_samples)
+
+    def parse_losses(
+        self, losses: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise, and the logged scalars of the global batch."""
+        loss, scalars = super().parse_losses(losses)
+        return loss, mean_over_ranks(scalars)
+
+    def predict(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None
+    ) -> list[DataSample]:
+        """Data samples with ``embedding`` set: fp32 [D], [2D] for ``concat``.
+
+        Embeddings are not normalised: their norm tells the image's quality, and
+        the protocols that need unit vectors normalise.
+        """
+        embeddings = self.extract_feat(inputs)[-1].float()
+        if self.flip_fusion != 'none':
+            mirrored = self.extract_feat(inputs.flip(-1))[-1].float()
+            if self.flip_fusion == 'sum':
+                embeddings = embeddings + mirrored
+            else:
+                embeddings = torch.cat([embeddings, mirrored], dim=1)
+        samples = data_samples or [DataSample() for _ in embeddings]
+        for sample, embedding in zip(samples, embeddings, strict=True):
+            sample.set_field(embedding, 'embedding')
+        return samples

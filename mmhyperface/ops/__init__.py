@@ -1,0 +1,4 @@
+from .dense import dense
+from .sphere import unit
+
+__all__ = ['dense', 'unit']
