@@ -1,0 +1,193 @@
+"""A folder of identities: ``root/identity/image``."""
+
+import hashlib
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from mmengine.logging import print_log
+
+from mmhyperface.registry import DATASETS
+
+from .face_dataset import IMAGE_EXTENSIONS, FaceDataset, as_extensions
+
+#: A person: the name of a folder, or the number it stands for.
+Name = str | int
+
+
+@DATASETS.register_module()
+class FaceFolder(FaceDataset):
+    """Images in one folder per person; the label is the person.
+
+    Identities and images are sorted as plain strings ('s10' before 's2'). A label
+    is the position among the identities that are left after `include`, `exclude` and
+    `holdout`, so labels are 0 .. ``metainfo['num_classes']`` - 1 and their names are
+    ``metainfo['classes']``. Hidden entries are passed over; other entries that are
+    no image, and identities without an image, are passed over with a warning.
+
+    Args:
+        data_root: the folder.
+        extensions: of the files that count as images, in any case.
+        include: only these identities. A number (``--cfg-options`` turns '0045' into
+            45) stands for the one folder of that value.
+        exclude: not these identities, in the same notation.
+        holdout: keep so many identities apart, drawn from `split_seed`.
+        split: 'train' is all but the held out identities, 'test' only those.
+        split_seed: another number holds out other identities.
+        **kwargs: see :class:`FaceDataset`.
+
+    Raises:
+        UserError: nothing there, or options that do not fit what is there.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        extensions: str | Sequence[str] = IMAGE_EXTENSIONS,
+        include: Name | Sequence[Name] | None = None,
+        exclude: Name | Sequence[Name] = (),
+        holdout: int = 0,
+        split: Literal['train', 'test'] | None = None,
+        split_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.extensions = as_extensions(extensions)
+        self.include = include
+        self.exclude = exclude
+        self.holdout = holdout
+        self.split = split
+        self.split_seed = split_seed
+        if bool(holdout) != bool(split) or split not in (None, 'train', 'test'):
+            raise self._error(
+                "holdout (a number of identities) and split ('train' or 'test') go "
+                f'together, got holdout={holdout!r} and split={split!r}'
+            )
+        super().__init__(data_root=data_root, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        identities, strays = self._scan(self.data_root)
+        if not identities:
+            found = 'only ' + _some(strays) if strays else 'nothing'
+            raise self._error(
+                f"no identity folders in data_root '{self.data_root}', {found}. "
+                'Expected one folder per person: data_root/identity/image. Set '
+                f'{self._option("data_root")}'
+            )
+
+        images = {}
+        for name in self._chosen(identities):
+            images[name], others = self._scan(
+                os.path.join(self.data_root, name), self.extensions
+            )
+            strays += [os.path.join(name, other) for other in others]
+        filled = [name for name, files in images.items() if files]
+        if not filled:
+            raise self._error(
+                f"no image in {len(images)} identity folders of '{self.data_root}'. "
+                f'Looked for {", ".join(self.extensions)}; to change that, set '
+                f'{self._option("extensions")}'
+            )
+        self._warn(f'entries that are no image ({", ".join(self.extensions)})', strays)
+        self._warn('identities without an image', [n for n in images if not images[n]])
+
+        classes = self._side(filled)
+        self._set_classes(classes)
+        return [
+            dict(img_path=os.path.join(self.data_root, name, file), gt_label=label)
+            for label, name in enumerate(classes)
+            for file in images[name]
+        ]
+
+    def _warn(self, what: str, names: list[str]) -> None:
+        if names:
+            print_log(
+                f"{type(self).__name__}: passed over in '{self.data_root}': "
+                f'{len(names)} {what}: {_some(names)}',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def _scan(
+        self, folder: str, extensions: tuple[str, ...] | None = None
+    ) -> tuple[list[str], list[str]]:
+        """Sorted names of the files with `extensions` (None: of the folders) and of
+        what else is there."""
+        wanted: list[str] = []
+        others: list[str] = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith('.'):
+                        continue
+                    if extensions is None:
+                        fits = entry.is_dir()
+                    else:
+                        fits = (
+                            entry.name.lower().endswith(extensions) and entry.is_file()
+                        )
+                    (wanted if fits else others).append(entry.name)
+        except OSError as error:
+            where = '' if os.path.isabs(folder) else f' (in {os.getcwd()})'
+            raise self._error(
+                f"cannot list '{folder}'{where}: {error.strerror}. Expected "
+                f'data_root/identity/image; set {self._option("data_root")}'
+            ) from None
+        return sorted(wanted), sorted(others)
+
+    def _chosen(self, identities: list[str]) -> list[str]:
+        chosen = set(identities)
+        if self.include is not None:
+            chosen = self._find(self.include, identities, 'include')
+        chosen -= self._find(self.exclude, identities, 'exclude')
+        if not chosen:
+            raise self._error(
+                'include and exclude leave none of the '
+                f"{len(identities)} identities of '{self.data_root}'"
+            )
+        return [name for name in identities if name in chosen]
+
+    def _find(
+        self, wanted: Name | Sequence[Name], identities: list[str], option: str
+    ) -> set[str]:
+        matches: dict[Name, list[str]] = defaultdict(list)
+        for folder in identities:
+            matches[folder].append(folder)
+            if folder.isdecimal():
+                matches[int(folder)].append(folder)
+        found = set()
+        for name in [wanted] if isinstance(wanted, Name) else wanted:
+            if len(matches[name]) != 1:
+                raise self._error(
+                    f'{option}: {name!r} fits {len(matches[name])} identities of '
+                    f"'{self.data_root}', expected 1 of {_some(identities)}"
+                )
+            found.update(matches[name])
+        return found
+
+    def _side(self, identities: list[str]) -> list[str]:
+        """The side of the split that was asked for."""
+        if not self.holdout:
+            return identities
+        if not 0 < self.holdout < len(identities):
+            raise self._error(
+                f'holdout={self.holdout} of {len(identities)} identities: each side '
+                'of the split needs at least one'
+            )
+
+        # A hash, and no generator of random numbers: it gives the same split with
+        # every version of everything, and an identity that is added later moves one
+        # other across at most.
+        def rank(name: str) -> bytes:
+            return hashlib.sha256(b'%d/' % self.split_seed + os.fsencode(name)).digest()
+
+        apart = set(sorted(identities, key=rank)[: self.holdout])
+        return [
+            name for name in identities if (name in apart) == (self.split == 'test')
+        ]
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    text = ', '.join(repr(name) for name in names[:most])
+    return text + f', ... ({len(names)} in all)' if len(names) > most else text

@@ -1,0 +1,139 @@
+"""Lists of training images, as OpenSphere has them."""
+
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from mmhyperface.errors import UserError
+from mmhyperface.registry import DATASETS
+
+from .face_dataset import IMAGE_EXTENSIONS, FaceDataset, as_extensions
+from .text_lists import read_lines
+
+
+@DATASETS.register_module()
+class FaceList(FaceDataset):
+    """A text file with one image per line, in either format of OpenSphere:
+
+    - old: ``relative/path name``. The two are separated by the last tab of the line
+      if it has one, else by its last space: a path may hold spaces; a name with
+      spaces needs a tab.
+    - new: ``relative/path``. The name is the whole folder part of the path, which
+      may hold spaces.
+
+    The names, sorted as plain strings, are ``metainfo['classes']``; a label is the
+    position among them. UTF-8, with or without a byte order mark; LF or CRLF; blank
+    lines are passed over.
+
+    Args:
+        ann_file: the list, relative to `data_root` or absolute.
+        data_root: what `ann_file` and `data_prefix` are relative to.
+        data_prefix: the folder the listed paths start from, relative to `data_root`
+            or absolute.
+        format: 'path name' (old), 'path' (new), or 'auto': old unless the first line
+            ends as an image does. With 'auto' every line is held to the format of
+            the first, which takes paths with one of the `extensions`.
+        extensions: of images, in any case.
+        check_files: look for every image now, at the price of a walk over them.
+        **kwargs: see :class:`FaceDataset`.
+
+    Raises:
+        UserError: with file and line, what the line should have been.
+    """
+
+    def __init__(
+        self,
+        ann_file: str,
+        data_root: str = '',
+        data_prefix: str = '',
+        format: Literal['auto', 'path name', 'path'] = 'auto',
+        extensions: str | Sequence[str] = IMAGE_EXTENSIONS,
+        check_files: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if format not in ('auto', 'path name', 'path'):
+            raise self._error(
+                f"format is 'auto', 'path name' or 'path', got {format!r}"
+            )
+        self.format = format
+        self.extensions = as_extensions(extensions)
+        self.check_files = check_files
+        super().__init__(
+            data_root=data_root, ann_file=ann_file, data_prefix=data_prefix, **kwargs
+        )
+
+    def load_data_list(self) -> list[dict]:
+        paths: list[str] = []
+        name_ids = array('q')  # of each path: order in which its name first came up
+        ids: dict[str, int] = {}
+        missing = 0
+        first_missing = ''
+        for number, path, name in self._records():
+            path = os.path.join(self.img_prefix, path)
+            paths.append(path)
+            name_ids.append(ids.setdefault(name, len(ids)))
+            if self.check_files and not os.path.isfile(path):
+                missing += 1
+                first_missing = first_missing or f"{number}: no image '{path}'"
+        if not paths:
+            raise self._error(f"the list '{self.ann_file}' has no line with an image")
+        if missing:
+            raise UserError(
+                f'{self.ann_file}:{first_missing}; {missing} of {len(paths)} are '
+                f'missing. Paths start from {self._option("data_prefix")}'
+            )
+
+        classes = sorted(ids)
+        self._set_classes(classes)
+        position = {name: label for label, name in enumerate(classes)}
+        label_of = [position[name] for name in ids]
+        return [
+            dict(img_path=path, gt_label=label_of[name_id])
+            for path, name_id in zip(paths, name_ids, strict=True)
+        ]
+
+    def _records(self) -> Iterator[tuple[int, str, str]]:
+        """(line number, path, name) of every line."""
+        lines = read_lines(self.ann_file, f'Set {self._option("ann_file")}')
+        named: bool | None = (
+            None if self.format == 'auto' else self.format == 'path name'
+        )
+        for number, line in lines:
+            if named is None:
+                named = not self._is_image(line)
+            path, name = _split_last(line) if named else (line, os.path.dirname(line))
+            problem = ''
+            if not (path and name):
+                problem = 'there is no ' + ('name' if named else 'folder')
+            elif self.format == 'auto':
+                problem = self._disagreement(line, path, named)
+            if problem:
+                expected = (
+                    '`relative/path name`' if named else '`relative/path` with a folder'
+                )
+                raise UserError(
+                    f'{self.ann_file}:{number}: expected {expected}, got {line!r}: '
+                    f'{problem}. All lines of a list have one format; set format or '
+                    'extensions of FaceList if you read it in another way'
+                )
+            yield number, path, name
+
+    def _disagreement(self, line: str, path: str, named: bool) -> str:
+        """Why a line is not of the format that the first line has."""
+        if not self._is_image(path):
+            return f'{path!r} does not end with one of {", ".join(self.extensions)}'
+        if named and self._is_image(line):
+            return 'the line ends with an image, not with a name'
+        # In the format without names a pair list would pass for paths with spaces.
+        if not named and any(map(self._is_image, line.split()[:-1])):
+            return 'there are several images'
+        return ''
+
+    def _is_image(self, text: str) -> bool:
+        return text.lower().endswith(self.extensions)
+
+
+def _split_last(line: str) -> tuple[str, str]:
+    path, _, name = line.rpartition('\t' if '\t' in line else ' ')
+    return path.strip(), name.strip()

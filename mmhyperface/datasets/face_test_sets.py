@@ -1,0 +1,119 @@
+"""Several test sets behind one loader."""
+
+import bisect
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from mmhyperface.errors import UserError
+from mmhyperface.registry import DATASETS
+
+
+@DATASETS.register_module()
+class FaceTestSets(Dataset):
+    """Puts test sets one after the other, so that one loader serves them all.
+
+    Any mmengine data set with ``metainfo['test_sets']`` (see
+    :mod:`mmhyperface.datasets.pair_sets`) can be put together; each keeps its own
+    pipeline. ``sample_idx`` of an item is its index here, and ``offset`` of a test set
+    is where its images begin here.
+
+    Args:
+        datasets: the data sets or their configs.
+        combined: name of one more test set: all pairs of all sets. SphereFace2's
+            validation is that of LFW, AgeDB-30, CA-LFW and CP-LFW. Its folds are the
+            union of the sets' folds of one number, None if a set has none.
+
+    Raises:
+        UserError: no data set, one without test sets, a name that two share.
+    """
+
+    def __init__(
+        self, datasets: Sequence[dict | Dataset], combined: str | None = None
+    ) -> None:
+        self.datasets: list[Any] = [
+            DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+            for dataset in datasets
+        ]
+        if not self.datasets:
+            raise UserError('FaceTestSets: datasets is empty; list at least one')
+        self._starts = [0]
+        self._test_sets: dict[str, dict] = {}
+        for dataset in self.datasets:
+            for name, test_set in _test_sets_of(dataset).items():
+                offset = test_set['offset'] + self._starts[-1]
+                self._add(name, {**test_set, 'offset': offset})
+            self._starts.append(self._starts[-1] + len(dataset))
+        if combined is not None:
+            self._add(combined, self._put_together(combined))
+
+    def _add(self, name: str, test_set: dict) -> None:
+        if name in self._test_sets:
+            raise UserError(
+                f'FaceTestSets: two test sets are called {name!r}; give each data set '
+                'its own name=...'
+            )
+        self._test_sets[name] = test_set
+
+    def _put_together(self, combined: str) -> dict:
+        sets = list(self._test_sets.values())
+        other = [n for n, s in self._test_sets.items() if s['kind'] != 'pairs']
+        if other:
+            raise UserError(
+                f'FaceTestSets: combined={combined!r} puts pairs together, but '
+                f'{", ".join(map(repr, other))} is no set of pairs'
+            )
+        folds = None
+        if all(s['folds'] is not None for s in sets):
+            folds = np.concatenate([s['folds'] for s in sets])
+        return dict(
+            kind='pairs',
+            offset=0,
+            num_images=len(self),
+            index_a=np.concatenate([s['index_a'] + s['offset'] for s in sets]),
+            index_b=np.concatenate([s['index_b'] + s['offset'] for s in sets]),
+            same=np.concatenate([s['same'] for s in sets]),
+            folds=folds,
+        )
+
+    @property
+    def metainfo(self) -> dict:
+        return dict(test_sets=copy.deepcopy(self._test_sets))
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def _locate(self, idx: int) -> tuple[Any, int]:
+        """The data set that holds item `idx`, and its index there."""
+        which = bisect.bisect_right(self._starts, idx) - 1
+        return self.datasets[which], idx - self._starts[which]
+
+    def get_data_info(self, idx: int) -> dict:
+        if not -len(self) <= idx < len(self):
+            raise IndexError(f'item {idx} of {len(self)}')
+        idx %= len(self)
+        dataset, local = self._locate(idx)
+        return {**dataset.get_data_info(local), 'sample_idx': idx}
+
+    def __getitem__(self, idx: int) -> Any:
+        info = self.get_data_info(idx)
+        return self._locate(info['sample_idx'])[0].pipeline(info)
+
+
+def _test_sets_of(dataset: Any) -> dict[str, dict]:
+    if isinstance(dataset, FaceTestSets):
+        raise UserError(
+            'FaceTestSets: list the data sets of the inner FaceTestSets here'
+        )
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    test_sets = getattr(dataset, 'metainfo', {}).get('test_sets')
+    if not test_sets:
+        raise UserError(
+            f'FaceTestSets: {type(dataset).__name__} has no test sets; use FacePairs, '
+            'FaceFolderPairs or another data set with pairs'
+        )
+    return test_sets

@@ -1,0 +1,3 @@
+from .loading import LoadFace, decode_face
+
+__all__ = ['LoadFace', 'decode_face']

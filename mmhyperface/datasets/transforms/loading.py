@@ -1,0 +1,146 @@
+"""Reading one aligned face crop."""
+
+import os
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from mmcv.transforms import BaseTransform
+
+from mmhyperface.errors import UserError
+from mmhyperface.registry import TRANSFORMS
+
+_REPLACE = 'Replace the file, or take it out of the data set'
+
+
+def decode_face(data: bytes, source: str) -> np.ndarray:
+    """Encoded bytes of any common type to uint8 [H, W, 3] BGR.
+
+    Grey is repeated in the three channels, alpha is dropped (not blended), 16-bit
+    values lose their low byte. An EXIF orientation is ignored: landmarks, and so
+    the crop, belong to the stored pixels. `source` names the image in errors.
+    """
+    if not data:
+        raise UserError(f'{source}: the file is empty. {_REPLACE}.')
+    # OpenCV 4 fills the missing rows of a cut JPEG without a word. In JPEG data
+    # 0xFFD9 is the end marker only, but an embedded thumbnail has one as well,
+    # ahead of the scan (0xFFDA) of the image itself.
+    if data.startswith(b'\xff\xd8') and data.rfind(b'\xff\xd9') < data.rfind(
+        b'\xff\xda'
+    ):
+        raise UserError(
+            f'{source}: the JPEG is cut off after {len(data)} bytes. {_REPLACE}.'
+        )
+    try:
+        image = cv2.imdecode(
+            np.frombuffer(data, np.uint8),
+            cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+        )
+    except cv2.error:  # for instance a header with absurd sides
+        image = None
+    if image is None:
+        raise UserError(
+            f'{source}: cannot be decoded as an image ({len(data)} bytes, starting '
+            f'with {data[:8]!r}). {_REPLACE}.'
+        )
+    return image
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, 'rb') as file:
+            return file.read()
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such image. Check the data set's data_root, or take the "
+            'image out of its list'
+        ) from None
+    except OSError as error:  # a directory, no permission, a dead mount
+        raise UserError(
+            f'{path}: cannot be read: {error.strerror}. It has to be an image file'
+        ) from None
+
+
+def _as_bgr(image: np.ndarray, source: str) -> np.ndarray:
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if (
+        image.dtype != np.uint8
+        or image.ndim not in (2, 3)
+        or channels not in (1, 3, 4)
+        or image.size == 0
+    ):
+        raise UserError(
+            f'{source}: expected a uint8 array [H, W], or [H, W, C] with C = 1, 3 or '
+            f'4, got {image.dtype} {list(image.shape)}'
+        )
+    if channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    return image[:, :, :3]
+
+
+@TRANSFORMS.register_module()
+class LoadFace(BaseTransform):
+    """Reads a crop and brings it to the size the model expects.
+
+    Takes ``img`` (a uint8 array: grey, BGR or BGRA) if it is there, otherwise the
+    file ``img_path`` of any type that OpenCV decodes: see :func:`decode_face`.
+    Adds ``img`` (uint8 [H, W, 3] BGR), ``img_shape`` and ``ori_shape`` ((h, w) after
+    and before resizing).
+
+    Args:
+        size: (h, w), or one number for a square.
+        resize: bring another size to `size`, without regard to its aspect ratio
+            (INTER_AREA when neither side grows, else INTER_LINEAR). False: another
+            size is an error, for data that must be aligned already.
+
+    Raises:
+        UserError: a file that is missing, empty, cut off or no image; an array of
+            another kind; another size with ``resize=False``.
+    """
+
+    def __init__(
+        self, size: int | Sequence[int] = (112, 112), resize: bool = True
+    ) -> None:
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
+            raise UserError(
+                f'LoadFace: size is (height, width) or one positive number, got {size}'
+            )
+        self.height, self.width = sides
+        self.resize = resize
+
+    def transform(self, results: dict) -> dict:
+        source = str(results.get('img_path', "results['img']"))
+        if 'img' in results:
+            image = _as_bgr(results['img'], source)
+        else:
+            path = os.fspath(results['img_path'])
+            image = decode_face(_read(path), path)
+
+        results['ori_shape'] = image.shape[:2]
+        results['img'] = self._resized(image, source)
+        results['img_shape'] = results['img'].shape[:2]
+        return results
+
+    def _resized(self, image: np.ndarray, source: str) -> np.ndarray:
+        height, width = image.shape[:2]
+        if (height, width) == (self.height, self.width):
+            return image
+        if not self.resize:
+            raise UserError(
+                f'{source}: the image is {height}x{width}, expected '
+                f'{self.height}x{self.width} (height x width). Align the images to '
+                'that size, or set resize=True in LoadFace'
+            )
+        shrinks = height >= self.height and width >= self.width
+        return cv2.resize(
+            image,
+            (self.width, self.height),
+            interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(size=({self.height}, {self.width}), '
+            f'resize={self.resize})'
+        )

@@ -1,0 +1,300 @@
+import argparse
+import hashlib
+import os
+import pickle
+from collections import OrderedDict
+
+import pytest
+from mmengine.config import DictAction
+from mmengine.registry import DATASETS as ROOT_DATASETS
+from mmengine.registry import DefaultScope, init_default_scope
+from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
+
+from mmhyperface.datasets import FaceFolder, face_folder
+from mmhyperface.errors import UserError
+from mmhyperface.registry import DATASETS
+
+PEOPLE = [f's{i}' for i in range(1, 30)]
+
+
+def make(root, **files):
+    """make(root, ann='1.jpg 2.jpg'): empty files, which a scan does not open."""
+    for identity, names in files.items():
+        (root / identity).mkdir(parents=True)
+        for name in names.split():
+            (root / identity / name).touch()
+    return str(root)
+
+
+@pytest.fixture
+def people(tmp_path):
+    return make(tmp_path / 'orl', **{name: '1.pgm 10.pgm 2.pgm' for name in PEOPLE})
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    lines = []
+    monkeypatch.setattr(face_folder, 'print_log', lambda msg, **_: lines.append(msg))
+    return lines
+
+
+def items(dataset):
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    root = dataset.data_root
+    return [(os.path.relpath(i['img_path'], root), i['gt_label']) for i in infos]
+
+
+def options(*words):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    return parser.parse_args(['--cfg-options', *words]).cfg_options
+
+
+# What is found ------------------------------------------------------------------
+
+
+def test_labels_are_positions_among_the_sorted_names(tmp_path, warnings):
+    root = make(tmp_path, s2='b.JPG a.jpeg', s10='x.webp', Zoe='1.png', ann='1.bmp')
+    dataset = FaceFolder(root)
+    assert items(dataset) == [
+        ('Zoe/1.png', 0),
+        ('ann/1.bmp', 1),
+        ('s10/x.webp', 2),
+        ('s2/a.jpeg', 3),
+        ('s2/b.JPG', 3),
+    ]
+    assert dataset.metainfo['classes'] == ('Zoe', 'ann', 's10', 's2')
+    assert dataset.metainfo['num_classes'] == 4
+    assert warnings == []
+
+
+def test_items(tmp_path):
+    dataset = FaceFolder(make(tmp_path, ann='1.jpg', bob='2.jpg 3.jpg'))
+    info = dataset[-1]
+    assert info == dict(
+        img_path=str(tmp_path / 'bob' / '3.jpg'), gt_label=1, sample_idx=2
+    )
+    assert type(info['gt_label']) is int
+    assert dataset.get_cat_ids(0) == [0]
+    assert dataset.get_gt_labels().tolist() == [0, 1, 1]
+
+
+def test_one_image_and_odd_names(tmp_path):
+    dataset = FaceFolder(make(tmp_path, **{'李 小龙': '脸.jpg'}))
+    assert items(dataset) == [('李 小龙/脸.jpg', 0)]
+
+
+def test_what_is_passed_over(tmp_path, warnings):
+    root = make(tmp_path, ann='1.jpg .hidden.jpg notes.txt', bob='', cem='Thumbs.db')
+    make(tmp_path, **{'.cache': '1.jpg', 'ann/deeper': '1.jpg', 'ann/folder.jpg': ''})
+    (tmp_path / 'readme.md').touch()
+    (tmp_path / 'lost.jpg').touch()
+    (tmp_path / 'ann' / 'broken.jpg').symlink_to('nowhere.jpg')
+    dataset = FaceFolder(root)
+    assert items(dataset) == [('ann/1.jpg', 0)]
+    assert dataset.metainfo['classes'] == ('ann',)
+    entries, empty = warnings
+    assert '7 entries that are no image (.jpg, .jpeg, .png, .bmp, .pgm, .w' in entries
+    assert "'lost.jpg', 'readme.md', 'ann/broken.jpg', 'ann/deeper'" in entries
+    assert "2 identities without an image: 'bob', 'cem'" in empty
+
+
+def test_links_are_followed(tmp_path):
+    real = make(tmp_path / 'real', ann='1.jpg')
+    (tmp_path / 'root').mkdir()
+    (tmp_path / 'root' / 'bob').symlink_to(os.path.join(real, 'ann'))
+    assert items(FaceFolder(str(tmp_path / 'root'))) == [('bob/1.jpg', 0)]
+
+
+@pytest.mark.parametrize('extensions', ['tif', '.TIF', ['tif'], ('.tif', 'gif')])
+def test_extensions(tmp_path, extensions):
+    root = make(tmp_path, ann='1.tif 2.jpg')
+    assert items(FaceFolder(root, extensions=extensions)) == [('ann/1.tif', 0)]
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    make(tmp_path / 'faces', ann='1.jpg')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert len(FaceFolder('~/faces')) == 1
+
+
+# Nothing there ------------------------------------------------------------------
+
+
+def test_missing_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        FaceFolder('data/orl')
+    assert str(error.value) == (
+        f"FaceFolder: cannot list 'data/orl' (in {tmp_path}): No such file or "
+        'directory. Expected data_root/identity/image; set data_root (for instance '
+        '--cfg-options train_dataloader.dataset.data_root=...)'
+    )
+
+
+def test_root_is_a_file(tmp_path):
+    (tmp_path / 'faces.zip').touch()
+    with pytest.raises(UserError, match=r'faces\.zip.*Not a directory'):
+        FaceFolder(str(tmp_path / 'faces.zip'))
+
+
+def test_empty_root(tmp_path):
+    (tmp_path / '.git').mkdir()
+    with pytest.raises(UserError, match=f"no identity folders.*'{tmp_path}', nothing"):
+        FaceFolder(str(tmp_path))
+
+
+def test_images_without_identity_folders(tmp_path):
+    for i in range(7):
+        (tmp_path / f'{i}.jpg').touch()
+    with pytest.raises(UserError, match=r"only '0\.jpg', .*\.\.\. \(7 in all\)"):
+        FaceFolder(str(tmp_path))
+
+
+@pytest.mark.parametrize('holdout', [{}, dict(holdout=1, split='test')])
+def test_identities_without_images(tmp_path, holdout):
+    root = make(tmp_path, ann='1.gif', bob='')
+    with pytest.raises(UserError, match=r'no image in 2 identity .*\.extensions='):
+        FaceFolder(root, **holdout)
+
+
+# A choice of identities ---------------------------------------------------------
+
+
+def test_include_and_exclude(people):
+    apart = ['s29', 's3', 's10', 's9', 's1']
+    train = FaceFolder(people, exclude=apart)
+    test = FaceFolder(people, include=apart)
+    assert train.metainfo['num_classes'] == 24
+    assert set(train.metainfo['classes']) == set(PEOPLE) - set(apart)
+    assert test.metainfo['classes'] == ('s1', 's10', 's29', 's3', 's9')
+    assert len(train) == 72
+    assert [label for _, label in items(test)] == sorted([0, 1, 2, 3, 4] * 3)
+    both = FaceFolder(people, include=apart, exclude='s1')
+    assert both.metainfo['classes'] == ('s10', 's29', 's3', 's9')
+
+
+def test_from_the_command_line(people):
+    dataset = FaceFolder(people, **options("exclude=['s26','s27']"))
+    assert set(PEOPLE) - set(dataset.metainfo['classes']) == {'s26', 's27'}
+    assert FaceFolder(people, **options('include=s5')).metainfo['classes'] == ('s5',)
+
+
+def test_a_number_stands_for_a_name(tmp_path):
+    root = make(tmp_path, **{'0045': '1.jpg', '046': '1.jpg', '46': '1.jpg'})
+    given = options("include=['0045']")
+    assert given == dict(include=[45])  # what mmengine makes of it
+    assert FaceFolder(root, **given).metainfo['classes'] == ('0045',)
+    assert FaceFolder(root, include='46').metainfo['classes'] == ('46',)
+    with pytest.raises(UserError, match='include: 46 fits 2 identities'):
+        FaceFolder(root, include=46)
+
+
+def test_unknown_names(people):
+    with pytest.raises(
+        UserError, match=r"exclude: 's30' fits 0 .*expected 1 of 's1', "
+    ):
+        FaceFolder(people, exclude=['s1', 's30'])
+    with pytest.raises(UserError, match=r'leave none of the 29 identities'):
+        FaceFolder(people, include=['s1'], exclude=['s1'])
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_holdout(people, seed):
+    train, test = (
+        FaceFolder(people, holdout=5, split=split, split_seed=seed).metainfo['classes']
+        for split in ('train', 'test')
+    )
+    assert (len(train), len(test)) == (24, 5)
+    assert sorted(train + test) == sorted(PEOPLE)
+    assert list(train) == sorted(train)
+
+
+def test_holdout_is_drawn_from_the_seed(people):
+    def test_side(seed):
+        dataset = FaceFolder(people, holdout=5, split='test', split_seed=seed)
+        return dataset.metainfo['classes']
+
+    # Numbers that are published depend on the split: it must never change.
+    digests = {
+        name: hashlib.sha256(f'0/{name}'.encode()).hexdigest() for name in PEOPLE
+    }
+    assert test_side(0) == tuple(sorted(sorted(PEOPLE, key=digests.get)[:5]))
+    assert test_side(0) == ('s14', 's21', 's23', 's27', 's3')
+    assert len({test_side(seed) for seed in range(8)}) == 8
+
+
+def test_someone_who_joins_moves_one_other_at_most(people, tmp_path):
+    before = set(FaceFolder(people, holdout=5, split='test').metainfo['classes'])
+    for i in range(30, 40):
+        make(tmp_path / 'orl', **{f's{i}': '1.pgm'})
+        after = set(FaceFolder(people, holdout=5, split='test').metainfo['classes'])
+        assert len(before - after) <= 1
+        before = after
+
+
+def test_holdout_of_a_choice(people):
+    dataset = FaceFolder(people, include=['s1', 's2', 's3'], holdout=2, split='train')
+    assert dataset.metainfo['classes'][0] in ('s1', 's2', 's3')
+    assert dataset.metainfo['num_classes'] == 1
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (dict(holdout=5), 'go together'),
+        (dict(split='test'), 'go together'),
+        (dict(holdout=5, split='val'), "go together, got holdout=5 and split='val'"),
+        (dict(holdout=29, split='train'), 'holdout=29 of 29 identities'),
+        (dict(holdout=-1, split='train'), 'holdout=-1 of 29 identities'),
+    ],
+)
+def test_bad_holdout(people, given, message):
+    with pytest.raises(UserError, match=message):
+        FaceFolder(people, **given)
+
+
+# As a data set of OpenMMLab -----------------------------------------------------
+
+
+def test_registries(people):
+    assert len(DATASETS.build(dict(type='FaceFolder', data_root=people))) == 87
+    config = dict(type='mmhyperface.FaceFolder', data_root=people)
+    assert len(MMPRETRAIN_DATASETS.build(config)) == 87
+
+
+@pytest.mark.parametrize(
+    ('scope', 'prefix'),
+    [('mmhyperface', ''), ('mmpretrain', 'mmhyperface.'), (None, 'mmhyperface.')],
+)
+def test_scopes(people, monkeypatch, scope, prefix):
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
+    if scope:
+        init_default_scope(scope)
+    config = dict(
+        type=prefix + 'FaceFolder',
+        data_root=people,
+        pipeline=[
+            dict(type=prefix + 'LoadFace'),
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='PackInputs'),
+        ],
+    )
+    assert len(ROOT_DATASETS.build(config).pipeline.transforms) == 3
+
+
+@pytest.mark.parametrize('serialize_data', [True, False])
+def test_subsets_and_workers(people, serialize_data):
+    dataset = FaceFolder(people, serialize_data=serialize_data)
+    whole = items(dataset)
+    assert items(pickle.loads(pickle.dumps(dataset))) == whole
+    assert items(dataset.get_subset(range(3, 9))) == whole[3:9]
+    few = FaceFolder(people, indices=4, serialize_data=serialize_data)
+    assert items(few) == whole[:4]
+    assert few.metainfo['num_classes'] == 29
+
+
+def test_lazy(people):
+    dataset = FaceFolder(people, lazy_init=True)
+    dataset.full_init()
+    assert len(dataset) == 87

@@ -1,0 +1,194 @@
+import os
+
+import pytest
+
+from mmhyperface.datasets import FaceList
+from mmhyperface.errors import UserError
+from mmhyperface.registry import DATASETS
+
+OLD = b'b/1.jpg Bob\na/1.jpg Ann\na/2.jpg Ann\n'
+NEW = b'x/bob/1.jpg\nx/ann/1.jpg\nann/2.png\n'
+
+
+def write(tmp_path, data):
+    path = tmp_path / 'train.txt'
+    path.write_bytes(data)
+    return str(path)
+
+
+def items(dataset):
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    return [(info['img_path'], info['gt_label']) for info in infos]
+
+
+# Both formats -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('form', ['auto', 'path name'])
+def test_old_format(tmp_path, form):
+    dataset = FaceList(write(tmp_path, OLD), format=form)
+    assert items(dataset) == [('b/1.jpg', 1), ('a/1.jpg', 0), ('a/2.jpg', 0)]
+    assert dataset.metainfo['classes'] == ('Ann', 'Bob')
+    assert dataset.metainfo['num_classes'] == 2
+    assert type(dataset.get_data_info(0)['gt_label']) is int
+    assert dataset.get_data_info(2)['sample_idx'] == 2
+
+
+@pytest.mark.parametrize('form', ['auto', 'path'])
+def test_new_format_takes_the_whole_folder_as_name(tmp_path, form):
+    dataset = FaceList(write(tmp_path, NEW), format=form)
+    assert items(dataset) == [('x/bob/1.jpg', 2), ('x/ann/1.jpg', 1), ('ann/2.png', 0)]
+    assert dataset.metainfo['classes'] == ('ann', 'x/ann', 'x/bob')
+
+
+def test_names_are_sorted_as_strings(tmp_path):
+    lines = ''.join(f'{i}.jpg {i}\n' for i in (2, 10, 1))
+    dataset = FaceList(write(tmp_path, lines.encode()))
+    assert dataset.metainfo['classes'] == ('1', '10', '2')
+    assert [label for _, label in items(dataset)] == [2, 1, 0]
+
+
+def mangle_crlf(data):
+    return data.replace(b'\n', b'\r\n')
+
+
+def mangle_bom(data):
+    return b'\xef\xbb\xbf' + data
+
+
+def mangle_blank(data):
+    return b'\n \t\n' + data.replace(b'\n', b' \n\n')
+
+
+def mangle_end(data):
+    return data.rstrip()
+
+
+@pytest.mark.parametrize(
+    'mangle', [mangle_crlf, mangle_bom, mangle_blank, mangle_end, bytes.strip]
+)
+@pytest.mark.parametrize('data', [OLD, NEW])
+def test_line_ends_bom_and_blank_lines(tmp_path, data, mangle):
+    plain = FaceList(write(tmp_path, data))
+    mangled = FaceList(write(tmp_path, mangle(data)))
+    assert items(mangled) == items(plain)
+    assert mangled.metainfo == plain.metainfo
+
+
+@pytest.mark.parametrize(
+    ('line', 'path', 'name'),
+    [
+        ('my faces/a b.jpg Ann', 'my faces/a b.jpg', 'Ann'),
+        ('a/1.jpg\tAnn B.', 'a/1.jpg', 'Ann B.'),
+        ('a/1.jpg  Ann', 'a/1.jpg', 'Ann'),
+        ('a/1.jpg\t Ann', 'a/1.jpg', 'Ann'),
+        ('my faces/a b.JPG', 'my faces/a b.JPG', 'my faces'),
+        ('李 小龙/脸.png', '李 小龙/脸.png', '李 小龙'),
+        ('a/1.jpg 李小龙', 'a/1.jpg', '李小龙'),
+        ('/abs/1.jpg', '/abs/1.jpg', '/abs'),
+    ],
+)
+def test_spaces_and_letters(tmp_path, line, path, name):
+    dataset = FaceList(write(tmp_path, line.encode()))
+    assert items(dataset) == [(path, 0)]
+    assert dataset.metainfo['classes'] == (name,)
+
+
+def test_a_name_that_ends_as_an_image_takes_the_format(tmp_path):
+    dataset = FaceList(write(tmp_path, b'a/1.tif ann.png'), format='path name')
+    assert dataset.metainfo['classes'] == ('ann.png',)
+
+
+def test_other_extensions(tmp_path):
+    dataset = FaceList(write(tmp_path, b'ann/1.TIF\nbob/1.tif'), extensions='tif')
+    assert dataset.metainfo['classes'] == ('ann', 'bob')
+
+
+def test_roots(tmp_path):
+    write(tmp_path, OLD)
+    dataset = FaceList('train.txt', data_root=str(tmp_path), data_prefix='imgs')
+    assert items(dataset)[0][0] == str(tmp_path / 'imgs' / 'b' / '1.jpg')
+    dataset = FaceList('train.txt', data_root=str(tmp_path), data_prefix='/imgs')
+    assert items(dataset)[0][0] == '/imgs/b/1.jpg'
+
+
+def test_many_lines(tmp_path):
+    lines = ''.join(f'{i % 1000:03d}/{i}.jpg\n' for i in range(100_000))
+    dataset = FaceList(write(tmp_path, lines.encode()))
+    assert len(dataset) == 100_000
+    assert dataset.metainfo['num_classes'] == 1000
+    assert dataset.get_data_info(99_999) == dict(
+        img_path='999/99999.jpg', gt_label=999, sample_idx=99_999
+    )
+    assert dataset.get_data_info(-1) == dataset.get_data_info(99_999)
+
+
+# Lists that are no good ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('data', 'line', 'message'),
+    [
+        pytest.param(
+            OLD + b'a/3.jpg\n', 4, 'expected `relative/path name`', id='no name'
+        ),
+        pytest.param(OLD + b'\na/3.gif Ann', 5, "'a/3.gif' does not end", id='type'),
+        pytest.param(OLD + b'a/3.jpg Ann Bell', 4, 'does not end', id='name in two'),
+        pytest.param(OLD + b'a/3.jpg a/4.jpg', 4, 'ends with an image', id='two paths'),
+        pytest.param(
+            NEW + b'a/3.jpg Ann', 4, 'expected `relative/path` with', id='old'
+        ),
+        pytest.param(NEW + b'a/3', 4, 'does not end', id='no extension'),
+        pytest.param(b'ann.jpg', 1, 'there is no folder', id='no folder'),
+        pytest.param(b'1 a/1.jpg b/1.jpg', 1, 'there are several images', id='pairs'),
+        pytest.param(b'nonsense', 1, 'there is no name', id='nonsense'),
+        pytest.param(b'two words', 1, "'two' does not end", id='two words'),
+        pytest.param(OLD + b'a/\xff.jpg Ann', 4, 'not UTF-8', id='latin-1'),
+        pytest.param(OLD.decode().encode('utf-16'), 1, 'not UTF-8', id='utf-16'),
+    ],
+)
+def test_malformed(tmp_path, data, line, message):
+    with pytest.raises(UserError, match=rf'train\.txt:{line}: .*{message}'):
+        FaceList(write(tmp_path, data))
+
+
+def test_a_given_format_is_held_to(tmp_path):
+    with pytest.raises(UserError, match=r'train\.txt:2: .*there is no name'):
+        FaceList(write(tmp_path, b'a/1 Ann\nb/1'), format='path name')
+    with pytest.raises(UserError, match=r'train\.txt:1: .*there is no folder'):
+        FaceList(write(tmp_path, b'1'), format='path')
+    with pytest.raises(UserError, match="format is 'auto'"):
+        FaceList(write(tmp_path, OLD), format='old')
+
+
+@pytest.mark.parametrize('data', [b'', b'\n \r\n', b'\xef\xbb\xbf'])
+def test_empty_list(tmp_path, data):
+    with pytest.raises(UserError, match=r"train\.txt' has no line with an image"):
+        FaceList(write(tmp_path, data))
+
+
+def test_missing_list(tmp_path):
+    with pytest.raises(UserError, match=r"gone\.txt': No such file .*ann_file=\.\.\."):
+        FaceList('gone.txt', data_root=str(tmp_path))
+    with pytest.raises(UserError, match='Is a directory'):
+        FaceList(str(tmp_path))
+
+
+def test_check_files(tmp_path):
+    for path in ('b/1.jpg', 'a/2.jpg'):
+        os.makedirs(tmp_path / os.path.dirname(path), exist_ok=True)
+        (tmp_path / path).touch()
+    root = str(tmp_path)
+    path = write(tmp_path, OLD + b'a/3.jpg Ann')
+    assert len(FaceList(path, data_root=root)) == 4
+    with pytest.raises(
+        UserError, match=r"txt:2: no image '.*/a/1\.jpg'; 2 of 4 are miss"
+    ):
+        FaceList(path, data_root=root, check_files=True)
+    path = write(tmp_path, b'b/1.jpg Bob\na/2.jpg Ann')
+    assert len(FaceList(path, data_root=root, check_files=True)) == 2
+
+
+def test_registered(tmp_path):
+    config = dict(type='mmhyperface.FaceList', ann_file=write(tmp_path, OLD), indices=2)
+    assert len(DATASETS.build(config)) == 2

@@ -1,0 +1,410 @@
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mmhyperface.datasets import FaceFolderPairs, FacePairs
+from mmhyperface.errors import UserError
+from mmhyperface.registry import DATASETS
+
+OPENSPHERE = b'1 a/1.jpg a/2.jpg\n0 a/1.jpg b/1.jpg\n0 b/2.jpg a/2.jpg\n'
+LFW = b"""\
+2\t2
+Ann_A\t1\t4
+Bob\t12\t2
+Ann_A\t1\tBob\t2
+Bob\t2\tCem\t10000
+Cem\t3\t1
+Cem\t1\t2
+Cem\t1\tAnn_A\t4
+Ann_A\t4\tBob\t1
+"""
+
+
+def write(tmp_path, data):
+    path = tmp_path / 'pairs.txt'
+    path.write_bytes(data)
+    return str(path)
+
+
+def read(tmp_path, data, **kwargs):
+    return FacePairs(write(tmp_path, data), check_files=False, **kwargs)
+
+
+def triples(dataset, name='pairs'):
+    """(path, path, same) of every pair, looked up as a metric would."""
+    test_set = dataset.metainfo['test_sets'][name]
+    assert test_set['kind'] == 'pairs'
+    assert test_set['offset'] == 0
+    assert test_set['num_images'] == len(dataset)
+    assert test_set['index_a'].dtype == test_set['index_b'].dtype == np.int64
+    assert test_set['same'].dtype == bool
+    paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+    assert len(set(paths)) == len(paths)
+    used = np.union1d(test_set['index_a'], test_set['index_b'])
+    if isinstance(dataset, FacePairs):
+        assert used.tolist() == list(range(len(paths)))
+    return [
+        (paths[a], paths[b], bool(same))
+        for a, b, same in zip(
+            test_set['index_a'], test_set['index_b'], test_set['same'], strict=True
+        )
+    ]
+
+
+def folds_of(dataset, name='pairs'):
+    folds = dataset.metainfo['test_sets'][name]['folds']
+    return folds if folds is None else folds.tolist()
+
+
+# OpenSphere ---------------------------------------------------------------------
+
+
+def test_opensphere(tmp_path):
+    dataset = read(tmp_path, OPENSPHERE, name='agedb')
+    assert triples(dataset, 'agedb') == [
+        ('a/1.jpg', 'a/2.jpg', True),
+        ('a/1.jpg', 'b/1.jpg', False),
+        ('b/2.jpg', 'a/2.jpg', False),
+    ]
+    assert folds_of(dataset, 'agedb') is None
+    assert dataset.get_data_info(3) == dict(img_path='b/2.jpg', sample_idx=3)
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        OPENSPHERE.replace(b'\n', b'\r\n'),
+        b'\xef\xbb\xbf' + OPENSPHERE,
+        b'\n' + OPENSPHERE.rstrip(),
+        OPENSPHERE.replace(b' ', b'\t'),
+        OPENSPHERE.replace(b' ', b'  '),
+    ],
+)
+def test_opensphere_is_read_with_tolerance(tmp_path, data):
+    assert triples(read(tmp_path, data)) == triples(read(tmp_path, OPENSPHERE))
+
+
+def test_opensphere_with_spaces_in_paths(tmp_path):
+    data = '1\ta b/1.jpg\ta b/2.jpg\n0\t李 龙/1.jpg\ta b/2.jpg\n'.encode()
+    assert triples(read(tmp_path, data)) == [
+        ('a b/1.jpg', 'a b/2.jpg', True),
+        ('李 龙/1.jpg', 'a b/2.jpg', False),
+    ]
+
+
+def test_opensphere_in_consecutive_folds(tmp_path):
+    data = b''.join(b'1 a a%d\n0 b a%d\n' % (i, i) for i in range(5))  # 10 pairs
+    assert folds_of(read(tmp_path, data, folds=4)) == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
+    assert folds_of(read(tmp_path, data, folds=2)) == [0] * 5 + [1] * 5
+
+
+def test_a_sorted_list_is_not_organised_in_folds(tmp_path):
+    data = b'1 a b\n1 a c\n1 a d\n0 a e\n0 a f\n0 a g\n'
+    with pytest.raises(UserError, match=r'pairs\.txt: fold 1 holds only .* same'):
+        read(tmp_path, data, folds=2)
+
+
+@pytest.mark.parametrize('folds', [0, 1, 4, -1])
+def test_impossible_folds(tmp_path, folds):
+    with pytest.raises(UserError, match=f'folds={folds} of the 3 pairs'):
+        read(tmp_path, OPENSPHERE, folds=folds)
+
+
+@pytest.mark.parametrize(
+    ('data', 'line', 'message'),
+    [
+        (OPENSPHERE + b'2 a b', 4, "label 0 or 1, got '2 a b'"),
+        (OPENSPHERE + b'\n-1 a b', 5, 'label 0 or 1'),
+        (OPENSPHERE + b'1 a', 4, 'expected `label path0 path1`'),
+        (OPENSPHERE + b'1 a b c', 4, 'need tabs'),
+        (OPENSPHERE + b'1\ta\t\t', 4, 'expected `label'),
+        (OPENSPHERE + b'1.0 a b', 4, 'label 0 or 1'),
+        (b'Ann 1 4\n', 1, 'LFW list starts with the line `folds pairs`'),
+        (OPENSPHERE + b'1 \xe9 b', 4, 'not UTF-8'),
+    ],
+)
+def test_malformed_opensphere(tmp_path, data, line, message):
+    with pytest.raises(UserError, match=rf'pairs\.txt:{line}: .*{message}'):
+        read(tmp_path, data)
+
+
+@pytest.mark.parametrize('label', [b'0', b'1'])
+def test_pairs_of_one_kind(tmp_path, label):
+    with pytest.raises(UserError, match=r'pairs\.txt: all 2 pairs are of'):
+        read(tmp_path, label + b' a b\n' + label + b' a c\n')
+
+
+# LFW ----------------------------------------------------------------------------
+
+
+def test_lfw(tmp_path):
+    dataset = read(tmp_path, LFW, name='lfw')
+    ann1, ann4 = 'Ann_A/Ann_A_0001.jpg', 'Ann_A/Ann_A_0004.jpg'
+    assert triples(dataset, 'lfw') == [
+        (ann1, ann4, True),
+        ('Bob/Bob_0012.jpg', 'Bob/Bob_0002.jpg', True),
+        (ann1, 'Bob/Bob_0002.jpg', False),
+        ('Bob/Bob_0002.jpg', 'Cem/Cem_10000.jpg', False),
+        ('Cem/Cem_0003.jpg', 'Cem/Cem_0001.jpg', True),
+        ('Cem/Cem_0001.jpg', 'Cem/Cem_0002.jpg', True),
+        ('Cem/Cem_0001.jpg', ann4, False),
+        (ann4, 'Bob/Bob_0001.jpg', False),
+    ]
+    assert folds_of(dataset, 'lfw') == [0] * 4 + [1] * 4
+    assert len(dataset) == 9
+
+
+@pytest.mark.parametrize(
+    'data',
+    [
+        LFW.replace(b'\t', b' '),
+        LFW.replace(b'\t', b' \t '),
+        LFW.replace(b'\t', b' ', 3),
+        LFW.replace(b'Cem\t3\t1', b'Cem 3\t1'),
+        LFW.replace(b'\n', b'\r\n'),
+        b'\xef\xbb\xbf' + LFW,
+        LFW.replace(b'\n', b'\n\n'),
+    ],
+)
+def test_lfw_is_read_with_tolerance(tmp_path, data):
+    dataset = read(tmp_path, data)
+    assert triples(dataset) == triples(read(tmp_path, LFW))
+    assert folds_of(dataset) == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize('header', [b'4', b'1 4'])
+def test_lfw_in_one_fold(tmp_path, header):
+    same = b'Ann 1 2\n' * 4
+    dataset = read(tmp_path, header + b'\n' + same + b'Ann 1 Bob 1\n' * 4)
+    assert folds_of(dataset) is None
+    assert [same for *_, same in triples(dataset)] == [True] * 4 + [False] * 4
+    assert len(dataset) == 3
+
+
+@pytest.mark.parametrize('extension', ['png', '.png'])
+def test_lfw_extension_and_spaces_in_names(tmp_path, extension):
+    data = b'1\t1\nAnn B\t1\t2\nAnn B\t1\tBob\t1\n'
+    dataset = read(tmp_path, data, extension=extension, data_prefix='/lfw')
+    assert triples(dataset)[1] == (
+        '/lfw/Ann B/Ann B_0001.png',
+        '/lfw/Bob/Bob_0001.png',
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ('data', 'line', 'message'),
+    [
+        (LFW + b'Ann\t1\t2\n', 1, 'announces 2 x 2 x 2 = 8 pairs, the file has 9'),
+        (LFW[:-18], 1, 'the file has 7'),
+        (b'10 300\n', 1, '= 6000 pairs, the file has 0'),
+        (LFW.replace(b'2\t2', b'2\t0', 1), 1, 'expected `folds pairs`'),
+        (LFW.replace(b'2\t2', b'-2\t-2', 1), 1, 'expected `folds pairs`'),
+        (LFW.replace(b'2\t2', b'two', 1), 1, 'expected `folds pairs`'),
+        (LFW.replace(b'2\t2', b'1\t4', 1), 4, "`name n1 n2`.*got 'Ann_A.t1.tBob.t2'"),
+        (LFW.replace(b'Ann_A\t1\tBob', b'Ann_A\t1'), 4, '`name1 n1 name2 n2`'),
+        (LFW.replace(b'Cem\t3\t1', b'Cem\tx\t1'), 6, '`name n1 n2`'),
+        (LFW.replace(b'Cem\t3\t1', b'Cem\t-3\t1'), 6, '`name n1 n2`'),
+        (LFW.replace(b'Cem\t3\t1', b'\n\n\t3\t1'), 8, '`name n1 n2`'),
+        (LFW.replace(b'Ann_A\t4\tBob\t1', b'Bob\t4\tBob\t1'), 9, 'of two people'),
+    ],
+)
+def test_malformed_lfw(tmp_path, data, line, message):
+    with pytest.raises(UserError, match=rf'pairs\.txt:{line}: .*{message}'):
+        read(tmp_path, data)
+
+
+def test_lfw_has_its_own_folds(tmp_path):
+    with pytest.raises(UserError, match=r'pairs\.txt:1: .*its own folds, here 2'):
+        read(tmp_path, LFW, folds=10)
+
+
+# Both ---------------------------------------------------------------------------
+
+
+def test_missing_images(tmp_path):
+    path = write(tmp_path, b'\n' + OPENSPHERE)
+    for name in ('a/1.jpg', 'b/1.jpg'):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    with pytest.raises(
+        UserError, match=r"pairs\.txt:2: no image '.*/a/2\.jpg'; 2 of 4 are missing"
+    ):
+        FacePairs('pairs.txt', data_root=str(tmp_path))
+    for name in ('a/2.jpg', 'b/2.jpg'):
+        (tmp_path / name).touch()
+    assert len(FacePairs(path, data_prefix=str(tmp_path))) == 4
+
+
+@pytest.mark.parametrize('data', [b'', b'\r\n\n'])
+def test_empty_list(tmp_path, data):
+    with pytest.raises(UserError, match=r"pairs\.txt' has no pairs"):
+        read(tmp_path, data)
+
+
+def test_missing_list():
+    with pytest.raises(
+        UserError, match=r"'gone\.txt': .*test_dataloader\.dataset\.ann"
+    ):
+        FacePairs('gone.txt')
+
+
+def test_indices_are_refused(tmp_path):
+    with pytest.raises(UserError, match='indices would leave pairs'):
+        read(tmp_path, OPENSPHERE, indices=2)
+
+
+# From a folder ------------------------------------------------------------------
+
+
+def folder(tmp_path, *sizes):
+    for person, size in enumerate(sizes):
+        (tmp_path / f'p{person}').mkdir()
+        for i in range(size):
+            (tmp_path / f'p{person}' / f'{i}.jpg').touch()
+    return str(tmp_path)
+
+
+def check(dataset, sizes):
+    """Against all pairs, enumerated; returns the pairs of one person and of two."""
+    people = [person for person, size in enumerate(sizes) for _ in range(size)]
+    test_set = dataset.metainfo['test_sets']['folder']
+    pairs = list(
+        zip(*(test_set[key].tolist() for key in ('index_a', 'index_b')), strict=True)
+    )
+    assert len(set(pairs)) == len(pairs)
+    every = set(itertools.combinations(range(len(people)), 2))
+    assert set(pairs) <= every
+    truth = [people[a] == people[b] for a, b in pairs]
+    assert test_set['same'].tolist() == truth
+    same = {pair for pair, is_same in zip(pairs, truth, strict=True) if is_same}
+    all_same = {(a, b) for a, b in every if people[a] == people[b]}
+    return same, set(pairs) - same, all_same, every - all_same
+
+
+@pytest.mark.parametrize(
+    'sizes', [(2, 1), (1, 3, 1), (4, 1, 5), (10, 10), (10,) * 5, (1, 1, 1, 30, 2)]
+)
+def test_all_pairs_of_one_person_and_as_many_of_two(tmp_path, sizes):
+    dataset = FaceFolderPairs(folder(tmp_path, *sizes), folds=None)
+    same, different, all_same, all_different = check(dataset, sizes)
+    assert same == all_same
+    assert len(different) == min(len(same), len(all_different))
+    assert folds_of(dataset, 'folder') is None
+    assert len(triples(dataset, 'folder')) == len(same) + len(different)
+    assert dataset.get_data_info(0)['gt_label'] == 0
+
+
+@pytest.mark.parametrize(('num_same', 'num_different'), [(1, 1), (3, 7), (10, 53)])
+def test_numbers_of_pairs(tmp_path, num_same, num_different):
+    sizes = (4, 3, 2, 1, 4)
+    dataset = FaceFolderPairs(
+        folder(tmp_path, *sizes),
+        num_same=num_same,
+        num_different=num_different,
+        folds=None,
+    )
+    same, different, *_ = check(dataset, sizes)
+    assert (len(same), len(different)) == (num_same, num_different)
+
+
+def test_every_pair_is_as_likely_as_any_other(tmp_path):
+    sizes = (4, 1, 2)
+    root = folder(tmp_path, *sizes)
+    counts = Counter()
+    for seed in range(700):
+        dataset = FaceFolderPairs(
+            root, num_same=2, num_different=4, folds=None, seed=seed
+        )
+        same, different, all_same, all_different = check(dataset, sizes)
+        counts.update(same | different)
+    # Each of 7 pairs is drawn 2 times in 7, each of 14 pairs 4 times in 14: 200 of
+    # 700, with a standard deviation below 12.
+    assert (len(all_same), len(all_different)) == (7, 14)
+    assert counts.keys() == all_same | all_different
+    assert max(abs(count - 200) for count in counts.values()) < 4 * 12
+
+
+def test_folds_are_stratified(tmp_path):
+    dataset = FaceFolderPairs(folder(tmp_path, 10, 10, 10, 10, 10))
+    test_set = dataset.metainfo['test_sets']['folder']
+    assert len(test_set['same']) == 450
+    assert test_set['folds'].dtype == np.int64
+    for fold in range(10):
+        inside = test_set['same'][test_set['folds'] == fold]
+        assert inside.sum() in (22, 23)
+        assert (~inside).sum() in (22, 23)
+
+
+def test_the_seed_decides(tmp_path):
+    root = folder(tmp_path, 10, 10, 10, 10, 10)
+
+    def pairs(**kwargs):
+        test_set = FaceFolderPairs(root, **kwargs).metainfo['test_sets']['folder']
+        return test_set['index_a'], test_set['index_b'], test_set['folds']
+
+    for one, other in zip(pairs(), pairs(seed=0), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert any(
+        (one != other).any() for one, other in zip(pairs(), pairs(seed=1), strict=True)
+    )
+    # Golden: numbers that are published depend on the draw, which must never change.
+    index_a, index_b, folds = pairs()
+    assert index_a[225::45].tolist() == [0, 4, 10, 17, 26]
+    assert index_b[225::45].tolist() == [10, 23, 24, 41, 30]
+    assert folds[:8].tolist() == [2, 9, 0, 8, 6, 3, 1, 2]
+
+
+def test_held_out_people(tmp_path):
+    root = folder(tmp_path, *[3] * 8)
+    dataset = FaceFolderPairs(root, holdout=3, split='test', folds=3, name='held out')
+    assert len(dataset) == 9
+    assert dataset.metainfo['num_classes'] == 3
+    assert len(triples(dataset, 'held out')) == 18
+    dataset = FaceFolderPairs(root, include=['p1', 'p2'], folds=None)
+    assert len(dataset) == 6
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'given', 'message'),
+    [
+        ((5,), {}, 'make 10 pairs of one person and 0 of two'),
+        ((1, 1, 1), {}, 'make 0 pairs of one person and 3 of two'),
+        ((1,), {}, 'make 0 pairs of one person and 0 of two'),
+        ((3, 2), {}, 'folds=10: expected 2 or more, .* has 4'),
+        ((3, 2), dict(folds=1), 'folds=1: expected 2'),
+        ((3, 2), dict(num_same=5), 'num_same=5: .* has 4 such'),
+        ((3, 2), dict(num_different=7), 'num_different=7: .* has 6 such'),
+        ((3, 2), dict(num_different=0), 'num_different=0'),
+        ((3, 2), dict(folds=2, indices=3), 'indices would leave pairs'),
+        ((0, 0), {}, r'FaceFolderPairs: no image .*test_dataloader\.dataset\.ext'),
+    ],
+)
+def test_impossible_pairs(tmp_path, sizes, given, message):
+    with pytest.raises(UserError, match=message):
+        FaceFolderPairs(folder(tmp_path, *sizes), **given)
+
+
+def test_draws_from_many_pairs_cost_little(tmp_path):
+    root = folder(tmp_path, *[2] * 3000)
+    dataset = FaceFolderPairs(root)  # 3,000 of 18 million
+    test_set = dataset.metainfo['test_sets']['folder']
+    assert test_set['same'].tolist() == [True] * 3000 + [False] * 3000
+    a, b = test_set['index_a'][3000:], test_set['index_b'][3000:]
+    assert (a // 2 < b // 2).all()
+    assert len(set(zip(a.tolist(), b.tolist(), strict=True))) == 3000
+
+
+def test_registered(tmp_path):
+    config = dict(
+        type='mmhyperface.FacePairs',
+        ann_file=write(tmp_path, OPENSPHERE),
+        check_files=False,
+        test_mode=True,
+    )
+    assert len(DATASETS.build(config)) == 4
+    root = folder(tmp_path, 2, 2)
+    config = dict(type='mmhyperface.FaceFolderPairs', data_root=root, folds=2)
+    assert len(DATASETS.build(config)) == 4
