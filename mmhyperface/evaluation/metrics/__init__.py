@@ -1,0 +1,3 @@
+from .face_verification import FaceVerification, VerificationResult
+
+__all__ = ['FaceVerification', 'VerificationResult']

@@ -1,0 +1,281 @@
+"""The registered metric: its pairs, its keys, its errors, its processes."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mmhyperface.errors import UserError
+from mmhyperface.evaluation import functional as F
+from mmhyperface.evaluation.metrics import FaceVerification, VerificationResult
+from mmhyperface.registry import METRICS
+
+DIM = 24
+IMAGES = {'folds': 61, 'free': 46}  # and two of a set of another kind between them
+SIZE = 61 + 2 + 46
+
+
+def _pairs(offset, images, folds, seed):
+    generator = np.random.default_rng(seed)
+    person = np.arange(images) // 2
+    a, b = generator.integers(0, images, (2, 143))
+    b[::2] = np.minimum(a[::2] ^ 1, images - 1)
+    return {
+        'kind': 'pairs',
+        'offset': offset,
+        'num_images': images,
+        'index_a': a,
+        'index_b': b,
+        'same': person[a] == person[b],
+        'folds': generator.permutation(np.arange(143) % 5) if folds else None,
+    }
+
+
+def _meta():
+    return {
+        'test_sets': {
+            'lfw': _pairs(0, IMAGES['folds'], True, 0),
+            'other': {'kind': 'templates', 'offset': 61, 'num_images': 2},
+            'free': _pairs(63, IMAGES['free'], False, 1),
+        }
+    }
+
+
+def _embeddings():
+    generator = torch.Generator().manual_seed(0)
+    people = torch.randn(SIZE, DIM, generator=generator)
+    people[1::2] = people[:-1:2]
+    return 7 * people + 9 * torch.randn(SIZE, DIM, generator=generator)
+
+
+def _feed(metric, numbers, embeddings, batch=7):
+    for start in range(0, len(numbers), batch):
+        metric.process(
+            None,
+            [
+                {'sample_idx': i, 'embedding': embeddings[i]}
+                for i in numbers[start : start + batch]
+            ],
+        )
+
+
+def _metric(meta=None, **kwargs):
+    metric = FaceVerification(fars=(1e-3, 0.02, 0.1), folds=4, **kwargs)
+    metric.dataset_meta = _meta() if meta is None else meta
+    return metric
+
+
+def _evaluate(embeddings=None, numbers=range(SIZE), **kwargs):
+    metric = _metric(**kwargs)
+    _feed(metric, list(numbers), _embeddings() if embeddings is None else embeddings)
+    return metric, metric.evaluate(SIZE)
+
+
+def test_figures_are_those_of_the_functions():
+    metric, figures = _evaluate()
+    unit = torch.nn.functional.normalize(_embeddings().double(), dim=1)
+    for name, entry in _meta()['test_sets'].items():
+        if entry['kind'] != 'pairs':
+            continue
+        first = unit[entry['offset'] + torch.from_numpy(entry['index_a'])]
+        second = unit[entry['offset'] + torch.from_numpy(entry['index_b'])]
+        scores, same, folds = (first * second).sum(1), entry['same'], entry['folds']
+        result = metric.results_by_set[name]
+        np.testing.assert_allclose(result.scores, scores.numpy(), atol=1e-14)
+        if folds is None:
+            folds = F.stratified_folds(same, 4, 0)
+        mean, std, _, _ = F.kfold_accuracy(scores, same, folds)
+        assert figures[f'{name}/accuracy'] == result.accuracy == mean
+        assert figures[f'{name}/accuracy_std'] == std
+        assert figures[f'{name}/eer'] == F.equal_error_rate(scores, same)
+        assert figures[f'{name}/auc'] == F.auc(scores, same)
+        tars = F.tar_at_far(scores, same, [0.02, 0.1]).tars
+        assert figures[f'{name}/tar@far=2e-02'] == tars[0]
+        assert figures[f'{name}/tar@far=1e-01'] == tars[1]
+        assert math.isnan(figures[f'{name}/tar@far=1e-03'])
+        assert result.num_same == same.sum()
+        assert result.num_different == (~same).sum()
+    assert not any('other' in key for key in figures)
+
+
+def test_conventions_in_words():
+    metric, _ = _evaluate()
+    words = {name: result.convention for name, result in metric.results_by_set.items()}
+    assert '5 folds from the list' in words['lfw']
+    assert '4 folds stratified from seed 0' in words['free']
+    for word in ('cosine', 'flips fused by the model', 'exact', 'ties', 'rejected'):
+        assert word in words['lfw']
+
+
+@pytest.mark.parametrize('accuracy', ['grid', 'global'])
+def test_other_accuracies(accuracy):
+    metric, figures = _evaluate(accuracy=accuracy)
+    result = metric.results_by_set['lfw']
+    if accuracy == 'global':
+        expected = F.global_accuracy(result.scores, result.same).accuracy
+        assert 'lfw/accuracy_std' not in figures
+        assert 'one threshold fitted on all pairs' in result.convention
+    else:
+        folds = _meta()['test_sets']['lfw']['folds']
+        expected = F.kfold_accuracy(
+            result.scores, result.same, folds, F.INSIGHTFACE_GRID
+        ).mean
+        assert 'insightface' in result.convention
+    assert figures['lfw/accuracy'] == expected
+
+
+def test_registered_with_prefix_and_interpolation():
+    metric = METRICS.build(
+        {'type': 'FaceVerification', 'prefix': 'val', 'interpolation': 'linear'}
+    )
+    metric.dataset_meta = _meta()
+    _feed(metric, list(range(SIZE)), _embeddings())
+    figures = metric.evaluate(SIZE)
+    assert 'val/lfw/accuracy' in figures
+    assert 'linear' in metric.results_by_set['lfw'].convention
+
+
+def test_repeated_samples_and_order_do_not_count():
+    _, expected = _evaluate()
+    numbers = [*reversed(range(SIZE)), 0, 3, 3, 62]
+    assert repr(_evaluate(numbers=numbers)[1]) == repr(expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_embeddings(dtype):
+    _, expected = _evaluate(_embeddings().to(dtype).float())
+    _, figures = _evaluate(_embeddings().to(dtype))
+    assert repr(figures) == repr(expected)
+
+
+def test_two_evaluations_in_a_row():
+    metric, first = _evaluate()
+    _feed(metric, list(range(SIZE)), _embeddings())
+    assert repr(metric.evaluate(SIZE)) == repr(first)
+
+
+def test_fresh_shares_nothing_that_changes():
+    metric, first = _evaluate()
+    other = metric.fresh()
+    assert not other.results_by_set
+    _feed(other, list(range(SIZE)), -(_embeddings() ** 3))
+    assert not metric.results
+    other.evaluate(SIZE)
+    assert metric.results_by_set['lfw'].accuracy == first['lfw/accuracy']
+
+
+def test_missing_samples():
+    with pytest.raises(UserError, match=r"'lfw': 2 of 61 .*: 4, 60$"):
+        _evaluate(numbers=[i for i in range(SIZE) if i not in (4, 60)])
+    with pytest.raises(UserError, match=r'1, 2, 3, .* \(60 in all\)'):
+        _evaluate(numbers=[0])
+    with pytest.raises(UserError, match='no samples'):
+        _metric().evaluate(SIZE)
+
+
+def test_samples_of_other_sets_may_be_missing():
+    numbers = [i for i in range(SIZE) if i not in (61, 62)]
+    assert repr(_evaluate(numbers=numbers)[1]) == repr(_evaluate()[1])
+
+
+@pytest.mark.parametrize('value', [0.0, float('nan'), float('inf')])
+def test_useless_embedding(value):
+    embeddings = _embeddings()
+    embeddings[70] = value
+    with pytest.raises(UserError, match=r"'free': .* of sample 70$"):
+        _evaluate(embeddings)
+
+
+def test_constant_scores():
+    with pytest.raises(UserError, match="'lfw': all 143 scores equal"):
+        _evaluate(torch.ones(SIZE, 4))
+
+
+def _spoil(**changes):
+    meta = {'test_sets': {'lfw': _pairs(0, 61, True, 0)}}
+    meta['test_sets']['lfw'].update(changes)
+    return meta
+
+
+@pytest.mark.parametrize(
+    ('meta', 'message'),
+    [
+        ({}, "of kind 'pairs'; it has none"),
+        ({'test_sets': {'x': {'kind': 'templates'}}}, r"it has \['x'\]"),
+        (_spoil(index_a=np.zeros(3, int)), "'lfw': lengths differ"),
+        (_spoil(folds=np.zeros(3, int)), "'lfw': lengths differ"),
+        (_spoil(index_b=np.full(143, 61)), 'index_b goes from 61 to 61, .* 61 images'),
+        (_spoil(same=np.ones(143, bool)), 'needs same and different pairs'),
+    ],
+)
+def test_bad_lists_are_reported_before_training(meta, message):
+    with pytest.raises(UserError, match=message):
+        _metric(meta)
+
+
+def test_bad_arguments():
+    with pytest.raises(UserError, match='accuracy'):
+        FaceVerification(accuracy='best')
+    with pytest.raises(UserError, match='interpolation'):
+        FaceVerification(interpolation='cubic')
+
+
+def test_result_survives_a_weights_only_checkpoint(tmp_path):
+    result = _evaluate()[0].results_by_set['lfw']
+    torch.save(result.state_dict(), tmp_path / 'result.pth')
+    state = torch.load(tmp_path / 'result.pth', weights_only=True)
+    again = VerificationResult.from_state_dict(state)
+    np.testing.assert_array_equal(again.scores, result.scores)
+    np.testing.assert_array_equal(again.same, result.same)
+    assert again.same.dtype == bool
+    np.testing.assert_array_equal(again.tars, result.tars)
+    assert (again.accuracy, again.convention) == (result.accuracy, result.convention)
+
+
+def _worker(rank, world, folder, spoiled):
+    store = (folder / f'store{world}').as_uri()
+    dist.init_process_group('gloo', init_method=store, rank=rank, world_size=world)
+    embeddings = _embeddings()
+    if spoiled:
+        embeddings[70] = 0
+    # As mmengine's DefaultSampler: padded from the front to equal shares.
+    padded = [i % SIZE for i in range(-(-SIZE // world) * world)]
+    metric = _metric()
+    _feed(metric, padded[rank::world], embeddings)
+    try:
+        answer = metric.evaluate(SIZE)
+    except UserError as error:
+        answer = str(error)
+    scores = {k: r.scores.tobytes() for k, r in metric.results_by_set.items()}
+    with open(folder / f'{world}-{rank}.pkl', 'wb') as file:
+        pickle.dump((repr(answer), scores), file)
+    dist.destroy_process_group()
+
+
+def _run(world, folder, spoiled=False):
+    mp.spawn(_worker, (world, folder, spoiled), nprocs=world)
+    return [
+        pickle.loads((folder / f'{world}-{rank}.pkl').read_bytes())
+        for rank in range(world)
+    ]
+
+
+def test_same_figures_on_any_number_of_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    metric, figures = _evaluate()
+    scores = {k: r.scores.tobytes() for k, r in metric.results_by_set.items()}
+    for world in (1, 2, 3):
+        answers = _run(world, tmp_path)
+        assert [answer for answer, _ in answers] == [repr(figures)] * world
+        assert answers[0][1] == scores
+        assert all(not others for _, others in answers[1:])
+
+
+def test_every_process_raises_the_error(tmp_path, monkeypatch):
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    answers = _run(2, tmp_path, spoiled=True)
+    assert all('of sample 70' in answer for answer, _ in answers)

@@ -1,0 +1,327 @@
+"""Table, picture, JSON, and the hook that makes them around a training."""
+
+import json
+import math
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from torch.utils.data import Dataset
+
+from mmhyperface.engine.hooks import VerificationReportHook
+from mmhyperface.errors import UserError
+from mmhyperface.evaluation.metrics import FaceVerification, VerificationResult
+from mmhyperface.evaluation.report import (
+    plot_verification,
+    verification_table,
+    write_verification_json,
+)
+
+IMAGES = 40
+
+
+def _result(shift=1.0, accuracy_std=0.012, seed=0, pairs=400, convention='in words'):
+    generator = np.random.default_rng(seed)
+    same = np.arange(pairs) % 2 == 0
+    return VerificationResult(
+        scores=np.tanh(0.3 * generator.standard_normal(pairs) + 0.3 * shift * same),
+        same=same,
+        accuracy=0.87654,
+        accuracy_std=accuracy_std,
+        accuracy_thresholds=np.array([0.1, 0.2, math.inf]),
+        eer=0.1234,
+        auc=0.95,
+        fars=np.array([1e-3, 1e-2]),
+        tars=np.array([math.nan, 0.5]),
+        thresholds=np.array([math.nan, 0.4]),
+        convention=convention,
+    )
+
+
+def test_table():
+    table = verification_table({'raw pixels': _result(), 'trained': _result()})
+    lines = table.splitlines()
+    rows = [line for line in lines if 'raw pixels' in line or 'trained' in line]
+    assert len(rows) == 2
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip('|').split('|')]
+        assert cells[1:] == [
+            '200 + 200',
+            '87.65 ± 1.20',
+            '12.34',
+            '95.00',
+            'not resolvable',
+            '50.00',
+        ]
+    assert 'FAR 1e-03' in table
+    assert lines[-1] == 'in words'
+    assert '\x1b' not in table
+
+
+def test_table_of_unlike_rows():
+    other = _result(accuracy_std=math.nan, convention='another way')
+    other.fars = np.array([1e-2, 1e-1])
+    table = verification_table({'a': _result(), 'b': other})
+    assert '87.65 ± 1.20' in table
+    assert ' 87.65 |' in table
+    assert 'FAR 1e-01' in table
+    assert 'a: in words\nb: another way' in table
+
+
+@pytest.mark.parametrize('names', [['trained'], ['raw pixels', 'untrained', 'trained']])
+@pytest.mark.parametrize('suffix', ['png', 'svg'])
+def test_picture(tmp_path, names, suffix):
+    path = tmp_path / 'deeper' / f'picture.{suffix}'
+    plot_verification({n: _result(i, seed=i) for i, n in enumerate(names)}, path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    if suffix == 'png':
+        picture = matplotlib.image.imread(path)
+        assert picture.shape[1] > 1000
+        assert picture.std() > 0.05
+
+
+def test_failed_picture_leaves_the_old_one(tmp_path):
+    path = tmp_path / 'picture.nonsense'
+    path.write_text('old')
+    with pytest.raises(ValueError, match='nonsense'):
+        plot_verification({'trained': _result()}, path)
+    assert path.read_text() == 'old'
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_json(tmp_path):
+    path = tmp_path / 'verification.json'
+    write_verification_json({'lfw': {'trained': _result()}}, path)
+    text = path.read_text()
+    assert 'NaN' not in text
+    assert 'Infinity' not in text
+    figures = json.loads(text)['lfw']['trained']
+    assert figures['accuracy'] == 0.87654
+    assert figures['accuracy_thresholds'] == [0.1, 0.2, None]
+    assert figures['tar_at_far'][0] == {'far': 1e-3, 'tar': None, 'threshold': None}
+    assert (figures['num_same'], figures['num_different']) == (200, 200)
+    assert figures['convention'] == 'in words'
+
+
+class _Faces(Dataset):
+    """Eight noisy pictures of each of five people; three pairs of each image."""
+
+    def __init__(self, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        people = torch.randn(5, 3, 4, 4, generator=generator)
+        noise = torch.randn(IMAGES, 3, 4, 4, generator=generator)
+        self.images = people[torch.arange(IMAGES) % 5] + 1.5 * noise
+        a = np.repeat(np.arange(IMAGES), 3)
+        b = (a + np.tile([5, 1, 10], IMAGES)) % IMAGES
+        pairs = {
+            'kind': 'pairs',
+            'offset': 0,
+            'num_images': IMAGES,
+            'index_a': a,
+            'index_b': b,
+            'same': a % 5 == b % 5,
+            'folds': None,
+        }
+        self.metainfo = {'test_sets': {'faces': pairs}}
+
+    def __len__(self):
+        return IMAGES
+
+    def __getitem__(self, index):
+        sample = BaseDataElement(metainfo={'sample_idx': index, 'label': index % 5})
+        return {'inputs': self.images[index], 'data_samples': sample}
+
+
+class _Preprocessor(BaseDataPreprocessor):
+    def forward(self, data, training=False):
+        data = self.cast_data(data)
+        return {
+            'inputs': torch.stack(data['inputs']) / 2,
+            'data_samples': data['data_samples'],
+        }
+
+
+class _Network(BaseModel):
+    def __init__(self):
+        super().__init__(_Preprocessor())
+        self.body = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(48, 16), torch.nn.BatchNorm1d(16)
+        )
+        self.classes = torch.nn.Linear(16, 5)
+        self.modes = []
+
+    def forward(self, inputs, data_samples, mode='tensor'):
+        self.modes.append((mode, self.training))
+        embeddings = self.body(inputs)
+        if mode == 'loss':
+            labels = torch.tensor([sample.label for sample in data_samples])
+            logits = self.classes(embeddings)
+            return {'loss': torch.nn.functional.cross_entropy(logits, labels)}
+        for sample, embedding in zip(data_samples, embeddings, strict=True):
+            sample.set_field(embedding, 'embedding')
+        return data_samples
+
+
+class _Watch(Hook):
+    """Keeps what the report hook found, and what it left behind."""
+
+    priority = 'VERY_LOW'
+
+    def before_train(self, runner):
+        self.mode = runner.model.training
+        self.batch_norm = runner.model.body[2].running_mean.clone()
+        self.random = torch.get_rng_state()
+        self.weights = runner.model.body[1].weight.detach().clone()
+
+
+def _runner(folder, epochs=1, hooks=None, **kwargs):
+    loader = {
+        'dataset': _Faces(),
+        'batch_size': 16,
+        'collate_fn': {'type': 'pseudo_collate'},
+        'sampler': {'type': 'DefaultSampler', 'shuffle': False},
+    }
+    evaluator = Evaluator(FaceVerification(fars=(0.1,), folds=3))
+    return Runner(
+        _Network(),
+        str(folder),
+        train_dataloader=loader,
+        val_dataloader=loader,
+        test_dataloader=loader,
+        train_cfg={'by_epoch': True, 'max_epochs': epochs},
+        val_cfg={},
+        test_cfg={},
+        optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1}},
+        val_evaluator=evaluator,
+        test_evaluator=Evaluator(FaceVerification(fars=(0.1,), folds=3)),
+        custom_hooks=[VerificationReportHook()] if hooks is None else hooks,
+        default_scope='mmhyperface',
+        experiment_name=f'report_{folder.name}_{epochs}_{len(kwargs)}_{id(kwargs)}',
+        cfg=Config(),
+        randomness={'seed': 0},
+        **kwargs,
+    )
+
+
+def _rows(folder, name='verification.json'):
+    return json.loads((folder / name).read_text())['faces']
+
+
+def test_report_of_a_training(tmp_path):
+    hook, watch = VerificationReportHook(), _Watch()
+    runner = _runner(tmp_path, hooks=[hook, watch])
+    runner.train()
+
+    rows = _rows(tmp_path)
+    assert list(rows) == ['raw pixels', 'untrained', 'trained']
+    assert (tmp_path / 'verification.png').stat().st_size > 10_000
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    for row in rows:
+        assert f'| {row} ' in log
+    metric = runner.val_evaluator.metrics[0]
+    assert rows['trained']['accuracy'] == metric.results_by_set['faces'].accuracy
+
+    pixels = FaceVerification(fars=(0.1,), folds=3)
+    pixels.dataset_meta = _Faces().metainfo
+    images = _Faces().images.flatten(1)
+    pixels.process(
+        None, [{'sample_idx': i, 'embedding': images[i]} for i in range(IMAGES)]
+    )
+    assert rows['raw pixels']['auc'] == pixels.evaluate(IMAGES)['faces/auc']
+
+
+def test_evaluation_before_training_changes_nothing(tmp_path):
+    with_report, without = _Watch(), _Watch()
+    one = _runner(tmp_path / 'a', hooks=[VerificationReportHook(), with_report])
+    one.train()
+    two = _runner(tmp_path / 'b', hooks=[without])
+    two.train()
+    assert with_report.mode
+    assert with_report.mode == without.mode
+    assert ('predict', False) in one.model.modes
+    assert ('predict', True) not in one.model.modes
+    torch.testing.assert_close(with_report.batch_norm, torch.zeros(16), rtol=0, atol=0)
+    assert torch.equal(with_report.random, without.random)
+    assert torch.equal(with_report.weights, without.weights)
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, two.model.state_dict()[name]), name
+
+
+def test_trained_row_is_the_averaged_network(tmp_path):
+    """With EMA the last validation is that of the averages, and so is the row."""
+    hook = VerificationReportHook()
+    runner = _runner(tmp_path, 2, hooks=[{'type': 'EMAHook', 'momentum': 0.5}, hook])
+    runner.train()
+    trained = hook.trained['faces']
+    runner.model.eval()
+    metric = runner.val_evaluator.metrics[0].fresh()
+    batch = pseudo_collate([_Faces()[i] for i in range(IMAGES)])
+    with torch.no_grad():
+        plain = [sample.to_dict() for sample in runner.model.val_step(batch)]
+    metric.process(None, plain)
+    metric.evaluate(IMAGES)
+    assert (metric.results_by_set['faces'].scores != trained.scores).any()
+    assert _rows(tmp_path)['trained']['auc'] == trained.auc
+
+
+def test_resumed_run_and_test_remember_the_baselines(tmp_path):
+    first = tmp_path / 'first'
+    _runner(first).train()
+    before = _rows(first)
+    checkpoint = first / 'epoch_1.pth'
+
+    hook = VerificationReportHook()
+    resumed = _runner(
+        tmp_path / 'resumed', 2, [hook], resume=True, load_from=str(checkpoint)
+    )
+    resumed.train()
+    assert resumed.model.modes[0][0] == 'loss'
+    after = _rows(tmp_path / 'resumed')
+    assert after['raw pixels'] == before['raw pixels']
+    assert after['untrained'] == before['untrained']
+
+    tested = _runner(tmp_path / 'test', load_from=str(checkpoint))
+    tested.test()
+    rows = _rows(tmp_path / 'test', 'verification_test.json')
+    assert rows == before
+    assert (tmp_path / 'test' / 'verification_test.png').exists()
+
+
+def test_baselines_of_other_pairs_are_not_shown(tmp_path):
+    hook = VerificationReportHook()
+    hook.baselines = {'pixels': {'faces': _result(), 'gone': _result()}}
+    hook.trained = {'faces': _result(pairs=402)}
+    assert list(hook._rows('faces', hook.trained['faces'])) == ['trained']
+
+
+def test_baselines_round_trip(tmp_path):
+    hook, other = VerificationReportHook(), VerificationReportHook()
+    hook.baselines = {
+        'pixels': {'faces': _result()},
+        'untrained': {'faces': _result(2)},
+    }
+    checkpoint = {}
+    hook.before_save_checkpoint(None, checkpoint)
+    torch.save(checkpoint, tmp_path / 'checkpoint.pth')
+    loaded = torch.load(tmp_path / 'checkpoint.pth', weights_only=True)
+    other.after_load_checkpoint(None, loaded)
+    assert set(other.baselines) == {'pixels', 'untrained'}
+    for name, results in hook.baselines.items():
+        ours, theirs = results['faces'], other.baselines[name]['faces']
+        assert verification_table({'x': ours}) == verification_table({'x': theirs})
+        np.testing.assert_array_equal(ours.scores, theirs.scores)
+    other.after_load_checkpoint(None, {})
+    assert other.baselines == {}
+
+
+def test_unknown_baseline():
+    with pytest.raises(UserError, match='eigenfaces'):
+        VerificationReportHook(baselines=('eigenfaces',))
