@@ -8,6 +8,9 @@ class UserError(ValueError):
     """
 
     @property
-    def message(self) -> str:
-        """The message without the traceback a DataLoader worker wraps it in."""
+    def brief(self) -> str:
+        """The message without the traceback a DataLoader worker wraps it in.
+
+        (Not named ``message``: torch would rebuild the exception from that.)
+        """
         return str(self).rpartition(f'{type(self).__name__}: ')[2].strip()

@@ -253,7 +253,6 @@ def _worker(rank, world, folder, spoiled):
     scores = {k: r.scores.tobytes() for k, r in metric.results_by_set.items()}
     with open(folder / f'{world}-{rank}.pkl', 'wb') as file:
         pickle.dump((repr(answer), scores), file)
-    dist.destroy_process_group()
 
 
 def _run(world, folder, spoiled=False):

@@ -1,0 +1,31 @@
+default_scope = 'mmhyperface'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=100),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5000),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    iteration_seed=dict(type='IterationSeedHook'),
+    sync_statistics=dict(type='SyncStatisticsHook'),
+    class_count=dict(type='ClassCountHook'),
+    non_finite_loss=dict(type='NonFiniteLossHook'),
+    report=dict(type='VerificationReportHook'),
+)
+custom_hooks: list = []
+
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    # Without a GPU the tools take gloo.
+    dist_cfg=dict(backend='nccl'),
+)
+# mmengine's own wrapper cannot wrap a model that lies on the CPU.
+model_wrapper_cfg = dict(type='mmhyperface.FaceDistributedDataParallel')
+
+visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
+log_processor = dict(by_epoch=False, window_size=100)
+log_level = 'INFO'
+load_from = None
+resume = False
+randomness = dict(seed=0, deterministic=False)

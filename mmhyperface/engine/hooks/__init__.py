@@ -1,0 +1,14 @@
+from .iteration_seed import IterationSeedHook
+from .margin_scheduler import MarginSchedulerHook
+from .sanity import ClassCountHook, NonFiniteLossHook
+from .sync_statistics import SyncStatisticsHook
+from .verification_report import VerificationReportHook
+
+__all__ = [
+    'ClassCountHook',
+    'IterationSeedHook',
+    'MarginSchedulerHook',
+    'NonFiniteLossHook',
+    'SyncStatisticsHook',
+    'VerificationReportHook',
+]

@@ -1,0 +1,242 @@
+"""The runner from end to end: processes, resuming, seeds, precision, messages."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import scalars, small_config, spawn, train
+
+from mmhyperface.errors import UserError
+
+LOSSES = {
+    'sphereface2': dict(type='SphereFace2Loss', r=30.0, m=0.3),
+    'spherefacer': dict(type='SphereFaceRLoss', s=30.0, feature_norm='soft'),
+    'sface': dict(type='SFaceLoss', s=16.0),
+    'adaface': dict(type='AdaFaceLoss', s=16.0),
+    'sphereface+': dict(type='SphereFacePlusLoss', s=16.0),
+}
+
+
+def head_options(loss: str, centres: str = 'normalize') -> dict:
+    return {
+        'model.head.loss': dict(_delete_=True, **LOSSES[loss]),
+        'model.head.centres': centres,
+    }
+
+
+def train_several(
+    root: str, world: int, losses: tuple[str, ...], options: dict
+) -> None:
+    """A run for each loss in one set of processes."""
+    for loss in losses:
+        cfg = small_config(Path(root) / loss, **head_options(loss), **options)
+        cfg.launcher = 'pytorch' if world > 1 else 'none'
+        train(cfg)
+
+
+def weights(path: Path) -> dict:
+    return torch.load(path, weights_only=True, map_location='cpu')
+
+
+def equal(a: object, b: object) -> bool:
+    """Equality to the last bit of nested checkpoints."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def test_two_processes_train_as_one(tmp_path):
+    losses = tuple(LOSSES)
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    train_several(str(one), 1, losses, {})
+    half = {'train_dataloader.batch_size': 4}
+    spawn(2, train_several, str(two), 2, losses, half)
+    for loss in losses:
+        curve = scalars(one / loss)
+        assert len(curve) == 6
+        assert len(set(curve)) == 6
+        np.testing.assert_allclose(scalars(two / loss), curve, rtol=2e-5)
+        first, second = (
+            weights(root / loss / 'iter_6.pth')['state_dict'] for root in (one, two)
+        )
+        for name, value in first.items():
+            torch.testing.assert_close(
+                second[name], value, rtol=1e-4, atol=1e-6, msg=name
+            )
+
+
+STATEFUL = {
+    'custom_hooks': [
+        dict(type='EMAHook', momentum=0.1),
+        dict(type='MarginSchedulerHook', policy='linear', start=1.0, begin=1, end=6),
+    ],
+    # With flips and dropout: random numbers must be resumed too.
+    'train_dataloader.dataset.pipeline': [
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackInputs'),
+    ],
+    'model.backbone.dropout': 0.3,
+    'default_hooks.checkpoint.interval': 1,
+}
+
+
+def train_and_resume(root: str, world: int, stop: int) -> None:
+    losses = ('spherefacer', 'adaface')
+    for loss, hooks in zip(losses, (2, 1), strict=True):
+        options = {**STATEFUL, 'custom_hooks': STATEFUL['custom_hooks'][:hooks]}
+        for name, extra in (
+            ('whole', {}),
+            ('again', {}),
+            (
+                'resumed',
+                {'resume': True, 'load_from': f'{root}/whole/{loss}/iter_{stop}.pth'},
+            ),
+        ):
+            cfg = small_config(
+                Path(root) / name / loss, **head_options(loss), **options, **extra
+            )
+            cfg.launcher = 'pytorch' if world > 1 else 'none'
+            train(cfg)
+
+
+@pytest.mark.parametrize('world', [1, 2])
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path, world):
+    stop = int(np.random.default_rng(world).integers(1, 6))
+    if world == 1:
+        train_and_resume(str(tmp_path), 1, stop)
+    else:
+        spawn(world, train_and_resume, str(tmp_path), world, stop)
+    for loss in ('spherefacer', 'adaface'):
+        whole, again, resumed = (
+            weights(tmp_path / name / loss / 'iter_6.pth')
+            for name in ('whole', 'again', 'resumed')
+        )
+        for key in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
+            assert equal(whole[key], again[key]), f'two seeded runs differ in {key}'
+            assert equal(whole[key], resumed[key]), f'the resumed run differs in {key}'
+        if loss == 'spherefacer':
+            # The last iteration, number 5 from 0, of a line from 1 to 1.4.
+            margin = pytest.approx(1.0 + 0.4 * 4 / 5)
+            assert whole['margin_scheduler'] == {'iter': 5, 'margin': margin}
+            assert whole['margin_scheduler'] == resumed['margin_scheduler']
+        for name in ('loss', 'lr') + (('margin',) if loss == 'spherefacer' else ()):
+            curve = scalars(tmp_path / 'whole' / loss, name)
+            rest = scalars(tmp_path / 'resumed' / loss, name)
+            assert curve[stop:] == rest
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+@pytest.mark.parametrize('centres', ['normalize', 'project'])
+def test_bfloat16_autocast_on_the_cpu(tmp_path, loss, centres):
+    angles = []
+
+    def remember(module, args, output):
+        angles.append(args[0].dtype)
+
+    cfg = small_config(
+        tmp_path,
+        **head_options(loss, centres),
+        **{'optim_wrapper.type': 'AmpOptimWrapper', 'train_cfg.max_iters': 4},
+    )
+    runner = train(cfg)
+    assert np.isfinite(scalars(tmp_path)).all()
+    head = runner.model.head.eval()
+    feats = torch.randn(4, 16).bfloat16()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert head(feats).dtype == torch.float32
+        embedding = runner.model.backbone(torch.zeros(2, 3, 32, 32))[-1]
+        assert embedding.dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('loss', LOSSES)
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+def test_mixed_precision_on_cuda(tmp_path, loss, dtype):
+    cfg = small_config(
+        tmp_path,
+        **head_options(loss),
+        **{'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': dtype},
+    )
+    train(cfg)
+    assert np.isfinite(scalars(tmp_path)).all()
+
+
+def test_projected_centres_lie_on_the_sphere_when_used(tmp_path):
+    cfg = small_config(tmp_path, **head_options('sphereface2', 'project'))
+    cfg.optim_wrapper.optimizer.lr = 1.0
+    runner = train(cfg)
+    before = runner.model.head.weight.detach().clone()
+    norms = before.norm(dim=1)
+    assert (norms - 1).abs().max() > 1e-3  # the last step has moved them off
+    feats = torch.randn(3, 16)
+    head = runner.model.head.train()
+    head._loss(feats, torch.tensor([0, 1, 2]))
+    unit = torch.nn.functional.normalize(before)
+    torch.testing.assert_close(head.weight.detach(), unit)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            {'model.head.num_classes': 12},
+            'SyntheticFaces.* has 11 identities, but model.head.num_classes is 12',
+        ),
+        (
+            {
+                'model.head.num_classes': 7,
+                'default_hooks.class_count': None,
+            },
+            r'label \d+ is outside \[0, 7\)',
+        ),
+        (
+            {'model.head.in_channels': 32},
+            r'expected embeddings \[B, 32\], got \[8, 16\]',
+        ),
+        ({'model.head.num_classes': 'auto'}, 'num_classes'),
+        (
+            {
+                'optim_wrapper.optimizer.lr': 1e30,
+                'optim_wrapper.clip_grad': None,
+                'param_scheduler': [],
+            },
+            r'loss is not finite at iteration \d+ .*lr=1e\+30.* is intact',
+        ),
+        (
+            {
+                'train_dataloader.dataset': dict(
+                    _delete_=True, type='FaceFolder', data_root='no/such/folder'
+                )
+            },
+            'no/such/folder',
+        ),
+    ],
+)
+def test_mistakes_are_told_clearly(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        train(small_config(tmp_path, **options))
+
+
+def test_margin_schedule_that_differs_from_the_checkpoint_is_told(tmp_path):
+    def run(name, dm, **extra):
+        hook = dict(type='MarginSchedulerHook', milestones=[1, 2], dm=dm)
+        cfg = small_config(
+            tmp_path / name,
+            **head_options('spherefacer'),
+            **{'custom_hooks': [hook], **extra},
+        )
+        train(cfg)
+        return scalars(tmp_path / name, 'margin')
+
+    assert run('a', 0.25) == [1.0, 1.25, 1.5, 1.5, 1.5, 1.5]
+    checkpoint = tmp_path / 'a' / 'iter_3.pth'
+    margins = run('b', 0.5, resume=True, load_from=str(checkpoint))
+    assert margins == [2.0, 2.0, 2.0]
+    log = next((tmp_path / 'b').glob('*/*.log')).read_text()
+    assert 'made with margin 1.5 at iteration 2, this config has 2.0 there' in log
+    assert run('c', 0.5, load_from=str(checkpoint))[0] == 1.0

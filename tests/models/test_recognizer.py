@@ -1,0 +1,232 @@
+"""FaceRecognizer, its preprocessor, and the head inside mmpretrain's classifier."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from mmpretrain.structures import DataSample
+from torch import nn
+
+from mmhyperface.errors import UserError
+from mmhyperface.models import (
+    CosFaceLoss,
+    FaceDataPreprocessor,
+    FaceRecognizer,
+    HypersphereHead,
+    NormFaceLoss,
+)
+from mmhyperface.registry import MODELS
+
+
+@pytest.fixture(autouse=True)
+def _scope():
+    init_default_scope('mmhyperface')
+
+
+def recognizer(**options) -> FaceRecognizer:
+    torch.manual_seed(0)
+    cfg = dict(
+        type='FaceRecognizer',
+        backbone=dict(type='SFNet', depth=4, input_size=32, embedding_size=6),
+        head=dict(
+            type='HypersphereHead',
+            num_classes=5,
+            in_channels=6,
+            loss=dict(type='CosFaceLoss'),
+        ),
+    )
+    return MODELS.build({**cfg, **options}).eval()
+
+
+def samples(*labels: int) -> list[DataSample]:
+    return [DataSample().set_gt_label(label) for label in labels]
+
+
+def test_preprocessing_of_every_value():
+    values = torch.arange(256, dtype=torch.uint8)
+    images = torch.stack([values, values.flip(0), values // 2]).view(1, 3, 16, 16)
+    out = FaceDataPreprocessor()(dict(inputs=images, data_samples=['kept']))
+    expected = (images.numpy()[:, ::-1].astype(np.float64) - 127.5) / 127.5
+    np.testing.assert_allclose(out['inputs'], expected, atol=1e-7)
+    assert out['inputs'].dtype == torch.float32
+    assert out['data_samples'] == ['kept']
+    as_rgb = FaceDataPreprocessor(to_rgb=False, mean=[0, 1, 2], std=2.0)
+    out = as_rgb(dict(inputs=[images[0]]))['inputs']
+    expected = (images.numpy() - np.array([0, 1, 2]).reshape(3, 1, 1)) / 2
+    np.testing.assert_allclose(out, expected, atol=1e-6)
+
+
+def test_channels_last_is_a_layout_only():
+    images = torch.randint(256, (2, 3, 8, 6), dtype=torch.uint8)
+    plain = FaceDataPreprocessor()(dict(inputs=images))['inputs']
+    last = FaceDataPreprocessor(channels_last=True)(dict(inputs=images))['inputs']
+    assert torch.equal(plain, last)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ('inputs', 'message'),
+    [
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), r'got \[2, 1, 8, 8\]'),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), r'got \[3, 8, 8\]'),
+        ([torch.zeros(3, 8, 8), torch.zeros(3, 8, 9)], 'differ in size.*8, 9'),
+    ],
+)
+def test_preprocessor_refuses(inputs, message):
+    with pytest.raises(UserError, match=message):
+        FaceDataPreprocessor()(dict(inputs=inputs))
+
+
+def test_flip_fusion():
+    images = torch.randn(3, 3, 32, 32)
+    model = recognizer()
+    plain = model(images)
+    mirrored = model(torch.from_numpy(images.numpy()[..., ::-1].copy()))
+    assert not torch.allclose(plain, mirrored)
+    expected = {
+        'none': plain,
+        'sum': plain + mirrored,
+        'concat': torch.cat([plain, mirrored], 1),
+    }
+    for fusion, embeddings in expected.items():
+        out = recognizer(flip_fusion=fusion)(images, samples(0, 1, 2), mode='predict')
+        got = torch.stack([sample.embedding for sample in out])
+        torch.testing.assert_close(got, embeddings)
+        assert [int(sample.gt_label) for sample in out] == [0, 1, 2]
+    assert len(recognizer()(images[:1], mode='predict')) == 1
+
+
+def test_loss_mode_is_the_head_on_the_embedding():
+    images, labels = torch.randn(3, 3, 32, 32), samples(0, 4, 2)
+    model = recognizer()
+    losses = model(images, labels, mode='loss')
+    cos = model.head(model(images))
+    expected = CosFaceLoss()(cos, torch.tensor([0, 4, 2]))
+    torch.testing.assert_close(losses['loss'], expected)
+    with pytest.raises(UserError, match='mode must be'):
+        model(images, mode='train')
+
+
+def test_train_step_logs_everything_and_minimises_the_loss_alone():
+    model = recognizer().train()
+    total, scalars = model.parse_losses(
+        model(torch.randn(3, 3, 32, 32), samples(0, 1, 2), mode='loss')
+    )
+    assert total.item() == pytest.approx(scalars['loss'].item())
+    assert {'loss', 'cos_own', 'cos_hardest', 'feature_norm'} <= set(scalars)
+
+
+def test_without_a_head_it_embeds_and_takes_checkpoints_with_one(caplog):
+    whole = recognizer()
+    bare = recognizer(head=None)
+    bare.load_state_dict(whole.state_dict(), strict=True)
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(bare(images), whole(images))
+    with pytest.raises(UserError, match='needs a head'):
+        bare(images, samples(0), mode='loss')
+
+
+def test_neck_between_any_backbone_and_the_head():
+    model = recognizer(
+        backbone=dict(type='mmpretrain.ResNet', depth=18),
+        neck=dict(
+            type='EmbeddingNeck', in_channels=512, input_size=2, embedding_size=6
+        ),
+    )
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 6)
+
+
+def test_flip_fusion_must_be_known():
+    with pytest.raises(UserError, match='flip_fusion must be one of'):
+        recognizer(flip_fusion='mean')
+
+
+def test_in_mmpretrains_classifier():
+    model = MODELS.build(
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='SFNet', depth=4, input_size=32, embedding_size=6),
+            head=dict(
+                type='HypersphereHead',
+                num_classes=5,
+                in_channels=6,
+                loss=dict(type='SphereFace2Loss'),
+            ),
+            data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
+        )
+    )
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    data = dict(inputs=images, data_samples=samples(0, 1, 4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    from mmengine.optim import OptimWrapper
+
+    logs = model.train_step(data, OptimWrapper(optimizer))
+    assert torch.isfinite(logs['loss'])
+    for sample in model.test_step(data):
+        assert sample.pred_score.shape == (5,)
+        assert int(sample.pred_label) == int(sample.pred_score.argmax())
+        assert sample.embedding.shape == (6,)
+
+
+def test_head_gives_clamped_cosines():
+    head = HypersphereHead(300, 8, NormFaceLoss())
+    feats = head.weight.detach() * torch.rand(300, 1) * 9
+    cos = head((feats,))
+    assert cos.dtype == torch.float32
+    assert cos.abs().max() <= 1
+    torch.testing.assert_close(cos.diagonal(), torch.ones(300))
+    assert head(feats.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(num_classes=1), 'at least 2, got 1'),
+        (dict(num_classes='auto'), "got 'auto'"),
+        (dict(centres='graph'), 'centres must be one of'),
+        (dict(loss=nn.CrossEntropyLoss()), 'CrossEntropyLoss is no loss of the cosine'),
+    ],
+)
+def test_head_refuses(options, message):
+    with pytest.raises(UserError, match=message):
+        HypersphereHead(
+            **{**dict(num_classes=5, in_channels=4, loss=NormFaceLoss()), **options}
+        )
+
+
+@pytest.mark.parametrize(('labels', 'wrong'), [((0, 5), 5), ((-1, 2), -1)])
+def test_label_outside_is_named(labels, wrong):
+    head = HypersphereHead(5, 4, NormFaceLoss())
+    with pytest.raises(UserError, match=rf'label {wrong} is outside \[0, 5\)'):
+        head.loss((torch.randn(2, 4),), samples(*labels))
+
+
+def test_initial_centres():
+    torch.manual_seed(0)
+    xavier = HypersphereHead(2000, 50, NormFaceLoss()).weight
+    assert xavier.std().item() == pytest.approx((2 / 2050) ** 0.5, rel=0.02)
+    given = HypersphereHead(2000, 50, NormFaceLoss(), init_std=0.01).weight
+    assert given.std().item() == pytest.approx(0.01, rel=0.02)
+
+
+def test_projection_takes_the_free_gradient_on_unit_centres():
+    """As in OpenSphere: w is put on the sphere, then cos = x . w with w free."""
+    torch.manual_seed(0)
+    head = HypersphereHead(5, 4, NormFaceLoss(s=7.0), centres='project')
+    start = head.weight.detach().clone()
+    feats, target = torch.randn(3, 4), torch.tensor([0, 3, 3])
+    head.loss((feats,), samples(0, 3, 3))['loss'].backward()
+    w = nn.functional.normalize(start).requires_grad_()
+    logits = 7.0 * nn.functional.normalize(feats) @ w.T
+    nn.functional.cross_entropy(logits, target).backward()
+    torch.testing.assert_close(head.weight.grad, w.grad)
+    torch.testing.assert_close(head.weight.detach(), w.detach())
+    radial = (head.weight.grad * head.weight).sum(1)
+    assert radial.abs().max() > 1e-3  # normalising in the graph would remove this
+
+    normal = HypersphereHead(5, 4, NormFaceLoss(s=7.0))
+    normal.load_state_dict({'weight': start})
+    normal.loss((feats,), samples(0, 3, 3))['loss'].backward()
+    assert torch.equal(normal.weight, start)
+    tangential = (normal.weight.grad * normal.weight).sum(1)
+    torch.testing.assert_close(tangential, torch.zeros(5), atol=1e-6, rtol=0)

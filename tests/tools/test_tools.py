@@ -1,0 +1,254 @@
+"""The command line, as a user calls it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = [
+    'model.backbone.depth=4',
+    'model.backbone.widths=[8,8,8,8]',
+    'model.backbone.input_size=32',
+    'model.backbone.embedding_size=16',
+    'model.head.in_channels=16',
+]
+SYNTHETIC = [
+    *SMALL,
+    'model.head.num_classes=11',
+    'train_dataloader.batch_size=8',
+    'train_dataloader.dataset.num_identities=11',
+    'train_dataloader.dataset.images_per_identity=4',
+    'train_dataloader.dataset.image_size=32',
+    'train_dataloader.num_workers=0',
+    'val_dataloader.num_workers=0',
+    'val_dataloader.dataset.num_identities=9',
+    'val_dataloader.dataset.images_per_identity=3',
+    'val_dataloader.dataset.image_size=32',
+    'val_dataloader.dataset.num_pairs=40',
+    'test_dataloader.num_workers=0',
+    'test_dataloader.dataset.num_identities=9',
+    'test_dataloader.dataset.images_per_identity=3',
+    'test_dataloader.dataset.image_size=32',
+    'test_dataloader.dataset.num_pairs=40',
+    'train_cfg.max_iters=4',
+    'train_cfg.val_interval=4',
+    'default_hooks.checkpoint.interval=2',
+    'default_hooks.logger.interval=1',
+]
+
+
+def call(*command: object, status: int = 0, **env: str) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+            **env,
+        },
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A run of two processes by the README's command, at a size of seconds."""
+    work = tmp_path_factory.mktemp('work')
+    config = 'configs/sphereface2_quickstart.py'
+    done = call(
+        'tools/dist_train.sh',
+        config,
+        2,
+        '--work-dir',
+        work,
+        '--cfg-options',
+        *SYNTHETIC,
+    )
+    return work, config, done.stdout + done.stderr
+
+
+def test_training_leaves_what_the_readme_promises(trained):
+    work, _, output = trained
+    for word in ('eta:', 'raw pixels', 'untrained', 'trained', 'accuracy'):
+        assert word in output
+    assert (work / 'iter_4.pth').is_file()
+    picture = cv2.imread(str(work / 'verification.png'))
+    assert picture is not None
+    assert min(picture.shape[:2]) > 300
+    logged = [
+        json.loads(line)
+        for line in next(work.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    ]
+    assert [row['step'] for row in logged if 'loss' in row] == [1, 2, 3, 4]
+    figures = json.loads((work / 'verification.json').read_text())
+    assert set(figures['synthetic']) == {'raw pixels', 'untrained', 'trained'}
+
+
+@pytest.mark.parametrize('processes', [1, 3])
+def test_testing_repeats_the_figures_of_training(trained, tmp_path, processes):
+    work, config, _ = trained
+    options = ('--work-dir', tmp_path, '--out', tmp_path / 'out.json')
+    arguments = (config, work / 'iter_4.pth')
+    overrides = ('--cfg-options', *SYNTHETIC)
+    if processes == 1:
+        call(sys.executable, 'tools/test.py', *arguments, *options, *overrides)
+    else:
+        call('tools/dist_test.sh', *arguments, processes, *options, *overrides)
+    figures = json.loads((tmp_path / 'out.json').read_text())
+    training = json.loads((work / 'verification.json').read_text())
+    trained_row = training['synthetic']['trained']
+    assert figures['synthetic/accuracy'] == trained_row['accuracy']
+    assert figures['synthetic/auc'] == trained_row['auc']
+    assert (tmp_path / 'verification_test.png').is_file()
+
+
+def test_resume_auto_and_amp(trained, tmp_path):
+    work, config, _ = trained
+    for path in ('iter_2.pth', 'last_checkpoint'):
+        (tmp_path / path).write_bytes((work / path).read_bytes())
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_2.pth'))
+    done = call(
+        *(sys.executable, 'tools/train.py', config, '--work-dir', tmp_path),
+        *('--resume', '--amp', '--auto-scale-lr', '--no-validate'),
+        *('--cfg-options', *SYNTHETIC),
+    )
+    output = done.stdout + done.stderr
+    assert 'resumed epoch: 0, iter: 2' in output
+    assert 'Iter(train) [4/4]' in output
+    assert 'Scaling the original LR by' in output
+    assert 'Iter(val)' not in output
+
+
+def write_faces(root: Path, people: int = 7, images: int = 4) -> None:
+    rng = np.random.default_rng(0)
+    for person in range(people):
+        (root / f'p{person}').mkdir(parents=True)
+        for index in range(images):
+            face = rng.integers(0, 256, (40, 30), dtype=np.uint8)
+            cv2.imwrite(str(root / f'p{person}' / f'{index}.png'), face)
+
+
+FOLDER = [*SMALL, 'image_size=32', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+FOLDER += [
+    f'{loader}_dataloader.{option}'
+    for loader in ('train', 'val', 'test')
+    for option in ('num_workers=0', 'batch_size=4', 'dataset.pipeline.0.size=32')
+]
+FOLDER += [
+    f'{loader}_dataloader.dataset.holdout=3' for loader in ('train', 'val', 'test')
+]
+
+
+@pytest.mark.parametrize('method', ['sphereface2', 'spherefacer', 'sface'])
+def test_a_folder_of_faces_trains(tmp_path, method):
+    write_faces(tmp_path / 'faces')
+    done = call(
+        *(sys.executable, 'tools/train.py', f'configs/{method}_facefolder.py'),
+        *('--work-dir', tmp_path / 'work', '--cfg-options'),
+        *(f'data_root={tmp_path / "faces"}', *FOLDER),
+    )
+    assert 'heldout' in done.stdout + done.stderr
+    assert (tmp_path / 'work' / 'iter_2.pth').is_file()
+
+
+def broken_image(root: Path) -> str:
+    write_faces(root)
+    for image in root.glob('*/*.png'):
+        image.write_bytes(image.read_bytes()[:60])
+    return '.png'
+
+
+def no_folder(root: Path) -> str:
+    return str(root)
+
+
+def empty_folder(root: Path) -> str:
+    root.mkdir()
+    return str(root)
+
+
+@pytest.mark.parametrize('make', [broken_image, no_folder, empty_folder])
+@pytest.mark.parametrize('workers', [0, 1])
+def test_bad_data_is_one_clear_message(tmp_path, make, workers):
+    named = make(tmp_path / 'faces')
+    done = call(
+        *(sys.executable, 'tools/train.py', 'configs/sface_facefolder.py'),
+        *('--work-dir', tmp_path / 'work', '--no-validate', '--cfg-options'),
+        *(f'data_root={tmp_path / "faces"}', *FOLDER),
+        f'train_dataloader.num_workers={workers}',
+        status=1,
+    )
+    assert 'Traceback' not in done.stderr
+    (told,) = (line for line in done.stderr.splitlines() if line.startswith('error: '))
+    assert named in told
+
+
+@pytest.mark.parametrize(
+    ('command', 'message'),
+    [
+        (['tools/train.py', 'configs/none.py'], 'there is no config configs/none.py'),
+        (
+            ['tools/test.py', 'configs/sface_quickstart.py', 'none.pth'],
+            'there is no checkpoint none.pth',
+        ),
+        (
+            ['tools/train.py', 'configs/sphereface2_r100_ms1m.py', '--no-validate'],
+            'RecordIO',
+        ),
+    ],
+)
+def test_mistakes_on_the_command_line(tmp_path, command, message):
+    done = call(sys.executable, *command, '--work-dir', tmp_path, status=1)
+    assert 'Traceback' not in done.stderr
+    assert message in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize('script', ['train', 'test'])
+def test_slurm_scripts_start_one_process_per_gpu(tmp_path, script):
+    fake = tmp_path / 'srun'
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    arguments = ['part', 'job', 'config.py', 'a.pth', '--amp']
+    if script == 'train':
+        arguments.remove('a.pth')
+    done = call(
+        f'tools/slurm_{script}.sh',
+        *arguments,
+        GPUS='12',
+        SRUN_ARGS='--qos high',
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+    )
+    said = done.stdout.splitlines()
+    for word in ('--ntasks=12', '--ntasks-per-node=8', '--partition=part', '--qos'):
+        assert word in said
+    assert said[-(len(arguments) - 2) - 2 :] == [*arguments[2:], '--launcher', 'slurm']
+
+
+@pytest.mark.parametrize('script', ['dist_train', 'dist_test', 'slurm_train'])
+def test_scripts_tell_their_usage(script):
+    assert 'usage' in call(f'tools/{script}.sh', status=2).stderr
+
+
+def test_contact_sheet(tmp_path):
+    sheet = tmp_path / 'new' / 'sheet.png'
+    command = (sys.executable, 'tools/browse_dataset.py')
+    call(
+        *(*command, 'configs/sface_quickstart.py', '--output', sheet),
+        *('--identities', 3, '--images', 2, '--cfg-options'),
+        *('train_dataloader.dataset.image_size=40',),
+    )
+    assert cv2.imread(str(sheet)).shape == (3 * 40, 2 * 40, 3)
+    done = call(
+        *(*command, 'configs/sface_quickstart.py', '--output', tmp_path / 'sheet.xyz'),
+        status=1,
+    )
+    assert 'name a .png or .jpg' in done.stderr
