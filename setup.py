@@ -42,7 +42,7 @@ setup(
         'setuptools<82',
     ],
     extras_require={
-        'test': ['pytest', 'ruff', 'mypy', 'codespell', 'types-setuptools'],
+        'test': ['pytest', 'ruff', 'mypy', 'codespell', 'pre-commit'],
         'tensorboard': ['tensorboard'],
         'mim': ['openmim'],
     },
