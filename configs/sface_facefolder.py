@@ -3,7 +3,7 @@
 _base_ = [
     '_base_/models/quickstart.py',
     '_base_/datasets/facefolder.py',
-    '_base_/schedules/quickstart.py',
+    '_base_/schedules/facefolder.py',
     '_base_/quickstart_runtime.py',
 ]
 model = dict(
@@ -11,8 +11,8 @@ model = dict(
         num_classes='auto',  # counted in the folder
         loss=dict(
             type='SFaceLoss',
-            s=64.0,
-            k=80.0,
+            s=16.0,
+            k=20.0,
             a=0.87,
             b=1.2,
         ),

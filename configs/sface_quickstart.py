@@ -10,8 +10,8 @@ model = dict(
         num_classes=500,
         loss=dict(
             type='SFaceLoss',
-            s=64.0,
-            k=80.0,
+            s=16.0,
+            k=20.0,
             a=0.87,
             b=1.2,
         ),

@@ -3,7 +3,7 @@
 _base_ = [
     '_base_/models/quickstart.py',
     '_base_/datasets/facefolder.py',
-    '_base_/schedules/quickstart.py',
+    '_base_/schedules/facefolder.py',
     '_base_/quickstart_runtime.py',
 ]
 model = dict(

@@ -1,5 +1,5 @@
 _base_ = 'default_runtime.py'
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(interval=500, max_keep_ckpts=2),
+    checkpoint=dict(interval=100, max_keep_ckpts=2),
 )

@@ -6,6 +6,13 @@ image_size = 64
 
 train_pipeline = [
     dict(type='LoadFace', size=image_size),
+    dict(
+        type='RandomResizedCrop',
+        scale=image_size,
+        crop_ratio_range=(0.6, 1.0),
+        aspect_ratio_range=(0.85, 1.15),
+    ),
+    dict(type='ColorJitter', brightness=0.3, contrast=0.3),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]

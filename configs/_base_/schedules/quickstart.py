@@ -11,4 +11,4 @@ param_scheduler = [
 train_cfg = dict(by_epoch=False, max_iters=1000, val_interval=1000)
 val_cfg = dict()
 test_cfg = dict()
-auto_scale_lr = dict(base_batch_size=128)
+auto_scale_lr = dict(base_batch_size=64)

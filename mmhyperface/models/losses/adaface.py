@@ -2,8 +2,7 @@
 
 With z = clip(h (||x|| - mu) / (sigma + 1e-3), -1, 1), mu and sigma running means of
 the batch's mean and standard deviation of the clipped norms:
-psi(theta) = cos(theta - m z) - (m + m z), eta(theta) = cos(theta), scale s
-(eq. 14 to 17).
+psi(theta) = cos(theta - m z) - (m + m z), eta(theta) = cos(theta), scale s.
 """
 
 import math

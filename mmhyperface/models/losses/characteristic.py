@@ -38,7 +38,7 @@ def angle(cos: Tensor) -> Tensor:
 def detach_characteristic(cos: Tensor, value: Tensor) -> Tensor:
     """Characteristic gradient detachment (CGD): ``value`` with cos's gradient.
 
-    psi(theta) = cos(theta) + d(theta) with d detached (SphereFace-R, section 3.4):
+    psi(theta) = cos(theta) + d(theta) with d detached (SphereFace-R, section 3):
     the forward value is exactly ``value``, and d result / d cos = 1.
     """
     return value.detach() + (cos - cos.detach())

@@ -2,7 +2,7 @@
 
 psi(theta_y) = cos(theta_y + m); another class is hard when cos(theta_j) >
 cos(theta_y + m), and then eta = cos(theta_j) (t + cos(theta_j)), else cos(theta_j);
-t is a running mean of cos(theta_y) (eq. 6 to 10).
+t is a running mean of cos(theta_y).
 """
 
 import torch

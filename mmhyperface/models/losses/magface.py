@@ -2,7 +2,7 @@
 
 With a = clip(||x||, l_a, u_a): psi(theta) = cos(theta + m(a)), eta(theta) =
 cos(theta), scale s, m(a) linear from l_m at l_a to u_m at u_a, and the
-regulariser lam_g * (1/a + a/u_a^2) (eq. 4 and section 3.2).
+regulariser lam_g * (1/a + a/u_a^2).
 """
 
 from torch import Tensor

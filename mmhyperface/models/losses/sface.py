@@ -4,8 +4,7 @@
     w_y(theta) = 1 / (1 + exp(-k (theta - a)))     pull, fades once theta < a
     w_j(theta) = 1 / (1 + exp( k (theta - b)))     push, fades once theta > b
 
-[.] is detached: it rescales the gradient along the sphere and has none itself
-(eq. 8 to 11).
+[.] is detached: it rescales the gradient along the sphere and has none itself.
 """
 
 from torch import Tensor

@@ -1,6 +1,6 @@
 """SphereFace2: binary classification is all you need (arXiv 2108.01513).
 
-C one-vs-all problems that share the centres' sphere (section 3):
+C one-vs-all problems that share the centres' sphere:
 
     L = (lam/r)     log(1 + exp(-r (g(cos theta_y) - m) - b))
       + ((1-lam)/r) sum_{j != y} log(1 + exp(r (g(cos theta_j) + m) + b))
@@ -28,9 +28,9 @@ MARGIN_TYPES = ('C', 'A', 'M')
 def balanced_bias(num_classes: int, lam: float, a_y: float, a_j: float) -> float:
     """The bias at which pull and push of a new network balance at cos = 0.
 
-    Solves lam * sigmoid(-(a_y + b)) = (1 - lam) (C - 1) * sigmoid(a_j + b) for b
-    (appendix of the paper), where ``a_y`` and ``a_j`` are the logits of the own
-    and of another class without the bias.
+    Solves lam * sigmoid(-(a_y + b)) = (1 - lam) (C - 1) * sigmoid(a_j + b) for b,
+    where ``a_y`` and ``a_j`` are the logits of the own and of another class without
+    the bias.
     """
     z = lam / ((1 - lam) * (num_classes - 1))
     # With q = exp(a_j + b): q^2 e^(a_y - a_j) + (1 - z) q - z = 0. Of the two
