@@ -36,13 +36,18 @@ setup(
         'opencv-python',
         'matplotlib',
         'rich',
-        'scikit-learn',
-        'scipy',
         # mmengine 0.10 and mim import pkg_resources, which setuptools 82 drops.
         'setuptools<82',
     ],
     extras_require={
-        'test': ['pytest', 'ruff', 'mypy', 'codespell', 'pre-commit'],
+        'test': [
+            'pytest',
+            'scikit-learn',
+            'ruff',
+            'mypy',
+            'codespell',
+            'pre-commit',
+        ],
         'tensorboard': ['tensorboard'],
         'mim': ['openmim'],
     },

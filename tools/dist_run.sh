@@ -20,7 +20,7 @@ if [ -z "${OMP_NUM_THREADS:-}" ]; then
     export OMP_NUM_THREADS=$((cores > gpus ? cores / gpus : 1))
 fi
 
-PYTHONPATH="$(dirname "$tools"):${PYTHONPATH:-}" exec python -m torch.distributed.run \
+PYTHONPATH="$(dirname "$tools"):${PYTHONPATH:-}" exec python "$tools/dist_run.py" \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

@@ -1,3 +1,19 @@
-from .launch import build_runner, count_classes, load_config, report_errors
+from .launch import (
+    argument_parser,
+    build_runner,
+    config_from,
+    count_classes,
+    load_config,
+    report_errors,
+    require_checkpoint,
+)
 
-__all__ = ['build_runner', 'count_classes', 'load_config', 'report_errors']
+__all__ = [
+    'argument_parser',
+    'build_runner',
+    'config_from',
+    'count_classes',
+    'load_config',
+    'report_errors',
+    'require_checkpoint',
+]

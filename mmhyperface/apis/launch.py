@@ -1,19 +1,23 @@
 """What the command line tools have in common."""
 
+import argparse
 import os
+import pickle
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS, RUNNERS
 
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Those which mmengine adds unless they are None.
 MMENGINE_HOOKS = (
     'runtime_info',
@@ -27,15 +31,58 @@ MMENGINE_HOOKS = (
 
 @contextmanager
 def report_errors() -> Generator[None, None, None]:
-    """Print a ``UserError`` as one message and exit with status 1."""
+    """Print a ``UserError`` as one message, without a traceback; exit status 1."""
     try:
         yield
-    except UserError as error:
-        rank = os.environ.get('RANK')
-        where = f' (rank {rank})' if rank not in (None, '0') else ''
-        print(f'error{where}: {error.brief}', file=sys.stderr, flush=True)
-        # Not raised further, so that no traceback buries the message.
+    except (UserError, pickle.UnpicklingError) as error:
+        rank = int(os.environ.get('RANK', 0))
+        if rank:
+            # A mistake that all processes meet is told by the first, whose end
+            # makes the launcher stop the others; this one may be ours alone.
+            time.sleep(3)
+        message = getattr(error, 'brief', None) or (
+            f'a checkpoint cannot be loaded, for it is none or holds more than '
+            f'weights: {str(error).splitlines()[0]}'
+        )
+        where = f' (process {rank})' if rank else ''
+        print(f'error{where}: {message}', file=sys.stderr, flush=True)
         sys.exit(1)
+
+
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the arguments that OpenMMLab's tools share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument(
+        '--work-dir', help='where results go; ./work_dirs/CONFIG if unset'
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='compute with automatic mixed precision'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override entries of the config: a.b=1 c.d=[x,y]',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+    # torch.distributed.launch passes the one or the other spelling.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def config_from(args: argparse.Namespace) -> Config:
+    """The config that the arguments of :func:`argument_parser` ask for."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
@@ -47,7 +94,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
     Raises:
         UserError: If there is no such file.
     """
-    if '::' not in path and not Path(path).is_file():
+    if not Path(path).is_file():
         raise UserError(f'there is no config {path}')
     cfg = Config.fromfile(path)
     options = dict(options or {})
@@ -69,9 +116,15 @@ def _move(node: Any, old: str, new: str) -> None:
             _move(child, old, new)
 
 
+def require_checkpoint(path: str) -> None:
+    """Raise ``UserError`` for a local path that is no file."""
+    if '://' not in path and not Path(path).is_file():
+        raise UserError(f'there is no checkpoint {path}')
+
+
 def guard_dataloaders(cfg: Config) -> None:
     """Drop what torch's DataLoader or the collate function would refuse."""
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    for name in LOADERS:
         loader = cfg.get(name)
         if not isinstance(loader, dict):
             continue
@@ -114,7 +167,8 @@ def build_runner(cfg: Config) -> Runner:
 
     guard_dataloaders(cfg)
     drop_disabled_hooks(cfg)
-    init_process_group(cfg.get('launcher', 'none'), cfg.env_cfg.get('dist_cfg'))
+    env_cfg = cfg.get('env_cfg') or {}
+    init_process_group(cfg.get('launcher', 'none'), env_cfg.get('dist_cfg'))
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)

@@ -11,6 +11,7 @@ from mmengine.model import MMDistributedDataParallel
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mmhyperface.errors import UserError
 from mmhyperface.registry import MODEL_WRAPPERS
 
 _ENVIRONMENT = {
@@ -42,6 +43,13 @@ def init_process_group(launcher: str, dist_cfg: dict | None = None) -> None:
     for name, source in _ENVIRONMENT.get(launcher, {}).items():
         os.environ[name] = os.environ[source]
     if launcher in _LOCAL_RANK:
+        if int(os.environ.get('SLURM_NNODES', 1)) > 1 and not os.environ.get(
+            'MASTER_ADDR'
+        ):
+            raise UserError(
+                'several nodes without GPUs must know where rank 0 is: set MASTER_ADDR '
+                'to the first node of SLURM_NODELIST'
+            )
         os.environ['LOCAL_RANK'] = os.environ.get(_LOCAL_RANK[launcher], '0')
         os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
         os.environ.setdefault('MASTER_PORT', '29500')

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import EMAHook
+from mmpretrain.structures import DataSample
 from runs import scalars, small_config, spawn, train
 
 from mmhyperface.errors import UserError
@@ -15,6 +17,8 @@ LOSSES = {
     'sface': dict(type='SFaceLoss', s=16.0),
     'adaface': dict(type='AdaFaceLoss', s=16.0),
     'sphereface+': dict(type='SphereFacePlusLoss', s=16.0),
+    'magface': dict(type='MagFaceLoss', s=16.0, l_a=1.0, u_a=10.0),
+    'curricularface': dict(type='CurricularFaceLoss', s=16.0),
 }
 
 
@@ -30,13 +34,14 @@ def train_several(
 ) -> None:
     """A run for each loss in one set of processes."""
     for loss in losses:
-        cfg = small_config(Path(root) / loss, **head_options(loss), **options)
+        centres = 'project' if loss.startswith('sphereface') else 'normalize'
+        cfg = small_config(Path(root) / loss, **head_options(loss, centres), **options)
         cfg.launcher = 'pytorch' if world > 1 else 'none'
         train(cfg)
 
 
 def weights(path: Path) -> dict:
-    return torch.load(path, weights_only=True, map_location='cpu')
+    return torch.load(path, map_location='cpu')
 
 
 def equal(a: object, b: object) -> bool:
@@ -132,12 +137,7 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, world):
 
 @pytest.mark.parametrize('loss', LOSSES)
 @pytest.mark.parametrize('centres', ['normalize', 'project'])
-def test_bfloat16_autocast_on_the_cpu(tmp_path, loss, centres):
-    angles = []
-
-    def remember(module, args, output):
-        angles.append(args[0].dtype)
-
+def test_bfloat16_autocast_on_the_cpu(tmp_path, monkeypatch, loss, centres):
     cfg = small_config(
         tmp_path,
         **head_options(loss, centres),
@@ -145,12 +145,24 @@ def test_bfloat16_autocast_on_the_cpu(tmp_path, loss, centres):
     )
     runner = train(cfg)
     assert np.isfinite(scalars(tmp_path)).all()
-    head = runner.model.head.eval()
-    feats = torch.randn(4, 16).bfloat16()
+
+    seen = []
+    loss_module = runner.model.head.loss_module
+    original = loss_module.others
+
+    def others(cos, context):
+        terms = original(cos, context)
+        seen.extend([cos.dtype, terms.dtype])
+        return terms
+
+    monkeypatch.setattr(loss_module, 'others', others)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        assert head(feats).dtype == torch.float32
-        embedding = runner.model.backbone(torch.zeros(2, 3, 32, 32))[-1]
-        assert embedding.dtype == torch.bfloat16
+        feats = runner.model.backbone(torch.rand(2, 3, 32, 32))
+        out = runner.model.head.loss(
+            feats, [DataSample().set_gt_label(label) for label in (0, 1)]
+        )
+    assert feats[-1].dtype == torch.bfloat16
+    assert {*seen, out['loss'].dtype} == {torch.float32}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
@@ -205,7 +217,7 @@ def test_projected_centres_lie_on_the_sphere_when_used(tmp_path):
                 'optim_wrapper.clip_grad': None,
                 'param_scheduler': [],
             },
-            r'loss is not finite at iteration \d+ .*lr=1e\+30.* is intact',
+            r'loss is not finite at iteration \d+ .*lr=1e\+30.* earlier checkpoint',
         ),
         (
             {
@@ -240,3 +252,36 @@ def test_margin_schedule_that_differs_from_the_checkpoint_is_told(tmp_path):
     log = next((tmp_path / 'b').glob('*/*.log')).read_text()
     assert 'made with margin 1.5 at iteration 2, this config has 2.0 there' in log
     assert run('c', 0.5, load_from=str(checkpoint))[0] == 1.0
+
+
+def train_with_batch_norm(root: str) -> None:
+    """Saves what each rank would validate with, and a checkpoint."""
+    cfg = small_config(
+        Path(root),
+        **{
+            'model.backbone.with_bn': True,
+            'custom_hooks': [dict(type='EMAHook', momentum=0.1)],
+            'train_dataloader.batch_size': 4,
+        },
+    )
+    cfg.launcher = 'pytorch'
+    runner = train(cfg)
+    (ema,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    for name, model in (('plain', runner.model), ('ema', ema.ema_model)):
+        torch.save(model.module.state_dict(), f'{root}/{name}_{runner.rank}.pth')
+
+
+def test_ranks_agree_on_batch_norm_statistics_when_saving(tmp_path):
+    spawn(2, train_with_batch_norm, str(tmp_path))
+    saved = weights(tmp_path / 'iter_6.pth')
+    # EMAHook saves the averaged network as the network, and the other way round.
+    for name, key in (('plain', 'ema_state_dict'), ('ema', 'state_dict')):
+        ranks = [weights(tmp_path / f'{name}_{rank}.pth') for rank in (0, 1)]
+        means = [key for key in ranks[0] if 'running_mean' in key]
+        assert means
+        for mean in means:
+            assert ranks[0][mean].abs().max() > 0
+            assert torch.equal(ranks[0][mean], ranks[1][mean])
+            stored = [v for k, v in saved[key].items() if k.endswith(mean)]
+            assert len(stored) == 1
+            assert torch.equal(stored[0], ranks[0][mean])

@@ -230,3 +230,28 @@ def test_projection_takes_the_free_gradient_on_unit_centres():
     assert torch.equal(normal.weight, start)
     tangential = (normal.weight.grad * normal.weight).sum(1)
     torch.testing.assert_close(tangential, torch.zeros(5), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ('data', 'message'),
+    [
+        ([], '2 embeddings need as many data samples.*got 0'),
+        (samples(1), 'got 1 data samples'),
+        ([DataSample(), DataSample()], 'one gt_label each'),
+        ([DataSample().set_gt_label([0, 1])] * 2, 'one gt_label each'),
+        ([DataSample().set_gt_score(torch.ones(5))] * 2, 'without Mixup'),
+    ],
+)
+def test_head_wants_one_label_per_embedding(data, message):
+    head = HypersphereHead(5, 4, NormFaceLoss())
+    with pytest.raises(UserError, match=message):
+        head.loss((torch.randn(2, 4),), data)
+
+
+def test_backbone_must_give_a_tuple():
+    class Plain(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)
+
+    with pytest.raises(UserError, match='tuple of features'):
+        FaceRecognizer(Plain(), head=None)(torch.zeros(3, 3, 2, 2))

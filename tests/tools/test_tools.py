@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import cv2
@@ -201,6 +202,14 @@ def test_bad_data_is_one_clear_message(tmp_path, make, workers):
             'there is no checkpoint none.pth',
         ),
         (
+            ['tools/test.py', 'configs/sface_quickstart.py', 'README.md'],
+            'a checkpoint cannot be loaded, for it is none',
+        ),
+        (
+            ['tools/train.py', 'configs/sface_quickstart.py', '--resume', 'none.pth'],
+            'there is no checkpoint none.pth',
+        ),
+        (
             ['tools/train.py', 'configs/sphereface2_r100_ms1m.py', '--no-validate'],
             'RecordIO',
         ),
@@ -210,6 +219,64 @@ def test_mistakes_on_the_command_line(tmp_path, command, message):
     done = call(sys.executable, *command, '--work-dir', tmp_path, status=1)
     assert 'Traceback' not in done.stderr
     assert message in done.stderr.strip().splitlines()[-1]
+
+
+def test_several_processes_end_in_one_message_too(tmp_path):
+    done = call(
+        *('tools/dist_train.sh', 'configs/sface_facefolder.py', 2, '--no-validate'),
+        *('--work-dir', tmp_path, '--cfg-options', 'data_root=no/such/folder'),
+        status=1,
+    )
+    assert 'Traceback' not in done.stderr
+    assert sum(line.startswith('error') for line in done.stderr.splitlines()) == 1
+
+
+def test_new_style_config_from_training_to_testing(tmp_path):
+    config = tmp_path / 'new_style.py'
+    config.write_text(
+        textwrap.dedent("""
+        from mmengine.dataset import DefaultSampler, InfiniteSampler, default_collate
+        from mmpretrain.datasets import PackInputs
+        from torch.optim import SGD
+        from mmhyperface.datasets import SyntheticFacePairs, SyntheticFaces
+        from mmhyperface.evaluation import FaceVerification
+        from mmhyperface.models import (
+            FaceRecognizer, HypersphereHead, SFaceLoss, SFNet)
+
+        default_scope = 'mmhyperface'
+        model = dict(
+            type=FaceRecognizer,
+            backbone=dict(type=SFNet, depth=4, widths=(8, 8, 8, 8), input_size=32),
+            head=dict(
+                type=HypersphereHead, num_classes=3, in_channels=512,
+                loss=dict(type=SFaceLoss)))
+        faces = dict(images_per_identity=4, image_size=32)
+        train_dataloader = dict(
+            batch_size=4,
+            collate_fn=default_collate,
+            sampler=dict(type=InfiniteSampler),
+            dataset=dict(
+                type=SyntheticFaces, num_identities=3, **faces,
+                pipeline=[dict(type=PackInputs)]))
+        test_dataloader = dict(
+            batch_size=4,
+            collate_fn=default_collate,
+            sampler=dict(type=DefaultSampler, shuffle=False),
+            dataset=dict(
+                type=SyntheticFacePairs, num_identities=9, num_pairs=40, **faces,
+                pipeline=[dict(type=PackInputs)]))
+        test_evaluator = dict(type=FaceVerification)
+        optim_wrapper = dict(optimizer=dict(type=SGD, lr=0.01))
+        train_cfg = dict(by_epoch=False, max_iters=2)
+        test_cfg = dict()
+        """)
+    )
+    call(sys.executable, 'tools/train.py', config, '--work-dir', tmp_path)
+    done = call(
+        *(sys.executable, 'tools/test.py', config, tmp_path / 'iter_2.pth'),
+        *('--work-dir', tmp_path, '--flip-fusion', 'none'),
+    )
+    assert 'synthetic/accuracy' in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize('script', ['train', 'test'])

@@ -30,7 +30,8 @@ class MarginSchedulerHook(Hook):
 
     Args:
         policy: ``step`` or ``linear``.
-        start: Margin of the first iteration.
+        start: Margin of the first iteration: that of no margin, 1 for a
+            multiplicative one and 0 for an additive one.
         milestones: Iterations, counted from 0, from which the next step holds.
         dm: Step.
         begin: First iteration of the linear part.
@@ -41,7 +42,7 @@ class MarginSchedulerHook(Hook):
     def __init__(
         self,
         policy: str = 'step',
-        start: float = 1.0,
+        start: float | None = None,
         milestones: Sequence[int] = (),
         dm: float = 0.1,
         begin: int = 0,
@@ -61,14 +62,19 @@ class MarginSchedulerHook(Hook):
                 'MarginSchedulerHook: policy linear needs end > begin, got '
                 f'begin={begin}, end={end}'
             )
+        if policy == 'linear' and start is None:
+            raise UserError(
+                'MarginSchedulerHook: policy linear needs start: 1 for a '
+                'multiplicative margin, 0 for an additive one'
+            )
         self.policy = policy
-        self.start = start
+        self.start = 1.0 if start is None else start
         self.milestones = list(milestones)
         self.dm = dm
         self.begin = begin
         self.end = end
         self.param = param
-        self.final = start
+        self.final: float | None = None
         self.saved: dict | None = None
 
     def margin_at(self, iteration: int) -> float:
@@ -76,6 +82,7 @@ class MarginSchedulerHook(Hook):
         if self.policy == 'step':
             return self.start + self.dm * bisect_right(self.milestones, iteration)
         assert self.end is not None
+        assert self.final is not None, 'the loss is known from before_train on'
         share = (iteration - self.begin) / (self.end - self.begin)
         return self.start + (self.final - self.start) * min(max(share, 0.0), 1.0)
 
@@ -86,7 +93,8 @@ class MarginSchedulerHook(Hook):
                 f'MarginSchedulerHook: {type(loss).__name__} has no margin '
                 f'{self.param!r}'
             )
-        self.final = getattr(loss, self.param)
+        if self.final is None:  # else this hook has moved it already
+            self.final = getattr(loss, self.param)
         # A checkpoint that is only fine-tuned from starts a new schedule.
         if runner.iter and self.saved:
             expected = self.margin_at(self.saved['iter'])

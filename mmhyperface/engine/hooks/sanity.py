@@ -39,7 +39,7 @@ class ClassCountHook(Hook):
 class NonFiniteLossHook(Hook):
     """Stops training when the loss is NaN or infinite.
 
-    It runs before checkpoints are written, so the last one is sound.
+    It runs before the iteration's checkpoint is written.
 
     Raises:
         UserError: After the iteration, with what was logged in it.
@@ -62,6 +62,6 @@ class NonFiniteLossHook(Hook):
         raise UserError(
             f'the loss is not finite at iteration {runner.iter + 1} ({logged}, '
             f'lr={learning_rates[0]:.4g}). Lower the learning rate, warm it up, or '
-            'clip gradients (optim_wrapper.clip_grad=dict(max_norm=5)); the last '
-            f'checkpoint in {runner.work_dir} is intact'
+            'clip gradients (optim_wrapper.clip_grad=dict(max_norm=5)), and resume '
+            f'from an earlier checkpoint in {runner.work_dir}'
         )

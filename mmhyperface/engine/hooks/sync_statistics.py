@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from mmengine.dist import all_reduce_params, is_distributed
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 
@@ -48,6 +48,10 @@ class SyncStatisticsHook(Hook):
 
     @staticmethod
     def _average(runner: Runner) -> None:
-        if is_distributed():
-            buffers = [b for b in runner.model.buffers() if b.is_floating_point()]
+        if not is_distributed():
+            return
+        # An averaged model keeps, and saves, a copy of the buffers.
+        averaged = [h.ema_model for h in runner.hooks if isinstance(h, EMAHook)]
+        for model in (runner.model, *averaged):
+            buffers = [b for b in model.buffers() if b.is_floating_point()]
             all_reduce_params(buffers, op='mean')

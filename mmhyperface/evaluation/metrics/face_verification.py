@@ -185,12 +185,12 @@ class FaceVerification(BaseMetric):
         if is_main_process():
             try:
                 answer[0] = self.compute_metrics(parts)
-            except UserError as error:  # the other ranks wait for an answer
-                answer[1] = str(error)
+            except Exception as error:  # the other ranks wait for an answer
+                answer[1] = error
         broadcast_object_list(answer)
-        metrics, message = answer
-        if message is not None:
-            raise UserError(message)
+        metrics, error = answer
+        if error is not None:
+            raise error
         return metrics
 
     def compute_metrics(self, results: list) -> dict:

@@ -3,6 +3,7 @@
 Legend of shapes: B samples, C classes, D dimensions.
 """
 
+import numpy as np
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.structures import DataSample
@@ -68,7 +69,7 @@ class HypersphereHead(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if not isinstance(num_classes, int) or num_classes < 2:
+        if not isinstance(num_classes, int | np.integer) or num_classes < 2:
             raise UserError(
                 'HypersphereHead: num_classes must be a number of at least 2, got '
                 f'{num_classes!r}; set model.head.num_classes to the number of '
@@ -114,10 +115,11 @@ class HypersphereHead(BaseModule):
             (mean) and the loss's own ``monitor`` values.
         """
         with torch.autocast(self.weight.device.type, enabled=False):
-            return self._loss(self._embedding(feats), self._target(data_samples))
+            embedding = self._embedding(feats)
+            return self._loss(embedding, self._target(data_samples, len(embedding)))
 
     def _loss(self, feats: Tensor, target: Tensor) -> dict[str, Tensor]:
-        if self.training and self.centres == 'project':
+        if self._on_sphere:
             self._project()
         x, norm = unit(feats)
         own = (x * self._centres(target, x.dtype)).sum(1, keepdim=True).clamp(-1, 1)
@@ -126,7 +128,7 @@ class HypersphereHead(BaseModule):
         context = self.loss_module.context(own, norm)
         own_term = self.loss_module.target(own, context)
         folded, hardest = dense(
-            x, self._centres(None, x.dtype), target, context, self.loss_module
+            x, self.weight, self._on_sphere, target, context, self.loss_module
         )
         data_term = self.loss_module.join(own_term, folded).mean()
         loss = self.loss_module.objective(
@@ -174,10 +176,22 @@ class HypersphereHead(BaseModule):
             )
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
-    def _target(self, data_samples: list[DataSample]) -> Tensor:
+    def _target(self, data_samples: list[DataSample], count: int) -> Tensor:
         # Labels are checked where they are: FaceDataPreprocessor leaves them on
         # the host, so that this costs no synchronisation with the device.
-        target = torch.cat([sample.gt_label for sample in data_samples])
+        labels = [sample.get('gt_label') for sample in data_samples or ()]
+        if any('gt_score' in sample for sample in data_samples or ()):
+            raise UserError(
+                'HypersphereHead: mixed labels (gt_score) have no class centre of '
+                'their own; train without Mixup and CutMix'
+            )
+        if len(labels) != count or any(y is None or y.numel() != 1 for y in labels):
+            raise UserError(
+                f'HypersphereHead: {count} embeddings need as many data samples with '
+                f'one gt_label each, got {len(labels)} data samples; PackInputs makes '
+                'them from gt_label'
+            )
+        target = torch.cat(labels)
         low, high = target.aminmax()
         if low < 0 or high >= self.num_classes:
             wrong = int(low if low < 0 else high)
@@ -188,13 +202,15 @@ class HypersphereHead(BaseModule):
             )
         return target.to(self.weight.device, non_blocking=True)
 
-    def _centres(self, classes: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Unit centres of the given classes, or of all."""
-        rows = self.weight if classes is None else self.weight[classes]
-        rows = rows.to(dtype)
-        if self.training and self.centres == 'project':
-            return rows
-        return unit(rows)[0]
+    @property
+    def _on_sphere(self) -> bool:
+        """Whether the weight has just been projected and is used as it is."""
+        return self.training and self.centres == 'project'
+
+    def _centres(self, classes: Tensor, dtype: torch.dtype) -> Tensor:
+        """Unit centres of the given classes."""
+        rows = self.weight[classes].to(dtype)
+        return rows if self._on_sphere else unit(rows)[0]
 
     @torch.no_grad()
     def _project(self) -> None:

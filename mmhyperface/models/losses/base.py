@@ -77,6 +77,11 @@ class HypersphereLoss(nn.Module, ABC):
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         """Loss of each sample, [B, 1], from its two terms."""
 
+    def fold_others(self, cos: Tensor, target: Tensor, context: Context) -> Tensor:
+        """``fold``, [B, 1], of all columns of ``cos`` [B, C] but the own."""
+        others = self.others(cos, context)
+        return self.fold(others.scatter(1, target[:, None], self.neutral))
+
     def objective(self, data_term: Tensor, norm: Tensor, centres: Centres) -> Tensor:
         """The scalar to minimise, from the mean loss of the samples."""
         return self.loss_weight * data_term
@@ -104,8 +109,8 @@ class HypersphereLoss(nn.Module, ABC):
         if self.training and self.keeps_statistics:
             self.observe(own.detach(), norm.detach())
         context = self.context(own, norm)
-        others = self.others(cos, context).scatter(1, target[:, None], self.neutral)
-        terms = self.join(self.target(own, context), self.fold(others))
+        folded = self.fold_others(cos, target, context)
+        terms = self.join(self.target(own, context), folded)
         return self.objective(terms.mean(), norm, _no_centres)
 
 

@@ -35,7 +35,8 @@ def balanced_bias(num_classes: int, lam: float, a_y: float, a_j: float) -> float
     z = lam / ((1 - lam) * (num_classes - 1))
     # With q = exp(a_j + b): q^2 e^(a_y - a_j) + (1 - z) q - z = 0. Of the two
     # forms of its positive root, each is free of cancellation on one side of z = 1.
-    root = math.sqrt((1 - z) ** 2 + 4 * z * math.exp(a_y - a_j))
+    # Half the exponent, so that a large scale does not underflow when squared.
+    root = math.hypot(1 - z, 2 * math.sqrt(z) * math.exp((a_y - a_j) / 2))
     if z <= 1:
         return math.log(2 * z) - a_j - math.log(1 - z + root)
     return math.log((z - 1 + root) / 2) - a_y
@@ -77,9 +78,11 @@ class SphereFace2Loss(DecoupledLoss):
         require(0 < lam < 1, f'SphereFace2Loss: lam must be in (0, 1), got {lam}')
         require(r > 0, f'SphereFace2Loss: r must be positive, got {r}')
         require(t > 0, f'SphereFace2Loss: t must be positive, got {t}')
+        least = 1 if margin_type == 'M' else 0
         require(
-            margin_type != 'M' or m >= 1,
-            f'SphereFace2Loss: m of margin type M must be >= 1, got {m}',
+            m >= least,
+            f'SphereFace2Loss: m of margin type {margin_type} must be >= {least}, '
+            f'got {m}',
         )
         self.margin_type = margin_type
         self.lam = lam

@@ -96,7 +96,14 @@ class FaceRecognizer(BaseModel):
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Features of backbone and neck; the last is the embedding [B, D]."""
         feats = self.backbone(inputs)
-        return feats if self.neck is None else self.neck(feats)
+        if self.neck is not None:
+            feats = self.neck(feats)
+        if not isinstance(feats, tuple | list):
+            raise UserError(
+                'FaceRecognizer: backbone and neck must give a tuple of features, as '
+                f"mmpretrain's do, got {type(feats).__name__}"
+            )
+        return tuple(feats)
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Losses of a batch: see the head's ``loss``."""

@@ -1,0 +1,17 @@
+"""torchrun, which ends quietly when a process has told its own error."""
+
+import sys
+
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+
+if __name__ == '__main__':
+    try:
+        main()
+    except ChildFailedError as error:
+        failures = error.failures.values()
+        # Status 1 comes with a message; a signal, such as that of a machine out of
+        # memory, does not.
+        if any(failure.exitcode != 1 for failure in failures):
+            print(error, file=sys.stderr)
+        sys.exit(1)
