@@ -138,7 +138,8 @@ def write_faces(root: Path, people: int = 7, images: int = 4) -> None:
             cv2.imwrite(str(root / f'p{person}' / f'{index}.png'), face)
 
 
-FOLDER = [*SMALL, 'image_size=32', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+FOLDER = [*SMALL, 'train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+FOLDER += ['train_dataloader.dataset.pipeline.1.scale=32']
 FOLDER += [
     f'{loader}_dataloader.{option}'
     for loader in ('train', 'val', 'test')
@@ -236,6 +237,7 @@ def test_new_style_config_from_training_to_testing(tmp_path):
     config.write_text(
         textwrap.dedent("""
         from mmengine.dataset import DefaultSampler, InfiniteSampler, default_collate
+        from mmengine.hooks import CheckpointHook
         from mmpretrain.datasets import PackInputs
         from torch.optim import SGD
         from mmhyperface.datasets import SyntheticFacePairs, SyntheticFaces
@@ -253,14 +255,14 @@ def test_new_style_config_from_training_to_testing(tmp_path):
         faces = dict(images_per_identity=4, image_size=32)
         train_dataloader = dict(
             batch_size=4,
-            collate_fn=default_collate,
+            collate_fn=dict(type=default_collate),
             sampler=dict(type=InfiniteSampler),
             dataset=dict(
                 type=SyntheticFaces, num_identities=3, **faces,
                 pipeline=[dict(type=PackInputs)]))
         test_dataloader = dict(
             batch_size=4,
-            collate_fn=default_collate,
+            collate_fn=dict(type=default_collate),
             sampler=dict(type=DefaultSampler, shuffle=False),
             dataset=dict(
                 type=SyntheticFacePairs, num_identities=9, num_pairs=40, **faces,
@@ -268,6 +270,8 @@ def test_new_style_config_from_training_to_testing(tmp_path):
         test_evaluator = dict(type=FaceVerification)
         optim_wrapper = dict(optimizer=dict(type=SGD, lr=0.01))
         train_cfg = dict(by_epoch=False, max_iters=2)
+        default_hooks = dict(
+            checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=2))
         test_cfg = dict()
         """)
     )

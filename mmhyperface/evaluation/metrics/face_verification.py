@@ -188,9 +188,9 @@ class FaceVerification(BaseMetric):
             except Exception as error:  # the other ranks wait for an answer
                 answer[1] = error
         broadcast_object_list(answer)
-        metrics, error = answer
-        if error is not None:
-            raise error
+        metrics, failure = answer
+        if failure is not None:
+            raise failure
         return metrics
 
     def compute_metrics(self, results: list) -> dict:
