@@ -7,22 +7,4 @@ if [ $# -lt 4 ]; then
     echo "usage: $0 PARTITION JOB_NAME CONFIG CHECKPOINT [options of tools/test.py]" >&2
     exit 2
 fi
-partition=$1
-job=$2
-shift 2
-gpus=${GPUS:-8}
-per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-tools=$(cd "$(dirname "$0")" && pwd)
-
-# SRUN_ARGS holds several arguments.
-# shellcheck disable=SC2086
-PYTHONPATH="$(dirname "$tools"):${PYTHONPATH:-}" exec srun \
-    --partition="$partition" \
-    --job-name="$job" \
-    --gres="gpu:$per_node" \
-    --ntasks="$gpus" \
-    --ntasks-per-node="$per_node" \
-    --cpus-per-task="${CPUS_PER_TASK:-5}" \
-    --kill-on-bad-exit=1 \
-    ${SRUN_ARGS:-} \
-    python -u "$tools/test.py" "$@" --launcher slurm
+exec "$(dirname "$0")/slurm_run.sh" test.py "$@"

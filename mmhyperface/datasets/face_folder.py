@@ -36,7 +36,7 @@ class FaceFolder(FaceDataset):
         holdout: keep so many identities apart, drawn from `split_seed`.
         split: 'train' is all but the held out identities, 'test' only those.
         split_seed: another number holds out other identities.
-        **kwargs: see :class:`FaceDataset`.
+        **kwargs: see :class:`FaceDataset`; without `ann_file` and `data_prefix`.
 
     Raises:
         UserError: nothing there, or options that do not fit what is there.
@@ -64,6 +64,13 @@ class FaceFolder(FaceDataset):
                 "holdout (a number of identities) and split ('train' or 'test') go "
                 f'together, got holdout={holdout!r} and split={split!r}'
             )
+        for name in ('ann_file', 'data_prefix'):
+            if kwargs.get(name):
+                raise self._error(
+                    f'a folder needs no {name}, got {kwargs[name]!r}; if it comes from '
+                    'an inherited config, replace that data set as a whole with '
+                    "dataset=dict(_delete_=True, type='FaceFolder', ...)"
+                )
         super().__init__(data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:

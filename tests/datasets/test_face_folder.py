@@ -298,3 +298,9 @@ def test_lazy(people):
     dataset = FaceFolder(people, lazy_init=True)
     dataset.full_init()
     assert len(dataset) == 87
+
+
+@pytest.mark.parametrize('name', ['ann_file', 'data_prefix'])
+def test_left_over_arguments_of_an_inherited_config_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"needs no {name}, got 'train.rec'.*_delete_"):
+        FaceFolder(str(tmp_path), **{name: 'train.rec'})
