@@ -147,8 +147,9 @@ def wrapper(**options: object) -> AmpOptimWrapper:
     return OPTIM_WRAPPERS.build(cfg)
 
 
-def test_amp_wrapper_on_the_cpu_is_bfloat16_and_keeps_its_state():
-    amp = wrapper()
+@pytest.mark.parametrize('options', [{}, {'dtype': 'float16'}])
+def test_amp_wrapper_on_the_cpu_is_bfloat16_and_keeps_its_state(options):
+    amp = wrapper(**options)
     with amp.optim_context(nn.Linear(1, 1)):
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
     assert not amp.loss_scaler.is_enabled()

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
 from torch import nn
 
@@ -20,7 +21,8 @@ class AmpOptimWrapper(OptimWrapper):
 
     Args:
         dtype: ``float16`` or ``bfloat16``; by default float16 on CUDA and bfloat16
-            elsewhere.
+            elsewhere. On the CPU float16, which few operations know there, becomes
+            bfloat16.
         loss_scale: ``dynamic``, a constant, or the arguments of torch's
             ``GradScaler``. Used with float16 only: the range of bfloat16 is that
             of float32.
@@ -41,6 +43,9 @@ class AmpOptimWrapper(OptimWrapper):
             raise UserError(
                 f'AmpOptimWrapper: dtype must be one of {(*DTYPES,)}, got {dtype!r}'
             )
+        if dtype == 'float16' and self.device_type == 'cpu':
+            dtype = 'bfloat16'
+            print_log('AmpOptimWrapper: bfloat16 for float16 on the CPU', 'current')
         self.dtype = DTYPES[dtype]
         self.fixed_scale = loss_scale if isinstance(loss_scale, float | int) else None
         options: dict[str, Any] = {}

@@ -162,6 +162,28 @@ def test_a_folder_of_faces_trains(tmp_path, method):
     assert (tmp_path / 'work' / 'iter_2.pth').is_file()
 
 
+@pytest.mark.parametrize('method', ['sphereface2', 'spherefacer', 'sface'])
+def test_flagship_inherited_from_another_folder(tmp_path, method):
+    config = tmp_path / 'mine.py'
+    config.write_text(
+        textwrap.dedent(f"""
+        _base_ = 'mmhyperface::{method}_r100_ms1m.py'
+        model = dict(head=dict(num_classes=5))
+        train_dataloader = dict(batch_size=2, dataset=dict(
+            _delete_=True, type='SyntheticFaces', num_identities=5,
+            images_per_identity=2, pipeline=[dict(type='PackInputs')]))
+        """)
+    )
+    done = call(
+        *(sys.executable, 'tools/train.py', config, '--work-dir', tmp_path),
+        *('--no-validate', '--cfg-options', 'train_cfg.max_iters=2'),
+        *('train_dataloader.num_workers=0', 'default_hooks.logger.interval=1'),
+        # Not the gigabyte of the checkpoint.
+        'default_hooks.checkpoint=None',
+    )
+    assert 'Iter(train) [2/2]' in done.stdout + done.stderr
+
+
 def broken_image(root: Path) -> str:
     write_faces(root)
     for image in root.glob('*/*.png'):

@@ -6,9 +6,9 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=100, end=1000, eta_min=0.0),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=100, end=800, eta_min=0.0),
 ]
-train_cfg = dict(by_epoch=False, max_iters=1000, val_interval=1000)
+train_cfg = dict(by_epoch=False, max_iters=800, val_interval=800)
 val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=64)

@@ -63,6 +63,9 @@ class FaceRecognizer(BaseModel):
             )
         self.flip_fusion = flip_fusion
         self.backbone = _build(backbone)
+        if getattr(self.data_preprocessor, 'channels_last', False):
+            # Else each convolution would bring its weights into the input's layout.
+            self.backbone.to(memory_format=torch.channels_last)
         self.neck = _build(neck)
         self.head = _build(head)
         if self.head is None:
