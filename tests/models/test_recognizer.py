@@ -246,6 +246,8 @@ def test_head_wants_one_label_per_embedding(data, message):
     head = HypersphereHead(5, 4, NormFaceLoss())
     with pytest.raises(UserError, match=message):
         head.loss((torch.randn(2, 4),), data)
+    with pytest.raises(UserError, match='0 embeddings'):
+        head.loss((torch.randn(0, 4),), [])
 
 
 def test_backbone_must_give_a_tuple():

@@ -185,7 +185,11 @@ class HypersphereHead(BaseModule):
                 'HypersphereHead: mixed labels (gt_score) have no class centre of '
                 'their own; train without Mixup and CutMix'
             )
-        if len(labels) != count or any(y is None or y.numel() != 1 for y in labels):
+        if (
+            not labels
+            or len(labels) != count
+            or any(y is None or y.numel() != 1 for y in labels)
+        ):
             raise UserError(
                 f'HypersphereHead: {count} embeddings need as many data samples with '
                 f'one gt_label each, got {len(labels)} data samples; PackInputs makes '
