@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmhyperface.apis import build_runner
+from mmhyperface.compat.distributed import end_process_group
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 
@@ -77,6 +78,7 @@ def _worker(rank: int, world: int, port: int, task: Callable, args: tuple) -> No
     )
     torch.set_num_threads(1)
     task(*args)
+    end_process_group()
 
 
 def spawn(world: int, task: Callable, *args: Any) -> None:

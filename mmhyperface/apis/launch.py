@@ -32,8 +32,11 @@ MMENGINE_HOOKS = (
 @contextmanager
 def report_errors() -> Generator[None, None, None]:
     """Print a ``UserError`` as one message, without a traceback; exit status 1."""
+    from mmhyperface.compat.distributed import end_process_group
+
     try:
         yield
+        end_process_group()
     except (UserError, pickle.UnpicklingError) as error:
         rank = int(os.environ.get('RANK', 0))
         if rank:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.dist import is_distributed
 from mmengine.model import MMDistributedDataParallel
+from mmengine.utils import digit_version
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -58,6 +59,16 @@ def init_process_group(launcher: str, dist_cfg: dict | None = None) -> None:
     if timeout is not None:
         options['timeout'] = datetime.timedelta(seconds=timeout)
     torch.distributed.init_process_group(backend='gloo', **options)
+
+
+def end_process_group() -> None:
+    """Leave the process group before the process ends.
+
+    gloo's threads may else outlive the interpreter and abort the process after its
+    work is done. torch 2.1 is spared: it can hang here.
+    """
+    if is_distributed() and digit_version(torch.__version__) >= digit_version('2.2'):
+        torch.distributed.destroy_process_group()
 
 
 @MODEL_WRAPPERS.register_module()

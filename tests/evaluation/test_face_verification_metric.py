@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from mmhyperface.compat.distributed import end_process_group
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.metrics import FaceVerification, VerificationResult
@@ -253,6 +254,7 @@ def _worker(rank, world, folder, spoiled):
     scores = {k: r.scores.tobytes() for k, r in metric.results_by_set.items()}
     with open(folder / f'{world}-{rank}.pkl', 'wb') as file:
         pickle.dump((repr(answer), scores), file)
+    end_process_group()
 
 
 def _run(world, folder, spoiled=False):
