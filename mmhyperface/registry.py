@@ -33,14 +33,14 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return registry
 
 
-RUNNERS = _child(mmpretrain_registry.RUNNERS)
+RUNNERS = _child(mmpretrain_registry.RUNNERS, 'mmhyperface.engine')
 RUNNER_CONSTRUCTORS = _child(mmpretrain_registry.RUNNER_CONSTRUCTORS)
 LOOPS = _child(mmpretrain_registry.LOOPS)
 HOOKS = _child(mmpretrain_registry.HOOKS, 'mmhyperface.engine')
 LOG_PROCESSORS = _child(mmpretrain_registry.LOG_PROCESSORS)
 OPTIMIZERS = _child(mmpretrain_registry.OPTIMIZERS)
 OPTIM_WRAPPERS = _child(
-    mmpretrain_registry.OPTIM_WRAPPERS, 'mmhyperface.compat.autocast'
+    mmpretrain_registry.OPTIM_WRAPPERS, 'mmhyperface.engine.optim_wrappers'
 )
 OPTIM_WRAPPER_CONSTRUCTORS = _child(mmpretrain_registry.OPTIM_WRAPPER_CONSTRUCTORS)
 PARAM_SCHEDULERS = _child(mmpretrain_registry.PARAM_SCHEDULERS)

@@ -10,14 +10,10 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.utils import digit_version, get_installed_path, is_installed
-from torch import nn
 
 import mmhyperface
 from mmhyperface.compat import packages
-from mmhyperface.compat.autocast import AmpOptimWrapper
 from mmhyperface.compat.distributed import init_process_group
-from mmhyperface.errors import UserError
-from mmhyperface.registry import OPTIM_WRAPPERS
 
 weights_only = pytest.mark.skipif(
     digit_version(torch.__version__) < digit_version('2.6'),
@@ -139,32 +135,3 @@ def test_launchers_without_a_gpu(monkeypatch, launcher, environment):
     assert [os.environ[k] for k in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')] == list('131')
     assert started['backend'] == 'gloo'
     assert started['timeout'].total_seconds() == 60
-
-
-def wrapper(**options: object) -> AmpOptimWrapper:
-    optimizer = torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1)
-    cfg = dict(type='mmhyperface.AmpOptimWrapper', optimizer=optimizer, **options)
-    return OPTIM_WRAPPERS.build(cfg)
-
-
-@pytest.mark.parametrize('options', [{}, {'dtype': 'float16'}])
-def test_amp_wrapper_on_the_cpu_is_bfloat16_and_keeps_its_state(options):
-    amp = wrapper(**options)
-    with amp.optim_context(nn.Linear(1, 1)):
-        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
-    assert not amp.loss_scaler.is_enabled()
-    other = wrapper()
-    other.load_state_dict(amp.state_dict())
-    assert other.get_lr() == amp.get_lr()
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (dict(dtype='int8'), 'dtype must be one of'),
-        (dict(loss_scale='static'), "must be 'dynamic', a number or a dict"),
-    ],
-)
-def test_amp_wrapper_refuses(options, message):
-    with pytest.raises(UserError, match=message):
-        wrapper(**options)

@@ -10,5 +10,4 @@ Each part is inert where it is not needed, and can go when mmengine catches up.
 | `checkpoints`  | resuming dies: torch >= 2.6 loads weights only, and mmengine's |
 |                | checkpoints hold HistoryBuffer and numpy scalars              |
 | `distributed`  | launchers and DDP call torch.cuda where there is no GPU       |
-| `autocast`     | AmpOptimWrapper refuses to run without a GPU                  |
 """

@@ -78,6 +78,10 @@ class FaceDistributedDataParallel(MMDistributedDataParallel):
     mmengine names a GPU for each process, which DDP refuses for a module that
     lies on the CPU.
 
+    What a rank does not share with the others stays out of DDP, which would give it
+    rank 0's values and the mean gradient: the parameters that a submodule names in
+    its attribute ``ddp_ignored``, a sequence of names of its own parameters.
+
     Args:
         module: The model.
         device_ids: As mmengine gives it; dropped on the CPU.
@@ -95,5 +99,16 @@ class FaceDistributedDataParallel(MMDistributedDataParallel):
     ) -> None:
         if next(module.parameters()).device.type == 'cpu':
             device_ids = None
+        ignored = [
+            f'{path}.{name}' if path else name
+            for path, part in module.named_modules()
+            for name in getattr(part, 'ddp_ignored', ())
+        ]
+        if ignored:
+            others = getattr(module, '_ddp_params_and_buffers_to_ignore', ())
+            # torch has no public way to say so yet.
+            self._set_params_and_buffers_to_ignore_for_model(
+                module, [*others, *ignored]
+            )
         kwargs[_BUFFERS_OPTION] = broadcast_buffers
         super().__init__(module=module, device_ids=device_ids, **kwargs)

@@ -1,0 +1,188 @@
+"""mmengine's optimizer wrappers, exact where each rank keeps its own rows.
+
+A parameter whose rows are split over the ranks tells so by its attribute ``shard``,
+a :class:`mmhyperface.dist.Shard`. Its gradient is a part of a bigger one, so what
+concerns the whole gradient takes an exchange: the norm that clips it, and whether
+it overflowed. Without such parameters nothing differs from mmengine.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine import optim
+from mmengine.dist import all_gather, all_reduce
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmhyperface.errors import UserError
+from mmhyperface.registry import OPTIM_WRAPPERS
+
+DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
+
+
+@OPTIM_WRAPPERS.register_module()
+class OptimWrapper(optim.OptimWrapper):
+    """mmengine's ``OptimWrapper`` that clips by the norm over all ranks.
+
+    The norm that is logged is the one of all ranks, too.
+
+    Args:
+        kwargs: Arguments of mmengine's ``OptimWrapper``.
+    """
+
+    def _clip_grad(self) -> None:
+        parts = self._parts()
+        # Clipping by value knows no other element.
+        if not parts or self.grad_name != 'grad_norm':
+            return super()._clip_grad()
+        order = float(self.clip_grad_kwargs.get('norm_type', 2))
+        if not order > 0:
+            raise UserError(
+                f'OptimWrapper: norm_type={order} of clip_grad cannot be computed of '
+                'centres that are split over the ranks; set it to a positive number '
+                "or 'inf', or model.head.sharded=False"
+            )
+        known = {id(part) for part in parts}
+        whole = [
+            parameter
+            for parameter in self._parameters()
+            if id(parameter) not in known and parameter.grad is not None
+        ]
+        # The norms of the parts stand for the gradient of one more parameter that
+        # all ranks have: the norm, and so the replicas, agree to the last bit.
+        norm = _norm([part.grad for part in parts if part.grad is not None], order)
+        norms = all_gather(norm.to(parts[0].device, parts[0].dtype).view(1))
+        whole.append(nn.Parameter(torch.cat(norms)))
+        whole[-1].grad = whole[-1].detach()
+        total = self.clip_func(whole, **self.clip_grad_kwargs)
+        scale = (self.clip_grad_kwargs['max_norm'] / (total + 1e-6)).clamp(max=1)
+        for part in parts:
+            if part.grad is not None:
+                part.grad.mul_(scale)
+        self.message_hub.update_scalar(f'train/{self.grad_name}', float(total))
+
+    def _parameters(self) -> list[nn.Parameter]:
+        # Asked anew each time: sampling puts the touched rows into the groups.
+        groups = self.optimizer.param_groups
+        return [p for group in groups for p in group['params'] if p.requires_grad]
+
+    def _parts(self) -> list[nn.Parameter]:
+        """The parameters of which each rank has other rows; maybe no rows."""
+        return [p for p in self._parameters() if _is_part(p)]
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpOptimWrapper(OptimWrapper):
+    """mmengine's ``AmpOptimWrapper`` that also runs on the CPU.
+
+    All ranks skip a step in which the gradient of any of them overflowed.
+
+    Args:
+        dtype: ``float16`` or ``bfloat16``; by default float16 on CUDA and bfloat16
+            elsewhere. On the CPU float16, which few operations know there, becomes
+            bfloat16.
+        loss_scale: ``dynamic``, a constant, or the arguments of torch's
+            ``GradScaler``. Used with float16 only: the range of bfloat16 is that
+            of float32.
+        kwargs: Arguments of mmengine's ``OptimWrapper``.
+    """
+
+    def __init__(
+        self,
+        dtype: str | None = None,
+        loss_scale: str | float | dict = 'dynamic',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.device_type = self.optimizer.param_groups[0]['params'][0].device.type
+        if dtype is None:
+            dtype = 'float16' if self.device_type == 'cuda' else 'bfloat16'
+        if dtype not in DTYPES:
+            raise UserError(
+                f'AmpOptimWrapper: dtype must be one of {(*DTYPES,)}, got {dtype!r}'
+            )
+        if dtype == 'float16' and self.device_type == 'cpu':
+            dtype = 'bfloat16'
+            print_log('AmpOptimWrapper: bfloat16 for float16 on the CPU', 'current')
+        self.dtype = DTYPES[dtype]
+        self.fixed_scale = (
+            float(loss_scale) if isinstance(loss_scale, float | int) else None
+        )
+        options: dict[str, Any] = {}
+        if isinstance(loss_scale, dict):
+            options = loss_scale
+        elif self.fixed_scale is not None:
+            options = {'init_scale': self.fixed_scale}
+        elif loss_scale != 'dynamic':
+            raise UserError(
+                "AmpOptimWrapper: loss_scale must be 'dynamic', a number or a dict, "
+                f'got {loss_scale!r}'
+            )
+        enabled = self.dtype == torch.float16
+        self.loss_scaler = _grad_scaler(self.device_type, enabled, options)
+
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        self.loss_scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs: Any) -> None:
+        parts = self._parts()
+        if parts or self.clip_grad_kwargs:
+            self.loss_scaler.unscale_(self.optimizer)
+        if parts and self.loss_scaler.is_enabled():
+            self._share_overflow(parts[0].device)
+        if self.clip_grad_kwargs:
+            self._clip_grad()
+        self.loss_scaler.step(self.optimizer, **kwargs)
+        self.loss_scaler.update(self.fixed_scale)
+
+    def _share_overflow(self, device: torch.device) -> None:
+        # Where torch's own ShardedGradScaler looks, too.
+        state = self.loss_scaler._per_optimizer_states[id(self.optimizer)]
+        found = state['found_inf_per_device']
+        overflow = torch.zeros((), device=device)
+        for flag in found.values():
+            overflow = torch.maximum(overflow, flag.to(device))
+        all_reduce(overflow, op='max')
+        found.update({where: overflow.to(where) for where in (device, *found)})
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), 'loss_scaler': self.loss_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        state_dict = dict(state_dict)
+        scaler = state_dict.pop('loss_scaler', None)
+        # A run in bfloat16 has no scale to give to one in float16.
+        if scaler:
+            self.loss_scaler.load_state_dict(scaler)
+        super().load_state_dict(state_dict)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Generator[None, None, None]:
+        with (
+            super().optim_context(model),
+            torch.autocast(self.device_type, dtype=self.dtype),
+        ):
+            yield
+
+
+def _grad_scaler(device_type: str, enabled: bool, options: dict) -> Any:
+    if hasattr(torch.amp, 'GradScaler'):
+        return torch.amp.GradScaler(device_type, enabled=enabled, **options)
+    # torch < 2.3 knows only the CUDA one.
+    return torch.cuda.amp.GradScaler(
+        enabled=enabled and device_type == 'cuda', **options
+    )
+
+
+def _is_part(parameter: nn.Parameter) -> bool:
+    shard = getattr(parameter, 'shard', None)
+    return shard is not None and shard.world_size > 1
+
+
+def _norm(tensors: list[Tensor], order: float) -> Tensor:
+    """The norm of all elements; 0 if there are none."""
+    norms = [torch.linalg.vector_norm(x, order) for x in tensors if x.numel()]
+    return torch.linalg.vector_norm(torch.stack(norms or [torch.zeros(())]), order)

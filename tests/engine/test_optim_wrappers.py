@@ -1,0 +1,302 @@
+"""Clipping and loss scaling: split over ranks as on one; and DDP leaves parts alone."""
+
+import math
+
+import pytest
+import torch
+from mmengine import optim
+from mmengine.dist import all_gather
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from runs import small_config, spawn
+from torch import nn
+
+from mmhyperface.apis import build_runner
+from mmhyperface.compat.distributed import (
+    FaceDistributedDataParallel,
+    init_process_group,
+)
+from mmhyperface.dist import Shard
+from mmhyperface.engine.optim_wrappers import AmpOptimWrapper, OptimWrapper
+from mmhyperface.errors import UserError
+from mmhyperface.registry import OPTIM_WRAPPERS
+
+scaled = pytest.mark.skipif(
+    not hasattr(torch.amp, 'GradScaler'), reason='torch < 2.3 scales on CUDA only'
+)
+
+
+def parameters(*gradients: torch.Tensor) -> list[nn.Parameter]:
+    made = []
+    for gradient in gradients:
+        made.append(nn.Parameter(torch.zeros_like(gradient)))
+        made[-1].grad = gradient.clone()
+    return made
+
+
+def gradients(classes: int) -> list[torch.Tensor]:
+    """Of two replicated parameters and of all centres."""
+    torch.manual_seed(classes)
+    return [torch.randn(5, 2), torch.randn(3), torch.randn(classes, 4)]
+
+
+def wrapped(cls: type, parts: list[nn.Parameter], **options: object) -> OptimWrapper:
+    return cls(optimizer=torch.optim.SGD(parts, lr=0.1), **options)
+
+
+def logged_norm() -> float:
+    return MessageHub.get_current_instance().get_scalar('train/grad_norm').current()
+
+
+def split(parts: list[nn.Parameter], classes: int, world: int, rank: int) -> Shard:
+    """Leave of the last parameter what is the rank's own."""
+    shard = Shard(classes, rank, world)
+    (rows,) = parameters(parts[-1].grad[shard.start : shard.stop])
+    rows.shard = shard
+    if not len(shard):
+        rows.grad = None
+    parts[-1] = rows
+    return shard
+
+
+# ---------------------------------------------------------------- on one process
+
+
+@pytest.mark.parametrize(
+    'clip',
+    [
+        dict(max_norm=0.7),
+        dict(max_norm=0.7, norm_type=1),
+        dict(max_norm=0.7, norm_type='inf'),
+        dict(max_norm=100, error_if_nonfinite=True),
+        dict(type='value', clip_value=0.3),
+    ],
+)
+def test_without_parts_it_is_mmengines(clip):
+    clipped = []
+    for cls in (OptimWrapper, optim.OptimWrapper):
+        parts = parameters(*gradients(5))
+        parts[-1].shard = Shard(5)
+        wrapper = wrapped(cls, parts, clip_grad=dict(clip))
+        wrapper.step()
+        norm = logged_norm() if 'max_norm' in clip else 0
+        clipped.append((norm, parts))
+    (ours, mine), (theirs, yours) = clipped
+    assert ours == theirs
+    for a, b in zip(mine, yours, strict=True):
+        assert torch.equal(a.grad, b.grad)
+        assert torch.equal(a, b)
+
+
+def test_a_config_finds_ours(tmp_path):
+    runner = build_runner(small_config(tmp_path))
+    assert type(runner.build_optim_wrapper(runner.optim_wrapper)) is OptimWrapper
+
+
+def amp(**options: object) -> AmpOptimWrapper:
+    optimizer = torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.1)
+    cfg = dict(type='mmhyperface.AmpOptimWrapper', optimizer=optimizer, **options)
+    return OPTIM_WRAPPERS.build(cfg)
+
+
+@pytest.mark.parametrize('options', [{}, {'dtype': 'float16'}])
+def test_amp_wrapper_on_the_cpu_is_bfloat16_and_keeps_its_state(options):
+    wrapper = amp(**options)
+    with wrapper.optim_context(nn.Linear(1, 1)):
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+    assert not wrapper.loss_scaler.is_enabled()
+    other = amp()
+    other.load_state_dict(wrapper.state_dict())
+    assert other.get_lr() == wrapper.get_lr()
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(dtype='int8'), 'dtype must be one of'),
+        (dict(loss_scale='static'), "must be 'dynamic', a number or a dict"),
+    ],
+)
+def test_amp_wrapper_refuses(options, message):
+    with pytest.raises(UserError, match=message):
+        amp(**options)
+
+
+@scaled
+def test_a_constant_scale_stays():
+    wrapper = amp(loss_scale=8)
+    wrapper.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8)
+    (weight, _) = wrapper.optimizer.param_groups[0]['params']
+    before = weight.detach().clone()
+    wrapper.update_params(weight.sum())
+    torch.testing.assert_close(weight, before - 0.1)
+    assert wrapper.loss_scaler.get_scale() == 8
+
+
+# ------------------------------------------------------------ on several processes
+
+
+def check_clipping(classes: int, world: int, rank: int) -> None:
+    for order in (2.0, 1.0, 3, 'inf'):
+        for max_norm in (0.5, 1e6):
+            clip = dict(max_norm=max_norm, norm_type=order)
+            whole = parameters(*gradients(classes))
+            wrapped(optim.OptimWrapper, whole, clip_grad=dict(clip)).step()
+            expected = logged_norm()
+            parts = parameters(*gradients(classes))
+            shard = split(parts, classes, world, rank)
+            wrapped(OptimWrapper, parts, clip_grad=dict(clip)).step()
+            assert math.isclose(logged_norm(), expected, rel_tol=1e-6)
+            norms = all_gather(torch.tensor([logged_norm()], dtype=torch.float64))
+            assert len({norm.item() for norm in norms}) == 1
+            own = slice(shard.start, shard.stop)
+            torch.testing.assert_close(parts[0].grad, whole[0].grad)
+            torch.testing.assert_close(parts[1], whole[1])
+            torch.testing.assert_close(parts[2], whole[2][own])
+            replicas = all_gather(parts[0].grad)
+            assert all(torch.equal(replica, replicas[0]) for replica in replicas)
+
+
+def check_what_is_in_the_groups(world: int, rank: int) -> None:
+    """The touched rows are clipped, not the parameter that they stand for."""
+    whole = parameters(*gradients(world))
+    wrapped(optim.OptimWrapper, whole, clip_grad=dict(max_norm=0.5)).step()
+    parts = parameters(*gradients(world))
+    wrapper = wrapped(OptimWrapper, parts, clip_grad=dict(max_norm=0.5))
+    (absent,) = parameters(torch.full((9, 9), 1e9))
+    wrapper.optimizer.param_groups[0]['params'][-1] = absent
+    split(parts, world, world, rank)
+    wrapper.optimizer.param_groups[0]['params'][-1] = parts[-1]
+    wrapper.step()
+    torch.testing.assert_close(parts[-1], whole[-1][rank : rank + 1])
+    assert not absent.any()
+
+
+def check_values_and_mistakes(world: int, rank: int) -> None:
+    parts = parameters(*gradients(5))
+    split(parts, 5, world, rank)
+    wrapped(OptimWrapper, parts, clip_grad=dict(type='value', clip_value=0.1)).step()
+    assert max(part.grad.abs().max().item() for part in parts) == pytest.approx(0.1)
+    with pytest.raises(UserError, match='norm_type=0'):
+        wrapped(OptimWrapper, parts, clip_grad=dict(max_norm=1, norm_type=0)).step()
+
+
+def check_nonfinite(world: int, rank: int) -> None:
+    """An infinity in the rows of one rank is met by all."""
+    for strict in (False, True):
+        parts = parameters(*gradients(world))
+        split(parts, world, world, rank)
+        if rank == world - 1:
+            parts[-1].grad[0, 0] = math.inf
+        clip = dict(max_norm=1, error_if_nonfinite=strict)
+        wrapper = wrapped(OptimWrapper, parts, clip_grad=clip)
+        if strict:
+            with pytest.raises(RuntimeError, match='non-finite'):
+                wrapper.step()
+        else:
+            wrapper.step()
+            assert logged_norm() == math.inf
+            assert not parts[0].grad.any()
+
+
+def check_scaling(classes: int, world: int, rank: int) -> None:
+    """An overflow on one rank makes all skip, with and without clipping."""
+    for clip in (None, dict(max_norm=0.5)):
+        for bad in (None, *range(min(classes, world))):
+            parts = parameters(*(8 * gradient for gradient in gradients(classes)))
+            split(parts, classes, world, rank)
+            wrapper = wrapped(AmpOptimWrapper, parts, clip_grad=clip and dict(clip))
+            wrapper.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8)
+            wrapper.loss_scaler.scale(torch.ones(()))
+            if rank == bad:
+                parts[-1].grad[0, 0] = math.inf
+            wrapper.step()
+            assert wrapper.loss_scaler.get_scale() == (8 if bad is None else 4)
+            if bad is not None:
+                assert not any(part.any() for part in parts)
+                continue
+            whole = parameters(*gradients(classes))
+            wrapped(optim.OptimWrapper, whole, clip_grad=clip and dict(clip)).step()
+            torch.testing.assert_close(parts[0], whole[0])
+            scale = wrapper.loss_scaler.state_dict()
+            assert scale['_growth_tracker'] == 1
+
+
+def check_scaling_without_a_gradient(rank: int) -> None:
+    """A rank on which nothing can overflow learns of the others' overflow."""
+    parts = parameters(torch.full((2, 3), math.inf))
+    shard = split(parts, 1, 2, rank)
+    assert (parts[0].grad is None) == (rank == 1) == (not len(shard))
+    wrapper = wrapped(AmpOptimWrapper, parts)
+    wrapper.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8)
+    wrapper.loss_scaler.scale(torch.ones(()))
+    wrapper.step()
+    assert wrapper.loss_scaler.get_scale() == 4
+
+
+class Toy(BaseModel):
+    """Sums over rows of which each rank has other ones."""
+
+    def __init__(self, rows: int, offset: float) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 2)
+        self.head = nn.Module()
+        self.head.weight = nn.Parameter(torch.ones(rows, 2) + offset)
+        self.head.bias = nn.Parameter(torch.full((1,), offset))
+        self.head.ddp_ignored = ('weight',)
+
+    def forward(self, inputs: torch.Tensor, mode: str = 'loss') -> dict:
+        scores = self.body(inputs) @ self.head.weight.T
+        return dict(loss=scores.sum() + self.head.bias.sum())
+
+
+def check_ddp(world: int, rank: int) -> None:
+    torch.manual_seed(rank)
+    model = Toy(rows=world - rank, offset=float(rank))
+    model._ddp_params_and_buffers_to_ignore = ['body.bias']
+    inputs = torch.full((4, 3), rank + 1.0)
+    ddp = FaceDistributedDataParallel(model, device_ids=[0])
+    assert model._ddp_params_and_buffers_to_ignore == ['body.bias', 'head.weight']
+    assert model.head.bias.item() == 0
+    assert torch.equal(
+        model.head.weight.detach(), torch.full((world - rank, 2), rank + 1.0)
+    )
+    weights = all_gather(model.body.weight.detach())
+    assert all(torch.equal(weight, weights[0]) for weight in weights)
+    ddp(inputs)['loss'].backward()
+    with torch.no_grad():
+        own = model.body(inputs).sum(0)
+    torch.testing.assert_close(model.head.weight.grad, own.expand(world - rank, 2))
+    # The body's gradient is the mean of the ranks', each of its own rows.
+    expected = sum(4 * (r + 1.0) * (world - r) * (r + 1) for r in range(world)) / world
+    torch.testing.assert_close(model.body.weight.grad, torch.full((2, 3), expected))
+
+
+def check_a_model_that_is_one_part(rank: int) -> None:
+    """The names are relative to the module that DDP wraps."""
+    model = nn.Linear(2, 2)
+    model.ddp_ignored = ['bias']
+    nn.init.constant_(model.bias, rank)
+    FaceDistributedDataParallel(model)
+    assert model.bias[0].item() == rank
+
+
+def check(world: int) -> None:
+    init_process_group('pytorch')
+    rank = torch.distributed.get_rank()
+    for classes in (2, 5):
+        check_clipping(classes, world, rank)
+        if hasattr(torch.amp, 'GradScaler'):
+            check_scaling(classes, world, rank)
+    if hasattr(torch.amp, 'GradScaler') and world == 2:
+        check_scaling_without_a_gradient(rank)
+    check_what_is_in_the_groups(world, rank)
+    check_values_and_mistakes(world, rank)
+    check_nonfinite(world, rank)
+    check_ddp(world, rank)
+    check_a_model_that_is_one_part(rank)
+
+
+@pytest.mark.parametrize('world', [2, 3])
+def test_parts_on_several_ranks(world):
+    spawn(world, check, world)
