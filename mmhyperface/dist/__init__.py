@@ -1,3 +1,4 @@
 from .gather import gather_batch, mean_over_ranks
+from .shard import Shard
 
-__all__ = ['gather_batch', 'mean_over_ranks']
+__all__ = ['Shard', 'gather_batch', 'mean_over_ranks']

@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from .sphere import unit
+from .fold import Fold
+from .sphere import clamp_cosine, unit
 
 if TYPE_CHECKING:
     from mmhyperface.models.losses.base import Context, HypersphereLoss
@@ -13,29 +15,43 @@ if TYPE_CHECKING:
 def dense(
     features: Tensor,
     weight: Tensor,
-    on_sphere: bool,
     target: Tensor,
     context: 'Context',
     loss: 'HypersphereLoss',
-) -> tuple[Tensor, Tensor]:
-    """Fold the loss terms of all classes but each sample's own.
+    centres: str = 'normalize',
+    expected: float = 1.0,
+) -> Fold:
+    """Fold the loss terms of some classes, without each sample's own.
 
     Args:
         features: Unit features, [B, D].
-        weight: Class centres, [C, D].
-        on_sphere: Whether the centres are unit vectors already, to be used as they
-            are; else they are normalised in the graph.
-        target: Own class of each sample, int64 [B].
+        weight: Centres of the classes, [c, D], c >= 0.
+        target: Row of each sample's own class, int64 [B]; -1 if it is not among
+            these classes.
         context: What the loss needs besides the cosine.
-        loss: The loss, called on cosines [B, C].
+        loss: The loss, called on cosines [B, any number of classes].
+        centres: ``normalize`` divides the rows by their norms in the graph,
+            ``project`` first puts the rows themselves on the sphere, in place, and
+            takes their gradient as if they were free, ``unit`` does the latter with
+            rows that lie on the sphere.
+        expected: What the gradient by the fold is likely to be, the same for each
+            sample; some engines are faster if it is.
 
     Returns:
-        ``loss.fold`` over the other classes, [B, 1], and the largest cosine to
-        another centre, [B, 1], detached.
+        The fold of the classes.
     """
-    centres = weight.to(features.dtype)
-    if not on_sphere:
-        centres, _ = unit(centres)
-    cos = (features @ centres.T).clamp(-1, 1)
-    hardest = cos.detach().scatter(1, target[:, None], -1).amax(1, keepdim=True)
-    return loss.fold_others(cos, target, context), hardest
+    if centres == 'project':
+        # Through .data, since an earlier forward of the same step (gradient
+        # accumulation) may have saved the weight: its values hardly change.
+        weight.data.copy_(unit(weight.data)[0])
+    rows = weight.to(features.dtype)
+    if centres == 'normalize':
+        rows, _ = unit(rows)
+    cos = clamp_cosine(features @ rows.T)
+    own = target[:, None] == torch.arange(len(weight), device=target.device)
+    hardest = features.new_full((len(features), 1), -1)
+    if len(weight):
+        hardest = cos.detach().masked_fill(own, -1).amax(1, keepdim=True)
+    # Without classes too, since backward is an exchange between ranks.
+    others = loss.others(cos, context).masked_fill(own, loss.neutral)
+    return Fold(loss.fold(others), hardest)

@@ -3,19 +3,36 @@
 Legend of shapes: B samples, C classes, D dimensions.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
 import numpy as np
 import torch
+from mmengine.dist import broadcast, get_dist_info
 from mmengine.model import BaseModule
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from mmhyperface.dist import gather_batch
+from mmhyperface.dist import Shard, gather_batch
 from mmhyperface.errors import UserError
 from mmhyperface.models.losses import HypersphereLoss
-from mmhyperface.ops import dense, unit
+from mmhyperface.ops import Blocked, Fold, Fused, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
 
+from .centre_rows import AllRows, Rows, SampledRows, Sampling, SteppedRows
+from .centre_state import CentreState
+from .skipped_steps import SkippedSteps
+
 CENTRES = ('normalize', 'project')
+ENGINES = ('auto', 'dense', 'blocked', 'fused')
+# Below these, walking in blocks and splitting the rows cost more than they save.
+FEW_CLASSES = 4096
+FEW_ENTRIES = 2**22
+# Initial centres are drawn in pieces of so many classes, each with a seed of its own:
+# a rank draws its own pieces only, and gets the same rows as any other would.
+PIECE = 4096
 
 
 def build_loss(loss: dict | nn.Module) -> HypersphereLoss:
@@ -30,7 +47,7 @@ def build_loss(loss: dict | nn.Module) -> HypersphereLoss:
 
 
 @MODELS.register_module()
-class HypersphereHead(BaseModule):
+class HypersphereHead(CentreState, BaseModule):
     """Class centres on the unit sphere under any loss of the cosine.
 
     It follows the interface of mmpretrain's heads and works in its
@@ -50,6 +67,23 @@ class HypersphereHead(BaseModule):
             vectors.
         init_std: Standard deviation of the initial centres; by default Xavier
             normal, sqrt(2 / (C + D)). insightface takes 0.01.
+        engine: Who computes the terms of the other classes. ``dense`` holds all
+            cosines, B x C of them, and is the reference; ``blocked`` walks the classes
+            in blocks and holds none; ``fused`` does so with one CUDA kernel for
+            cosine, loss and gradient. ``auto`` is dense for few classes, else fused
+            on CUDA where Triton is installed, else blocked.
+        sharded: Whether each rank keeps a part of the centres, and sees the features
+            of all ranks; else every rank keeps all. ``auto`` splits large ones.
+        sample_rate: Share of the centres that take part in a step: those of the
+            batch, and others drawn at random. The rest costs nothing in that step,
+            and momentum and weight decay pass it by, as in Partial FC.
+        catch_up: Whether a centre that was passed by makes up for the momentum and
+            weight decay that it missed when it is next drawn, exactly.
+        fused_update: Whether the centres take their SGD step while the engine walks
+            them, without a buffer for their gradient. Needs plain SGD, and neither
+            clipping nor accumulation of gradients.
+        matmul_dtype: Type of the operands of the matrix products, ``bfloat16`` or
+            ``float16``; by default that of the cosines. Not for ``dense``.
         init_cfg: See mmengine's ``BaseModule``.
 
     Raises:
@@ -66,6 +100,12 @@ class HypersphereHead(BaseModule):
         loss: dict | nn.Module,
         centres: str = 'normalize',
         init_std: float | None = None,
+        engine: str = 'auto',
+        sharded: bool | str = 'auto',
+        sample_rate: float = 1.0,
+        catch_up: bool = False,
+        fused_update: bool = False,
+        matmul_dtype: str | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -75,27 +115,128 @@ class HypersphereHead(BaseModule):
                 f'{num_classes!r}; set model.head.num_classes to the number of '
                 "identities ('auto' is for tools/train.py, which counts them)"
             )
-        if centres not in CENTRES:
+        _require_one_of('centres', centres, CENTRES)
+        _require_one_of('engine', engine, ENGINES)
+        _require_one_of('sharded', sharded, (True, False, 'auto'))
+        _require_one_of('matmul_dtype', matmul_dtype, (None, 'bfloat16', 'float16'))
+        if not 0 < sample_rate <= 1:
             raise UserError(
-                f'HypersphereHead: centres must be one of {CENTRES}, got {centres!r}'
+                'HypersphereHead: sample_rate is a share of the classes, in (0, 1], '
+                f'got {sample_rate}'
+            )
+        if engine == 'dense' and (fused_update or matmul_dtype):
+            raise UserError(
+                "HypersphereHead: engine='dense' has neither fused_update nor "
+                "matmul_dtype; take engine='blocked', 'fused' or 'auto'"
+            )
+        if catch_up and (sample_rate == 1 or centres == 'project'):
+            raise UserError(
+                'HypersphereHead: catch_up makes up for weight decay that sampling '
+                "skips; it needs sample_rate < 1 and centres='normalize' (projected "
+                'centres have their norm restored anyway)'
             )
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.centres = centres
         self.init_std = init_std
-        self.weight = nn.Parameter(torch.empty(num_classes, in_channels))
+        self.engine = engine
+        self.sample_rate = sample_rate
+        self.catch_up = catch_up
+        self.fused_update = fused_update
+        self.matmul_dtype = matmul_dtype
+        self.shard = self._own_shard(sharded)
+        self.weight = nn.Parameter(torch.empty(len(self.shard), in_channels))
+        self.weight.shard = self.shard  # type: ignore[attr-defined]
         self.loss_module = build_loss(loss)
+        self.rows: SampledRows | SteppedRows | None = None
+        self._skipped: SkippedSteps | None = None
+        self._walker: Blocked | None = None
         self.reset_parameters()
 
+    def _own_shard(self, sharded: bool | str) -> Shard:
+        rank, world = get_dist_info()
+        partly = self.sample_rate < 1 or self.fused_update
+        if sharded == 'auto':
+            sharded = partly or self.num_classes * self.in_channels >= FEW_ENTRIES
+        if world > 1 and not sharded and partly:
+            raise UserError(
+                'HypersphereHead: sample_rate and fused_update on several processes '
+                'need sharded=True: ranks that keep all centres would part ways'
+            )
+        if not sharded:
+            return Shard(self.num_classes)
+        return Shard(self.num_classes, rank, world)
+
+    @property
+    def ddp_ignored(self) -> tuple[str, ...]:
+        """Parameters that are not the same, or have no gradient, on all ranks."""
+        partly = self.sample_rate < 1 or self.fused_update
+        return ('weight',) if partly or self.shard.world_size > 1 else ()
+
+    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the centres and initialise the loss for the number of classes."""
         xavier = (2 / (self.num_classes + self.in_channels)) ** 0.5
         std = xavier if self.init_std is None else self.init_std
-        nn.init.normal_(self.weight, std=std)
+        seed = torch.randint(2**31, (1,))
+        # Ranks may have seeds of their own.
+        broadcast(seed)
+        start, stop = self.shard.start, self.shard.stop
+        if self.weight.device.type != 'meta':
+            for piece in range(start // PIECE, -(-stop // PIECE)):
+                entropy = [int(seed), piece]
+                state = np.random.SeedSequence(entropy).generate_state(1)
+                generator = torch.Generator().manual_seed(int(state[0]))
+                first = piece * PIECE
+                rows = torch.empty(PIECE, self.in_channels)
+                rows.normal_(std=std, generator=generator)
+                low, high = max(start, first), min(stop, first + PIECE)
+                self.weight[low - start : high - start] = rows[
+                    low - first : high - first
+                ].to(self.weight)
         self.loss_module.reset_parameters(self.num_classes)
 
+    def attach(self, optimizer: Optimizer) -> None:
+        """Connect sampled centres, or such that step in the walk, with the optimizer.
+
+        ``CentresHook`` does it in the runner. Without either of them it does nothing.
+
+        Args:
+            optimizer: The optimizer that holds ``weight``.
+
+        Raises:
+            UserError: If the optimizer's step could not be made exact.
+        """
+        sampling = None
+        if self.sample_rate < 1:
+            sampling = Sampling(self.sample_rate, self.loss_module.additive)
+        if self.fused_update:
+            self.rows = SteppedRows(self.weight, optimizer, sampling)
+        elif sampling is not None:
+            self.rows = SampledRows(self.weight, optimizer, sampling)
+        if self.rows is not None and self.catch_up:
+            self._skipped = self.rows.lent.catch_up()
+
+    def settled(self) -> AbstractContextManager[None]:
+        """A while in which the optimizer holds all centres, for it to be saved."""
+        return super().settled() if self.rows is None else self.rows.lent.returned()
+
+    def flush(self) -> None:
+        """Bring all centres up to date with the steps that sampling skipped."""
+        if self._skipped is not None:
+            self._skipped.flush()
+
     def forward(self, feats: tuple[Tensor, ...] | Tensor) -> Tensor:
-        """Cosines [B, C] of the last feature of the tuple to all centres."""
+        """Cosines [B, C] of the last feature of the tuple to all centres.
+
+        Raises:
+            UserError: If the centres are split over several ranks.
+        """
+        if self.shard.world_size > 1:
+            raise UserError(
+                'HypersphereHead: each rank has some of the centres only; compute '
+                'cosines to all of them on one process, or with sharded=False'
+            )
         with torch.autocast(self.weight.device.type, enabled=False):
             x, _ = unit(self._embedding(feats))
             centres, _ = unit(self.weight.to(x.dtype))
@@ -119,22 +260,32 @@ class HypersphereHead(BaseModule):
             return self._loss(embedding, self._target(data_samples, len(embedding)))
 
     def _loss(self, feats: Tensor, target: Tensor) -> dict[str, Tensor]:
-        if self._on_sphere:
-            self._project()
-        x, norm = unit(feats)
-        own = (x * self._centres(target, x.dtype)).sum(1, keepdim=True).clamp(-1, 1)
+        shard = self.shard
+        local, norm = unit(feats)
+        x, norm = shard.gather(local), shard.replicate(norm)
+        # Some losses need the classes of all ranks, also where each keeps its batch.
+        everyone = gather_batch(target)
+        if shard.world_size > 1:
+            target = everyone
+        rows = self._rows_of(everyone)
+        centres = self._directions(rows.own.to(x.dtype))
+
+        held, position = self._positions(target, rows.classes)
+        own = x.new_zeros(len(x), 1)
+        dots = (x[held] * centres[position]).sum(1, keepdim=True)
+        own = clamp_cosine(shard.sum(own.index_put((held,), dots)))
         if self.training and self.loss_module.keeps_statistics:
-            self.loss_module.observe(gather_batch(own), gather_batch(norm))
+            whole = (lambda t: t) if shard.world_size > 1 else gather_batch
+            self.loss_module.observe(whole(own.detach()), whole(norm.detach()))
+
         context = self.loss_module.context(own, norm)
         own_term = self.loss_module.target(own, context)
-        folded, hardest = dense(
-            x, self.weight, self._on_sphere, target, context, self.loss_module
-        )
+        folded, hardest = self._fold(x, target, rows, context)
         data_term = self.loss_module.join(own_term, folded).mean()
         loss = self.loss_module.objective(
             data_term,
             norm,
-            lambda: self._centres(gather_batch(target).unique(), x.dtype),
+            lambda: self._distinct_centres(everyone, rows.classes, centres),
         )
         return dict(
             loss=loss,
@@ -143,6 +294,68 @@ class HypersphereHead(BaseModule):
             feature_norm=norm.detach().mean(),
             **self.loss_module.monitor(own_term.detach(), folded.detach()),
         )
+
+    def _fold(
+        self, x: Tensor, target: Tensor, rows: Rows, context: dict[str, Tensor]
+    ) -> Fold:
+        """The terms of all other classes, of all parts and ranks."""
+        engine = self._engine(x.device)
+        partial = {name: self.shard.enter(value) for name, value in context.items()}
+        expected = self.loss_module.loss_weight / len(x)
+        held, position = self._positions(target, rows.classes)
+        folds = []
+        for part in rows.parts:
+            own_row = torch.full_like(target, -1)
+            if part.rows is not None:
+                own_row[held] = part.rows[position]
+            options: dict[str, Any] = {'expected': expected * part.stands_for}
+            if part.update is not None:
+                options['update'] = part.update
+            folded, hardest = engine(
+                x,
+                part.weight,
+                own_row,
+                partial,
+                self.loss_module,
+                self._geometry(part.centres),
+                **options,
+            )
+            folds.append(Fold(folded * part.stands_for, hardest))
+        return merge(folds, self.loss_module, self.shard)
+
+    def _rows_of(self, everyone: Tensor) -> Rows:
+        """The rows for a batch with these classes."""
+        own = everyone - self.shard.start
+        classes = own[(own >= 0) & (own < len(self.shard))].unique()
+        if not (self.training and torch.is_grad_enabled()):
+            return AllRows().take(self.weight, classes, 'normalize')
+        if self.rows is None and (self.fused_update or self.sample_rate < 1):
+            raise UserError(
+                'HypersphereHead: sample_rate and fused_update need the optimizer; '
+                'call head.attach(optimizer) before training, as CentresHook does '
+                '(one of the default_hooks of configs/_base_/default_runtime.py)'
+            )
+        return (self.rows or AllRows()).take(self.weight, classes, self.centres)
+
+    def _positions(self, target: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples whose class is kept here, and the place of it in ``classes``."""
+        own = target - self.shard.start
+        held = ((own >= 0) & (own < len(self.shard))).nonzero().squeeze(1)
+        return held, torch.searchsorted(classes, own[held])
+
+    def _engine(self, device: torch.device) -> Callable[..., Fold]:
+        name = self.engine
+        if name == 'auto':
+            few = self.num_classes <= FEW_CLASSES
+            plain = few and not self.fused_update and self.matmul_dtype is None
+            name = 'dense' if plain else 'fused' if Fused.suits(device) else 'blocked'
+        if name == 'dense':
+            return dense
+        fused = name == 'fused'
+        if self._walker is None or isinstance(self._walker, Fused) != fused:
+            dtype = getattr(torch, self.matmul_dtype) if self.matmul_dtype else None
+            self._walker = (Fused if fused else Blocked)(matmul_dtype=dtype)
+        return self._walker
 
     def predict(
         self,
@@ -206,18 +419,28 @@ class HypersphereHead(BaseModule):
             )
         return target.to(self.weight.device, non_blocking=True)
 
-    @property
-    def _on_sphere(self) -> bool:
-        """Whether the weight has just been projected and is used as it is."""
-        return self.training and self.centres == 'project'
+    def _geometry(self, centres: str) -> str:
+        """How an engine should take centres, in training or not."""
+        trains = self.training and torch.is_grad_enabled()
+        return centres if trains else 'normalize'
 
-    def _centres(self, classes: Tensor, dtype: torch.dtype) -> Tensor:
-        """Unit centres of the given classes."""
-        rows = self.weight[classes].to(dtype)
-        return rows if self._on_sphere else unit(rows)[0]
+    def _directions(self, own: Tensor) -> Tensor:
+        """Unit vectors of own rows, which are such already once projected."""
+        projected = self._geometry(self.centres) == 'project'
+        return own if projected else unit(own)[0]
 
-    @torch.no_grad()
-    def _project(self) -> None:
-        # Through .data, since an earlier forward of the same step (gradient
-        # accumulation) may have saved the weight: its values hardly change.
-        self.weight.data.copy_(unit(self.weight.data)[0])
+    def _distinct_centres(
+        self, everyone: Tensor, classes: Tensor, centres: Tensor
+    ) -> Tensor:
+        """Unit centres [K, D] of the distinct classes of the global batch."""
+        distinct = everyone.unique()
+        held, position = self._positions(distinct, classes)
+        rows = centres.new_zeros(len(distinct), self.in_channels)
+        return self.shard.sum(rows.index_put((held,), centres[position]))
+
+
+def _require_one_of(name: str, value: object, allowed: tuple) -> None:
+    if value not in allowed:
+        raise UserError(
+            f'HypersphereHead: {name} must be one of {allowed}, got {value!r}'
+        )

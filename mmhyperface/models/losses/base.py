@@ -44,6 +44,9 @@ class HypersphereLoss(nn.Module, ABC):
     neutral: float
     """The value of ``others`` that leaves ``fold`` unchanged."""
 
+    additive: bool
+    """Whether ``fold`` is a sum; else it is a log-sum-exp."""
+
     keeps_statistics = False
     """Whether ``observe`` wants to see the global batch."""
 
@@ -72,6 +75,15 @@ class HypersphereLoss(nn.Module, ABC):
     @abstractmethod
     def fold(self, others: Tensor) -> Tensor:
         """Combine the terms of the other classes, [B, c] -> [B, 1]."""
+
+    @abstractmethod
+    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
+        """Derivative of ``fold`` by each of its terms, [B, c] or [B, 1].
+
+        Args:
+            others: The terms, [B, c].
+            folded: The fold of these and all other terms, [B, 1].
+        """
 
     @abstractmethod
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
@@ -129,9 +141,13 @@ class SoftmaxLoss(HypersphereLoss):
     """
 
     neutral = float('-inf')
+    additive = False
 
     def fold(self, others: Tensor) -> Tensor:
         return others.logsumexp(1, keepdim=True)
+
+    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
+        return (others - folded).exp()
 
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         # -log(e^t / (e^t + e^f)) = log(1 + e^(f - t)), exact for any gap.
@@ -142,9 +158,13 @@ class DecoupledLoss(HypersphereLoss):
     """L = positive term + sum of negative terms: no term couples two classes."""
 
     neutral = 0.0
+    additive = True
 
     def fold(self, others: Tensor) -> Tensor:
         return others.sum(1, keepdim=True)
+
+    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
+        return torch.ones_like(folded)
 
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         return target + folded

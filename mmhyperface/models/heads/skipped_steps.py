@@ -1,0 +1,101 @@
+"""The steps that rows miss while sampling passes them by, made up for later.
+
+Without a gradient of its own, a row W with momentum buffer v takes the linear step
+
+    v <- momentum * v + weight_decay * W,   W <- W - lr * v,
+
+so n missed steps are a product of n matrices 2 x 2. One product is kept for each step
+at which rows were last up to date, not for each row.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+# How often products that no row needs any more are dropped, in steps.
+TIDY = 256
+# Rows that are brought up to date at once.
+CHUNK = 2**14
+
+
+class SkippedSteps:
+    """Knows which steps each row has missed.
+
+    Args:
+        weight: All rows, [C, D].
+        optimizer: The plain SGD that steps them.
+        group: The optimizer's group that holds the weight.
+    """
+
+    def __init__(self, weight: nn.Parameter, optimizer: Optimizer, group: dict) -> None:
+        self.weight = weight
+        self.group = group
+        self.state = optimizer.state[weight]
+        if group['momentum'] and self.state.get('momentum_buffer') is None:
+            # Weight decay builds momentum in rows that have never been drawn.
+            self.state['momentum_buffer'] = torch.zeros_like(weight)
+        # For each row the entry of ``products`` that brings it up to date.
+        self.seen = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+        self.products = torch.eye(2, dtype=torch.float64)[None]
+        self.touched: list[Tensor] = []
+        optimizer.register_step_post_hook(self._after_step)
+
+    def touch(self, index: Tensor) -> None:
+        """Announce rows that take part in the step to come."""
+        self.touched.append(index)
+
+    def forget(self) -> None:
+        """Take that back: the step did not come."""
+        self.touched.clear()
+
+    def make_up(self, index: Tensor, rows: Tensor, velocity: Tensor | None) -> None:
+        """Apply what rows have missed, in place.
+
+        Args:
+            index: The rows, int64 [n].
+            rows: Copies of them, [n, D].
+            velocity: Copies of their momentum buffers, [n, D]; None without momentum.
+        """
+        seen = self.seen[index].long().cpu()
+        factors = self.products[seen].to(rows.device, rows.dtype)
+        # Each factor as a column [n, 1].
+        a, b, c, d = (factors[:, i, j, None] for i in (0, 1) for j in (0, 1))
+        if velocity is None:
+            rows.mul_(a)
+            return
+        moved = rows * a + velocity * b
+        velocity.mul_(d).addcmul_(rows, c)
+        rows.copy_(moved)
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Bring all rows up to date."""
+        velocity = self.state.get('momentum_buffer')
+        for start in range(0, len(self.weight), CHUNK):
+            index = torch.arange(
+                start, min(start + CHUNK, len(self.weight)), device=self.weight.device
+            )
+            block = slice(start, start + len(index))
+            self.make_up(
+                index,
+                self.weight.data[block],
+                None if velocity is None else velocity[block],
+            )
+        self.seen.zero_()
+        self.products = self.products[-1:]
+
+    def _after_step(self, *_: object) -> None:
+        lr, decay = self.group['lr'], self.group['weight_decay']
+        momentum = self.group['momentum']
+        step = torch.tensor(
+            [[1 - lr * decay, -lr * momentum], [decay, momentum]], dtype=torch.float64
+        )
+        now = torch.eye(2, dtype=torch.float64)[None]
+        self.products = torch.cat([step @ self.products, now])
+        for index in self.touched:
+            self.seen[index] = len(self.products) - 1
+        self.touched.clear()
+        if len(self.products) % TIDY == 0 and len(self.seen):
+            unneeded = int(self.seen.min())
+            self.seen -= unneeded
+            self.products = self.products[unneeded:]

@@ -1,0 +1,529 @@
+"""The blocked engine: a walk over the classes that never holds B x C.
+
+For a block of rows W_j with norms n_j and unit features x_i:
+
+    cos_ij = x_i . W_j / n_j,  o_ij = others(cos_ij),  g_ij = dL / d cos_ij
+    dL / d x_i = sum_j g_ij W_j / n_j
+    dL / d W_j = (sum_i g_ij x_i - (sum_i g_ij cos_ij) W_j / n_j) / n_j,
+
+so the rows are never copied to be normalised. Where the fold is a sum, g needs the
+terms of no other class, and one visit to each block does all: three products. Where
+it is a log-sum-exp the first visit finds that, and the second, in backward, computes
+the cosines again: four products.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from mmhyperface.errors import UserError
+
+from . import recycled
+from .elementwise import Bound, Buffers, Program, Terms, trace
+from .fold import Fold
+from .sphere import row_norms, unit
+from .update import Update
+
+if TYPE_CHECKING:
+    from mmhyperface.models.losses.base import Context, HypersphereLoss
+
+
+@dataclass
+class Block:
+    """The n = stop - start rows from ``start`` on.
+
+    Attributes:
+        start, stop: The rows.
+        raw: The rows as they are stored, [n, D].
+        own: Pairs of a sample and its own class, as indices into [B, n]; None if
+            there are none.
+        spared: Rows that do not count, as indices into [n]; None if there are none.
+        rows: The rows to multiply by, [n, D], in the features' type.
+        to_cosine: Factors [n] that make the products of features and ``rows``
+            cosines; None where these are unit vectors.
+        to_gradient: 1 / n_j, [n]; None where the rows are free.
+    """
+
+    start: int
+    stop: int
+    raw: Tensor
+    own: tuple[Tensor, Tensor] | None = None
+    spared: Tensor | None = None
+    rows: Tensor = field(init=False)
+    to_cosine: Tensor | None = None
+    to_gradient: Tensor | None = None
+
+
+@dataclass
+class Visit:
+    """What one walk over the classes yields.
+
+    Attributes:
+        folded: Fold of the terms, [B, 1].
+        hardest: Largest cosine to another centre, [B, 1].
+        features, rows: Gradients, [B, D] and [c, D]; None where not asked for.
+        context: Gradients of the context, [B, 1], by name.
+        norms: Norms of the rows of each block, for a second visit.
+    """
+
+    folded: Tensor
+    hardest: Tensor
+    features: Tensor | None = None
+    rows: Tensor | None = None
+    context: dict[str, Tensor] | None = None
+    norms: list[Tensor | None] = field(default_factory=list)
+
+
+class Blocked:
+    """An engine that walks the classes in blocks.
+
+    Args:
+        block: Number of classes in a block; by default as many as stay in a
+            processor's cache, or keep a GPU busy.
+        matmul_dtype: Type of the operands of the three products, such as
+            ``torch.bfloat16``; by default that of the features.
+    """
+
+    def __init__(
+        self, block: int | None = None, matmul_dtype: torch.dtype | None = None
+    ) -> None:
+        self.block = block
+        self.matmul_dtype = matmul_dtype
+        # What backward was given last time, as a multiple of what was expected.
+        self.upstream_scale = 1.0
+        self._programs: dict[tuple, Program | None] = {}
+        self._buffers: Buffers | None = None
+
+    def __call__(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        context: 'Context',
+        loss: 'HypersphereLoss',
+        centres: str = 'normalize',
+        expected: float = 1.0,
+        update: Update | None = None,
+    ) -> Fold:
+        """See :func:`.dense.dense`."""
+        names = tuple(context)
+        if update is not None:
+            # Rows may step in backward, which must come even if no feature learns.
+            features = features if features.requires_grad else _leaf(features)
+        folded, hardest = _Walk.apply(
+            self,
+            loss,
+            centres,
+            expected,
+            update,
+            names,
+            features,
+            weight,
+            target,
+            *context.values(),
+        )
+        return Fold(folded, hardest)
+
+    def visit(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        context: 'Context',
+        loss: 'HypersphereLoss',
+        centres: str,
+        upstream: Tensor | None = None,
+        folded: Tensor | None = None,
+        update: Update | None = None,
+        wants_rows: bool = True,
+        norms: Sequence[Tensor | None] = (),
+    ) -> Visit:
+        """Walk over all classes once, with gradients if ``upstream`` is given."""
+        # Column-major features make two of the three products a fifth faster on CPUs.
+        features = features.T.contiguous().T
+        total = features.new_full((len(features), 1), loss.neutral)
+        hardest = torch.full_like(total, -1)
+        visit = Visit(total, hardest)
+        inputs: dict[str, Tensor] = dict(context)
+        if upstream is not None:
+            inputs['upstream'] = upstream
+            inputs['folded'] = total if folded is None else folded
+            visit.features = features.new_zeros(features.shape)
+            visit.context = {
+                name: torch.zeros_like(total)
+                for name, value in context.items()
+                if value.requires_grad
+            }
+            if wants_rows and update is None:
+                visit.rows = recycled.empty(len(weight), weight)
+        evaluate = self.evaluator(inputs, context, loss, visit)
+        blocks = self._blocks(features, weight, target, update)
+        for i, block in enumerate(blocks):
+            length = norms[i] if norms else None
+            if not norms and centres != 'unit':
+                length = row_norms(block.raw)
+                visit.norms.append(length)
+            self._onto_sphere(block, centres, features.dtype, length)
+            gradient = evaluate(self._products(features, block), block)
+            if gradient is not None:
+                self._collect(features, block, gradient, visit, update)
+        return visit
+
+    def evaluator(
+        self,
+        inputs: dict[str, Tensor],
+        context: 'Context',
+        loss: 'HypersphereLoss',
+        visit: Visit,
+    ) -> Callable[[Tensor, Block], tuple[Tensor, Tensor | None] | None]:
+        """What takes a block's products to its share of the fold and the gradients.
+
+        Args:
+            inputs: What the loss's program takes besides ``cos``.
+            context: The context of the loss, to know which gradients it wants.
+            loss: The loss.
+            visit: Fold, hardest cosine and gradients of the context are added here.
+
+        Returns:
+            A function of a block's products of rows and features, [n, B], whose memory
+            it may use for something else, and the block. It returns the gradient by
+            the products, [n, B], and the sums over the samples of cosine times
+            gradient by the cosine, [n] (None for rows on the sphere); None if there
+            is no ``upstream`` among the inputs.
+        """
+        gradient = 'upstream' in inputs
+        bound: dict[int, Bound] = {}
+
+        def evaluate(
+            products: Tensor, block: Block
+        ) -> tuple[Tensor, Tensor | None] | None:
+            if block.to_cosine is not None:
+                products.mul_(block.to_cosine[:, None])
+            cos = products.clamp_(-1, 1).T
+            if len(products) not in bound:
+                assert self._buffers is not None
+                program = self._program(loss, context, cos, gradient)
+                memory = program.bind({'cos': cos, **inputs}, self._buffers)
+                bound[len(products)] = memory
+            _hide(cos, block, -1)
+            if not gradient or loss.additive:
+                # Otherwise an earlier visit has seen it.
+                hardest = cos.amax(1, keepdim=True)
+                torch.maximum(visit.hardest, hardest, out=visit.hardest)
+            outputs = bound[len(products)].run()
+            _hide(outputs['others'], block, loss.neutral)
+            if loss.additive:
+                visit.folded += outputs['others'].sum(1, keepdim=True)
+            elif not gradient:
+                _add_logsumexp(visit.folded, outputs['others'])
+            if not gradient:
+                return None
+            for name, sums in (visit.context or {}).items():
+                _hide(outputs[name], block, 0)
+                sums += outputs[name].sum(1, keepdim=True)
+            slope = outputs['cos']
+            _hide(slope, block, 0)
+            if block.to_gradient is None:
+                return slope.T, None
+            radial = cos.mul_(slope).sum(0)
+            by_row = slope.T
+            if block.to_cosine is not None:
+                by_row.mul_(block.to_cosine[:, None])
+            return by_row, radial
+
+        return evaluate
+
+    def _program(
+        self, loss: 'HypersphereLoss', context: 'Context', cos: Tensor, gradient: bool
+    ) -> Program | Terms:
+        # A margin that a hook moves is a number in the program.
+        settings = tuple(
+            (name, value)
+            for module in loss.modules()
+            for name, value in vars(module).items()
+            if isinstance(value, int | float | str | bool)
+        )
+        wanted = tuple((name, value.requires_grad) for name, value in context.items())
+        key = (type(loss), settings, wanted, cos.dtype, cos.device, gradient)
+        if key not in self._programs:
+            if len(self._programs) > 8:
+                self._programs.clear()
+            try:
+                self._programs[key] = trace(loss, context, cos, gradient)
+            except NotImplementedError as error:
+                self._programs[key] = None
+                print_log(
+                    f'{type(loss).__name__} cannot be traced ({error}): autograd '
+                    'evaluates it, which takes longer',
+                    'current',
+                    logging.WARNING,
+                )
+        return self._programs[key] or Terms(loss, context, gradient)
+
+    def _blocks(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        update: Update | None,
+    ) -> Iterator[Block]:
+        samples = len(features)
+        count = len(weight) if update is None else len(update)
+        size = min(self.block or default_block(features), max(count, 1))
+        buffers = self._buffers
+        if buffers is None or not buffers.fit(features, samples, size):
+            self._buffers = Buffers(features, samples, size)
+        starts = torch.arange(0, count + size, size, device=target.device)
+        order = target.argsort()
+        ordered = target[order]
+        own_bounds = torch.searchsorted(ordered, starts).tolist()
+        spared = None if update is None else update.spared
+        if spared is not None:
+            spared_bounds = torch.searchsorted(spared, starts).tolist()
+        for i, start in enumerate(range(0, count, size)):
+            stop = min(start + size, count)
+            rows = (
+                weight.data[start:stop] if update is None else update.rows(start, stop)
+            )
+            block = Block(start, stop, rows)
+            low, high = own_bounds[i : i + 2]
+            if low < high:
+                block.own = order[low:high], ordered[low:high] - start
+            if spared is not None:
+                low, high = spared_bounds[i : i + 2]
+                if low < high:
+                    block.spared = spared[low:high] - start
+            yield block
+
+    @staticmethod
+    def _onto_sphere(
+        block: Block, centres: str, dtype: torch.dtype, norms: Tensor | None
+    ) -> None:
+        if centres == 'project':
+            if norms is None:
+                block.raw.copy_(unit(block.raw)[0])
+            else:
+                block.raw.div_(norms.masked_fill(norms == 0, 1)[:, None])
+        block.rows = block.raw.to(dtype)
+        if centres != 'normalize':
+            return
+        if norms is None:
+            block.rows, length = unit(block.rows)
+            block.to_gradient = 1 / length.squeeze(1).masked_fill_(length[:, 0] == 0, 1)
+        else:
+            block.to_gradient = 1 / norms.to(dtype).masked_fill(norms == 0, 1)
+            block.to_cosine = block.to_gradient
+
+    def _products(self, features: Tensor, block: Block) -> Tensor:
+        """Products of the rows and the features, [n, B]."""
+        assert self._buffers is not None
+        products = self._buffers.cosines[: block.stop - block.start]
+        self._product(block.rows, features.T, products)
+        return products
+
+    def _product(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        dtype = self.matmul_dtype or a.dtype
+        if dtype == out.dtype:
+            torch.mm(a, b, out=out)
+        else:
+            out.copy_(a.to(dtype) @ b.to(dtype))
+
+    def _collect(
+        self,
+        features: Tensor,
+        block: Block,
+        gradient: tuple[Tensor, Tensor | None],
+        visit: Visit,
+        update: Update | None,
+    ) -> None:
+        """Add a block's gradients, or let the rows step at once."""
+        by_row, radial = gradient
+        assert visit.features is not None
+        if self.matmul_dtype is None:
+            visit.features.addmm_(by_row.T, block.rows)
+        else:
+            low = self.matmul_dtype
+            visit.features += by_row.T.to(low) @ block.rows.to(low)
+        if block.to_gradient is not None and radial is not None:
+            radial.mul_(block.to_gradient)
+            if block.to_cosine is None:
+                by_row.mul_(block.to_gradient[:, None])
+                if update is not None:
+                    # From directions to the rows themselves.
+                    radial.mul_(block.to_gradient)
+            else:
+                radial.mul_(block.to_cosine)
+        if update is not None:
+            update.step(
+                block.start,
+                block.stop,
+                block.raw,
+                by_row,
+                features,
+                radial,
+                block.spared,
+            )
+        elif visit.rows is not None:
+            grad = visit.rows[block.start : block.stop]
+            self._product(by_row, features, grad)
+            if radial is not None:
+                grad.addcmul_(radial[:, None], block.rows, value=-1)
+
+
+def _hide(values: Tensor, block: Block, value: float) -> None:
+    """Set the entries of [B, n] that do not count."""
+    if block.own is not None:
+        values[block.own] = value
+    if block.spared is not None:
+        values[:, block.spared] = value
+
+
+def default_block(features: Tensor) -> int:
+    """Number of classes in a block for features [B, D]."""
+    samples, dims = features.shape
+    if features.is_cuda:
+        return max(1024, 2**24 // samples)
+    # Cosines of half a megabyte, in rows of four.
+    return max(128, min(2**17 // samples, 2**20 // dims))
+
+
+def _add_logsumexp(total: Tensor, terms: Tensor) -> None:
+    """total [B, 1] = log(e^total + sum e^terms), in the memory of terms [B, n]."""
+    top = torch.maximum(terms.amax(1, keepdim=True), total)
+    # Where every term is -inf so far, any number will do.
+    top = top.clamp_min(torch.finfo(top.dtype).min)
+    sums = terms.sub_(top).exp_().sum(1, keepdim=True)
+    sums += (total - top).exp_()
+    total.copy_(sums.log_().add_(top))
+
+
+class _Walk(torch.autograd.Function):
+    """The fold of all classes, with its gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        engine: Blocked,
+        loss: 'HypersphereLoss',
+        centres: str,
+        expected: float,
+        update: Update | None,
+        names: tuple[str, ...],
+        features: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        *context: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        needs = ctx.needs_input_grad
+        ctx.engine, ctx.loss, ctx.names, ctx.update = engine, loss, names, update
+        # Once projected, the rows are on the sphere in backward too, but for copies.
+        projected = centres == 'project' and (update is None or update.index is None)
+        ctx.centres = 'unit' if projected else centres
+        ctx.expected = expected
+        ctx.wants = needs[6], needs[7], needs[9:]
+        ctx.gradients, ctx.over = None, False
+        values = _requiring(names, context, ctx.wants[2])
+        trains = any(needs) or update is not None
+        upstream = None
+        if loss.additive and trains:
+            upstream = features.new_full(
+                (len(features), 1), expected * engine.upstream_scale
+            )
+        visit = engine.visit(
+            features,
+            weight,
+            target,
+            values,
+            loss,
+            centres,
+            upstream,
+            update=update,
+            wants_rows=needs[7],
+        )
+        if upstream is not None:
+            ctx.gradients = upstream, visit
+        # Norms of rows that have been projected, or stepped, are others by now.
+        ctx.norms = visit.norms if centres == 'normalize' and update is None else ()
+        ctx.save_for_backward(features, weight, target, visit.folded, *context)
+        ctx.mark_non_differentiable(visit.hardest)
+        return visit.folded, visit.hardest
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise UserError(
+                'HypersphereHead: second derivatives (create_graph=True) need '
+                "engine='dense'"
+            )
+        if ctx.over:
+            raise RuntimeError(
+                'fused_update: the rows have stepped in an earlier backward of this '
+                'loss; train with fused_update=False'
+            )
+        ctx.over = ctx.update is not None
+        features, weight, target, folded, *context = ctx.saved_tensors
+        upstream = grads[0]
+        ready, ctx.gradients = ctx.gradients, None
+        if ready is not None and _same(ready[0], upstream):
+            visit = ready[1]
+        else:
+            if ready is not None and ctx.update is not None:
+                raise RuntimeError(
+                    'fused_update: the rows have stepped with a gradient that backward '
+                    f'now says is {upstream[0].item()} instead of {ready[0][0].item()};'
+                    ' train with fused_update=False'
+                )
+            if ctx.loss.additive and len(upstream):
+                # A loss scaler: expect the same next time.
+                ctx.engine.upstream_scale = upstream[0].item() / ctx.expected
+            visit = ctx.engine.visit(
+                features,
+                weight,
+                target,
+                _requiring(ctx.names, context, ctx.wants[2]),
+                ctx.loss,
+                ctx.centres,
+                upstream,
+                folded,
+                ctx.update,
+                ctx.wants[1],
+                ctx.norms,
+            )
+        by_context = [
+            _sum_to(visit.context[name], value) if wanted else None
+            for name, value, wanted in zip(
+                ctx.names, context, ctx.wants[2], strict=True
+            )
+        ]
+        by_features = visit.features if ctx.wants[0] else None
+        none = (None,) * 6
+        return (*none, by_features, visit.rows, None, *by_context)
+
+
+def _requiring(
+    names: tuple[str, ...], context: Any, wanted: tuple[bool, ...]
+) -> 'Context':
+    """The context as leaves, marked by whether a gradient is wanted."""
+    return {
+        name: value.detach().requires_grad_(wants)
+        for name, value, wants in zip(names, context, wanted, strict=True)
+    }
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_()
+
+
+def _same(expected: Tensor, upstream: Tensor) -> bool:
+    """Whether two factors are one number, perhaps rounded on different ways to it."""
+    rounding = 8 * torch.finfo(upstream.dtype).eps
+    return torch.allclose(expected, upstream, rtol=rounding, atol=0)
+
+
+def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
+    return grad.sum(0, keepdim=True) if len(like) == 1 else grad
