@@ -11,6 +11,7 @@ default_hooks = dict(
     iteration_seed=dict(type='IterationSeedHook'),
     sync_statistics=dict(type='SyncStatisticsHook'),
     class_count=dict(type='ClassCountHook'),
+    centres=dict(type='CentresHook'),
     non_finite_loss=dict(type='NonFiniteLossHook'),
     # Raw pixels as a baseline too are for small test sets: they are kept in memory.
     report=dict(type='VerificationReportHook', baselines=['untrained']),
@@ -29,6 +30,12 @@ model_wrapper_cfg = dict(type='mmhyperface.FaceDistributedDataParallel')
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
 log_processor = dict(by_epoch=False, window_size=100)
 log_level = 'INFO'
+# Its checkpoints fit any number of processes; above this size of the centres they
+# are folders, which all processes must see.
+runner_type = 'mmhyperface.FaceRunner'
+centre_parts_above = '1GB'
 load_from = None
+# 'drop' or 'map' (by identity name) to train on other identities than load_from's.
+load_centres = 'all'
 resume = False
 randomness = dict(seed=0, deterministic=False)

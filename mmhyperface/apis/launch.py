@@ -120,9 +120,11 @@ def _move(node: Any, old: str, new: str) -> None:
 
 
 def require_checkpoint(path: str) -> None:
-    """Raise ``UserError`` for a local path that is no file."""
-    if '://' not in path and not Path(path).is_file():
-        raise UserError(f'there is no checkpoint {path}')
+    """Raise ``UserError`` for a local path that is no checkpoint."""
+    from mmhyperface.engine.checkpoint import find
+
+    if '://' not in path:
+        find(path)
 
 
 def guard_dataloaders(cfg: Config) -> None:
@@ -167,6 +169,7 @@ def count_classes(cfg: Config) -> None:
 def build_runner(cfg: Config) -> Runner:
     """The runner of a config, on the processes that the launcher started."""
     from mmhyperface.compat.distributed import init_process_group
+    from mmhyperface.engine import FaceRunner
 
     guard_dataloaders(cfg)
     drop_disabled_hooks(cfg)
@@ -174,4 +177,4 @@ def build_runner(cfg: Config) -> Runner:
     init_process_group(cfg.get('launcher', 'none'), env_cfg.get('dist_cfg'))
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    return FaceRunner.from_cfg(cfg)

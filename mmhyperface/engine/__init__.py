@@ -1,1 +1,2 @@
 from .hooks import *  # noqa: F403
+from .runner import FaceRunner  # noqa: F401

@@ -1,0 +1,84 @@
+"""Connects the class centres of a head with the optimizer that steps them."""
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+
+from mmhyperface.compat.distributed import FaceDistributedDataParallel
+from mmhyperface.engine.optim_wrappers import OptimWrapper as FaceOptimWrapper
+from mmhyperface.engine.runner import FaceRunner
+from mmhyperface.errors import UserError
+from mmhyperface.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CentresHook(Hook):
+    """Attaches sampled or fused centres to the optimizer before training.
+
+    It does nothing for centres that are an ordinary parameter.
+
+    Raises:
+        UserError: Before training, where the centres could not be trained exactly:
+            split centres under another wrapper or runner than mmhyperface's; a fused
+            update together with gradient clipping, accumulation or a loss scaler.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for head in model.modules():
+            if not getattr(head, 'ddp_ignored', ()) or not hasattr(head, 'attach'):
+                continue
+            self._check(runner, head)
+            head.attach(runner.optim_wrapper.optimizer)
+
+    @staticmethod
+    def _check(runner: Runner, head: object) -> None:
+        wrapper = runner.optim_wrapper
+        if is_model_wrapper(runner.model) and not isinstance(
+            runner.model, FaceDistributedDataParallel
+        ):
+            raise UserError(
+                f'{type(runner.model).__name__} would average centres that differ '
+                'between ranks; set model_wrapper_cfg=dict('
+                "type='mmhyperface.FaceDistributedDataParallel')"
+            )
+        if head.shard.world_size > 1 and not isinstance(  # type: ignore[attr-defined]
+            wrapper, FaceOptimWrapper
+        ):
+            raise UserError(
+                f'{type(wrapper).__module__}.{type(wrapper).__name__} knows only the '
+                'centres of its own rank when it clips or scales gradients; set '
+                "optim_wrapper.type to 'mmhyperface.OptimWrapper' or "
+                "'mmhyperface.AmpOptimWrapper'"
+            )
+        if head.shard.world_size > 1 and not isinstance(  # type: ignore[attr-defined]
+            runner, FaceRunner
+        ):
+            raise UserError(
+                f'{type(runner).__name__} would save the centres of one process only; '
+                "set runner_type='mmhyperface.FaceRunner'"
+            )
+        if head.fused_update:  # type: ignore[attr-defined]
+            _check_fused(wrapper)
+
+
+def _check_fused(wrapper: OptimWrapper) -> None:
+    advice = 'leave it out, or set model.head.fused_update=False'
+    if wrapper.clip_grad_kwargs:
+        raise UserError(
+            'fused_update lets the centres step before the norm of all gradients is '
+            f'known, which optim_wrapper.clip_grad needs: {advice}'
+        )
+    if wrapper._accumulative_counts > 1:
+        raise UserError(
+            'fused_update lets the centres step in every iteration, and '
+            f'optim_wrapper.accumulative_counts accumulates several: {advice}'
+        )
+    scaler = getattr(wrapper, 'loss_scaler', None)
+    if scaler is not None and scaler.is_enabled():
+        raise UserError(
+            'fused_update lets the centres step before a loss scaler can skip the '
+            "step: take AmpOptimWrapper with dtype='bfloat16', or set "
+            'model.head.fused_update=False'
+        )

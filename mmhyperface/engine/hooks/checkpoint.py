@@ -1,0 +1,96 @@
+"""When checkpoints are saved, and when old ones go."""
+
+import os
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook as _CheckpointHook
+from mmengine.runner import Runner
+
+from mmhyperface.engine.checkpoint import MODEL, write_text
+from mmhyperface.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CheckpointHook(_CheckpointHook):
+    """mmengine's ``CheckpointHook`` that removes an old checkpoint last.
+
+    mmengine removes it before it saves the new one: with ``max_keep_ckpts=1``, or for
+    the best checkpoint, an interrupted save loses both. ``last_checkpoint`` too always
+    names a checkpoint that is there.
+
+    Of checkpoints in parts, ``published_keys`` publishes what is not in parts, into
+    their folder.
+    """
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        expired = self._enlist(runner, step)
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        write_text(Path(runner.work_dir) / 'last_checkpoint', str(self.last_ckpt))
+        if expired is not None:
+            name = self.filename_tmpl.format(expired)
+            self._remove(self.file_backend.join_path(self.out_dir, name))
+
+    def _enlist(self, runner: Runner, step: int) -> int | None:
+        """Add to the checkpoints to be kept; give the one that is not any more."""
+        # The best checkpoint saves the last one of the same step again.
+        if self.max_keep_ckpts <= 0 or (self.keep_ckpt_ids or [None])[-1] == step:
+            return None
+        full = len(self.keep_ckpt_ids) == self.max_keep_ckpts
+        expired = self.keep_ckpt_ids.popleft() if full else None
+        self.keep_ckpt_ids.append(step)
+        runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        return expired
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
+        # mmengine removes what it does not find None here.
+        before = self._best()
+        self._set_best(dict.fromkeys(before))
+        super()._save_best_checkpoint(runner, metrics)
+        after = self._best()
+        self._set_best({name: after[name] or before.get(name) for name in after})
+        if not is_main_process():
+            return
+        for name, path in before.items():
+            if path and after[name] not in (None, path):
+                self._remove(path)
+                runner.logger.info(f'The previous best checkpoint {path} is removed')
+
+    def _best(self) -> dict:
+        if len(self.key_indicators) == 1:
+            return {'': self.best_ckpt_path}
+        return dict(self.best_ckpt_path_dict)
+
+    def _set_best(self, paths: dict) -> None:
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = paths['']
+        else:
+            self.best_ckpt_path_dict = paths
+
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        if os.path.isdir(ckpt_path):
+            ckpt_path = os.path.join(ckpt_path, MODEL)
+        super()._publish_model(runner, ckpt_path)
+
+    def _remove(self, path: str) -> None:
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):
+            self.file_backend.rmtree(path)

@@ -1,0 +1,645 @@
+"""The runner: checkpoints of class centres that many processes share."""
+
+import math
+import re
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.dist import (
+    all_gather_object,
+    broadcast,
+    broadcast_object_list,
+    get_comm_device,
+    is_main_process,
+)
+from mmengine.fileio import FileClient, LocalBackend, get_file_backend
+from mmengine.hooks import EMAHook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import BaseLoop, Runner
+from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmhyperface.dist.shard import Shard
+from mmhyperface.engine import checkpoint as storage
+from mmhyperface.errors import UserError
+from mmhyperface.models.heads.centre_state import (
+    CentreState,
+    MappedRows,
+    StoredRows,
+    chunks,
+    emitting,
+    emitting_own_rows,
+)
+from mmhyperface.registry import RUNNERS
+
+LOAD_CENTRES = ('all', 'drop', 'map')
+UNITS = {'KB': 1 << 10, 'MB': 1 << 20, 'GB': 1 << 30, 'TB': 1 << 40}
+
+
+class _Rows(NamedTuple):
+    """A tensor with one row per class: centres, their average, their momentum."""
+
+    shard: Shard
+    local: Tensor | None  # this rank's rows; None if it has none
+    shape: torch.Size  # of all ranks together
+    dtype: torch.dtype
+    state: dict | None = None  # the optimizer's, where the tensor is the entry
+    entry: str = ''
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * torch.empty((), dtype=self.dtype).element_size()
+
+
+class _StandIn:
+    """Marks the place of rows in a checkpoint that is about to be written."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+@RUNNERS.register_module()
+class FaceRunner(Runner):
+    """mmengine's ``Runner`` whose checkpoints know no world size.
+
+    What N processes save, M resume and one tests: the centres, their momentum and
+    whatever else the optimizer keeps of them, and their moving average. While the
+    centres are small a checkpoint is one file, as one process of mmengine writes it.
+    Above a limit it is a folder (see :mod:`mmhyperface.engine.checkpoint`), which
+    each process writes its own rows into and reads its own rows from, and which must
+    therefore lie where all processes see it. No process ever holds more than its own
+    rows and one file of the size of the limit.
+
+    Unlike mmengine's, ``save_checkpoint`` is to be called by all processes when the
+    head is sharded. An interrupted save leaves the previous checkpoint whole.
+
+    Args (entries of the config, beside mmengine's):
+        centre_parts_above: Size of the centres and what belongs to them, in bytes or
+            like '512MB', above which a checkpoint is a folder; by default '1GB',
+            None for never.
+        load_centres: What ``load_from`` does with the centres of the checkpoint when
+            a training begins (not when one is resumed). ``all`` (the default) takes
+            them, for the same identities. ``drop`` drops the head, to train another
+            set of identities. ``map`` takes those of the identities whose names,
+            ``metainfo['classes']`` of the training set, are also among the
+            checkpoint's; all others start anew.
+
+    Raises:
+        UserError: For other values of these options, and for checkpoints that are
+            missing, damaged, or of other classes.
+    """
+
+    optim_wrapper: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.centre_parts_above = _bytes(self.cfg.get('centre_parts_above', '1GB'))
+        self.load_centres = self.cfg.get('load_centres', 'all')
+        if self.load_centres not in LOAD_CENTRES:
+            raise UserError(
+                f'load_centres must be one of {LOAD_CENTRES}, got {self.load_centres!r}'
+            )
+        self._taken: list[tuple[storage.Key, str]] = []
+        self._resuming = False
+        self._pending: list[tuple[Optimizer, str, CentreState, StoredRows]] = []
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        # Hooks that keep a copy of the model, such as EMAHook, are about the rows
+        # of this process.
+        with emitting_own_rows():
+            super().call_hook(fn_name, **kwargs)
+        if fn_name == 'before_save_checkpoint':
+            self._taken = list(_take_stand_ins(kwargs['checkpoint']))
+
+    # ---- saving
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
+        backend_args: dict | None = None,
+    ) -> None:
+        """Save a checkpoint, see mmengine's ``Runner`` for the arguments.
+
+        Raises:
+            UserError: If a folder is due where processes do not see one another's
+                files. What goes wrong on one process is raised on all.
+        """
+        options: dict[str, Any] = {
+            'file_client_args': file_client_args,
+            'save_optimizer': save_optimizer,
+            'save_param_scheduler': save_param_scheduler,
+            'meta': meta,
+            'by_epoch': by_epoch,
+            'backend_args': backend_args,
+        }
+        heads = _heads(self._bare_model)
+        with ExitStack() as stack:
+            for head in heads.values():
+                stack.enter_context(head.settled())
+                head.flush()
+            shared = any(head.shard.world_size > 1 for head in heads.values())
+            if shared or is_main_process():
+                self._save(out_dir, filename, heads, options, shared)
+
+    def _save(
+        self,
+        out_dir: str,
+        filename: str,
+        heads: dict[str, CentreState],
+        options: dict[str, Any],
+        shared: bool,
+    ) -> None:
+        rows = self._rows(heads, options['save_optimizer'], shared)
+        large = sum(tensor.bytes for tensor in rows.values()) > self.centre_parts_above
+        path = Path(out_dir, filename)
+        if not _is_local(out_dir, options['file_client_args'], options['backend_args']):
+            if large:
+                raise UserError(
+                    'the centres are too large for one file and cannot be saved in '
+                    f'parts to {out_dir}: let the checkpoint hook save to a local '
+                    'folder, or raise centre_parts_above'
+                )
+            with self._collected(rows), _together(shared):
+                super().save_checkpoint(out_dir, filename, **options)
+        elif large:
+            self._save_parts(path, rows, options, shared)
+        else:
+            self._save_file(path, rows, options, shared)
+
+    def _save_file(
+        self, path: Path, rows: dict[str, _Rows], options: dict[str, Any], shared: bool
+    ) -> None:
+        with self._collected(rows), _together(shared):
+            new = _prepare(path)
+            super().save_checkpoint(str(new.parent), new.name, **options)
+            if is_main_process():
+                storage.publish(path)
+
+    def _save_parts(
+        self, path: Path, rows: dict[str, _Rows], options: dict[str, Any], shared: bool
+    ) -> None:
+        stand_ins = {name: _StandIn(name) for name in rows}
+        with self._substituted(rows, stand_ins), _together(shared):
+            folder = _prepare(path)
+            if is_main_process():
+                folder.mkdir()
+            super().save_checkpoint(str(folder), storage.MODEL, **options)
+        plan = _from_main(self._taken, shared)
+        parts: list[list[dict]] = []
+        with _together(shared):
+            if not folder.is_dir():
+                raise UserError(
+                    f'process {self.rank} does not see the folder {folder} of process '
+                    '0: large centres are saved in parts by all processes. Put the '
+                    'work_dir on a file system that they share, or raise '
+                    'centre_parts_above'
+                )
+            for key, name in plan:
+                tensor = rows[name]
+                mine = tensor.shard.world_size > 1 or is_main_process()
+                local = tensor.local if mine else None
+                parts.append(
+                    []
+                    if local is None
+                    else storage.write_rows(folder, key, local, tensor.shard.start)
+                )
+        gathered = all_gather_object(parts) if shared else [parts]
+        with _together(shared):
+            if is_main_process():
+                storage.write_index(
+                    folder,
+                    [
+                        {
+                            'key': key,
+                            'dtype': str(rows[name].dtype).removeprefix('torch.'),
+                            'shape': list(rows[name].shape),
+                            'parts': [part for ranks in of_ranks for part in ranks],
+                        }
+                        for (key, name), *of_ranks in zip(plan, *gathered, strict=True)
+                    ],
+                )
+                storage.publish(path)
+
+    def _rows(
+        self, heads: dict[str, CentreState], save_optimizer: bool, shared: bool
+    ) -> dict[str, _Rows]:
+        """All tensors of a row per class by name, the same names on all ranks."""
+        rows = {}
+        copies = {'': heads}
+        for i, hook in enumerate(self.hooks):
+            if isinstance(hook, EMAHook):
+                copies[f'average {i} of '] = _heads(hook.ema_model.module)
+        for prefix, those in copies.items():
+            for name, head in those.items():
+                weight = head.weight
+                shape = torch.Size([head.shard.num_classes, *weight.shape[1:]])
+                rows[f'{prefix}{name}.weight'] = _Rows(
+                    head.shard, weight, shape, weight.dtype
+                )
+        if save_optimizer:
+            for wrapper, optimizer in self._optimizers():
+                for name, head in heads.items():
+                    state = optimizer.state.get(head.weight, {})
+                    for entry, value in state.items():
+                        if not _has_rows(value, len(head.weight)):
+                            continue
+                        shape = torch.Size([head.shard.num_classes, *value.shape[1:]])
+                        rows[f'{wrapper} {name} {entry}'] = _Rows(
+                            head.shard, value, shape, value.dtype, state, entry
+                        )
+        if not shared:
+            return rows
+        # A rank without classes has no momentum; with one class it may take a number
+        # for a row. The first rank, which has most of them, says what there is.
+        described = [
+            (name, tensor.shape, tensor.dtype, tensor.shard.world_size)
+            for name, tensor in rows.items()
+        ]
+        some = next(head.shard for head in heads.values() if head.shard.world_size > 1)
+        return {
+            name: rows.get(name)
+            or _Rows(some if world > 1 else Shard(shape[0]), None, shape, dtype)
+            for name, shape, dtype, world in _from_main(described, shared)
+        }
+
+    @contextmanager
+    def _collected(self, rows: dict[str, _Rows]) -> Generator[None, None, None]:
+        """Let this process have all rows, if it is the first, while it saves."""
+        if all(tensor.shard.world_size == 1 for tensor in rows.values()):
+            yield
+            return
+        whole = {name: _collect(tensor) for name, tensor in rows.items()}
+        with self._substituted(rows, whole):
+            yield
+
+    @contextmanager
+    def _substituted(
+        self, rows: dict[str, _Rows], substitutes: dict[str, Any]
+    ) -> Generator[None, None, None]:
+        """Let state dicts of model and optimizer hold something else for the rows."""
+        names = {id(tensor.local): name for name, tensor in rows.items()}
+
+        def substitute(head: CentreState) -> Any:
+            if id(head.weight) in names:
+                return substitutes[names[id(head.weight)]]
+            if head.shard.world_size == 1:
+                return head.weight.detach()
+            raise UserError(
+                'a hook saves a copy of the model, whose sharded centres cannot be '
+                "collected; only EMAHook's can"
+            )
+
+        entries = [(name, t) for name, t in rows.items() if t.state is not None]
+        with ExitStack() as stack:
+            stack.enter_context(emitting(substitute))
+            for name, tensor in entries:
+                tensor.state[tensor.entry] = substitutes[name]  # type: ignore
+                stack.callback(
+                    tensor.state.__setitem__,  # type: ignore
+                    tensor.entry,
+                    tensor.local,
+                )
+            yield
+
+    # ---- loading
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = False,
+        revise_keys: Iterable[tuple[str, str]] = ((r'^module\.', ''),),
+    ) -> dict:
+        """Load a checkpoint, see mmengine's ``Runner`` for the arguments.
+
+        Args:
+            filename: Also a folder.
+            map_location: For remote files; local ones are read from where they are.
+
+        Returns:
+            The checkpoint, in which :class:`StoredRows` stand for the rows of the
+            centres.
+        """
+        if '://' in filename:
+            checkpoint = _load_checkpoint(filename, map_location=map_location)
+        else:
+            checkpoint = storage.read(filename)
+        if not isinstance(checkpoint, dict):
+            raise UserError(f'{filename} holds no checkpoint')
+        self._open_centres(filename, checkpoint, list(revise_keys))
+        if self._resuming:
+            # Optimizers keep the very tensors, and these are mapped to the file.
+            storage.replace_tensors(checkpoint.get('optimizer'), Tensor.clone)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        _load_checkpoint_to_model(
+            self._bare_model, checkpoint, strict, revise_keys=list(revise_keys)
+        )
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: Any = 'default',
+    ) -> None:
+        """Resume training, see mmengine's ``Runner`` for the arguments."""
+        if resume_optimizer:
+            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        self._resuming = True
+        try:
+            super().resume(
+                filename,
+                resume_optimizer,
+                resume_param_scheduler,
+                'cpu' if map_location == 'default' else map_location,
+            )
+        finally:
+            self._resuming = False
+        if resume_optimizer:
+            self._resume_rows()
+        self._pending.clear()
+
+    def _open_centres(self, filename: str, checkpoint: dict, revise_keys: list) -> None:
+        """Put :class:`StoredRows`, and those that are wanted, for the centres."""
+        for name, head in _heads(self._bare_model).items():
+            states = [checkpoint.get('state_dict', checkpoint)]
+            states.append(checkpoint.get('ema_state_dict', {}))
+            for state in states:
+                for key, value in state.items():
+                    if _revised(key, revise_keys) != f'{name}.weight':
+                        continue
+                    if isinstance(value, Tensor):
+                        state[key] = StoredRows([(0, value)])
+            state = {_revised(key, revise_keys): key for key in states[0]}
+            key = state.get(f'{name}.weight')
+            rows = states[0].get(key)
+            if self._resuming:
+                self._check_resumable(filename, name, head, rows)
+                self._open_optimizer_rows(checkpoint.get('optimizer'), head)
+            elif isinstance(self._train_loop, BaseLoop):
+                if self.load_centres == 'all':
+                    self._check_same_classes(filename, name, head, rows)
+                elif self.load_centres == 'drop':
+                    for revised, key in state.items():
+                        if revised.startswith(f'{name}.'):
+                            del states[0][key]
+                    self._tell_kept(head, rows, 0)
+                else:
+                    states[0][key] = self._mapped(filename, checkpoint, head, rows)
+
+    def _tell_kept(self, head: CentreState, rows: StoredRows | None, kept: int) -> None:
+        total = head.shard.num_classes
+        stored = 0 if rows is None else rows.shape[0]
+        if kept == total == stored:
+            self.logger.info(f'centres: kept all {total} of the checkpoint')
+            return
+        how = ' by name' if kept else ''
+        self.logger.info(
+            f'centres: kept {kept} of {total} identities{how}, {total - kept} start '
+            f'anew; {stored - kept} of the checkpoint are not used'
+        )
+
+    def _check_resumable(
+        self, filename: str, name: str, head: CentreState, rows: StoredRows | None
+    ) -> None:
+        wanted = (head.shard.num_classes, *head.weight.shape[1:])
+        if rows is None or rows.shape != wanted:
+            found = 'no centres' if rows is None else f'centres {list(rows.shape)}'
+            raise UserError(
+                f'cannot resume from {filename}: it has {found}, where {name}.weight '
+                f'is {list(wanted)}. To train other identities from its weights, set '
+                "load_from, without resume, and load_centres='drop' or 'map'"
+            )
+
+    def _check_same_classes(
+        self, filename: str, name: str, head: CentreState, rows: StoredRows | None
+    ) -> None:
+        if rows is None:
+            return
+        wanted = (head.shard.num_classes, *head.weight.shape[1:])
+        if rows.shape != wanted:
+            raise UserError(
+                f'{filename} has centres of {rows.shape[0]} identities in '
+                f'{rows.shape[1]} dimensions, {name} of {wanted[0]} in {wanted[1]}. '
+                "Set load_centres='map' to keep the centres of identities with the "
+                "same name, or load_centres='drop' to start them all anew"
+            )
+        self._tell_kept(head, rows, wanted[0])
+
+    def _mapped(
+        self,
+        filename: str,
+        checkpoint: dict,
+        head: CentreState,
+        rows: StoredRows | None,
+    ) -> MappedRows:
+        if rows is None:
+            raise UserError(
+                f"load_centres='map': {filename} has no centres; set load_centres="
+                "'drop'"
+            )
+        if rows.shape[1:] != head.weight.shape[1:]:
+            raise UserError(
+                f"load_centres='map': {filename} has centres of {rows.shape[1]} "
+                f'dimensions, the head of {head.weight.shape[1]}; set '
+                "load_centres='drop'"
+            )
+        meta = checkpoint.get('meta', {}).get('dataset_meta')
+        there = _names(filename, meta, rows.shape[0])
+        dataset = self.train_dataloader.dataset
+        here = _names(
+            f'the training set ({type(dataset).__name__})',
+            getattr(dataset, 'metainfo', None),
+            head.shard.num_classes,
+        )
+        origins = {name: i for i, name in enumerate(there)}
+        origin = torch.tensor([origins.get(name, -1) for name in here])
+        kept = int((origin >= 0).sum())
+        if not kept:
+            raise UserError(
+                f"load_centres='map': no identity of the training set ({here[0]!r}, "
+                f'...) is among those of {filename} ({there[0]!r}, ...); set '
+                "load_centres='drop' if they are others"
+            )
+        self._tell_kept(head, rows, kept)
+        return MappedRows(rows, origin)
+
+    def _open_optimizer_rows(self, saved: dict | None, head: CentreState) -> None:
+        """Take the rows out of the optimizer's state, to be read when it has loaded."""
+        if saved is None or not isinstance(self.optim_wrapper, OptimWrapper):
+            return
+        for wrapper, optimizer in self._optimizers():
+            part = saved.get(wrapper, {}) if wrapper else saved
+            live, stored = (
+                [p for group in groups for p in group['params']]
+                for groups in (optimizer.param_groups, part.get('param_groups', ()))
+            )
+            # If they differ in number the optimizer will say so.
+            for parameter, number in zip(live, stored, strict=False):
+                if parameter is not head.weight:
+                    continue
+                state = part['state'].get(number, {})
+                for entry, value in list(state.items()):
+                    if isinstance(value, Tensor) and _has_rows(
+                        value, head.shard.num_classes
+                    ):
+                        value = StoredRows([(0, value)])
+                    if isinstance(value, StoredRows):
+                        del state[entry]
+                        self._pending.append((optimizer, entry, head, value))
+
+    def _resume_rows(self) -> None:
+        for optimizer, entry, head, rows in self._pending:
+            own = torch.empty(
+                (len(head.weight), *rows.shape[1:]),
+                dtype=rows.dtype,
+                device=head.weight.device,
+            )
+            rows.copy_to(own, head.shard.start)
+            optimizer.state[head.weight][entry] = own
+
+    def _optimizers(self) -> list[tuple[str, Optimizer]]:
+        wrapper = self.optim_wrapper
+        if isinstance(wrapper, OptimWrapperDict):
+            return [(name, each.optimizer) for name, each in wrapper.items()]
+        return [('', wrapper.optimizer)]
+
+    @property
+    def _bare_model(self) -> nn.Module:
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+
+def _bytes(size: float | str | None) -> float:
+    """512, '512MB' -> bytes; None -> infinity."""
+    if size is None:
+        return math.inf
+    if isinstance(size, str):
+        found = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*', size, re.IGNORECASE)
+        if found:
+            return float(found[1]) * UNITS[found[2].upper()]
+    elif isinstance(size, int | float) and size >= 0:
+        return size
+    raise UserError(
+        f"centre_parts_above must be a number of bytes or like '512MB', got {size!r}"
+    )
+
+
+def _heads(model: nn.Module) -> dict[str, CentreState]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, CentreState)
+    }
+
+
+def _is_local(
+    out_dir: str, file_client_args: dict | None, backend_args: dict | None
+) -> bool:
+    backend = (
+        get_file_backend(out_dir, backend_args=backend_args)
+        if file_client_args is None
+        else FileClient.infer_client(file_client_args, out_dir).client
+    )
+    return isinstance(backend, LocalBackend)
+
+
+def _prepare(path: Path) -> Path:
+    """The temporary name of a checkpoint, of which nothing is left behind."""
+    if is_main_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        storage.tidy(path.parent)
+    return storage.temporary(path)
+
+
+def _has_rows(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
+
+
+def _revised(key: str, revise_keys: Iterable[tuple[str, str]]) -> str:
+    for pattern, replacement in revise_keys:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _names(owner: str, metainfo: dict | None, count: int) -> list[str]:
+    """Names of all classes."""
+    classes = (metainfo or {}).get('classes')
+    if classes is None or len(classes) != count:
+        told = 'none' if classes is None else len(classes)
+        raise UserError(
+            f"load_centres='map' needs the names of {count} identities of {owner}, "
+            f"whose metainfo['classes'] has {told}; set load_centres='drop' instead"
+        )
+    return list(classes)
+
+
+def _take_stand_ins(
+    node: Any, path: storage.Key | None = None
+) -> Generator[tuple[storage.Key, str], None, None]:
+    """Remove stand-ins from nested dicts, and tell where and what they were."""
+    path = path or []
+    for key, value in list(node.items()):
+        if isinstance(value, _StandIn):
+            del node[key]
+            yield [*path, key], value.name
+        elif isinstance(value, dict):
+            yield from _take_stand_ins(value, [*path, key])
+
+
+def _collect(rows: _Rows) -> Tensor | None:
+    """All rows [C, ...] on the CPU of the first process, sent in pieces."""
+    if rows.shard.world_size == 1:
+        return rows.local
+    whole = torch.empty(rows.shape, dtype=rows.dtype) if is_main_process() else None
+    each = rows.bytes // rows.shape[0]
+    for rank in range(rows.shard.world_size):
+        for a, b in chunks(*rows.shard.range_of(rank), each):
+            shape = (b - a, *rows.shape[1:])
+            piece = torch.empty(shape, dtype=rows.dtype, device=get_comm_device())
+            if rank == rows.shard.rank and rows.local is not None:
+                start = rows.shard.start
+                piece.copy_(rows.local.detach()[a - start : b - start])
+            broadcast(piece, src=rank)
+            if whole is not None:
+                whole[a:b] = piece
+    return whole
+
+
+def _from_main(value: Any, shared: bool) -> Any:
+    """The first process's value."""
+    values = [value]
+    if shared:
+        broadcast_object_list(values)
+    return values[0]
+
+
+@contextmanager
+def _together(shared: bool) -> Generator[None, None, None]:
+    """A step that all processes finish, or none: an error on one is raised on all."""
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    told = []
+    if shared:
+        told = all_gather_object(error and f'{type(error).__name__}: {error}')
+    if error is not None:
+        raise error
+    for rank, message in enumerate(told):
+        if message:
+            raise UserError(f'process {rank} could not save its part: {message}')

@@ -1,0 +1,80 @@
+"""tools/dist_train.sh on two hosts: network namespaces joined by a cable."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import scalars, small_config, train
+
+ROOT = Path(__file__).parents[2]
+HOSTS = ('10.73.0.1', '10.73.0.2')
+
+
+def ip(*words: str) -> None:
+    subprocess.run(['ip', *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def hosts():
+    """Names of two network namespaces; the device of the cable is ``cable``."""
+    if os.geteuid() or not shutil.which('ip'):
+        pytest.skip('needs root and iproute2 to make network namespaces')
+    names = [f'mmhyperface{os.getpid()}{side}' for side in 'ab']
+    made = []
+    try:
+        try:
+            for name in names:
+                ip('netns', 'add', name)
+                made.append(name)
+            ip(
+                *('link', 'add', 'cable', 'netns', names[0], 'type', 'veth'),
+                *('peer', 'name', 'cable', 'netns', names[1]),
+            )
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f'cannot make network namespaces: {error.stderr.decode()}')
+        for name, address in zip(names, HOSTS, strict=True):
+            ip('-n', name, 'addr', 'add', f'{address}/24', 'dev', 'cable')
+            ip('-n', name, 'link', 'set', 'cable', 'up')
+            ip('-n', name, 'link', 'set', 'lo', 'up')
+        yield names
+    finally:
+        for name in made:
+            ip('netns', 'delete', name)
+
+
+def test_two_hosts_train_as_one(tmp_path, hosts):
+    options = {'model.head.sharded': True, 'model.head.engine': 'blocked'}
+    train(small_config(tmp_path / 'one', **options))
+    cfg = small_config(
+        tmp_path / 'two', **{**options, 'train_dataloader.batch_size': 4}
+    )
+    cfg.dump(tmp_path / 'two.py')
+    runs = []
+    for rank, host in enumerate(hosts):
+        environment = dict(
+            os.environ,
+            NNODES='2',
+            NODE_RANK=str(rank),
+            MASTER_ADDR=HOSTS[0],
+            PORT='29517',
+            GLOO_SOCKET_IFNAME='cable',
+        )
+        command = [str(ROOT / 'tools/dist_train.sh'), str(tmp_path / 'two.py'), '1']
+        runs.append(
+            subprocess.Popen(
+                ['ip', 'netns', 'exec', host, *command],
+                env=environment,
+                cwd=tmp_path,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [run.communicate(timeout=240)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], '\n'.join(outputs)
+    curve = scalars(tmp_path / 'one')
+    assert len(curve) == 6
+    np.testing.assert_allclose(scalars(tmp_path / 'two'), curve, rtol=2e-5)
