@@ -1,0 +1,372 @@
+"""The planned memory against what the allocator sees, and against arithmetic."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.utils import digit_version
+from mmpretrain.structures import DataSample
+from test_tools import ROOT, call
+from torch.autograd.profiler import profile
+
+from mmhyperface.apis.memory import (
+    LIBRARIES,
+    OLDEST_TORCH,
+    Planner,
+    build_optimizer,
+    gpu_block,
+    measure_classifier,
+    measure_network,
+    measure_optimizer,
+)
+from mmhyperface.errors import UserError
+from mmhyperface.models import HypersphereHead, SFNet
+from mmhyperface.ops import Blocked
+from mmhyperface.ops.blocked import default_block
+
+pytestmark = pytest.mark.skipif(
+    digit_version(torch.__version__) < digit_version(OLDEST_TORCH),
+    reason='older torch cannot tell when memory is freed',
+)
+TOOL = ROOT / 'tools/analysis_tools/plan_memory.py'
+SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def scope():
+    init_default_scope('mmhyperface')
+
+
+def allocated(prof: profile) -> int:
+    """The most that the CPU's allocator had given out, from its own record."""
+    events = [
+        e for e in prof.kineto_results.events() if e.name() == '[memory]' and e.nbytes()
+    ]
+    at = 'start_ns' if hasattr(events[0], 'start_ns') else 'start_us'
+    live = peak = 0
+    for event in sorted(events, key=lambda event: getattr(event, at)()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def measured_head(cfg: dict, samples: int, own: int, rows: int, block: int) -> int:
+    """Peak of two real steps, without rows and momentum."""
+    head = HypersphereHead(rows, 48, **cfg).train()
+    head.num_classes += samples
+    if cfg['engine'] == 'blocked':
+        head._walker = Blocked(block)
+    optimizer = build_optimizer(SGD, list(head.parameters()))
+    head.attach(optimizer)
+    batch = [
+        DataSample().set_gt_label(i if i < own else rows + i) for i in range(samples)
+    ]
+    with profile(profile_memory=True) as prof:
+        for _ in range(2):
+            feats = torch.randn(samples, 48).requires_grad_()
+            head.loss((feats,), batch)['loss'].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return allocated(prof) - head.weight.nbytes
+
+
+@pytest.mark.parametrize('loss', ['SphereFace2Loss', 'ArcFaceLoss'])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(engine='dense'),
+        dict(engine='dense', sample_rate=0.25),
+        dict(engine='blocked'),
+        dict(engine='blocked', centres='project'),
+        dict(engine='blocked', sample_rate=0.25),
+        dict(engine='blocked', fused_update=True),
+        dict(engine='blocked', fused_update=True, sample_rate=0.25),
+    ],
+    ids=str,
+)
+def test_heads_take_what_was_planned(loss, options):
+    """Within 15 %, from heads of fewer classes in shorter blocks.
+
+    A processor's kernels have some memory of their own.
+    """
+    cfg = dict(loss=dict(type=loss), **options)
+    sizes = dict(samples=96, own=24, rows=20_000, block=512)
+    planned = measure_classifier(
+        dict(cfg, in_channels=48, num_classes=20_000), SGD, **sizes
+    )
+    assert max(planned) == pytest.approx(measured_head(cfg, **sizes), rel=0.15)
+
+
+def test_few_classes_are_measured_as_they_are():
+    cfg = dict(loss=dict(type='SFaceLoss'), engine='dense')
+    sizes = dict(samples=64, own=64, rows=70, block=512)
+    planned = measure_classifier(
+        dict(cfg, in_channels=48, num_classes=70), SGD, **sizes
+    )
+    assert max(planned) == pytest.approx(measured_head(cfg, **sizes), rel=0.02)
+
+
+@pytest.mark.parametrize('samples', [1, 64, 512, 2**15])
+def test_blocks_are_those_of_the_engine(samples):
+    features = SimpleNamespace(shape=(samples, 512), is_cuda=True)
+    assert gpu_block(samples) == default_block(features)
+
+
+NETWORK = dict(depth=20, widths=(16, 32, 64, 64), input_size=64, embedding_size=32)
+
+
+@pytest.mark.parametrize('amp', [False, True])
+def test_networks_keep_what_was_planned(amp):
+    network = SFNet(**NETWORK).train()
+    own = {p.untyped_storage()._cdata for p in network.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage()._cdata] = x.untyped_storage().nbytes()
+        return x
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
+        torch.autocast('cpu', torch.bfloat16, enabled=amp),
+    ):
+        feats = network(torch.randn(8, 3, 64, 64))
+    saved = sum(size for key, size in kept.items() if key not in own)
+    planned = measure_network([SFNet(**NETWORK)], 8, (64, 64), amp)
+    assert planned.activations == pytest.approx(saved, rel=0.05)
+    assert len(feats) == 1
+    weights = sum(x.nbytes for x in network.state_dict().values())
+    assert planned.weights == weights
+    assert planned.gradients == sum(p.nbytes for p in network.parameters())
+
+
+def test_networks_take_what_was_planned():
+    network = SFNet(**NETWORK).train()
+    with profile(profile_memory=True) as prof:
+        network(torch.randn(8, 3, 64, 64))[-1].sum().backward()
+    planned = measure_network([SFNet(**NETWORK)], 8, (64, 64), amp=False)
+    peak = max(planned.activations, planned.backward)
+    assert peak == pytest.approx(allocated(prof), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'state', 'temporary'),
+    [
+        (dict(type='SGD', lr=0.1), 0, 0),
+        (dict(type='SGD', lr=0.1, momentum=0.9), 1, 0),
+        (SGD, 1, 1),
+        (dict(type='SGD', lr=0.1, weight_decay=0.1, foreach=False), 0, 0.5),
+        (dict(type='AdamW', lr=0.1), 2, 1),
+        (dict(type='Adam', lr=0.1, amsgrad=True, weight_decay=0), 3, 1),
+    ],
+    ids=str,
+)
+def test_optimizers_are_measured(cfg, state, temporary):
+    rule = measure_optimizer(cfg)
+    assert rule.state == state
+    assert rule.temporary == pytest.approx(temporary, abs=0.01)
+
+
+# ----------------------------------------------------------------------- arithmetic
+
+
+def config(**options: object) -> Config:
+    cfg = Config.fromfile(ROOT / 'configs/sphereface2_quickstart.py')
+    cfg.merge_from_dict(
+        {
+            'model.backbone': dict(
+                _delete_=True,
+                type='SFNet',
+                depth=4,
+                widths=(8, 8, 8, 8),
+                input_size=32,
+                embedding_size=16,
+            ),
+            'model.head.in_channels': 16,
+            'model.head.num_classes': 1_000_003,
+            'train_dataloader.batch_size': 8,
+            **options,
+        }
+    )
+    return cfg
+
+
+def sizes(cfg: Config, gpus: int, activations: bool = False) -> dict[str, tuple]:
+    plan = Planner(cfg, activations).plan(gpus)
+    return {part.name: part.bytes for part in plan.parts}
+
+
+def test_parts_add_up():
+    plan = Planner(config()).plan(4)
+    parts = {part.name: part.bytes for part in plan.parts}
+    network = SFNet(depth=4, widths=(8,) * 4, input_size=32, embedding_size=16)
+    gradients = sum(p.nbytes for p in network.parameters())
+    rows = 250_001 * 16 * 4
+    assert plan.rows == 250_001
+    for name, size in {
+        'network: optimizer state': gradients,
+        'DDP buckets': gradients,
+        'centres: rows': rows,
+        'centres: optimizer state': rows,
+        'centres: gradient': rows,
+        'CUDA and its libraries (an allowance)': LIBRARIES,
+    }.items():
+        assert parts[name] == (size,) * 3
+    assert parts['classifier: features of all GPUs, and gradient'][0] == 2 * 32 * 16 * 4
+    # SGD's weight decay makes a second gradient of everything.
+    assert parts['optimizer: temporaries'][2] == pytest.approx(
+        gradients + rows, rel=0.001
+    )
+    assert plan.peak == max(sum(column) for column in zip(*parts.values(), strict=True))
+
+
+def test_options_change_their_parts():
+    rows = 250_001 * 16 * 4
+    ema = dict(custom_hooks=[dict(type='mmengine.EMAHook')])
+    assert sizes(config(**ema), 4)['moving average (EMA)'][0] > rows
+    fused = sizes(config(**{'model.head.fused_update': True}), 4)
+    assert 'centres: gradient' not in fused
+    sampled = sizes(config(**{'model.head.sample_rate': 0.1}), 4)
+    touched = 25_001 * 16 * 4
+    assert sampled['centres: gradient'] == (touched,) * 3
+    copies = sampled['centres: copy of the touched rows and their state']
+    assert copies == (2 * touched,) * 3
+    alone = sizes(config(), 1)
+    assert 'DDP buckets' not in alone
+    assert alone['centres: rows'][0] == 1_000_003 * 16 * 4
+    whole = sizes(config(**{'model.head.sharded': False}), 4)
+    assert whole['DDP buckets'][0] > whole['centres: rows'][0] == 1_000_003 * 16 * 4
+    view = {'model_wrapper_cfg.gradient_as_bucket_view': True}
+    assert 'DDP buckets' not in sizes(config(**view), 4)
+    half = {'optim_wrapper.type': 'AmpOptimWrapper'}
+    name = 'network: activations and gradients'
+    low, full = (sizes(cfg, 1, True)[name][0] for cfg in (config(**half), config()))
+    assert low < 0.7 * full
+
+
+def exchanges(cfg: Config, gpus: int) -> dict[str, int]:
+    plan = Planner(cfg, activations=False).plan(gpus)
+    assert plan.sent == sum(e.sent for e in plan.exchanges)
+    return {e.name: e.sent for e in plan.exchanges}
+
+
+def test_exchanges_are_those_of_a_ring():
+    batch, numbers = 4 * 8, 4 * 8 * 4 * 3 // 4
+    sent = exchanges(config(), 4)
+    network = SFNet(depth=4, widths=(8,) * 4, input_size=32, embedding_size=16)
+    assert sent.pop('gradient of the network') == round(
+        1.5 * sum(p.nbytes for p in network.parameters())
+    )
+    assert sent == {
+        'features': batch * 16 * 4 * 3 // 4,
+        'gradient of the features': batch * 16 * 4 * 3 // 4,
+        'labels': 2 * numbers,
+        'norms of the features': numbers,
+        'own cosines': 2 * numbers,
+        'sums of the loss': 2 * numbers,
+        'hardest cosines, for the log': 2 * numbers,
+    }
+    softmax = exchanges(
+        config(**{'model.head.loss': dict(_delete_=True, type='ArcFaceLoss')}), 4
+    )
+    assert softmax['maxima of the softmax and cosines'] == 4 * numbers
+    assert softmax['sums of the softmax'] == 2 * numbers
+    whole = exchanges(config(**{'model.head.sharded': False}), 4)
+    assert whole['gradient of the centres'] == round(1.5 * 1_000_003 * 16 * 4)
+    assert 'features' not in whole
+    assert exchanges(config(), 1) == {}
+
+
+def test_the_fewest_gpus_that_suffice():
+    planner = Planner(config(), activations=False)
+    memory = planner.plan(16).peak + 1000
+    plan = planner.least(memory)
+    assert plan.gpus == 16
+    assert planner.plan(8).peak > memory
+    assert planner.least(10**12).gpus == 1
+    with pytest.raises(UserError, match='no number of GPUs'):
+        planner.least(LIBRARIES)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'model.head': None}, 'must be a HypersphereHead'),
+        ({'model.head.type': 'LinearClsHead'}, 'must be a HypersphereHead'),
+        ({'model.head.num_classes': 'auto'}, 'give --num-classes'),
+        ({'model.head.sample_rate': 2}, 'sample_rate'),
+        ({'model.head.sample_rate': 0.5, 'model.head.sharded': False}, 'sharded=True'),
+        ({'train_dataloader.batch_size': 0}, 'batch_size'),
+        ({'optim_wrapper.optimizer': None}, 'no optim_wrapper.optimizer'),
+        ({'optim_wrapper.optimizer.type': 'Sgd'}, "no optimizer 'Sgd'"),
+        (
+            {
+                'model.head.fused_update': True,
+                'optim_wrapper.optimizer': dict(_delete_=True, type='Adam', lr=0.1),
+            },
+            'fused_update is exact for torch.optim.SGD',
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_planned(options, message):
+    with pytest.raises(UserError, match=message):
+        Planner(config(**options), activations=False).plan(2)
+
+
+def test_random_numbers_go_on_as_before():
+    state = torch.random.get_rng_state()
+    Planner(config(), activations=False).plan(2)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+# ------------------------------------------------------------------------- the tool
+
+
+def test_the_tool_lays_out_a_hundred_million_identities(tmp_path):
+    """Network, rows and momentum without the gradient: on 8 GPUs of 80 GB."""
+    done = call(
+        'python',
+        TOOL,
+        ROOT / 'configs/sphereface2_r100_ms1m.py',
+        '--gpu-memory=80',
+        '--num-classes=100_000_000',
+        '--sample-rate=0.1',
+        '--fused-update',
+        '--no-activations',
+        '--json',
+        tmp_path / 'plan.json',
+        '--cfg-options',
+        'optim_wrapper.clip_grad=None',
+    )
+    assert '8 GPUs with' in done.stdout
+    assert 'fits in 80 GB' in done.stdout
+    assert 'clip_grad' not in done.stdout
+    plan = json.loads(Path(tmp_path, 'plan.json').read_text())
+    assert plan['gpus'] == 8
+    assert plan['peak'] == max(plan['phases'])
+    rows = 12_500_000 * 512 * 4
+    assert 2 * rows + LIBRARIES < plan['peak'] < 2 * rows + LIBRARIES + 3e9
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ([], 'give --gpus'),
+        (['--gpus=0'], 'number of GPUs must be positive'),
+        (['--gpus=2', '--batch-size=0'], 'batch_size'),
+    ],
+    ids=str,
+)
+def test_the_tool_tells_mistakes(monkeypatch, arguments, message):
+    config = str(ROOT / 'configs/sphereface2_quickstart.py')
+    monkeypatch.setattr(
+        sys, 'argv', [TOOL.name, config, '--no-activations', *arguments]
+    )
+    with pytest.raises(UserError, match=message):
+        runpy.run_path(str(TOOL))['main']()
