@@ -1,0 +1,265 @@
+"""The benchmarks measure what they say, at sizes of seconds; no figure is judged."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from mmhyperface.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
+BENCHMARKS = ROOT / 'tools' / 'benchmarks'
+
+
+@pytest.fixture
+def step(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return import_module('classifier_step')
+
+
+@pytest.fixture
+def peers(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return import_module('classifier_peers')
+
+
+def run(script: str, *arguments: object, status: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / script, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, OMP_NUM_THREADS='1'),
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert 'Traceback' not in done.stderr
+    return done.stdout + done.stderr
+
+
+def problem_of(step: ModuleType, **options: object) -> object:
+    defaults = dict(
+        classes=50, batch_size=6, dim=8, momentum=0.0, device='cpu', matmul_dtype=None
+    )
+    return step.Problem(**{**defaults, **options})
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
+@pytest.mark.parametrize('folded', [False, True])
+def test_the_floor_takes_sgd_steps(step, momentum, dtype, folded):
+    problem = problem_of(step, momentum=momentum, matmul_dtype=dtype, lr=0.5)
+    floor = step.Floor(problem, folded)
+    w = torch.nn.Parameter(floor.w.clone())
+    optimizer = torch.optim.SGD([w], lr=0.5, momentum=momentum)
+    for _ in range(3):
+        floor()
+        w.grad = (floor.x @ w.detach().T).T @ floor.x
+        optimizer.step()
+    tolerance = 1e-6 if dtype is None else 3e-3
+    torch.testing.assert_close(floor.w, w.detach(), atol=tolerance, rtol=0)
+
+
+def test_a_ratio_is_of_medians_and_its_quartiles_of_pairs(step):
+    row = step.Row('x', 9, [3.0, 9.0, 4.0], [1.0, 2.0, 4.0], 2.0, None)
+    assert row.ratio == 2
+    assert row.computed_ratio == 2
+    assert row.quartiles == [2.0, 3.75]
+
+
+def test_each_step_is_paired_with_one_of_the_floor(step, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        step, 'clock', lambda problem, of: taken.append(type(of).__name__) or 1.0
+    )
+    monkeypatch.setattr(step, 'computed_floor', lambda problem: 1.0)
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        [
+            *('x', '--losses', 'SFace', '--engines', 'dense', 'blocked', '--dim', '8'),
+            *('--batch-size', '4', '--sample-rate', '0.5', '--repeats', '2'),
+            '--no-memory',
+        ],
+    )
+    rows = step.measure(step.parse_args(), 30)
+    assert [row.name for row in rows] == [
+        'floor',
+        'folded floor',
+        'SFace dense',
+        'SFace dense, rate 0.5',
+        'SFace blocked',
+        'SFace blocked, fused update',
+        'SFace blocked, rate 0.5',
+    ]
+    assert taken == [*['Floor'] * 8, *['Floor', 'function'] * 10]
+
+
+def test_classifier_step_knows_what_the_floor_keeps(tmp_path):
+    out = tmp_path / 'out.json'
+    classes, dim = 40_000, 256
+    text = run(
+        'classifier_step.py',
+        *('--classes', classes, '--dim', dim, '--batch-size', 8, '--repeats', 1),
+        *('--only', 'floor', '--json', out, '--markdown'),
+    )
+    assert '40,000 classes' in text
+    assert 'official heads were not measured' in text
+    report = json.loads(out.read_text())
+    assert report['threads'] == 1
+    floor, folded = report['rows']
+    weight = 4 * classes * dim / 1e6
+    # W, and its gradient or not; pages of libraries and small buffers besides. The
+    # kernel counts a process's pages in batches.
+    assert -1 < floor['peak'] - 2 * weight < 15
+    assert -1 < folded['peak'] - weight < 15
+    assert floor['ratio'] > 0
+    assert floor['computed_floor'] > 0
+
+
+SPHEREFACE = """
+from torch import nn
+from .common import get
+
+class SphereFace(nn.Module):
+    def __init__(self, feat_dim, num_class, s, m):
+        super().__init__()
+        self.w = nn.Linear(feat_dim, num_class)
+
+    def forward(self, x, y):
+        return nn.functional.cross_entropy(get() * self.w(x), y)
+"""
+PARTIAL_FC = """
+import torch
+from torch import distributed, nn
+
+class PartialFC_V2(nn.Module):
+    def __init__(self, margin, dim, classes, rate, fp16):
+        super().__init__()
+        assert distributed.get_world_size() == 1
+        self.w = nn.Parameter(torch.ones(classes, dim))
+        self.margin = margin
+
+    def forward(self, x, y):
+        logits = x.cuda() @ self.w.T
+        return nn.functional.cross_entropy(self.margin(logits, y), y)
+"""
+LOSSES = """
+class CombinedMarginLoss:
+    def __init__(self, s, m1, m2, m3):
+        self.s = s
+
+    def __call__(self, logits, labels):
+        return self.s * logits
+"""
+
+
+def test_peers_are_measured_where_they_are_and_told_where_not(tmp_path):
+    # An __init__ that needs what is not there does no harm.
+    head = tmp_path / 'opensphere' / 'model' / 'head'
+    head.mkdir(parents=True)
+    (head / '__init__.py').write_text('import no_such_module')
+    (head / 'common.py').write_text('def get(): return 1.0')
+    (head / 'sphereface.py').write_text(SPHEREFACE)
+    insightface = tmp_path / 'insightface' / 'recognition' / 'arcface_torch'
+    insightface.mkdir(parents=True)
+    (insightface / 'partial_fc_v2.py').write_text(PARTIAL_FC)
+    (insightface / 'losses.py').write_text(LOSSES)
+    text = run(
+        'classifier_step.py',
+        *('--classes', 20, '--dim', 4, '--batch-size', 3, '--repeats', 1),
+        *('--only', '^floor|OpenSphere|SFace S|insightface', '--no-memory'),
+        *('--peer-dir', tmp_path, '--json', tmp_path / 'out.json'),
+    )
+    rows = json.loads((tmp_path / 'out.json').read_text())['rows']
+    assert [row['name'] for row in rows] == [
+        'floor',
+        'OpenSphere SphereFace',
+        'insightface PartialFC ArcFace, rate 1',
+        'insightface PartialFC ArcFace, rate 0.1',
+    ]
+    assert 'OpenSphere SphereFace2: left out' in text
+    assert 'SFace SFaceLoss: left out' in text
+    assert '`.cuda()` is the identity' in text
+
+
+def test_cuda_is_the_identity_for_partial_fc_only(peers):
+    before = torch.Tensor.cuda
+    x = torch.ones(2)
+    with peers._cuda_is_identity():
+        assert x.cuda() is x
+    assert torch.Tensor.cuda is before
+
+
+def test_a_missing_peer_says_where_it_was_looked_for(peers, tmp_path):
+    peer = peers.peers([])['SFace SFaceLoss']
+    with pytest.raises(UserError, match=r'no head/metrics.py below .*SFace'):
+        peers.load(tmp_path, peer)
+
+
+def test_exchanged_bytes(tmp_path):
+    classes, dim, batch = 301, 16, 4
+    out = tmp_path / 'out.json'
+    run(
+        'exchanged_bytes.py',
+        *('--classes', classes, '--dim', dim, '--batch-size', batch),
+        *('--losses', 'SphereFace2', 'ArcFace', '--json', out),
+    )
+    calls = json.loads(out.read_text())['calls']
+
+    def payload(head: str, purpose: str) -> int:
+        return sum(c['payload'] for c in calls[head] if c['purpose'] == purpose)
+
+    for loss in ('SphereFace2', 'ArcFace'):
+        rows = payload(f'{loss}, replicated', 'gradient of the centres')
+        # Whatever else DDP put into that bucket is no more than the layer and b.
+        assert 4 * classes * dim <= rows <= 4 * (classes * dim + dim + 1)
+        assert not payload(f'{loss}, split', 'gradient of the centres')
+        assert payload(f'{loss}, split', 'features') == 4 * batch * dim
+        # Of the global batch, on gloo.
+        expected = 2 * 4 * batch * dim
+        assert payload(f'{loss}, split', 'gradient of the features') == expected
+
+
+def test_million_identities_at_a_smaller_number(tmp_path):
+    out = tmp_path / 'out.json'
+    run(
+        'million_identities.py',
+        *('--identities', 70, '--iterations', 4, '--batch-size', 4, '--json', out),
+        '--fused-update',
+    )
+    (rank,) = json.loads(out.read_text())['ranks']
+    assert rank['images_per_second'] > 0
+    assert 0 < rank['start_mb'] < rank['peak_mb']
+    assert rank['peak_mb_of_a_worker'] > 0
+
+
+@pytest.mark.parametrize(
+    ('command', 'message'),
+    [
+        ('classifier_step --classes 1', '--classes'),
+        ('exchanged_bytes --processes 1', 'one process exchanges nothing'),
+        ('million_identities --iterations 2', 'set --iterations higher'),
+        ('million_identities --batch-size 9 --processes 2', '--batch-size'),
+    ],
+)
+def test_arguments_that_cannot_be(monkeypatch, command, message):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, 'argv', command.split())
+    with pytest.raises(UserError, match=message):
+        import_module(sys.argv[0]).parse_args()
+
+
+def test_a_mistake_that_another_process_meets_is_one_message():
+    text = run(
+        'million_identities.py',
+        *('--identities', 1, '--iterations', 4, '--batch-size', 2),
+        status=1,
+    )
+    (told,) = (line for line in text.splitlines() if line.startswith('error'))
+    assert 'num_classes' in told

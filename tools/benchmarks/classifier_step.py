@@ -1,0 +1,525 @@
+"""Time and memory of one classifier step, relative to the least it can cost.
+
+A step is forward, backward and the SGD update of the class centres. The floor is what
+no head can do without: the three matrix products (logits x Wᵀ, gradient of the
+features g W, gradient of the centres gᵀ x, into a fresh buffer) and the update of W.
+The folded floor lets the third product add to W directly, so that there is no buffer
+of the gradient.
+
+All heads see the same inputs in one process. On the CPU the clock is the processor
+time of the process; on a GPU, CUDA events. A machine is not equally fast all the
+time: each step of a head is preceded by one of the floor, and its ratio is the median
+of its steps over the median of those floors, beside the quartiles of the ratios of
+the pairs.
+
+Peak memory counts from before the head is built, inputs excluded, W and the state of
+the optimizer included: on the CPU the resident memory of a process of its own (Linux
+only), after a step on a few classes; on a GPU what the caching allocator gave out.
+
+glibc gives large buffers back to the kernel and pays for their pages anew, up to a
+size that grows with use: the script lets it grow to its end first (32 MB), for all
+alike. MALLOC_* and LD_PRELOAD stand in the output.
+
+    python tools/benchmarks/classifier_step.py --classes 85742 360232 --peer-dir DIR
+    python tools/benchmarks/classifier_step.py --device cuda --batch-size 1024 \\
+        --classes 360232 2059906 --engines blocked fused --matmul-dtype bfloat16
+
+On a GPU ratios are to the floor *computed* from the rate of those products (measured
+on up to 65,536 classes) and from the traffic of W, its gradient and the momentum at
+the bandwidth of a copy; the floor that was run stands in the table as well.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from classifier_peers import Peer, load, peers
+from mmpretrain.structures import DataSample
+from processes import resident
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from mmhyperface.apis import report_errors
+from mmhyperface.errors import UserError
+from mmhyperface.models import HypersphereHead
+
+Step = Callable[[], None]
+ENGINES = ('dense', 'blocked', 'fused')
+LOSSES = ('SphereFace2', 'SFace', 'SphereFace', 'ArcFace')
+MB = 1e6
+WARM_UP = 2
+# For the rate of the products alone.
+MOST_CLASSES = 2**16
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('--classes', nargs='+', type=int, default=[85_742], help='numbers of classes')
+    add('--batch-size', type=int, default=64)
+    add('--dim', type=int, default=512, help='dimension of the embedding')
+    add('--engines', nargs='+', choices=ENGINES, default=['dense', 'blocked'])
+    add(
+        '--losses',
+        nargs='+',
+        default=LOSSES,
+        help='names of losses without "Loss", at their published or default settings',
+    )
+    add('--centres', choices=['normalize', 'project'], default='normalize')
+    add('--momentum', type=float, default=0.0, help='of SGD, on both sides')
+    add(
+        '--sample-rate',
+        nargs='*',
+        type=float,
+        default=[0.1],
+        help='rates below 1 to measure besides all classes',
+    )
+    add('--repeats', type=int, default=9, help='pairs of steps per head')
+    add('--threads', type=int, default=1)
+    add('--device', choices=['cpu', 'cuda'], default='cpu')
+    add(
+        '--matmul-dtype', choices=['bfloat16'], help='of the products; float32 if unset'
+    )
+    add('--peer-dir', type=Path, help='folder with opensphere/, SFace/, insightface/')
+    add('--only', default='', help='regular expression: measure rows that match')
+    add('--no-memory', action='store_true', help='leave out the peak memory')
+    add('--json', type=Path, help='write all figures, and each step, to this file')
+    add('--markdown', action='store_true', help='print the table as Markdown')
+    # Set by the script itself for its processes that measure memory.
+    add('--memory-of', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('torch sees no GPU: leave out --device cuda')
+    if args.repeats < 1 or min(args.classes) < 2:
+        raise UserError('--repeats must be at least 1 and --classes at least 2')
+    return args
+
+
+@dataclass
+class Problem:
+    """The inputs, the same for all, and what all agree on."""
+
+    classes: int
+    batch_size: int
+    dim: int
+    momentum: float
+    device: str
+    matmul_dtype: str | None
+    lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(self.batch_size, self.dim, generator=generator)
+        self.x = x.to(self.device).requires_grad_()
+        labels = torch.randint(self.classes, (self.batch_size,), generator=generator)
+        self.y = labels.to(self.device)
+        self.samples = [DataSample().set_gt_label(int(label)) for label in labels]
+        torch.manual_seed(0)
+
+    @property
+    def half(self) -> torch.dtype:
+        return getattr(torch, self.matmul_dtype or 'float32')
+
+    @property
+    def kept_bytes(self) -> int:
+        """Of W, of its gradient and of the momentum."""
+        return 4 * self.classes * self.dim * (2 + (self.momentum > 0))
+
+    @property
+    def logits_bytes(self) -> int:
+        return 4 * self.batch_size * self.classes
+
+
+class Floor:
+    """The three products and the update of W, by hand.
+
+    Args:
+        problem: The inputs.
+        folded: Whether the product that gives the gradient of W adds to W, or to the
+            momentum, directly.
+    """
+
+    def __init__(self, problem: Problem, folded: bool = False) -> None:
+        self.problem = problem
+        self.folded = folded
+        self.x = nn.functional.normalize(problem.x.detach())
+        shape = problem.classes, problem.dim
+        self.w = torch.empty(shape, device=self.x.device).normal_(std=0.01)
+        self.buffer = torch.zeros_like(self.w) if problem.momentum else None
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        momentum, dtype = self.problem.momentum, self.problem.half
+        x, w = self.x.to(dtype), self.w.to(dtype)
+        # Any matrix of this shape serves as the gradient of the logits.
+        logits = x @ w.T
+        logits @ w
+        if not self.folded:
+            grad = (logits.T @ x).to(self.w.dtype)
+            if self.buffer is not None:
+                grad = self.buffer.mul_(momentum).add_(grad)
+            self.w.add_(grad, alpha=-self.problem.lr)
+        elif self.buffer is not None:
+            _add_product(self.buffer, logits, x, momentum, 1.0)
+            self.w.add_(self.buffer, alpha=-self.problem.lr)
+        else:
+            _add_product(self.w, logits, x, 1.0, -self.problem.lr)
+
+
+def _add_product(to: Tensor, g: Tensor, x: Tensor, beta: float, alpha: float) -> None:
+    """``to = beta * to + alpha * gᵀ x``, in one product where the types allow it."""
+    if to.dtype == g.dtype:
+        to.addmm_(g.T, x, beta=beta, alpha=alpha)
+    else:
+        to.mul_(beta).add_(g.T @ x, alpha=alpha)
+
+
+def ours(
+    problem: Problem,
+    loss: str,
+    engine: str,
+    centres: str,
+    sample_rate: float = 1.0,
+    fused_update: bool = False,
+) -> Step:
+    """A step through the public interface of the head, labels and checks included."""
+    head = HypersphereHead(
+        problem.classes,
+        problem.dim,
+        dict(type=f'{loss}Loss'),
+        centres=centres,
+        engine=engine,
+        sample_rate=sample_rate,
+        fused_update=fused_update,
+        matmul_dtype=problem.matmul_dtype,
+    ).to(problem.device)
+    optimizer = _sgd(head, problem)
+    head.attach(optimizer)
+    return _training_step(
+        problem,
+        optimizer,
+        lambda: head.loss((problem.x,), problem.samples)['loss'],
+    )
+
+
+def theirs(problem: Problem, peer_dir: Path, peer: Peer) -> Step:
+    module = peer.build(
+        load(peer_dir, peer),
+        problem.classes,
+        problem.dim,
+        problem.matmul_dtype is not None,
+    ).to(problem.device)
+    optimizer = _sgd(module, problem)
+    return _training_step(problem, optimizer, lambda: module(problem.x, problem.y))
+
+
+def _sgd(module: nn.Module, problem: Problem) -> torch.optim.SGD:
+    module.train()
+    return torch.optim.SGD(
+        module.parameters(), lr=problem.lr, momentum=problem.momentum
+    )
+
+
+def _training_step(
+    problem: Problem, optimizer: torch.optim.Optimizer, forward: Callable[[], Tensor]
+) -> Step:
+    def step() -> None:
+        problem.x.grad = None
+        optimizer.zero_grad()
+        forward().backward()
+        optimizer.step()
+
+    return step
+
+
+def sampled(args: argparse.Namespace) -> list[float]:
+    return [rate for rate in args.sample_rate if rate < 1]
+
+
+def contenders(args: argparse.Namespace) -> dict[str, Callable[[Problem], Step]]:
+    """What builds the step of each row, by its name."""
+    rows: dict[str, Callable[[Problem], Step]] = {
+        'floor': Floor,
+        'folded floor': lambda problem: Floor(problem, folded=True),
+    }
+
+    def add(name: str, loss: str, engine: str, **options: float) -> None:
+        rows[f'{loss} {engine}{name}'] = lambda problem: ours(
+            problem, loss, engine, args.centres, **options
+        )
+
+    rates = sampled(args)
+    for loss in args.losses:
+        for engine in args.engines:
+            add('', loss, engine)
+            if engine != 'dense':
+                add(', fused update', loss, engine, fused_update=True)
+            for rate in rates:
+                add(f', rate {rate:g}', loss, engine, sample_rate=rate)
+    if args.peer_dir:
+        for name, peer in peers(rates).items():
+            rows[name] = lambda problem, peer=peer: theirs(problem, args.peer_dir, peer)
+    return {name: row for name, row in rows.items() if re.search(args.only, name)}
+
+
+def problem_of(args: argparse.Namespace, classes: int) -> Problem:
+    return Problem(
+        classes,
+        args.batch_size,
+        args.dim,
+        args.momentum,
+        args.device,
+        args.matmul_dtype,
+    )
+
+
+def clock(problem: Problem, step: Step) -> float:
+    """Seconds of one step."""
+    if problem.device == 'cuda':
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        step()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+    begin = time.process_time()
+    step()
+    return time.process_time() - begin
+
+
+def computed_floor(problem: Problem) -> float:
+    """Seconds of the products at their measured rate and of W at the bandwidth.
+
+    W is read once for the products, its gradient is written and read, W and the
+    momentum are read and written.
+    """
+    classes = min(problem.classes, MOST_CLASSES)
+    x = problem.x.detach().to(problem.half)
+    w = torch.randn(classes, problem.dim, device=x.device)
+    half, other = w.to(problem.half), torch.empty_like(w)
+
+    def products() -> None:
+        logits = x @ half.T
+        logits @ half
+        logits.T @ x
+
+    def best(step: Step) -> float:
+        return min(clock(problem, step) for _ in range(10))
+
+    rows = problem.classes / classes
+    passes = 5 + 2 * (problem.momentum > 0)
+    one_pass = best(lambda: other.copy_(w)) / 2
+    return rows * (best(products) + passes * one_pass)
+
+
+def settle_malloc() -> None:
+    """Let glibc's threshold between its heap and fresh pages grow to its end."""
+    for _ in range(2):
+        torch.empty(31 * 2**20, dtype=torch.uint8).fill_(0)
+
+
+def measure_resident(args: argparse.Namespace) -> None:
+    """Print the peak of one row above the start, in MB; for a process of its own."""
+    (classes,) = args.classes
+    build = contenders(args)[args.memory_of]
+    settle_malloc()
+    few = build(problem_of(args, min(classes, 1000)))
+    few()
+    problem = problem_of(args, classes)
+    gc.collect()
+    # Where the peak cannot be forgotten, that of the imports may hide a small one.
+    start = resident('VmRSS')
+    Path('/proc/self/clear_refs').write_text('5')
+    step = build(problem)
+    for _ in range(3):
+        step()
+    print(resident('VmHWM') - start)
+
+
+def peak_memory(args: argparse.Namespace, name: str, classes: int) -> float | None:
+    """MB above the start, from a process of its own; None where it cannot be told."""
+    if not Path('/proc/self/clear_refs').exists():
+        return None
+    done = subprocess.run(
+        [sys.executable, *sys.argv, '--classes', str(classes), '--memory-of', name],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return float(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+
+
+@dataclass
+class Row:
+    """One head at one number of classes; times in seconds, memory in MB."""
+
+    name: str
+    classes: int
+    times: list[float]
+    floors: list[float]
+    computed_floor: float
+    peak: float | None
+    note: str = ''
+
+    @property
+    def seconds(self) -> float:
+        return median(self.times)
+
+    @property
+    def ratio(self) -> float:
+        return self.seconds / median(self.floors)
+
+    @property
+    def computed_ratio(self) -> float:
+        return self.seconds / self.computed_floor
+
+    @property
+    def quartiles(self) -> list[float]:
+        ratios = np.divide(self.times, self.floors)
+        return np.percentile(ratios, [25, 75]).tolist()
+
+
+def measure(args: argparse.Namespace, classes: int) -> list[Row]:
+    problem = problem_of(args, classes)
+    reference = computed_floor(problem)
+    run_floor = Floor(problem)
+    notes = peers(sampled(args))
+    rows = []
+    for name, build in contenders(args).items():
+        gc.collect()
+        if problem.device == 'cuda':
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            start = torch.cuda.memory_allocated()
+        try:
+            step = build(problem)
+        except UserError as error:
+            print(f'{name}: left out, {error}', file=sys.stderr)
+            continue
+        for _ in range(WARM_UP):
+            step()
+        peak = None
+        if problem.device == 'cuda':
+            peak = (torch.cuda.max_memory_allocated() - start) / MB
+        elif not args.no_memory:
+            peak = peak_memory(args, name, classes)
+        run_floor()
+        gc.disable()
+        pairs = [
+            (clock(problem, run_floor), clock(problem, step))
+            for _ in range(args.repeats)
+        ]
+        gc.enable()
+        del step
+        floors, times = (list(column) for column in zip(*pairs, strict=True))
+        note = notes[name].note if name in notes else ''
+        rows.append(Row(name, classes, times, floors, reference, peak, note))
+        print(f'{name}: {rows[-1].ratio:.2f}', file=sys.stderr)
+    return rows
+
+
+def table_of(args: argparse.Namespace, problem: Problem, rows: list[Row]) -> Table:
+    on_gpu = args.device == 'cuda'
+    floor_peak = next((row.peak for row in rows if row.name == 'floor'), None)
+    table = Table(
+        'head',
+        'ms',
+        *(['/ computed floor'] if on_gpu else []),
+        '/ floor',
+        'quartiles',
+        'peak MB',
+        'above floor',
+        *(['beyond W, gradient, momentum: % of logits'] if on_gpu else []),
+        title=f'{problem.classes:,} classes, batch {args.batch_size}, D {args.dim}',
+        box=box.MARKDOWN if args.markdown else box.SIMPLE,
+    )
+    for row in rows:
+        low, high = row.quartiles
+        known = row.peak is not None
+        cells = [row.name, f'{1000 * row.seconds:.1f}']
+        if on_gpu:
+            cells += [f'{row.computed_ratio:.2f}']
+        cells += [f'{row.ratio:.2f}', f'{low:.2f} to {high:.2f}']
+        cells += [f'{row.peak:.0f}' if known else '-']
+        above = known and floor_peak is not None
+        cells += [f'{row.peak - floor_peak:+.0f}' if above else '-']
+        if on_gpu:
+            extra = row.peak * MB - problem.kept_bytes
+            cells += [f'{100 * extra / problem.logits_bytes:.1f}']
+        table.add_row(*cells)
+    return table
+
+
+def processor() -> str:
+    cpuinfo = Path('/proc/cpuinfo')
+    known = re.search(
+        r'^model name\s*:\s*(.+)', cpuinfo.read_text() if cpuinfo.exists() else '', re.M
+    )
+    return known[1] if known else platform.processor()
+
+
+def conditions(args: argparse.Namespace) -> dict[str, object]:
+    """What the figures depend on besides the code."""
+    settings = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith('MALLOC_') or name in ('LD_PRELOAD', 'OMP_NUM_THREADS')
+    }
+    on_gpu = args.device == 'cuda'
+    return dict(
+        torch=torch.__version__,
+        device=torch.cuda.get_device_name() if on_gpu else processor(),
+        threads=args.threads,
+        momentum=args.momentum,
+        centres=args.centres,
+        matmul_dtype=args.matmul_dtype or 'float32',
+        clock='CUDA events' if on_gpu else 'processor time',
+        repeats=args.repeats,
+        environment=settings,
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory_of:
+        measure_resident(args)
+        return
+    settle_malloc()
+    console = Console(width=120)
+    told = conditions(args)
+    results = []
+    for classes in args.classes:
+        rows = measure(args, classes)
+        console.print(table_of(args, problem_of(args, classes), rows))
+        results += [
+            dict(asdict(row), ratio=row.ratio, quartiles=row.quartiles) for row in rows
+        ]
+    console.print(', '.join(f'{key} {value}' for key, value in told.items()))
+    notes = {row['name']: row['note'] for row in results if row['note']}
+    for name, note in notes.items():
+        console.print(f'{name}: {note}')
+    if not args.peer_dir:
+        console.print('no --peer-dir: the official heads were not measured')
+    if args.json:
+        args.json.write_text(json.dumps(dict(told, rows=results), indent=1))
+
+
+if __name__ == '__main__':
+    with report_errors():
+        main()

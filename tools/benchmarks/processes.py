@@ -1,0 +1,58 @@
+"""Processes of a benchmark that know of one another, and their memory."""
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.multiprocessing import ProcessExitedException
+
+from mmhyperface.apis import report_errors
+from mmhyperface.errors import UserError
+
+
+def _process(rank: int, world: int, port: int, task: Callable, args: tuple) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world),
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+    )
+    with report_errors():
+        task(*args)
+
+
+def run_in_processes(world: int, task: Callable, *args: Any) -> None:
+    """Call ``task(*args)`` in ``world`` fresh processes, their ranks in ``RANK``.
+
+    A ``UserError`` in one of them ends the script with its message.
+    """
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    try:
+        torch.multiprocessing.spawn(_process, (world, port, task, args), nprocs=world)
+    except ProcessExitedException as error:
+        # Status 1 comes with a message; a signal, such as that of a machine out of
+        # memory, does not.
+        if error.exit_code != 1:
+            raise
+        sys.exit(1)
+
+
+def resident(which: str, pid: int | str = 'self') -> float:
+    """Resident MB of a process: ``VmRSS`` now, ``VmHWM`` at its peak.
+
+    Raises:
+        UserError: If the system is not Linux.
+    """
+    status = Path(f'/proc/{pid}/status')
+    if not status.exists():
+        raise UserError('memory is measured on Linux only: there is no /proc')
+    kilobytes = re.search(rf'^{which}:\s+(\d+)', status.read_text(), re.M)[1]
+    return int(kilobytes) * 1024 / 1e6
