@@ -243,10 +243,10 @@ class Blocked:
     ) -> Program | Terms:
         # A margin that a hook moves is a number in the program.
         settings = tuple(
-            (name, value)
+            (name, repr(value))
             for module in loss.modules()
             for name, value in vars(module).items()
-            if isinstance(value, int | float | str | bool)
+            if not name.startswith('_') and not isinstance(value, Tensor)
         )
         wanted = tuple((name, value.requires_grad) for name, value in context.items())
         key = (type(loss), settings, wanted, cos.dtype, cos.device, gradient)
@@ -372,7 +372,8 @@ class Blocked:
             grad = visit.rows[block.start : block.stop]
             self._product(by_row, features, grad)
             if radial is not None:
-                grad.addcmul_(radial[:, None], block.rows, value=-1)
+                along = radial[:, None].to(grad.dtype), block.rows.to(grad.dtype)
+                grad.addcmul_(*along, value=-1)
 
 
 def _hide(values: Tensor, block: Block, value: float) -> None:
@@ -473,10 +474,11 @@ class _Walk(torch.autograd.Function):
             visit = ready[1]
         else:
             if ready is not None and ctx.update is not None:
-                raise RuntimeError(
+                raise UserError(
                     'fused_update: the rows have stepped with a gradient that backward '
-                    f'now says is {upstream[0].item()} instead of {ready[0][0].item()};'
-                    ' train with fused_update=False'
+                    f'now says is {upstream[0].item()}, not {ready[0][0].item()}. '
+                    'Reload a checkpoint; to scale the loss set its loss_weight, or '
+                    'train with fused_update=False'
                 )
             if ctx.loss.additive and len(upstream):
                 # A loss scaler: expect the same next time.

@@ -397,6 +397,8 @@ class _Lowering:
             return self._convert(args[0], node)
         if name in _SAME:
             return args[0]
+        if name == 'masked_fill':
+            return self._step('where', [args[1], args[2], args[0]], node)
         if torch.Tag.pointwise not in packet.tags:
             raise NotImplementedError(f'the operation {packet}')
         kwargs = {key: self._value(value) for key, value in node.kwargs.items()}
@@ -622,7 +624,6 @@ _DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.log_sigmoid_backward.default: _log_sigmoid_backward,
     aten.sigmoid_backward.default: lambda grad, y: grad * (y * (1 - y)),
     aten.tanh_backward.default: lambda grad, y: grad * (1 - y * y),
-    aten.masked_fill.Scalar: lambda x, mask, value: torch.where(mask, value, x),
     aten.rsub.Tensor: lambda x, y, alpha=1: y - x * alpha,
     # NaN stays what it is.
     aten.relu.default: lambda x: torch.where(x <= 0, 0.0, x),

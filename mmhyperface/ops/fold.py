@@ -28,8 +28,8 @@ def merge(folds: Sequence[Fold], loss: 'HypersphereLoss', shard: 'Shard') -> Fol
     """The fold of all classes from those of parts of them, here and on other ranks.
 
     A sum takes one exchange of B numbers, a log-sum-exp two (a maximum and a sum).
-    The largest cosine, which is for the log, comes with the maximum where there is
-    one.
+    The largest cosine, which is for the log, comes with that maximum or takes an
+    exchange of its own.
     """
     parts = torch.cat([part.folded for part in folds], dim=1)
     hardest = torch.cat([part.hardest for part in folds], dim=1)

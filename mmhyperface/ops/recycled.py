@@ -1,8 +1,8 @@
 """Large tensors on the CPU whose memory is used again.
 
-A tensor of more than 32 MB is a fresh mapping of memory, and touching its pages for the
-first time costs a quarter of a classifier's step. A gradient of the centres has the
-same size in every step, so its memory is kept. CUDA's allocator does this by itself.
+A large tensor is a fresh mapping of memory, and touching its pages for the first time
+costs a quarter of a classifier's step. A gradient of the centres has the same size in
+every step, so its memory is kept. CUDA's allocator does this by itself.
 """
 
 import math
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Where glibc's allocator maps memory anew at the latest.
-LARGE = 2**25
+# Smaller ones come from memory that glibc's allocator keeps anyway, in bytes.
+LARGE = 2**20
 _free: dict[int, list[np.ndarray]] = {}
 
 
@@ -23,8 +23,10 @@ def empty(count: int, like: Tensor) -> Tensor:
     size = math.prod(shape) * like.element_size()
     if like.device.type != 'cpu' or size < LARGE:
         return like.new_empty(shape)
-    held = _free.get(size)
-    memory = held.pop() if held else np.empty(size, np.uint8)
+    try:
+        memory = _free[size].pop()
+    except (KeyError, IndexError):
+        memory = np.empty(size, np.uint8)
     # The tensor keeps this view alive, and the end of the view gives the memory back.
     view = memory.view()
     weakref.finalize(view, _give_back, size, memory)
@@ -33,6 +35,8 @@ def empty(count: int, like: Tensor) -> Tensor:
 
 def _give_back(size: int, memory: np.ndarray) -> None:
     # What is not asked for again goes as soon as something else comes back.
-    for other in [other for other in _free if other != size]:
-        del _free[other]
+    # (Several threads may be here.)
+    for other in list(_free):
+        if other != size:
+            _free.pop(other, None)
     _free.setdefault(size, []).append(memory)

@@ -16,7 +16,9 @@ EDGES = [
         ('dense', 'ordinary'),
         ('blocked', 'ordinary'),
         ('blocked', 'fused'),
+        ('fused', 'fused'),
     )
+    if engine in matrix.OPTIONS['engine']
     for sampled, centres in ((False, 'normalize'), (True, 'project'))
     for world, classes in ((1, 2), (3, 2), (3, 5))
 ]

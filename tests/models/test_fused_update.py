@@ -176,7 +176,7 @@ def test_a_loss_that_is_scaled_outside_is_told():
     head = fused_head(LOSSES['sphereface2']())
     attached(head)
     loss = head._loss(features(2), torch.tensor([1, 4]))['loss']
-    with pytest.raises(RuntimeError, match=r'stepped with .* 1\.0 instead of 0\.5'):
+    with pytest.raises(UserError, match=r'stepped with .* 1\.0, not 0\.5'):
         (2 * loss).backward()
 
 

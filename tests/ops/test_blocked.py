@@ -82,8 +82,8 @@ class Sizes(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize('centres', ['normalize', 'project'])
+@pytest.mark.parametrize('name', LOSSES)
 def test_it_holds_no_matrix_of_all_cosines(name, centres):
     """Nothing has B x C elements, and nothing else comes near to it."""
     largest = {}
@@ -132,8 +132,8 @@ def test_a_scale_is_expected_the_next_time(monkeypatch):
     assert counts == [1, 2, 1, 2, 1]
 
 
-@pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize('centres', ['normalize', 'project'])
+@pytest.mark.parametrize('name', LOSSES)
 def test_another_gradient_for_each_sample(name, centres):
     results = []
     loss = LOSSES[name]().double()
@@ -168,7 +168,7 @@ def test_second_derivatives_are_refused(name):
     head = head_of(LOSSES[name]()).double()
     x, y = batch(head)
     with pytest.raises(UserError, match=r"create_graph=True.* need engine='dense'"):
-        head._loss(x, y)['loss'].backward(create_graph=True)
+        torch.autograd.grad(head._loss(x, y)['loss'], x, create_graph=True)
 
 
 @both_families
@@ -200,8 +200,8 @@ def test_something_that_does_not_learn(name, frozen):
     assert_same(*results)
 
 
-@pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize('centres', ['normalize', 'project'])
+@pytest.mark.parametrize('name', LOSSES)
 def test_backward_under_autocast_is_not_of_low_precision(name, centres):
     results = []
     for low in (False, True):
@@ -212,8 +212,8 @@ def test_backward_under_autocast_is_not_of_low_precision(name, centres):
     assert_same(*results, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize('centres', ['normalize', 'project'])
+@pytest.mark.parametrize('name', LOSSES)
 def test_features_of_double_precision(name, centres):
     """The gradient of each leaf has its own type."""
     results = []
@@ -226,7 +226,19 @@ def test_features_of_double_precision(name, centres):
 
 
 @pytest.mark.parametrize('name', LOSSES)
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize(
+    'dtype',
+    [
+        'bfloat16',
+        pytest.param(
+            'float16',
+            marks=pytest.mark.skipif(
+                not hasattr(torch.amp, 'GradScaler'),
+                reason='torch < 2.3 has no product of float16 on the CPU',
+            ),
+        ),
+    ],
+)
 def test_products_of_low_precision(name, dtype):
     """Close to the others, and the loss still in fp32."""
     results = []
@@ -259,9 +271,9 @@ def test_what_is_not_finite_is_not_hidden(name, bad, where):
         assert loss.isnan()
 
 
-@pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize('centres', ['normalize', 'project'])
 @pytest.mark.parametrize('scale', [1e-30, 1e-12, 1e12, 1e30])
+@pytest.mark.parametrize('name', LOSSES)
 def test_tiny_and_huge_rows_and_features(name, centres, scale):
     results = []
     for engine in ('dense', 'blocked'):
@@ -280,8 +292,8 @@ def test_tiny_and_huge_rows_and_features(name, centres, scale):
     assert_same(*results, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('name', CASES)
 @pytest.mark.parametrize('centres', ['normalize', 'project'])
+@pytest.mark.parametrize('name', CASES)
 def test_parallel_equal_and_opposite_vectors(name, centres):
     """Cosines of 1 and -1, and several classes that are nearest alike."""
     results = []

@@ -163,10 +163,9 @@ ANYTHING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize('family', [Custom, CustomSoftmax])
 @pytest.mark.parametrize('name', TRACEABLE)
-def test_usual_operations_are_traced(name, family):
-    compare(custom(TRACEABLE[name], family))
+def test_usual_operations_are_traced(name):
+    compare(custom(TRACEABLE[name]))
 
 
 @pytest.mark.parametrize('family', [Custom, CustomSoftmax])
@@ -275,7 +274,7 @@ def expression(chance: random.Random, depth: int) -> Callable:
     return lambda *at: f(g(*at), h(*at))
 
 
-@pytest.mark.parametrize('seed', range(40))
+@pytest.mark.parametrize('seed', range(25))
 def test_random_expressions(seed):
     """Folding and sharing of memory change no result and no input."""
     chance = random.Random(seed)

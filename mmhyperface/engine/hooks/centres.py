@@ -1,6 +1,6 @@
 """Connects the class centres of a head with the optimizer that steps them."""
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -9,6 +9,7 @@ from mmhyperface.compat.distributed import FaceDistributedDataParallel
 from mmhyperface.engine.optim_wrappers import OptimWrapper as FaceOptimWrapper
 from mmhyperface.engine.runner import FaceRunner
 from mmhyperface.errors import UserError
+from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import HOOKS
 
 
@@ -24,17 +25,37 @@ class CentresHook(Hook):
             update together with gradient clipping, accumulation or a loss scaler.
     """
 
+    # EMAHook swaps the network's weights before validation: bring them up to date
+    # before.
+    priority = 'HIGH'
+
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        for head in model.modules():
-            if not getattr(head, 'ddp_ignored', ()) or not hasattr(head, 'attach'):
-                continue
+        for head in _heads(runner):
             self._check(runner, head)
             head.attach(runner.optim_wrapper.optimizer)
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        for head in _heads(runner):
+            head.flush()
+
+    def after_train(self, runner: Runner) -> None:
+        for head in _heads(runner):
+            head.flush()
+
     @staticmethod
-    def _check(runner: Runner, head: object) -> None:
+    def _check(runner: Runner, head: HypersphereHead) -> None:
         wrapper = runner.optim_wrapper
+        if not isinstance(wrapper, OptimWrapper):
+            raise UserError(
+                'split, sampled or fused centres need one optimizer for the whole '
+                f'model, got {type(wrapper).__name__}'
+            )
+        if head.catch_up and any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise UserError(
+                'catch_up and EMAHook exclude each other: the average would see '
+                'centres whose skipped steps are yet to be made up for; set '
+                'model.head.catch_up=False'
+            )
         if is_model_wrapper(runner.model) and not isinstance(
             runner.model, FaceDistributedDataParallel
         ):
@@ -43,24 +64,30 @@ class CentresHook(Hook):
                 'between ranks; set model_wrapper_cfg=dict('
                 "type='mmhyperface.FaceDistributedDataParallel')"
             )
-        if head.shard.world_size > 1 and not isinstance(  # type: ignore[attr-defined]
-            wrapper, FaceOptimWrapper
-        ):
+        if head.shard.world_size > 1 and not isinstance(wrapper, FaceOptimWrapper):
             raise UserError(
                 f'{type(wrapper).__module__}.{type(wrapper).__name__} knows only the '
                 'centres of its own rank when it clips or scales gradients; set '
                 "optim_wrapper.type to 'mmhyperface.OptimWrapper' or "
                 "'mmhyperface.AmpOptimWrapper'"
             )
-        if head.shard.world_size > 1 and not isinstance(  # type: ignore[attr-defined]
-            runner, FaceRunner
-        ):
+        if head.shard.world_size > 1 and not isinstance(runner, FaceRunner):
             raise UserError(
                 f'{type(runner).__name__} would save the centres of one process only; '
                 "set runner_type='mmhyperface.FaceRunner'"
             )
-        if head.fused_update:  # type: ignore[attr-defined]
+        if head.fused_update:
             _check_fused(wrapper)
+
+
+def _heads(runner: Runner) -> list[HypersphereHead]:
+    """Heads whose centres are no ordinary parameter."""
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, HypersphereHead) and module.ddp_ignored
+    ]
 
 
 def _check_fused(wrapper: OptimWrapper) -> None:

@@ -107,7 +107,7 @@ class LentRows:
         hidden: list[tuple[nn.Parameter, Any]] = []
         optimizer.register_state_dict_pre_hook(lambda *_: self._hide(hidden))
         optimizer.register_state_dict_post_hook(lambda *_: self._show(hidden))
-        optimizer.register_load_state_dict_pre_hook(lambda *_: self._take_back())
+        optimizer.register_load_state_dict_pre_hook(lambda *_: self._before_load())
 
     @property
     def group(self) -> dict[str, Any]:
@@ -117,27 +117,20 @@ class LentRows:
     def catch_up(self) -> SkippedSteps:
         """From now on let rows make up for the steps that they were not lent in."""
         require_plain_sgd(self.optimizer, self.group, 'catch_up')
-        self.skipped = SkippedSteps(self.weight, self.optimizer, self.group)
+        self.skipped = SkippedSteps(self)
         return self.skipped
 
     @contextmanager
     def returned(self) -> Generator[None, None, None]:
         """The whole parameter in the optimizer for a while, to be saved."""
-        lent = [parameter for _, parameter in self.lent]
-        if not lent:
-            yield
-            return
-        params = self.group['params']
-        at = next(i for i, p in enumerate(params) if p is lent[0])
-        states: dict[Tensor, Any] = {}
-        for parameter in lent:
-            states[parameter] = self.optimizer.state.pop(parameter, {})
-        params[at : at + len(lent)] = [self.weight]
+        hidden: list[tuple[nn.Parameter, Any]] = []
+        self._hide(hidden)
+        lent, self.lent = self.lent, []
         try:
             yield
         finally:
-            params[at : at + 1] = lent
-            self.optimizer.state.update(states)
+            self.lent = lent
+            self._show(hidden)
 
     @property
     def accumulates(self) -> bool:
@@ -196,7 +189,14 @@ class LentRows:
         self._exchange(lent, [self.weight])
         for parameter in lent:
             self.optimizer.state.pop(parameter, None)
+            # A gradient that comes now would reach nobody.
+            parameter.register_hook(_refuse)
         self.lent = []
+
+    def _before_load(self) -> None:
+        self._take_back()
+        if self.skipped is not None:
+            self.skipped.reset()
 
     def _exchange(self, old: list[nn.Parameter], new: list[nn.Parameter]) -> None:
         """Put parameters in the place of others in the optimizer."""
@@ -232,6 +232,13 @@ class LentRows:
                 else:
                     whole[name] = value
         self._take_back()
+
+
+def _refuse(_: Tensor) -> None:
+    raise UserError(
+        'HypersphereHead: with sample_rate < 1 or fused_update, backward must come '
+        'before the next forward pass in training; call it for each loss'
+    )
 
 
 def _copied(value: Any) -> Any:
@@ -281,11 +288,11 @@ class Sampling:
 
     def draw(self, weight: Tensor, classes: Tensor) -> tuple[Tensor, float]:
         """Rows of the weight [C, D] without some, sorted, and what each stands for."""
-        scores = torch.rand(len(weight), device=weight.device)
-        scores[classes] = -1
         size = max(math.ceil(self.rate * len(weight)) - len(classes), 1)
-        size = min(size, len(weight) - len(classes))
-        drawn = scores.topk(size, sorted=False).indices.sort().values
+        eligible = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
+        eligible[classes] = False
+        shuffled = torch.randperm(len(weight), device=weight.device)
+        drawn = shuffled[eligible[shuffled]][:size].sort().values
         return drawn, self.weight(weight, classes, drawn)
 
     def weight(self, weight: Tensor, classes: Tensor, drawn: Tensor) -> float:

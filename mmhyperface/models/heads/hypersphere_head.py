@@ -188,13 +188,23 @@ class HypersphereHead(CentreState, BaseModule):
                 state = np.random.SeedSequence(entropy).generate_state(1)
                 generator = torch.Generator().manual_seed(int(state[0]))
                 first = piece * PIECE
-                rows = torch.empty(PIECE, self.in_channels)
+                rows = torch.empty(PIECE, self.in_channels, device='cpu')
                 rows.normal_(std=std, generator=generator)
                 low, high = max(start, first), min(stop, first + PIECE)
                 self.weight[low - start : high - start] = rows[
                     low - first : high - first
                 ].to(self.weight)
         self.loss_module.reset_parameters(self.num_classes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is attached to no optimizer.
+        state = dict(self.__dict__)
+        return {**state, 'rows': None, '_skipped': None, '_walker': None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Copies of parameters lose their attributes.
+        self.weight.shard = self.shard  # type: ignore[attr-defined]
 
     def attach(self, optimizer: Optimizer) -> None:
         """Connect sampled centres, or such that step in the walk, with the optimizer.
@@ -280,7 +290,7 @@ class HypersphereHead(CentreState, BaseModule):
 
         context = self.loss_module.context(own, norm)
         own_term = self.loss_module.target(own, context)
-        folded, hardest = self._fold(x, target, rows, context)
+        folded, hardest = self._fold(x, held, position, rows, context)
         data_term = self.loss_module.join(own_term, folded).mean()
         loss = self.loss_module.objective(
             data_term,
@@ -296,16 +306,20 @@ class HypersphereHead(CentreState, BaseModule):
         )
 
     def _fold(
-        self, x: Tensor, target: Tensor, rows: Rows, context: dict[str, Tensor]
+        self,
+        x: Tensor,
+        held: Tensor,
+        position: Tensor,
+        rows: Rows,
+        context: dict[str, Tensor],
     ) -> Fold:
         """The terms of all other classes, of all parts and ranks."""
         engine = self._engine(x.device)
         partial = {name: self.shard.enter(value) for name, value in context.items()}
         expected = self.loss_module.loss_weight / len(x)
-        held, position = self._positions(target, rows.classes)
         folds = []
         for part in rows.parts:
-            own_row = torch.full_like(target, -1)
+            own_row = held.new_full((len(x),), -1)
             if part.rows is not None:
                 own_row[held] = part.rows[position]
             options: dict[str, Any] = {'expected': expected * part.stands_for}
@@ -335,6 +349,8 @@ class HypersphereHead(CentreState, BaseModule):
                 'call head.attach(optimizer) before training, as CentresHook does '
                 '(one of the default_hooks of configs/_base_/default_runtime.py)'
             )
+        if not self.weight.requires_grad:
+            return AllRows().take(self.weight, classes, self.centres)
         return (self.rows or AllRows()).take(self.weight, classes, self.centres)
 
     def _positions(self, target: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:

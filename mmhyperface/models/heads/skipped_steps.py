@@ -8,9 +8,13 @@ so n missed steps are a product of n matrices 2 x 2. One product is kept for eac
 at which rows were last up to date, not for each row.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .centre_rows import LentRows
 
 # How often products that no row needs any more are dropped, in steps.
 TIDY = 256
@@ -22,23 +26,21 @@ class SkippedSteps:
     """Knows which steps each row has missed.
 
     Args:
-        weight: All rows, [C, D].
-        optimizer: The plain SGD that steps them.
-        group: The optimizer's group that holds the weight.
+        lent: The rows [C, D] in an optimizer that is plain SGD.
     """
 
-    def __init__(self, weight: nn.Parameter, optimizer: Optimizer, group: dict) -> None:
-        self.weight = weight
-        self.group = group
-        self.state = optimizer.state[weight]
-        if group['momentum'] and self.state.get('momentum_buffer') is None:
+    def __init__(self, lent: 'LentRows') -> None:
+        self.lent = lent
+        weight = self.weight = lent.weight
+        state = lent.optimizer.state[weight]
+        if lent.group['momentum'] and state.get('momentum_buffer') is None:
             # Weight decay builds momentum in rows that have never been drawn.
-            self.state['momentum_buffer'] = torch.zeros_like(weight)
+            state['momentum_buffer'] = torch.zeros_like(weight)
         # For each row the entry of ``products`` that brings it up to date.
         self.seen = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
         self.products = torch.eye(2, dtype=torch.float64)[None]
         self.touched: list[Tensor] = []
-        optimizer.register_step_post_hook(self._after_step)
+        lent.optimizer.register_step_post_hook(self._after_step)
 
     def touch(self, index: Tensor) -> None:
         """Announce rows that take part in the step to come."""
@@ -70,7 +72,7 @@ class SkippedSteps:
     @torch.no_grad()
     def flush(self) -> None:
         """Bring all rows up to date."""
-        velocity = self.state.get('momentum_buffer')
+        velocity = self.lent.optimizer.state[self.weight].get('momentum_buffer')
         for start in range(0, len(self.weight), CHUNK):
             index = torch.arange(
                 start, min(start + CHUNK, len(self.weight)), device=self.weight.device
@@ -81,12 +83,20 @@ class SkippedSteps:
                 self.weight.data[block],
                 None if velocity is None else velocity[block],
             )
+        self._forget_all()
+
+    def reset(self) -> None:
+        """Take all rows as up to date: others have been loaded."""
+        self.touched.clear()
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         self.seen.zero_()
         self.products = self.products[-1:]
 
     def _after_step(self, *_: object) -> None:
-        lr, decay = self.group['lr'], self.group['weight_decay']
-        momentum = self.group['momentum']
+        group = self.lent.group
+        lr, decay, momentum = group['lr'], group['weight_decay'], group['momentum']
         step = torch.tensor(
             [[1 - lr * decay, -lr * momentum], [decay, momentum]], dtype=torch.float64
         )
