@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Smaller ones come from memory that glibc's allocator keeps anyway, in bytes.
-LARGE = 2**20
+# Bytes from which on glibc's allocator maps memory anew at the latest.
+LARGE = 2**25
 _free: dict[int, list[np.ndarray]] = {}
 
 
