@@ -13,7 +13,7 @@ the cosines again: four products.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,39 +24,20 @@ from torch import Tensor
 from mmhyperface.errors import UserError
 
 from . import recycled
-from .elementwise import Bound, Buffers, Program, Terms, trace
+from .block import Block, Frame
+from .denormals import denormals_flushed
+from .elementwise import Bindable, Buffers, Program, Terms, trace
 from .fold import Fold
-from .sphere import row_norms, unit
+from .products import add_product, product
+from .sphere import are_exact, project, row_norms, unit
 from .update import Update
 
 if TYPE_CHECKING:
     from mmhyperface.models.losses.base import Context, HypersphereLoss
 
 
-@dataclass
-class Block:
-    """The n = stop - start rows from ``start`` on.
-
-    Attributes:
-        start, stop: The rows.
-        raw: The rows as they are stored, [n, D].
-        own: Pairs of a sample and its own class, as indices into [B, n]; None if
-            there are none.
-        spared: Rows that do not count, as indices into [n]; None if there are none.
-        rows: The rows to multiply by, [n, D], in the features' type.
-        to_cosine: Factors [n] that make the products of features and ``rows``
-            cosines; None where these are unit vectors.
-        to_gradient: 1 / n_j, [n]; None where the rows are free.
-    """
-
-    start: int
-    stop: int
-    raw: Tensor
-    own: tuple[Tensor, Tensor] | None = None
-    spared: Tensor | None = None
-    rows: Tensor = field(init=False)
-    to_cosine: Tensor | None = None
-    to_gradient: Tensor | None = None
+# Entries of the rows of a tile: a megabyte in fp32.
+TILE_ENTRIES = 2**18
 
 
 @dataclass
@@ -129,6 +110,7 @@ class Blocked:
         )
         return Fold(folded, hardest)
 
+    @denormals_flushed()
     def visit(
         self,
         features: Tensor,
@@ -144,8 +126,8 @@ class Blocked:
         norms: Sequence[Tensor | None] = (),
     ) -> Visit:
         """Walk over all classes once, with gradients if ``upstream`` is given."""
-        # Column-major features make two of the three products a fifth faster on CPUs.
-        features = features.T.contiguous().T
+        # Column-major operands make two of the three products a fifth faster on CPUs.
+        x = features.to(self.matmul_dtype or features.dtype).T.contiguous().T
         total = features.new_full((len(features), 1), loss.neutral)
         hardest = torch.full_like(total, -1)
         visit = Visit(total, hardest)
@@ -161,86 +143,31 @@ class Blocked:
             }
             if wants_rows and update is None:
                 visit.rows = recycled.empty(len(weight), weight)
-        evaluate = self.evaluator(inputs, context, loss, visit)
-        blocks = self._blocks(features, weight, target, update)
-        for i, block in enumerate(blocks):
-            length = norms[i] if norms else None
-            if not norms and centres != 'unit':
-                length = row_norms(block.raw)
-                visit.norms.append(length)
-            self._onto_sphere(block, centres, features.dtype, length)
-            gradient = evaluate(self._products(features, block), block)
-            if gradient is not None:
-                self._collect(features, block, gradient, visit, update)
+        program = self._program(loss, context, features, upstream is not None)
+        frames: dict[int, Frame] = {}
+        for i, block in enumerate(self._blocks(features, weight, target, update)):
+            size = block.stop - block.start
+            if size not in frames:
+                assert self._buffers is not None
+                frames[size] = Frame(size, program, inputs, self._buffers)
+            frame = frames[size]
+            known = norms[i] if norms else None
+            visit.norms.append(self._multiply(x, block, centres, frame.products, known))
+            frame.evaluate(block)
+            if upstream is None or loss.additive:
+                # Otherwise an earlier visit has seen the terms.
+                frame.hardest(visit.hardest)
+                add = frame.add_sum if loss.additive else frame.add_logsumexp
+                add(visit.folded, 'others', block)
+            if upstream is not None:
+                for name, sums in (visit.context or {}).items():
+                    frame.add_sum(sums, name, block)
+                self._collect(x, block, *frame.slopes(block), visit, update)
         return visit
 
-    def evaluator(
-        self,
-        inputs: dict[str, Tensor],
-        context: 'Context',
-        loss: 'HypersphereLoss',
-        visit: Visit,
-    ) -> Callable[[Tensor, Block], tuple[Tensor, Tensor | None] | None]:
-        """What takes a block's products to its share of the fold and the gradients.
-
-        Args:
-            inputs: What the loss's program takes besides ``cos``.
-            context: The context of the loss, to know which gradients it wants.
-            loss: The loss.
-            visit: Fold, hardest cosine and gradients of the context are added here.
-
-        Returns:
-            A function of a block's products of rows and features, [n, B], whose memory
-            it may use for something else, and the block. It returns the gradient by
-            the products, [n, B], and the sums over the samples of cosine times
-            gradient by the cosine, [n] (None for rows on the sphere); None if there
-            is no ``upstream`` among the inputs.
-        """
-        gradient = 'upstream' in inputs
-        bound: dict[int, Bound] = {}
-
-        def evaluate(
-            products: Tensor, block: Block
-        ) -> tuple[Tensor, Tensor | None] | None:
-            if block.to_cosine is not None:
-                products.mul_(block.to_cosine[:, None])
-            cos = products.clamp_(-1, 1).T
-            if len(products) not in bound:
-                assert self._buffers is not None
-                program = self._program(loss, context, cos, gradient)
-                memory = program.bind({'cos': cos, **inputs}, self._buffers)
-                bound[len(products)] = memory
-            _hide(cos, block, -1)
-            if not gradient or loss.additive:
-                # Otherwise an earlier visit has seen it.
-                hardest = cos.amax(1, keepdim=True)
-                torch.maximum(visit.hardest, hardest, out=visit.hardest)
-            outputs = bound[len(products)].run()
-            _hide(outputs['others'], block, loss.neutral)
-            if loss.additive:
-                visit.folded += outputs['others'].sum(1, keepdim=True)
-            elif not gradient:
-                _add_logsumexp(visit.folded, outputs['others'])
-            if not gradient:
-                return None
-            for name, sums in (visit.context or {}).items():
-                _hide(outputs[name], block, 0)
-                sums += outputs[name].sum(1, keepdim=True)
-            slope = outputs['cos']
-            _hide(slope, block, 0)
-            if block.to_gradient is None:
-                return slope.T, None
-            radial = cos.mul_(slope).sum(0)
-            by_row = slope.T
-            if block.to_cosine is not None:
-                by_row.mul_(block.to_cosine[:, None])
-            return by_row, radial
-
-        return evaluate
-
     def _program(
-        self, loss: 'HypersphereLoss', context: 'Context', cos: Tensor, gradient: bool
-    ) -> Program | Terms:
+        self, loss: 'HypersphereLoss', context: 'Context', like: Tensor, gradient: bool
+    ) -> Bindable:
         # A margin that a hook moves is a number in the program.
         settings = tuple(
             (name, repr(value))
@@ -249,12 +176,12 @@ class Blocked:
             if not name.startswith('_') and not isinstance(value, Tensor)
         )
         wanted = tuple((name, value.requires_grad) for name, value in context.items())
-        key = (type(loss), settings, wanted, cos.dtype, cos.device, gradient)
+        key = (type(loss), settings, wanted, like.dtype, like.device, gradient)
         if key not in self._programs:
             if len(self._programs) > 8:
                 self._programs.clear()
             try:
-                self._programs[key] = trace(loss, context, cos, gradient)
+                self._programs[key] = trace(loss, context, like, gradient)
             except NotImplementedError as error:
                 self._programs[key] = None
                 print_log(
@@ -281,6 +208,7 @@ class Blocked:
         starts = torch.arange(0, count + size, size, device=target.device)
         order = target.argsort()
         ordered = target[order]
+        own = ordered * samples + order
         own_bounds = torch.searchsorted(ordered, starts).tolist()
         spared = None if update is None else update.spared
         if spared is not None:
@@ -293,95 +221,99 @@ class Blocked:
             block = Block(start, stop, rows)
             low, high = own_bounds[i : i + 2]
             if low < high:
-                block.own = order[low:high], ordered[low:high] - start
+                block.own = own[low:high] - start * samples
             if spared is not None:
                 low, high = spared_bounds[i : i + 2]
                 if low < high:
                     block.spared = spared[low:high] - start
             yield block
 
-    @staticmethod
-    def _onto_sphere(
-        block: Block, centres: str, dtype: torch.dtype, norms: Tensor | None
-    ) -> None:
+    def _multiply(
+        self,
+        x: Tensor,
+        block: Block,
+        centres: str,
+        products: Tensor,
+        norms: Tensor | None = None,
+    ) -> Tensor | None:
+        """Fill in a block's products [n, B] with the features ``x`` [B, D].
+
+        Args:
+            norms: Those of the rows, [n], if they are known.
+
+        Returns:
+            The norms; None where they do not tell the directions exactly, or need not.
+        """
         if centres == 'project':
-            if norms is None:
-                block.raw.copy_(unit(block.raw)[0])
-            else:
-                block.raw.div_(norms.masked_fill(norms == 0, 1)[:, None])
-        block.rows = block.raw.to(dtype)
-        if centres != 'normalize':
-            return
-        if norms is None:
-            block.rows, length = unit(block.rows)
-            block.to_gradient = 1 / length.squeeze(1).masked_fill_(length[:, 0] == 0, 1)
-        else:
-            block.to_gradient = 1 / norms.to(dtype).masked_fill(norms == 0, 1)
-            block.to_cosine = block.to_gradient
+            project(block.raw)
+        block.rows = block.raw.to(products.dtype)
+        measures = centres == 'normalize' and norms is None
+        lengths = []
+        for tile in self._tiles(block.rows):
+            if measures:
+                lengths.append(row_norms(block.rows[tile]))
+            product(block.rows[tile].to(x.dtype), x.T, products[tile])
+        if measures:
+            norms = torch.cat(lengths)
+        if norms is None or not are_exact(norms):
+            if centres == 'normalize':
+                block.rows, length = unit(block.rows)
+                block.to_gradient = 1 / length.masked_fill_(length == 0, 1)
+                product(block.rows.to(x.dtype), x.T, products)
+            return None
+        block.to_cosine = block.to_gradient = norms.reciprocal().unsqueeze(1)
+        return norms
 
-    def _products(self, features: Tensor, block: Block) -> Tensor:
-        """Products of the rows and the features, [n, B]."""
-        assert self._buffers is not None
-        products = self._buffers.cosines[: block.stop - block.start]
-        self._product(block.rows, features.T, products)
-        return products
-
-    def _product(self, a: Tensor, b: Tensor, out: Tensor) -> None:
-        dtype = self.matmul_dtype or a.dtype
-        if dtype == out.dtype:
-            torch.mm(a, b, out=out)
-        else:
-            out.copy_(a.to(dtype) @ b.to(dtype))
+    @staticmethod
+    def _tiles(rows: Tensor) -> list[slice]:
+        """Parts of a block's rows that stay near the processor from use to use."""
+        count, dims = rows.shape
+        size = count if rows.is_cuda else max(64, TILE_ENTRIES // dims)
+        return [slice(low, low + size) for low in range(0, count, size)]
 
     def _collect(
         self,
-        features: Tensor,
+        x: Tensor,
         block: Block,
-        gradient: tuple[Tensor, Tensor | None],
+        by_row: Tensor,
+        radial: Tensor | None,
         visit: Visit,
         update: Update | None,
     ) -> None:
         """Add a block's gradients, or let the rows step at once."""
-        by_row, radial = gradient
         assert visit.features is not None
-        if self.matmul_dtype is None:
-            visit.features.addmm_(by_row.T, block.rows)
-        else:
-            low = self.matmul_dtype
-            visit.features += by_row.T.to(low) @ block.rows.to(low)
         if block.to_gradient is not None and radial is not None:
             radial.mul_(block.to_gradient)
-            if block.to_cosine is None:
-                by_row.mul_(block.to_gradient[:, None])
-                if update is not None:
-                    # From directions to the rows themselves.
-                    radial.mul_(block.to_gradient)
-            else:
+            if block.to_cosine is not None:
                 radial.mul_(block.to_cosine)
+            elif update is not None:
+                # From directions to the rows themselves.
+                radial.mul_(block.to_gradient)
+        step = gradient = None
         if update is not None:
-            update.step(
+            step = update.step(
                 block.start,
                 block.stop,
                 block.raw,
                 by_row,
-                features,
+                x,
                 radial,
                 block.spared,
             )
         elif visit.rows is not None:
-            grad = visit.rows[block.start : block.stop]
-            self._product(by_row, features, grad)
-            if radial is not None:
-                along = radial[:, None].to(grad.dtype), block.rows.to(grad.dtype)
-                grad.addcmul_(*along, value=-1)
-
-
-def _hide(values: Tensor, block: Block, value: float) -> None:
-    """Set the entries of [B, n] that do not count."""
-    if block.own is not None:
-        values[block.own] = value
-    if block.spared is not None:
-        values[:, block.spared] = value
+            gradient = visit.rows[block.start : block.stop]
+        for tile in self._tiles(block.rows):
+            rows, slopes = block.rows[tile], by_row[tile]
+            add_product(visit.features, slopes.T.to(x.dtype), rows.to(x.dtype))
+            if block.to_gradient is not None and block.to_cosine is None:
+                slopes.mul_(block.to_gradient[tile])
+            if step is not None:
+                step(tile)
+            elif gradient is not None:
+                here = gradient[tile]
+                product(slopes.to(x.dtype), x, here)
+                if radial is not None:
+                    here.addcmul_(radial[tile].to(here), rows.to(here), value=-1)
 
 
 def default_block(features: Tensor) -> int:
@@ -391,16 +323,6 @@ def default_block(features: Tensor) -> int:
         return max(1024, 2**24 // samples)
     # Cosines of half a megabyte, in rows of four.
     return max(128, min(2**17 // samples, 2**20 // dims))
-
-
-def _add_logsumexp(total: Tensor, terms: Tensor) -> None:
-    """total [B, 1] = log(e^total + sum e^terms), in the memory of terms [B, n]."""
-    top = torch.maximum(terms.amax(1, keepdim=True), total)
-    # Where every term is -inf so far, any number will do.
-    top = top.clamp_min(torch.finfo(top.dtype).min)
-    sums = terms.sub_(top).exp_().sum(1, keepdim=True)
-    sums += (total - top).exp_()
-    total.copy_(sums.log_().add_(top))
 
 
 class _Walk(torch.autograd.Function):

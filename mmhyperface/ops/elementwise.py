@@ -11,11 +11,12 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 import torch
 import torch.fx
+import torch.nn.functional as F
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.shape_prop import ShapeProp
@@ -45,6 +46,8 @@ class Affine(NamedTuple):
     offset: float
 
 
+Bindable = Union['Program', 'Terms']
+
 Value = Slot | Affine | float
 """What a traced node stands for."""
 
@@ -56,7 +59,7 @@ class Step:
     Attributes:
         name: Name of the operation in ``torch``; or ``affine``, (x, scale, offset) ->
             scale * x + offset; ``weighted_sum``, (x, y, ratio) -> x + ratio * y;
-            ``fill``, a copy of the argument.
+            ``softplus``, x -> log(1 + e^x); ``fill``, a copy of the argument.
         args: Slots and numbers.
         out: Slot of the result.
         wide: Whether the result differs between classes, shape [B, c]; else it is
@@ -99,8 +102,8 @@ class Program:
         """The program on given memory.
 
         Args:
-            inputs: Tensors by name: ``cos`` [B, c], others [B, 1] or [1, 1]. Their
-                values may change between runs.
+            inputs: Tensors by name: ``cos`` [B, c], whose values may change between
+                runs, others [B, 1] or [1, 1].
             buffers: Where to compute.
         """
         rows, classes = inputs['cos'].shape
@@ -118,7 +121,11 @@ class Program:
                 out = values[step.reuses]
             values[step.out] = out
             args = [values[a] if isinstance(a, Slot) else a for a in step.args]
-            calls.append(_call(step.name, args, out, buffers))
+            call = _call(step.name, args, out, buffers)
+            if step.wide:
+                calls.append(call)
+            else:
+                call()
         outputs = {name: values[slot] for name, slot in self.outputs.items()}
         return Bound(calls, outputs)
 
@@ -151,6 +158,10 @@ def _call(
     if name == 'fill':
         value = args[0]
         return partial(out.copy_ if isinstance(value, Tensor) else out.fill_, value)
+    if name == 'softplus':
+        # From here on, the sum is e^x also in float64.
+        softplus: Callable[..., Tensor] = F.softplus
+        return partial(softplus, args[0], threshold=40, out=out)
     if name in _TENSORS_ONLY or not isinstance(args[0], Tensor):
         like = out
         if out.dtype == torch.bool:
@@ -219,7 +230,8 @@ class Terms:
             ``upstream``, the gradient of the folded terms, and ``folded``.
         outputs: Their names: ``others``, and with ``gradient`` also ``cos`` and each
             entry of the context that requires it: the gradient of that element. The
-            context's are yet to be summed.
+            context's are yet to be summed. There is no ``others`` with the gradient
+            of a loss whose fold is no sum.
         wide: The inputs that have gradients.
     """
 
@@ -232,7 +244,9 @@ class Terms:
         wanted = [name for name in context if gradient and context[name].requires_grad]
         self.wide = ['cos', *wanted]
         self.inputs = ['cos', *context, *(['upstream', 'folded'] if gradient else [])]
-        self.outputs = ['others', *(self.wide if gradient else [])]
+        # Whoever has the fold of all terms needs none of them.
+        self.outputs = [] if gradient and not loss.additive else ['others']
+        self.outputs += self.wide if gradient else []
 
     def __call__(self, *values: Tensor) -> list[Tensor]:
         """The outputs for these inputs; wide ones are [B, c], others [B, 1]."""
@@ -242,7 +256,7 @@ class Terms:
                 given[name] = given[name].detach().requires_grad_(self.gradient)
             context = {name: given[name] for name in self.context}
             others = self.loss.others(given['cos'], context)
-        outputs = [others.detach()]
+        outputs = [others.detach()] if 'others' in self.outputs else []
         if self.gradient and not others.requires_grad:
             outputs += [torch.zeros_like(others)] * len(self.wide)
         elif self.gradient:
@@ -413,6 +427,8 @@ class _Lowering:
             return getattr(torch, name)(*map(torch.tensor, args)).item()
         if name == 'where' and isinstance(args[0], bool):
             return args[1] if args[0] else args[2]
+        if name == 'logaddexp' and 0 in args:
+            name, args = 'softplus', [arg for arg in args if arg != 0]
         folded = self._fold(name, args)
         if folded is not None:
             return folded
@@ -505,7 +521,7 @@ class _Lowering:
         key = (name, *args)
         if key in self.known:
             return self.known[key]
-        if name != 'weighted_sum' and not hasattr(torch, name):
+        if name not in _OUR_OWN and not hasattr(torch, name):
             raise NotImplementedError(f'the operation {node.target}')
         slot = self._new_slot()
         self.wide[slot] = any(self.wide.get(arg, False) for arg in args)
@@ -568,7 +584,7 @@ class _Lowering:
         self.program.steps = kept[::-1]
 
     def _share_memory(self) -> None:
-        """Let a result take the memory of an argument that nobody needs later."""
+        """Let a wide result take the memory of an argument that nobody needs later."""
         inputs = {Slot(index) for index in range(len(self.program.inputs))}
         needed = set(self.program.outputs.values())
         for step in reversed(self.program.steps):
@@ -578,10 +594,10 @@ class _Lowering:
                 if isinstance(arg, Slot)
                 and arg not in needed
                 and arg not in inputs
-                and self.wide[arg] == step.wide
+                and self.wide[arg]
                 and self.dtypes[arg] == step.dtype
             ]
-            step.reuses = free[0] if free else None
+            step.reuses = free[0] if free and step.wide else None
             needed.update(arg for arg in step.args if isinstance(arg, Slot))
 
 
@@ -591,6 +607,7 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     'mul': operator.mul,
     'div': operator.truediv,
 }
+_OUR_OWN = ('softplus', 'weighted_sum')
 # Operations that take no number in the place of a tensor.
 _TENSORS_ONLY = ('where', 'logaddexp', 'maximum', 'minimum')
 _SAME = ('alias', 'detach', 'clone', 'expand', 'view', 'lift_fresh_copy', '_to_copy')

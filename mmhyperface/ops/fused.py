@@ -20,6 +20,7 @@ from mmhyperface.errors import UserError
 from . import recycled
 from .blocked import Blocked, Visit
 from .elementwise import Program
+from .products import add_product, product
 from .update import Update
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 OLDEST_TRITON = 3
 # A block's products and the copies and products of its rows take so many bytes.
 BLOCK_BYTES = 30 * 2**20
-# Products of 16-bit matrices can be had in fp32, without a copy.
-WIDENING_PRODUCTS = (
-    'dtype_out' in torch.ops.aten.mm.overloads() and torch.version.hip is None
-)
 
 
 @cache
@@ -192,16 +189,16 @@ class Fused(Blocked):
             radial = gathering.add(slopes, factors, start)
             if by_features is None:
                 continue
-            _add_product(by_features, slopes.T, rows)
+            add_product(by_features, slopes.T, rows)
             if update is not None:
                 along = here = None
                 if factors is not None and radial is not None:
-                    along = radial.sum(0).mul_(factors).mul_(factors)
+                    along = radial.sum(0).mul_(factors).mul_(factors)[:, None]
                 if spared is not None and bounds[i] < bounds[i + 1]:
                     here = spared[bounds[i] : bounds[i + 1]] - start
-                update.step(start, stop, raw, slopes, x, along, here)
+                update.step(start, stop, raw, slopes, x, along, here)(slice(None))
             elif by_rows is not None:
-                _product(slopes, x, by_rows[start:stop])
+                product(slopes, x, by_rows[start:stop])
                 if factors is not None and radial is not None:
                     take_radial(by_rows[start:stop], rows, radial, factors)
         folded, hardest, by_context = gathering.result()
@@ -266,23 +263,3 @@ def _require_kernels(device: torch.device) -> None:
             f"engine='fused' cannot work here: {reason}; take engine='auto' or "
             "'blocked'"
         )
-
-
-def _product(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """out = a @ b, out in fp32, a and b perhaps not."""
-    if a.dtype == out.dtype:
-        torch.mm(a, b, out=out)
-    elif WIDENING_PRODUCTS and a.is_cuda:
-        torch.mm(a, b, out_dtype=out.dtype, out=out)
-    else:
-        out.copy_(a @ b)
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, likewise."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b)
-    elif WIDENING_PRODUCTS and a.is_cuda:
-        total += torch.mm(a, b, out_dtype=total.dtype)
-    else:
-        total += a @ b

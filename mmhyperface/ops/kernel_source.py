@@ -63,11 +63,14 @@ class _Writer:
         self.boolean: dict[Slot, bool] = {Slot(0): False}
         for index in range(len(self.inputs)):
             self.wide[Slot(index + 1)] = self.boolean[Slot(index + 1)] = False
+        self.used = set(program.outputs.values())
+        for step in program.steps:
+            self.used.update(arg for arg in step.args if isinstance(arg, Slot))
 
     def write(self) -> tuple[str, list[float]]:
         narrow: list[str] = []
         wide: list[str] = []
-        for step in self._needed():
+        for step in self.program.steps:
             line = f'v{step.out.index} = {self._expression(step)}'
             (wide if self.wide[step.out] else narrow).append(line)
         folds = self.additive or not self.gradient
@@ -121,9 +124,9 @@ class _Writer:
 
     def _count(self, folds: bool) -> list[str]:
         """What becomes of a tile's cosines and outputs."""
-        others = self._output('others')
         lines = []
         if folds:
+            others = self._output('others')
             lines.append('largest = tl.maximum(largest, tl.where(counts, v0, -1.0))')
         if folds and self.additive:
             lines.append(f'total += tl.where(counts, {others}, 0.0)')
@@ -182,19 +185,6 @@ class _Writer:
 
     def _output(self, name: str) -> str:
         return f'v{self.program.outputs[name].index}'
-
-    def _needed(self) -> list[Step]:
-        """Steps in their order; what only terms already folded need is left out."""
-        outputs = dict(self.program.outputs)
-        if self.gradient and not self.additive:
-            del outputs['others']
-        self.used = set(outputs.values())
-        kept = []
-        for step in reversed(self.program.steps):
-            if step.out in self.used:
-                kept.append(step)
-                self.used.update(arg for arg in step.args if isinstance(arg, Slot))
-        return kept[::-1]
 
     def _expression(self, step: Step) -> str:
         slots = [arg for arg in step.args if isinstance(arg, Slot)]
@@ -319,6 +309,7 @@ _EXPRESSIONS = {
     'log2': 'tl.log2({0})',
     'log1p': 'log1p({0})',
     'logaddexp': 'logaddexp({0}, {1})',
+    'softplus': 'logaddexp({0}, 0.0)',
     'sqrt': 'tl.sqrt({0})',
     'rsqrt': 'tl.rsqrt({0})',
     'reciprocal': '(1 / {0})',

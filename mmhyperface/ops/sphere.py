@@ -43,12 +43,27 @@ def clamp_cosine(x: Tensor) -> Tensor:
 SAFE_NORMS = (1e-15, 1e15)
 
 
-def row_norms(rows: Tensor) -> Tensor | None:
-    """Norms [N] of the rows [N, D] in one pass; None if that could be inexact."""
-    if rows.is_cuda:
-        # A second look at the norms would wait for the device.
-        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).to(rows.dtype)
-    norms = torch.linalg.vector_norm(rows, dim=1)
+def row_norms(rows: Tensor) -> Tensor:
+    """Norms [N] of the rows [N, D] in one pass; see :func:`are_exact`."""
+    if not rows.is_cuda:
+        return torch.linalg.vector_norm(rows, dim=1)
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms.masked_fill_(norms == 0, 1).to(rows.dtype)
+
+
+def are_exact(norms: Tensor) -> bool:
+    """Whether :func:`row_norms` can be relied on to make the rows unit vectors."""
+    if norms.is_cuda:
+        # They are, in float64; a look at them would wait for the device.
+        return True
     low, high = norms.aminmax()
-    safe = SAFE_NORMS[0] < low and high < SAFE_NORMS[1]
-    return norms if safe else None
+    return SAFE_NORMS[0] < low.item() and high.item() < SAFE_NORMS[1]
+
+
+def project(rows: Tensor) -> None:
+    """Put rows [N, D] onto the sphere, in place."""
+    norms = row_norms(rows)
+    if are_exact(norms):
+        rows.div_(norms[:, None])
+    else:
+        rows.copy_(unit(rows)[0])

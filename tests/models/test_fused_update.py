@@ -98,6 +98,44 @@ def test_rows_whose_norms_cannot_be_squared(name, scale):
     torch.testing.assert_close(*weights)
 
 
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+@pytest.mark.parametrize('name', ['arcface', 'sphereface2'])
+def test_products_of_16_bits_are_those_of_the_ordinary_step(name, momentum):
+    weights = []
+    for fused, dtype in ((False, 'bfloat16'), (True, 'bfloat16'), (True, None)):
+        head = fused_head(LOSSES[name](), fused_update=fused, matmul_dtype=dtype)
+        head._walker = None
+        optimizer = attached(head.float(), lr=0.1, momentum=momentum)
+        for seed in range(2):
+            step(head, features(3, seed).float(), [1, 4, 1], optimizer)
+        weights.append(head.weight.detach())
+    ordinary, fused, exact = weights
+    torch.testing.assert_close(fused, ordinary, rtol=1e-6, atol=1e-6)
+    assert (exact - ordinary).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize('name', ['arcface', 'sphereface2'])
+def test_a_forward_pass_that_is_given_up_costs_no_decay(name):
+    """Rows that it drew have made up for missed steps either for good or not at all."""
+    weights = []
+    for given_up in (False, True):
+        head = fused_head(LOSSES[name](), rate=0.6, catch_up=True)
+        optimizer = attached(head, lr=0.5, weight_decay=0.1)
+        always_draw(head, [0, 3])
+        step(head, features(3), [1, 4, 1], optimizer)
+        if given_up:
+            # Without a learning rate its own step changes nothing.
+            optimizer.param_groups[0]['lr'] = 0.0
+            always_draw(head, [2, 5])
+            head._loss(features(3, 1), torch.tensor([1, 4, 1]))
+            optimizer.param_groups[0]['lr'] = 0.5
+        always_draw(head, [0, 2])
+        step(head, features(3, 2), [1, 4, 1], optimizer)
+        head.flush()
+        weights.append(head.weight.detach())
+    torch.testing.assert_close(*weights)
+
+
 def test_no_gradient_of_all_rows_is_kept():
     head = fused_head(ArcFaceLoss(8.0))
     optimizer = attached(head, momentum=0.9)

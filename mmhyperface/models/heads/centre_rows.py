@@ -174,7 +174,9 @@ class LentRows:
         whole = self.optimizer.state.get(self.weight)
         if whole:
             self.optimizer.state[parameter] = {
-                name: value[index] if self._is_rows(value) else _copied(value)
+                name: value.index_select(0, index)
+                if self._is_rows(value)
+                else _copied(value)
                 for name, value in whole.items()
             }
 
@@ -273,7 +275,8 @@ class Sampling:
     """A random sample of the classes that are not in the batch (arXiv 2203.15565).
 
     Every class of the batch is there; of the others as many, each with the same
-    probability, as make the given share of all. A sum over the classes counts the
+    probability, as make the given share of all, but no less than half that share of
+    the others, lest a few stand for very many. A sum over the classes counts the
     random ones as often as makes it unbiased; a softmax takes them as they are, as
     in Partial FC.
 
@@ -288,11 +291,15 @@ class Sampling:
 
     def draw(self, weight: Tensor, classes: Tensor) -> tuple[Tensor, float]:
         """Rows of the weight [C, D] without some, sorted, and what each stands for."""
-        size = max(math.ceil(self.rate * len(weight)) - len(classes), 1)
-        eligible = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
-        eligible[classes] = False
-        shuffled = torch.randperm(len(weight), device=weight.device)
-        drawn = shuffled[eligible[shuffled]][:size].sort().values
+        others = len(weight) - len(classes)
+        size = max(
+            math.ceil(self.rate * len(weight)) - len(classes),
+            math.ceil(self.rate * others / 2),
+        )
+        drawn = torch.randperm(others, device=weight.device)[:size].sort().values
+        # From places among the others to rows: step over the batch's classes.
+        before = classes - torch.arange(len(classes), device=weight.device)
+        drawn += torch.searchsorted(before, drawn, right=True)
         return drawn, self.weight(weight, classes, drawn)
 
     def weight(self, weight: Tensor, classes: Tensor, drawn: Tensor) -> float:
@@ -396,10 +403,8 @@ class SteppedRows:
             group['weight_decay'],
             index=drawn,
             spared=classes if drawn is None else None,
-            make_up=None if self.lent.skipped is None else self.lent.skipped.make_up,
+            skipped=self.lent.skipped,
         )
-        if self.lent.skipped is not None and drawn is not None:
-            self.lent.skipped.touch(drawn)
         others = Part(weight.detach(), None, centres, stands_for, update)
         return Rows(classes, own, [_own_part(own, centres), others])
 

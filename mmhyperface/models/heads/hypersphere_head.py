@@ -179,8 +179,9 @@ class HypersphereHead(CentreState, BaseModule):
         xavier = (2 / (self.num_classes + self.in_channels)) ** 0.5
         std = xavier if self.init_std is None else self.init_std
         seed = torch.randint(2**31, (1,))
-        # Ranks may have seeds of their own.
-        broadcast(seed)
+        if self.shard.world_size > 1:
+            # Ranks may have seeds of their own.
+            broadcast(seed)
         start, stop = self.shard.start, self.shard.stop
         if self.weight.device.type != 'meta':
             for piece in range(start // PIECE, -(-stop // PIECE)):

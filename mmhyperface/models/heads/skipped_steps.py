@@ -50,6 +50,11 @@ class SkippedSteps:
         """Take that back: the step did not come."""
         self.touched.clear()
 
+    def stepped(self, index: Tensor) -> None:
+        """Announce rows that have made up for what they missed and taken the step."""
+        self.seen[index] = len(self.products) - 1
+        self.touch(index)
+
     def make_up(self, index: Tensor, rows: Tensor, velocity: Tensor | None) -> None:
         """Apply what rows have missed, in place.
 
