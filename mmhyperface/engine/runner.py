@@ -5,16 +5,10 @@ import re
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from mmengine.dist import (
-    all_gather_object,
-    broadcast,
-    broadcast_object_list,
-    get_comm_device,
-    is_main_process,
-)
+from mmengine.dist import all_gather_object, is_main_process
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend
 from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
@@ -26,12 +20,19 @@ from torch.optim import Optimizer
 
 from mmhyperface.dist.shard import Shard
 from mmhyperface.engine import checkpoint as storage
+from mmhyperface.engine.shared_rows import (
+    Rows,
+    StandIn,
+    collect,
+    from_main,
+    take_stand_ins,
+    together,
+)
 from mmhyperface.errors import UserError
 from mmhyperface.models.heads.centre_state import (
     CentreState,
     MappedRows,
     StoredRows,
-    chunks,
     emitting,
     emitting_own_rows,
 )
@@ -39,28 +40,6 @@ from mmhyperface.registry import RUNNERS
 
 LOAD_CENTRES = ('all', 'drop', 'map')
 UNITS = {'KB': 1 << 10, 'MB': 1 << 20, 'GB': 1 << 30, 'TB': 1 << 40}
-
-
-class _Rows(NamedTuple):
-    """A tensor with one row per class: centres, their average, their momentum."""
-
-    shard: Shard
-    local: Tensor | None  # this rank's rows; None if it has none
-    shape: torch.Size  # of all ranks together
-    dtype: torch.dtype
-    state: dict | None = None  # the optimizer's, where the tensor is the entry
-    entry: str = ''
-
-    @property
-    def bytes(self) -> int:
-        return math.prod(self.shape) * torch.empty((), dtype=self.dtype).element_size()
-
-
-class _StandIn:
-    """Marks the place of rows in a checkpoint that is about to be written."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
 
 @RUNNERS.register_module()
@@ -114,7 +93,7 @@ class FaceRunner(Runner):
         with emitting_own_rows():
             super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
-            self._taken = list(_take_stand_ins(kwargs['checkpoint']))
+            self._taken = list(take_stand_ins(kwargs['checkpoint']))
 
     # ---- saving
 
@@ -170,7 +149,7 @@ class FaceRunner(Runner):
                     f'parts to {out_dir}: let the checkpoint hook save to a local '
                     'folder, or raise centre_parts_above'
                 )
-            with self._collected(rows), _together(shared):
+            with self._collected(rows), together(shared):
                 super().save_checkpoint(out_dir, filename, **options)
         elif large:
             self._save_parts(path, rows, options, shared)
@@ -178,26 +157,26 @@ class FaceRunner(Runner):
             self._save_file(path, rows, options, shared)
 
     def _save_file(
-        self, path: Path, rows: dict[str, _Rows], options: dict[str, Any], shared: bool
+        self, path: Path, rows: dict[str, Rows], options: dict[str, Any], shared: bool
     ) -> None:
-        with self._collected(rows), _together(shared):
+        with self._collected(rows), together(shared):
             new = _prepare(path)
             super().save_checkpoint(str(new.parent), new.name, **options)
             if is_main_process():
                 storage.publish(path)
 
     def _save_parts(
-        self, path: Path, rows: dict[str, _Rows], options: dict[str, Any], shared: bool
+        self, path: Path, rows: dict[str, Rows], options: dict[str, Any], shared: bool
     ) -> None:
-        stand_ins = {name: _StandIn(name) for name in rows}
-        with self._substituted(rows, stand_ins), _together(shared):
+        stand_ins = {name: StandIn(name) for name in rows}
+        with self._substituted(rows, stand_ins), together(shared):
             folder = _prepare(path)
             if is_main_process():
                 folder.mkdir()
             super().save_checkpoint(str(folder), storage.MODEL, **options)
-        plan = _from_main(self._taken, shared)
+        plan = from_main(self._taken, shared)
         parts: list[list[dict]] = []
-        with _together(shared):
+        with together(shared):
             if not folder.is_dir():
                 raise UserError(
                     f'process {self.rank} does not see the folder {folder} of process '
@@ -215,7 +194,7 @@ class FaceRunner(Runner):
                     else storage.write_rows(folder, key, local, tensor.shard.start)
                 )
         gathered = all_gather_object(parts) if shared else [parts]
-        with _together(shared):
+        with together(shared):
             if is_main_process():
                 storage.write_index(
                     folder,
@@ -233,7 +212,7 @@ class FaceRunner(Runner):
 
     def _rows(
         self, heads: dict[str, CentreState], save_optimizer: bool, shared: bool
-    ) -> dict[str, _Rows]:
+    ) -> dict[str, Rows]:
         """All tensors of a row per class by name, the same names on all ranks."""
         rows = {}
         copies = {'': heads}
@@ -244,7 +223,7 @@ class FaceRunner(Runner):
             for name, head in those.items():
                 weight = head.weight
                 shape = torch.Size([head.shard.num_classes, *weight.shape[1:]])
-                rows[f'{prefix}{name}.weight'] = _Rows(
+                rows[f'{prefix}{name}.weight'] = Rows(
                     head.shard, weight, shape, weight.dtype
                 )
         if save_optimizer:
@@ -255,7 +234,7 @@ class FaceRunner(Runner):
                         if not _has_rows(value, len(head.weight)):
                             continue
                         shape = torch.Size([head.shard.num_classes, *value.shape[1:]])
-                        rows[f'{wrapper} {name} {entry}'] = _Rows(
+                        rows[f'{wrapper} {name} {entry}'] = Rows(
                             head.shard, value, shape, value.dtype, state, entry
                         )
         if not shared:
@@ -269,23 +248,23 @@ class FaceRunner(Runner):
         some = next(head.shard for head in heads.values() if head.shard.world_size > 1)
         return {
             name: rows.get(name)
-            or _Rows(some if world > 1 else Shard(shape[0]), None, shape, dtype)
-            for name, shape, dtype, world in _from_main(described, shared)
+            or Rows(some if world > 1 else Shard(shape[0]), None, shape, dtype)
+            for name, shape, dtype, world in from_main(described, shared)
         }
 
     @contextmanager
-    def _collected(self, rows: dict[str, _Rows]) -> Generator[None, None, None]:
+    def _collected(self, rows: dict[str, Rows]) -> Generator[None, None, None]:
         """Let this process have all rows, if it is the first, while it saves."""
         if all(tensor.shard.world_size == 1 for tensor in rows.values()):
             yield
             return
-        whole = {name: _collect(tensor) for name, tensor in rows.items()}
+        whole = {name: collect(tensor) for name, tensor in rows.items()}
         with self._substituted(rows, whole):
             yield
 
     @contextmanager
     def _substituted(
-        self, rows: dict[str, _Rows], substitutes: dict[str, Any]
+        self, rows: dict[str, Rows], substitutes: dict[str, Any]
     ) -> Generator[None, None, None]:
         """Let state dicts of model and optimizer hold something else for the rows."""
         names = {id(tensor.local): name for name, tensor in rows.items()}
@@ -585,61 +564,3 @@ def _names(owner: str, metainfo: dict | None, count: int) -> list[str]:
             f"whose metainfo['classes'] has {told}; set load_centres='drop' instead"
         )
     return list(classes)
-
-
-def _take_stand_ins(
-    node: Any, path: storage.Key | None = None
-) -> Generator[tuple[storage.Key, str], None, None]:
-    """Remove stand-ins from nested dicts, and tell where and what they were."""
-    path = path or []
-    for key, value in list(node.items()):
-        if isinstance(value, _StandIn):
-            del node[key]
-            yield [*path, key], value.name
-        elif isinstance(value, dict):
-            yield from _take_stand_ins(value, [*path, key])
-
-
-def _collect(rows: _Rows) -> Tensor | None:
-    """All rows [C, ...] on the CPU of the first process, sent in pieces."""
-    if rows.shard.world_size == 1:
-        return rows.local
-    whole = torch.empty(rows.shape, dtype=rows.dtype) if is_main_process() else None
-    each = rows.bytes // rows.shape[0]
-    for rank in range(rows.shard.world_size):
-        for a, b in chunks(*rows.shard.range_of(rank), each):
-            shape = (b - a, *rows.shape[1:])
-            piece = torch.empty(shape, dtype=rows.dtype, device=get_comm_device())
-            if rank == rows.shard.rank and rows.local is not None:
-                start = rows.shard.start
-                piece.copy_(rows.local.detach()[a - start : b - start])
-            broadcast(piece, src=rank)
-            if whole is not None:
-                whole[a:b] = piece
-    return whole
-
-
-def _from_main(value: Any, shared: bool) -> Any:
-    """The first process's value."""
-    values = [value]
-    if shared:
-        broadcast_object_list(values)
-    return values[0]
-
-
-@contextmanager
-def _together(shared: bool) -> Generator[None, None, None]:
-    """A step that all processes finish, or none: an error on one is raised on all."""
-    error = None
-    try:
-        yield
-    except Exception as caught:
-        error = caught
-    told = []
-    if shared:
-        told = all_gather_object(error and f'{type(error).__name__}: {error}')
-    if error is not None:
-        raise error
-    for rank, message in enumerate(told):
-        if message:
-            raise UserError(f'process {rank} could not save its part: {message}')

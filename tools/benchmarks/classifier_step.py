@@ -272,6 +272,9 @@ def contenders(args: argparse.Namespace) -> dict[str, Callable[[Problem], Step]]
                 add(', fused update', loss, engine, fused_update=True)
             for rate in rates:
                 add(f', rate {rate:g}', loss, engine, sample_rate=rate)
+                if engine != 'dense':
+                    both = dict(sample_rate=rate, fused_update=True)
+                    add(f', rate {rate:g}, fused update', loss, engine, **both)
     if args.peer_dir:
         for name, peer in peers(rates).items():
             rows[name] = lambda problem, peer=peer: theirs(problem, args.peer_dir, peer)

@@ -211,6 +211,9 @@ class HypersphereHead(CentreState, BaseModule):
         """Connect sampled centres, or such that step in the walk, with the optimizer.
 
         ``CentresHook`` does it in the runner. Without either of them it does nothing.
+        From then on the optimizer holds parameters of some rows in the place of all,
+        from a forward pass to the end of ``step``: clear and clip gradients by its own
+        ``zero_grad`` and ``param_groups``, not by the model's.
 
         Args:
             optimizer: The optimizer that holds ``weight``.
