@@ -333,7 +333,9 @@ def _measured_step(
         head = HypersphereHead(**options).train()
         head.num_classes = rows + samples
         if options['engine'] == 'blocked':
-            head._walker = Blocked(block, _dtype(cfg.get('matmul_dtype')))
+            # As a GPU goes about it.
+            dtype = _dtype(cfg.get('matmul_dtype'))
+            head._walker = Blocked(block, dtype, tile=block)
         optimizer = build_optimizer(optimizer_cfg, list(head.parameters()))
         head.attach(optimizer)
         labels = [i % rows if i < own else rows + i for i in range(samples)]

@@ -68,12 +68,18 @@ class Blocked:
             processor's cache, or keep a GPU busy.
         matmul_dtype: Type of the operands of the three products, such as
             ``torch.bfloat16``; by default that of the features.
+        tile: Number of rows of a block that one product takes; by default as many as
+            stay near a processor from one to the next, and all on a GPU.
     """
 
     def __init__(
-        self, block: int | None = None, matmul_dtype: torch.dtype | None = None
+        self,
+        block: int | None = None,
+        matmul_dtype: torch.dtype | None = None,
+        tile: int | None = None,
     ) -> None:
         self.block = block
+        self.tile = tile
         self.matmul_dtype = matmul_dtype
         # What backward was given last time, as a multiple of what was expected.
         self.upstream_scale = 1.0
@@ -152,7 +158,7 @@ class Blocked:
                 frames[size] = Frame(size, program, inputs, self._buffers)
             frame = frames[size]
             known = norms[i] if norms else None
-            visit.norms.append(self._multiply(x, block, centres, frame.products, known))
+            visit.norms.append(self._prepare(x, block, centres, frame.products, known))
             frame.evaluate(block)
             if upstream is None or loss.additive:
                 # Otherwise an earlier visit has seen the terms.
@@ -228,7 +234,7 @@ class Blocked:
                     block.spared = spared[low:high] - start
             yield block
 
-    def _multiply(
+    def _prepare(
         self,
         x: Tensor,
         block: Block,
@@ -236,9 +242,14 @@ class Blocked:
         products: Tensor,
         norms: Tensor | None = None,
     ) -> Tensor | None:
-        """Fill in a block's products [n, B] with the features ``x`` [B, D].
+        """Put a block's rows on the sphere, or tell how, and multiply them by ``x``.
 
         Args:
+            x: The features [B, D], in the type of the product's operands.
+            block: Gets ``rows``, ``to_cosine`` and ``to_gradient``; its ``raw`` rows
+                are changed for ``project``.
+            centres: As in :func:`.dense.dense`; ``unit`` for rows on the sphere.
+            products: Filled in, [n, B].
             norms: Those of the rows, [n], if they are known.
 
         Returns:
@@ -264,11 +275,11 @@ class Blocked:
         block.to_cosine = block.to_gradient = norms.reciprocal().unsqueeze(1)
         return norms
 
-    @staticmethod
-    def _tiles(rows: Tensor) -> list[slice]:
-        """Parts of a block's rows that stay near the processor from use to use."""
+    def _tiles(self, rows: Tensor) -> list[slice]:
+        """Parts of a block's rows."""
         count, dims = rows.shape
-        size = count if rows.is_cuda else max(64, TILE_ENTRIES // dims)
+        usual = max(1, count) if rows.is_cuda else max(64, TILE_ENTRIES // dims)
+        size = self.tile or usual
         return [slice(low, low + size) for low in range(0, count, size)]
 
     def _collect(
@@ -318,7 +329,7 @@ class Blocked:
 
 def default_block(features: Tensor) -> int:
     """Number of classes in a block for features [B, D]."""
-    samples, dims = features.shape
+    samples, dims = max(1, len(features)), features.shape[1]
     if features.is_cuda:
         return max(1024, 2**24 // samples)
     # Cosines of half a megabyte, in rows of four.

@@ -102,13 +102,13 @@ class Update:
         if spared is not None:
             decay[spared] = lr[spared] = 0
             momentum[spared] = 1
-        kept = 1 - lr * decay
 
         def step(part: slice) -> None:
             here, slopes = rows[part], by_row[part].to(features.dtype)
             index = None if self.index is None else self.index[start:stop][part]
             if self.velocity is None:
-                add_product(here.mul_(kept[part]), slopes, features, -self.lr)
+                here.mul_(1 - lr[part] * decay[part])
+                add_product(here, slopes, features, -self.lr)
             else:
                 velocity = self._velocity[part].mul_(momentum[part])
                 velocity.addcmul_(decay[part], here)
