@@ -41,8 +41,9 @@ def report_errors() -> Generator[None, None, None]:
         rank = int(os.environ.get('RANK', 0))
         if rank:
             # A mistake that all processes meet is told by the first, whose end
-            # makes the launcher stop the others; this one may be ours alone.
-            time.sleep(3)
+            # makes the launcher stop the others, on a busy machine not at once; this
+            # one may be ours alone.
+            time.sleep(10)
         message = getattr(error, 'brief', None) or (
             f'a checkpoint cannot be loaded, for it is none or holds more than '
             f'weights: {str(error).splitlines()[0]}'

@@ -96,8 +96,9 @@ def test_each_step_is_paired_with_one_of_the_floor(step, tmp_path, monkeypatch):
         'SFace blocked',
         'SFace blocked, fused update',
         'SFace blocked, rate 0.5',
+        'SFace blocked, rate 0.5, fused update',
     ]
-    assert taken == [*['Floor'] * 8, *['Floor', 'function'] * 10]
+    assert taken == [*['Floor'] * 8, *['Floor', 'function'] * 12]
 
 
 def test_classifier_step_knows_what_the_floor_keeps(tmp_path):
