@@ -329,7 +329,7 @@ class Blocked:
 
 def default_block(features: Tensor) -> int:
     """Number of classes in a block for features [B, D]."""
-    samples, dims = max(1, len(features)), features.shape[1]
+    samples, dims = max(1, features.shape[0]), features.shape[1]
     if features.is_cuda:
         return max(1024, 2**24 // samples)
     # Cosines of half a megabyte, in rows of four.
