@@ -2,6 +2,7 @@ from .face_dataset import FaceDataset
 from .face_folder import FaceFolder
 from .face_folder_pairs import FaceFolderPairs
 from .face_list import FaceList
+from .face_pack import FacePack
 from .face_pairs import FacePairs
 from .face_record import FaceRecord
 from .face_test_sets import FaceTestSets
@@ -13,6 +14,7 @@ __all__ = [
     'FaceFolder',
     'FaceFolderPairs',
     'FaceList',
+    'FacePack',
     'FacePairs',
     'FaceRecord',
     'FaceTestSets',

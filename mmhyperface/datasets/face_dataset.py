@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from mmpretrain.datasets import BaseDataset
@@ -10,6 +11,10 @@ from mmpretrain.datasets import BaseDataset
 from mmhyperface.errors import UserError
 from mmhyperface.registry import TRANSFORMS
 
+from .damage import DamagedImage, Skipped
+
+#: So many damaged images one after the other are more than some damage.
+MOST_IN_A_ROW = 1000
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.pgm', '.webp')
 
 
@@ -25,8 +30,13 @@ class FaceDataset(BaseDataset):
         data_prefix: folder of the images, relative to `data_root`, or absolute.
         pipeline: transforms or their configs.
         indices: only the first (or last, if negative) so many images, or these.
+        on_error: 'raise' at an image that is damaged, or 'skip' to the next one; see
+            :meth:`skipped` and :class:`SkippedImagesHook`, which tells of them at the
+            end. Test sets cannot go without an image.
         metainfo, serialize_data, test_mode, lazy_init: as in mmengine.
     """
+
+    _fully_initialized: bool
 
     #: Where a config has this data set, for advice in errors.
     LOADER = 'train_dataloader'
@@ -38,11 +48,18 @@ class FaceDataset(BaseDataset):
         data_prefix: str = '',
         pipeline: Sequence[dict | Callable] = (),
         indices: int | Sequence[int] | None = None,
+        on_error: Literal['raise', 'skip'] = 'raise',
         metainfo: dict | None = None,
         serialize_data: bool = True,
         test_mode: bool = False,
         lazy_init: bool = False,
     ) -> None:
+        if on_error not in ('raise', 'skip') or (on_error == 'skip' and test_mode):
+            raise self._error(
+                f"on_error is 'raise' or, for training, 'skip'; got {on_error!r}"
+            )
+        self.on_error = on_error
+        self._skipped: Skipped | None = None
         super().__init__(
             ann_file=ann_file,
             data_root=os.path.expanduser(data_root),
@@ -56,6 +73,56 @@ class FaceDataset(BaseDataset):
             test_mode=test_mode,
             lazy_init=lazy_init,
         )
+
+    def full_init(self) -> None:
+        """Load what the data set lists, unless this is done."""
+        if not self._fully_initialized:
+            self._find_images()
+            self._fully_initialized = True
+            if self.on_error == 'skip':
+                self._skipped = Skipped(len(self))
+
+    def _find_images(self) -> None:
+        super().full_init()
+
+    def __getitem__(self, idx: int) -> Any:
+        """Image `idx` after the pipeline; the next good one with ``on_error='skip'``.
+
+        Raises:
+            DamagedImage: With ``on_error='raise'``; also if very many in a row are.
+        """
+        if self.on_error == 'raise':
+            return super().__getitem__(idx)
+        self.full_init()
+        assert self._skipped is not None
+        if not -len(self) <= idx < len(self):
+            raise IndexError(f'image {idx} of {len(self)}')
+        error = None
+        for step in range(min(MOST_IN_A_ROW, len(self))):
+            number = (idx + step) % len(self)
+            try:
+                return super().__getitem__(number)
+            except DamagedImage as caught:
+                self._skipped.add(number)
+                error = caught
+        raise self._error(
+            f'{min(MOST_IN_A_ROW, len(self))} images in a row are damaged; the last '
+            f'one: {error}'
+        )
+
+    def skipped(self) -> dict[int, str]:
+        """What is wrong with the images that were passed over so far, by number."""
+        if self._skipped is None:
+            return {}
+        found = {}
+        for number in self._skipped.numbers().tolist():
+            try:
+                super().__getitem__(number)
+            except DamagedImage as error:
+                found[number] = str(error)
+            else:
+                found[number] = 'it can be read by now'
+        return found
 
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
         """mmengine's layout: pickled items end to end, and where each ends.

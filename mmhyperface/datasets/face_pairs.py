@@ -10,7 +10,7 @@ from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
 from .face_dataset import FaceDataset
-from .pair_sets import set_pairs
+from .pair_sets import consecutive_folds, set_pairs
 from .text_lists import read_lines, split_fields
 
 #: (line number, same person?, path, path)
@@ -81,7 +81,7 @@ class FacePairs(FaceDataset):
             pairs, folds = self._read_lfw(lines)
         else:
             pairs = [self._parse_opensphere(*line) for line in lines]
-            folds = self._consecutive_folds(len(pairs))
+            folds = consecutive_folds(len(pairs), self.folds, self.ann_file)
 
         images: dict[str, int] = {}
         first_lines = array('q')
@@ -126,17 +126,6 @@ class FacePairs(FaceDataset):
                 'line `folds pairs`',
             )
         return number, fields[0] == '1', fields[1], fields[2]
-
-    def _consecutive_folds(self, num_pairs: int) -> np.ndarray | None:
-        if self.folds is None:
-            return None
-        if not 2 <= self.folds <= num_pairs:
-            raise self._error(
-                f"folds={self.folds} of the {num_pairs} pairs of '{self.ann_file}': "
-                'expected at least 2, and a pair for each'
-            )
-        sizes = [len(part) for part in np.array_split(np.arange(num_pairs), self.folds)]
-        return np.repeat(np.arange(self.folds), sizes)
 
     def _read_lfw(
         self, lines: list[tuple[int, str]]

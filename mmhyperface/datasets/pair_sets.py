@@ -67,5 +67,24 @@ def set_pairs(
     }
 
 
+def consecutive_folds(count: int, folds: int | None, source: str) -> np.ndarray | None:
+    """The fold of each of so many pairs, int64, if the folds follow one another.
+
+    Sizes are equal, or the first folds are larger by one. None if there are no folds.
+
+    Raises:
+        UserError: fewer than two folds, or more than pairs. `source` is theirs.
+    """
+    if folds is None:
+        return None
+    if not 2 <= folds <= count:
+        raise UserError(
+            f"folds={folds} of the {count} pairs of '{source}': expected at least 2, "
+            'and a pair for each'
+        )
+    sizes = [len(part) for part in np.array_split(np.arange(count), folds)]
+    return np.repeat(np.arange(folds), sizes)
+
+
 def _kind(same: np.bool_) -> str:
     return 'the same person' if same else 'different people'

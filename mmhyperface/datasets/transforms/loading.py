@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from mmhyperface.datasets.damage import DamagedImage
 from mmhyperface.errors import UserError
 from mmhyperface.registry import TRANSFORMS
 
@@ -21,14 +22,14 @@ def decode_face(data: bytes, source: str) -> np.ndarray:
     the crop, belong to the stored pixels. `source` names the image in errors.
     """
     if not data:
-        raise UserError(f'{source}: the file is empty. {_REPLACE}.')
+        raise DamagedImage(f'{source}: the file is empty. {_REPLACE}.')
     # OpenCV 4 fills the missing rows of a cut JPEG without a word. In JPEG data
     # 0xFFD9 is the end marker only, but an embedded thumbnail has one as well,
     # ahead of the scan (0xFFDA) of the image itself.
     if data.startswith(b'\xff\xd8') and data.rfind(b'\xff\xd9') < data.rfind(
         b'\xff\xda'
     ):
-        raise UserError(
+        raise DamagedImage(
             f'{source}: the JPEG is cut off after {len(data)} bytes. {_REPLACE}.'
         )
     try:
@@ -39,7 +40,7 @@ def decode_face(data: bytes, source: str) -> np.ndarray:
     except cv2.error:  # for instance a header with absurd sides
         image = None
     if image is None:
-        raise UserError(
+        raise DamagedImage(
             f'{source}: cannot be decoded as an image ({len(data)} bytes, starting '
             f'with {data[:8]!r}). {_REPLACE}.'
         )
@@ -51,12 +52,12 @@ def _read(path: str) -> bytes:
         with open(path, 'rb') as file:
             return file.read()
     except FileNotFoundError:
-        raise UserError(
+        raise DamagedImage(
             f"{path}: no such image. Check the data set's data_root, or take the "
             'image out of its list'
         ) from None
     except OSError as error:  # a directory, no permission, a dead mount
-        raise UserError(
+        raise DamagedImage(
             f'{path}: cannot be read: {error.strerror}. It has to be an image file'
         ) from None
 
@@ -82,10 +83,10 @@ def _as_bgr(image: np.ndarray, source: str) -> np.ndarray:
 class LoadFace(BaseTransform):
     """Reads a crop and brings it to the size the model expects.
 
-    Takes ``img`` (a uint8 array: grey, BGR or BGRA) if it is there, otherwise the
-    file ``img_path`` of any type that OpenCV decodes: see :func:`decode_face`.
-    Adds ``img`` (uint8 [H, W, 3] BGR), ``img_shape`` and ``ori_shape`` ((h, w) after
-    and before resizing).
+    Takes ``img`` (a uint8 array: grey, BGR or BGRA) if it is there, or the encoded
+    ``img_bytes`` (which go), otherwise the file ``img_path``, of any type that OpenCV
+    decodes: see :func:`decode_face`. Adds ``img`` (uint8 [H, W, 3] BGR), ``img_shape``
+    and ``ori_shape`` ((h, w) after and before resizing).
 
     Args:
         size: (h, w), or one number for a square.
@@ -94,8 +95,8 @@ class LoadFace(BaseTransform):
             size is an error, for data that must be aligned already.
 
     Raises:
-        UserError: a file that is missing, empty, cut off or no image; an array of
-            another kind; another size with ``resize=False``.
+        DamagedImage: a file that is missing, empty, cut off or no image.
+        UserError: an array of another kind; another size with ``resize=False``.
     """
 
     def __init__(
@@ -113,6 +114,8 @@ class LoadFace(BaseTransform):
         source = str(results.get('img_path', "results['img']"))
         if 'img' in results:
             image = _as_bgr(results['img'], source)
+        elif 'img_bytes' in results:
+            image = decode_face(results.pop('img_bytes'), source)
         else:
             path = os.fspath(results['img_path'])
             image = decode_face(_read(path), path)
