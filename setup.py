@@ -42,6 +42,7 @@ setup(
     extras_require={
         'test': [
             'pytest',
+            'hypothesis',
             'scikit-learn',
             'ruff',
             'mypy',

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-# The tests share helpers (runs.py, oracles.py); spawned processes need them too.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / 'models')]
+# The tests share helpers (runs.py, oracles.py, record_files.py); spawned processes
+# need them too.
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / folder) for folder in ('', 'models', 'datasets')]
 
 REAL_FACES = 'MMHYPERFACE_REAL_FACES'
 

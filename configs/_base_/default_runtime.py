@@ -12,6 +12,7 @@ default_hooks = dict(
     sync_statistics=dict(type='SyncStatisticsHook'),
     class_count=dict(type='ClassCountHook'),
     centres=dict(type='CentresHook'),
+    skipped_images=dict(type='SkippedImagesHook'),
     non_finite_loss=dict(type='NonFiniteLossHook'),
     # Raw pixels as a baseline too are for small test sets: they are kept in memory.
     report=dict(type='VerificationReportHook', baselines=['untrained']),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import record_files
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [
@@ -184,6 +186,38 @@ def test_flagship_inherited_from_another_folder(tmp_path, method):
     assert 'Iter(train) [2/2]' in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize('method', ['sphereface2', 'spherefacer', 'sface'])
+def test_flagship_on_the_files_as_they_lie(tmp_path, method):
+    """A RecordIO set and verification packs: trained, verified, resumed."""
+    records = record_files.insightface_records(
+        [[record_files.picture(4 * i + k, 112) for k in range(4)] for i in range(5)]
+    )
+    record_files.write(tmp_path / 'set', records, 5)
+    pack = [record_files.picture(i, 112) for i in range(8)], [True, False, False, True]
+    for name in ('lfw', 'cfp_fp', 'agedb_30'):
+        (tmp_path / 'set' / f'{name}.bin').write_bytes(pickle.dumps(pack, 2))
+    options = [
+        f'data_root={tmp_path / "set"}',
+        *('model.head.num_classes=5', 'model.backbone.depth=18'),
+        *(f'val_dataloader.dataset.datasets.{i}.folds=2' for i in range(3)),
+        *('train_dataloader.batch_size=2', 'train_dataloader.num_workers=1'),
+        *('val_dataloader.num_workers=1', 'default_hooks.logger.interval=1'),
+        *('default_hooks.checkpoint.interval=2', 'train_cfg.val_interval=2'),
+    ]
+    command = ['tools/dist_train.sh', f'configs/{method}_r100_ms1m.py', 2]
+    for more, iterations in (([], 2), (['--resume'], 4)):
+        done = call(
+            *(*command, '--work-dir', tmp_path / 'work', *more, '--cfg-options'),
+            *(*options, f'train_cfg.max_iters={iterations}'),
+        )
+        told = done.stdout + done.stderr
+        assert f'Iter(train) [{iterations}/{iterations}]' in told
+        for name in ('lfw', 'cfp_fp', 'agedb_30'):
+            assert f'{name}/accuracy' in told
+    assert 'Iter(train) [3/4]' in told
+    assert 'Iter(train) [2/4]' not in told
+
+
 def broken_image(root: Path) -> str:
     write_faces(root)
     for image in root.glob('*/*.png'):
@@ -234,7 +268,7 @@ def test_bad_data_is_one_clear_message(tmp_path, make, workers):
         ),
         (
             ['tools/train.py', 'configs/sphereface2_r100_ms1m.py', '--no-validate'],
-            'RecordIO',
+            'data/ms1m/train.rec: cannot be read: No such file or directory. Set',
         ),
     ],
 )

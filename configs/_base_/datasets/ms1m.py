@@ -1,4 +1,7 @@
-# MS1M, refined: 85,742 identities, 112 x 112, in insightface's RecordIO layout.
+# MS1M, refined: 85,742 identities, 112 x 112, in insightface's RecordIO layout, with
+# the verification packs that come with it. To point elsewhere:
+# --cfg-options data_root=/folder/with/train.rec
+data_root = 'data/ms1m'
 train_pipeline = [
     dict(type='LoadFace', size=(112, 112), resize=False),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
@@ -18,7 +21,7 @@ train_dataloader = dict(
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='FaceRecord',
-        data_root='data/ms1m',
+        data_root=data_root,
         ann_file='train.rec',
         pipeline=train_pipeline,
     ),
@@ -31,12 +34,17 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
-        type='FacePairs',
-        name='lfw',
-        data_root='data/lfw',
-        ann_file='pairs.txt',
-        pipeline=test_pipeline,
-        test_mode=True,
+        type='FaceTestSets',
+        datasets=[
+            dict(
+                type='FacePack',
+                data_root=data_root,
+                ann_file=f'{name}.bin',
+                pipeline=test_pipeline,
+                test_mode=True,
+            )
+            for name in ('lfw', 'cfp_fp', 'agedb_30')
+        ],
     ),
 )
 test_dataloader = val_dataloader

@@ -1,3 +1,13 @@
+from .alignment import AlignFace, similarity, template
+from .augmentation import RandomFaceCrop, RandomLowResolution
 from .loading import LoadFace, decode_face
 
-__all__ = ['LoadFace', 'decode_face']
+__all__ = [
+    'AlignFace',
+    'LoadFace',
+    'RandomFaceCrop',
+    'RandomLowResolution',
+    'decode_face',
+    'similarity',
+    'template',
+]

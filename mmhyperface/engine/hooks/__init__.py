@@ -3,6 +3,7 @@ from .checkpoint import CheckpointHook
 from .iteration_seed import IterationSeedHook
 from .margin_scheduler import MarginSchedulerHook
 from .sanity import ClassCountHook, NonFiniteLossHook
+from .skipped_images import SkippedImagesHook
 from .sync_statistics import SyncStatisticsHook
 from .verification_report import VerificationReportHook
 
@@ -13,6 +14,7 @@ __all__ = [
     'IterationSeedHook',
     'MarginSchedulerHook',
     'NonFiniteLossHook',
+    'SkippedImagesHook',
     'SyncStatisticsHook',
     'VerificationReportHook',
 ]
