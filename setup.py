@@ -43,6 +43,7 @@ setup(
         'test': [
             'pytest',
             'hypothesis',
+            'pyarrow',
             'scikit-learn',
             'ruff',
             'mypy',
@@ -50,6 +51,7 @@ setup(
             'pre-commit',
         ],
         'tensorboard': ['tensorboard'],
+        'parquet': ['pyarrow'],
         'mim': ['openmim'],
     },
     classifiers=[

@@ -2,23 +2,31 @@ from .face_dataset import FaceDataset
 from .face_folder import FaceFolder
 from .face_folder_pairs import FaceFolderPairs
 from .face_list import FaceList
+from .face_manifest import FaceManifest
 from .face_pack import FacePack
 from .face_pairs import FacePairs
 from .face_record import FaceRecord
 from .face_test_sets import FaceTestSets
 from .synthetic_faces import SyntheticFacePairs, SyntheticFaces
-from .transforms import LoadFace
+from .transforms import AlignFace, LoadFace, RandomFaceCrop, RandomLowResolution
+from .wrappers import FaceSets, LabelNoise
 
 __all__ = [
+    'AlignFace',
     'FaceDataset',
     'FaceFolder',
     'FaceFolderPairs',
     'FaceList',
+    'FaceManifest',
     'FacePack',
     'FacePairs',
     'FaceRecord',
+    'FaceSets',
     'FaceTestSets',
+    'LabelNoise',
     'LoadFace',
+    'RandomFaceCrop',
+    'RandomLowResolution',
     'SyntheticFacePairs',
     'SyntheticFaces',
 ]

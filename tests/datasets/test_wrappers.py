@@ -1,0 +1,130 @@
+"""Wrong labels and sets of sets."""
+
+import numpy as np
+import pytest
+from record_files import header, images, insightface_records, picture, seed_of, write
+
+from mmhyperface.datasets import FaceRecord, FaceSets, LabelNoise, SyntheticFaces
+from mmhyperface.errors import UserError
+
+PIPELINE = [dict(type='LoadFace', size=16)]
+
+
+def records(folder, identities=4, each=5, bad=(), pack=False, **options):
+    content = insightface_records(images(identities, each))
+    for number in bad:
+        label = float(number // each)
+        content[number] = (number + 1, header(label, number + 1) + b'no image')
+    write(folder, content, identities)
+    pipeline = PIPELINE + [dict(type='mmpretrain.PackInputs')] * pack
+    return FaceRecord(str(folder), pipeline=pipeline, **options)
+
+
+def test_symmetric_noise_is_that_of_its_definition():
+    data = SyntheticFaces(10, images_per_identity=400, image_size=16, pipeline=[])
+    noisy = LabelNoise(data, 0.4)
+    wrong = noisy.labels() != noisy.clean
+    assert wrong.sum() == 1600
+    # Every other person is as likely: 178 of 1600 each, standard deviation 13.
+    shift = (noisy.labels() - noisy.clean)[wrong] % 10
+    counts = np.bincount(shift, minlength=10)
+    assert counts[0] == 0
+    assert (abs(counts[1:] - 1600 / 9) < 65).all()
+    # Of everyone about as many.
+    assert (abs(np.bincount(noisy.clean[wrong]) - 160) < 50).all()
+    again, other = LabelNoise(data, 0.4), LabelNoise(data, 0.4, seed=1)
+    assert (again.labels() == noisy.labels()).all()
+    assert (other.labels() != noisy.labels()).any()
+    assert (LabelNoise(data, 0).labels() == noisy.clean).all()
+    assert (LabelNoise(data, 1).labels() != noisy.clean).all()
+
+
+def test_similar_people(tmp_path):
+    data = records(tmp_path)
+    centres = np.array([[1, 0.1], [1, 0], [0, 0], [-1, 3.0]])
+    np.save(tmp_path / 'centres.npy', centres)
+    noisy = LabelNoise(data, 1.0, to='similar', centres=str(tmp_path / 'centres.npy'))
+    # Cosines to the others by hand: 3 is nearest to 0, 2 has none and takes the first
+    # of its ties.
+    assert noisy.labels().tolist() == [1] * 5 + [0] * 5 + [0] * 5 + [2] * 5
+
+
+@pytest.mark.parametrize('pack', [False, True])
+def test_what_is_trained_on_has_that_label(tmp_path, pack):
+    data = records(tmp_path, bad=[3, 4], pack=pack, on_error='skip')
+    noisy = LabelNoise(data, 0.5)
+    assert len(noisy) == 20
+    for i in range(20):
+        item = noisy[i]
+        used = {3: 5, 4: 5}.get(i, i)
+        if pack:
+            assert item['data_samples'].gt_label.tolist() == [noisy.labels()[used]]
+        else:
+            assert seed_of(item['img']) == used
+            assert item['gt_label'] == noisy.labels()[used]
+        assert noisy.get_cat_ids(i) == [noisy.labels()[i]]
+        assert noisy.get_data_info(i)['gt_label'] == noisy.labels()[i]
+    assert noisy.metainfo['num_classes'] == 4
+    assert noisy.on_error == 'skip'
+    assert list(noisy.skipped()) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(share=1.5), 'share is in'),
+        (dict(share=-0.1), 'share is in'),
+        (dict(share=0.1, to='other'), "'any' or 'similar'"),
+        (dict(share=0.1, to='similar'), 'go together'),
+        (dict(share=0.1, to='similar', centres='none.npy'), 'none.npy: cannot be read'),
+    ],
+)
+def test_noise_that_is_none(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        LabelNoise(records(tmp_path), **options)
+
+
+@pytest.mark.parametrize('pack', [False, True])
+def test_sets_of_sets(tmp_path, pack):
+    first = records(tmp_path / 'a', 3, 2, pack=pack)
+    second = records(tmp_path / 'b', 4, 3, bad=[0], pack=pack, on_error='skip')
+    both = FaceSets([first, second, first])
+    assert len(both) == 6 + 12 + 6
+    assert both.metainfo == {'num_classes': 10}
+    expected = [i // 2 for i in range(6)] + [3 + i // 3 for i in range(12)]
+    expected += [7 + i // 2 for i in range(6)]
+    assert both.labels().tolist() == expected
+    for i, label in enumerate(expected):
+        if i != 6:
+            assert both.get_cat_ids(i) == [label]
+            assert both.get_data_info(i)['gt_label'] == label
+            assert both.get_data_info(i)['sample_idx'] == i
+        item = both[i]
+        used = i + (i == 6)
+        if pack:
+            assert item['data_samples'].gt_label.tolist() == [label]
+            assert item['data_samples'].sample_idx == used
+        else:
+            assert (item['gt_label'], item['sample_idx']) == (label, used)
+    assert both.on_error == 'skip'
+    assert list(both.skipped()) == [6]
+    with pytest.raises(IndexError):
+        both[24]
+
+
+def test_names_of_sets_of_sets():
+    one = SyntheticFaces(2, images_per_identity=1, image_size=16, pipeline=[])
+    one._metainfo['classes'] = ('x', 'y')
+    assert FaceSets([one, one]).metainfo['classes'] == ('0/x', '0/y', '1/x', '1/y')
+    with pytest.raises(UserError, match='list at least one'):
+        FaceSets([])
+
+
+def test_noise_of_sets_of_sets(tmp_path):
+    parts = [records(tmp_path / name, 3, 4) for name in 'ab']
+    noisy = LabelNoise(FaceSets(parts), 0.5)
+    assert (noisy.labels() != noisy.clean).sum() == 12
+    for i in range(24):
+        assert noisy[i]['gt_label'] == noisy.labels()[i]
+        assert seed_of(noisy[i]['img']) == i % 12
+    assert picture(0) == parts[0].get_data_info(0)['img_bytes']
