@@ -7,6 +7,7 @@ from .face_pack import FacePack
 from .face_pairs import FacePairs
 from .face_record import FaceRecord
 from .face_test_sets import FaceTestSets
+from .samplers import IdentityBalancedSampler, InfiniteFaceSampler
 from .synthetic_faces import SyntheticFacePairs, SyntheticFaces
 from .transforms import AlignFace, LoadFace, RandomFaceCrop, RandomLowResolution
 from .wrappers import FaceSets, LabelNoise
@@ -23,6 +24,8 @@ __all__ = [
     'FaceRecord',
     'FaceSets',
     'FaceTestSets',
+    'IdentityBalancedSampler',
+    'InfiniteFaceSampler',
     'LabelNoise',
     'LoadFace',
     'RandomFaceCrop',

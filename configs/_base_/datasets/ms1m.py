@@ -17,7 +17,7 @@ train_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     drop_last=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='InfiniteFaceSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='FaceRecord',
