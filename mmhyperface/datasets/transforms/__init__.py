@@ -1,6 +1,6 @@
 from .alignment import AlignFace, similarity, template
 from .augmentation import RandomFaceCrop, RandomLowResolution
-from .loading import LoadFace, decode_face
+from .loading import LoadFace, decode_face, encoded_face
 
 __all__ = [
     'AlignFace',
@@ -8,6 +8,7 @@ __all__ = [
     'RandomFaceCrop',
     'RandomLowResolution',
     'decode_face',
+    'encoded_face',
     'similarity',
     'template',
 ]

@@ -47,6 +47,13 @@ def decode_face(data: bytes, source: str) -> np.ndarray:
     return image
 
 
+def encoded_face(results: dict) -> bytes:
+    """The bytes of an image: ``img_bytes``, or what the file ``img_path`` holds."""
+    if 'img_bytes' in results:
+        return results['img_bytes']
+    return _read(os.fspath(results['img_path']))
+
+
 def _read(path: str) -> bytes:
     try:
         with open(path, 'rb') as file:
@@ -114,11 +121,9 @@ class LoadFace(BaseTransform):
         source = str(results.get('img_path', "results['img']"))
         if 'img' in results:
             image = _as_bgr(results['img'], source)
-        elif 'img_bytes' in results:
-            image = decode_face(results.pop('img_bytes'), source)
         else:
-            path = os.fspath(results['img_path'])
-            image = decode_face(_read(path), path)
+            image = decode_face(encoded_face(results), source)
+            results.pop('img_bytes', None)
 
         results['ori_shape'] = image.shape[:2]
         results['img'] = self._resized(image, source)
