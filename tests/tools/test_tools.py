@@ -186,7 +186,15 @@ def test_flagship_inherited_from_another_folder(tmp_path, method):
     assert 'Iter(train) [2/2]' in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize('method', ['sphereface2', 'spherefacer', 'sface'])
+@pytest.mark.parametrize(
+    'method',
+    [
+        'sphereface2',
+        # Another loss, by the same way.
+        pytest.param('spherefacer', marks=pytest.mark.slow),
+        pytest.param('sface', marks=pytest.mark.slow),
+    ],
+)
 def test_flagship_on_the_files_as_they_lie(tmp_path, method):
     """A RecordIO set and verification packs: trained, verified, resumed."""
     records = record_files.insightface_records(
