@@ -158,7 +158,13 @@ class FaceRecord(FaceDataset):
         everything = 0, len(places), 0
         if places.key(0) != 0:
             return everything
-        header, image, source = self._record(0)
+        try:
+            header, image, source = self._record(0)
+        except DamagedImage as error:
+            raise self._error(
+                'the record of key 0, which says where images end, cannot be read. '
+                f'{error}'
+            ) from None
         if image or not header.is_array or len(header.labels) < 2:
             return everything
         end = places.find(self._first_identity(header.labels[0], source))

@@ -243,6 +243,10 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / 'train.rec').write_bytes(b'PK\3\4 some other file' * 10)
     with pytest.raises(UserError, match=r'expected the magic 0a 23 d7 ce at byte 0'):
         dataset(tmp_path)
+    path = write(tmp_path, insightface_records(images(3, 2)))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r'record of key 0, which says .*cut off'):
+        dataset(tmp_path)
     write(tmp_path, [(0, header([1.0, 1.0], 0))])
     with pytest.raises(UserError, match='has no image'):
         dataset(tmp_path)
@@ -273,14 +277,14 @@ def test_nothing_but_damage_ends(tmp_path):
 
 
 def test_a_forged_length_takes_no_memory(tmp_path):
-    whole = [chunk(0, header(0.0, i) + picture(i)) for i in range(5)]
+    whole = [chunk(0, header(0.0, i + 1) + picture(i)) for i in range(5)]
     # A chunk that has half a gigabyte, a record that has four billion labels.
     whole[0] = whole[0][:4] + struct.pack('<I', 2**29 - 1) + whole[0][8:]
-    labels = struct.pack('<IfQQ', 2**32 - 1, 0.0, 2, 0)
+    labels = struct.pack('<IfQQ', 2**32 - 1, 0.0, 3, 0)
     whole[2] = chunk(0, labels + picture(2))
     (tmp_path / 'train.rec').write_bytes(b''.join(whole))
     starts = np.cumsum([0, *map(len, whole[:-1])])
-    lines = [f'{key}\t{start}\n' for key, start in enumerate(starts)]
+    lines = [f'{key}\t{start}\n' for key, start in enumerate(starts, 1)]
     (tmp_path / 'train.idx').write_text(''.join(lines))
     data = dataset(tmp_path, num_classes=1)
     for i, why in ((0, 'end after the file'), (2, '4294967295 labels do not fit')):
