@@ -6,10 +6,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.registry import init_default_scope
+from mmengine.config import Config, DictAction
 
-from mmhyperface.apis import load_config, report_errors
+from mmhyperface.apis import dataset_config, load_config, report_errors
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
@@ -37,16 +36,10 @@ def parse_args() -> argparse.Namespace:
 
 def build_dataset(config: Config, phase: str) -> Any:
     """The data set of a phase with the transforms that make images."""
-    loader = config.get(f'{phase}_dataloader')
-    if loader is None:
-        raise UserError(
-            f'{config.filename}: no {phase}_dataloader; choose another --phase'
-        )
-    dataset = ConfigDict(loader.dataset)
+    dataset = dataset_config(config, phase)
     dataset.pipeline = [
         step for step in dataset.get('pipeline', []) if step['type'] not in PACKING
     ]
-    init_default_scope(config.get('default_scope', 'mmhyperface'))
     return DATASETS.build(dataset)
 
 

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmhyperface.apis import load_config, report_errors
+from mmhyperface.apis import dataset_config, load_config, report_errors
 from mmhyperface.datasets.damage import DamagedImage
 from mmhyperface.datasets.transforms import decode_face, encoded_face
 from mmhyperface.errors import UserError
@@ -53,13 +52,7 @@ def parse_args() -> argparse.Namespace:
 
 def build(config: Config, phase: str) -> Any:
     """The data set of a phase, which gives images as they are stored."""
-    loader = config.get(f'{phase}_dataloader')
-    if loader is None:
-        raise UserError(
-            f'{config.filename}: no {phase}_dataloader; choose another --phase'
-        )
-    init_default_scope(config.get('default_scope', 'mmhyperface'))
-    return DATASETS.build(_without_pipeline(ConfigDict(loader.dataset)))
+    return DATASETS.build(_without_pipeline(dataset_config(config, phase)))
 
 
 def _without_pipeline(config: ConfigDict) -> ConfigDict:

@@ -1,6 +1,7 @@
 """What the command line tools have in common."""
 
 import argparse
+import copy
 import os
 import pickle
 import sys
@@ -106,6 +107,23 @@ def load_config(path: str, options: dict | None = None) -> Config:
         _move(cfg._cfg_dict, cfg.data_root, options['data_root'])
     cfg.merge_from_dict(options)
     return cfg
+
+
+def dataset_config(cfg: Config, phase: str) -> ConfigDict:
+    """A copy of the data set's config of a phase, ``train``, ``val`` or ``test``.
+
+    The config's default scope is set, to build it in.
+
+    Raises:
+        UserError: If the phase has no data set.
+    """
+    loader = cfg.get(f'{phase}_dataloader')
+    if loader is None:
+        raise UserError(
+            f'{cfg.filename}: no {phase}_dataloader; choose another --phase'
+        )
+    init_default_scope(cfg.get('default_scope', 'mmhyperface'))
+    return copy.deepcopy(loader.dataset)
 
 
 def _move(node: Any, old: str, new: str) -> None:

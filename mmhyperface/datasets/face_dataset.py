@@ -138,6 +138,25 @@ class FaceDataset(BaseDataset):
         self.data_list.clear()
         return np.frombuffer(data, np.uint8), ends
 
+    def _images_of(
+        self, paths: Sequence[str], persons: Sequence[int], ids: dict[str, int]
+    ) -> list[dict]:
+        """Items of these images; the labels are their persons, sorted by name.
+
+        Args:
+            paths: of the images.
+            persons: of each, the number that ``ids`` gives its person's name.
+            ids: 0, 1, 2, ... in the order of the dict.
+        """
+        classes = sorted(ids)
+        self._set_classes(classes)
+        position = {name: label for label, name in enumerate(classes)}
+        label_of = [position[name] for name in ids]
+        return [
+            dict(img_path=path, gt_label=label_of[person])
+            for path, person in zip(paths, persons, strict=True)
+        ]
+
     def _set_classes(self, classes: Sequence[str]) -> None:
         self._metainfo.update(classes=tuple(classes), num_classes=len(classes))
 

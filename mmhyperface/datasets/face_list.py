@@ -83,15 +83,7 @@ class FaceList(FaceDataset):
                 f'{self.ann_file}:{first_missing}; {missing} of {len(paths)} are '
                 f'missing. Paths start from {self._option("data_prefix")}'
             )
-
-        classes = sorted(ids)
-        self._set_classes(classes)
-        position = {name: label for label, name in enumerate(classes)}
-        label_of = [position[name] for name in ids]
-        return [
-            dict(img_path=path, gt_label=label_of[name_id])
-            for path, name_id in zip(paths, name_ids, strict=True)
-        ]
+        return self._images_of(paths, name_ids, ids)
 
     def _records(self) -> Iterator[tuple[int, str, str]]:
         """(line number, path, name) of every line."""

@@ -72,14 +72,7 @@ class FaceManifest(FaceDataset):
             of_path.append(ids.setdefault(identity, len(ids)))
         if not paths:
             raise self._error(f"the table '{self.ann_file}' has no rows")
-        classes = sorted(ids)
-        self._set_classes(classes)
-        position = {name: label for label, name in enumerate(classes)}
-        label_of = [position[name] for name in ids]
-        return [
-            dict(img_path=path, gt_label=label_of[number])
-            for path, number in zip(paths, of_path, strict=True)
-        ]
+        return self._images_of(paths, of_path, ids)
 
     def _rows(self) -> Iterator[tuple[int, str, str]]:
         """(line or row, path, identity) of each row."""

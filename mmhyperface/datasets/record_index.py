@@ -210,8 +210,7 @@ def _cache_files(file: RecordFile, index: str | None, folder: str | None) -> lis
     name = f'{os.path.basename(file.path)}.{digest}.places.npy'
     own = Path(folder or os.path.dirname(os.path.abspath(file.path)))
     users = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-    temporary = Path(tempfile.gettempdir(), f'mmhyperface-{os.getuid()}')
-    return [own / f'.{name}', users / 'mmhyperface' / name, temporary / name]
+    return [own / f'.{name}', users / 'mmhyperface' / name]
 
 
 def _store(numbers: np.ndarray, path: Path) -> bool:

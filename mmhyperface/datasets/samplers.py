@@ -22,8 +22,7 @@ _AT_ONCE = 2**14
 class InfiniteFaceSampler(InfiniteSampler):
     """mmengine's ``InfiniteSampler``, the very same order, in 8 bytes an image.
 
-    mmengine makes a list of an epoch, of 40 bytes an image: 1.7 GB in each process for
-    42 million.
+    mmengine makes a list of an epoch: a pointer and a Python number for each image.
 
     Args:
         dataset, shuffle, seed: as in mmengine.

@@ -49,7 +49,7 @@ class LabelNoise(_Wrapper):
     """Gives some images the label of another person.
 
     Which ones and whose depends on `seed` alone, so that it is the same in every
-    process, epoch and run. ``metainfo['clean_labels']`` are the true ones, int64 [N].
+    process, epoch and run.
 
     Args:
         dataset: a training set or its config.
@@ -58,6 +58,9 @@ class LabelNoise(_Wrapper):
         to: 'any' other person with equal chance (symmetric noise), or the most
             'similar' person by `centres`.
         centres: file of a ``.npy`` array [C, D], one vector per person, for 'similar'.
+
+    Attributes:
+        clean: the true labels, int64 [N].
 
     Raises:
         UserError: for a share that is none, fewer than two people, or centres of
@@ -95,7 +98,7 @@ class LabelNoise(_Wrapper):
 
     @property
     def metainfo(self) -> dict:
-        return {**self.dataset.metainfo, 'clean_labels': self.clean}
+        return self.dataset.metainfo
 
     def __len__(self) -> int:
         return len(self.noisy)

@@ -41,6 +41,48 @@ TILE_ENTRIES = 2**18
 
 
 @dataclass
+class Walk:
+    """What is to be visited, and what for.
+
+    Attributes:
+        features, weight, target, context, loss, centres, update: As in
+            :func:`.dense.dense`; ``centres`` may also be ``unit``, for rows that are
+            on the sphere already.
+        upstream: Gradient of the fold, [B, 1], if gradients are wanted.
+        folded: The fold of all classes, [B, 1], where a gradient needs it.
+        wants_rows: Whether the gradient of the rows is wanted.
+        norms: Norms of the rows of each block, where an earlier visit took them.
+    """
+
+    features: Tensor
+    weight: Tensor
+    target: Tensor
+    context: 'Context'
+    loss: 'HypersphereLoss'
+    centres: str
+    upstream: Tensor | None = None
+    folded: Tensor | None = None
+    update: Update | None = None
+    wants_rows: bool = True
+    norms: Sequence[Tensor | None] = ()
+
+    def __len__(self) -> int:
+        """Number of rows to be visited."""
+        return len(self.weight if self.update is None else self.update)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some of them, as they are stored."""
+        if self.update is None:
+            return self.weight.data[start:stop]
+        return self.update.rows(start, stop)
+
+    @property
+    def spared(self) -> Tensor | None:
+        """Rows that do not count, sorted int64 [K]."""
+        return None if self.update is None else self.update.spared
+
+
+@dataclass
 class Visit:
     """What one walk over the classes yields.
 
@@ -102,7 +144,7 @@ class Blocked:
         if update is not None:
             # Rows may step in backward, which must come even if no feature learns.
             features = features if features.requires_grad else _leaf(features)
-        folded, hardest = _Walk.apply(
+        folded, hardest = _WalkFunction.apply(
             self,
             loss,
             centres,
@@ -117,48 +159,37 @@ class Blocked:
         return Fold(folded, hardest)
 
     @denormals_flushed()
-    def visit(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        target: Tensor,
-        context: 'Context',
-        loss: 'HypersphereLoss',
-        centres: str,
-        upstream: Tensor | None = None,
-        folded: Tensor | None = None,
-        update: Update | None = None,
-        wants_rows: bool = True,
-        norms: Sequence[Tensor | None] = (),
-    ) -> Visit:
-        """Walk over all classes once, with gradients if ``upstream`` is given."""
-        # Column-major operands make two of the three products a fifth faster on CPUs.
+    def visit(self, walk: Walk) -> Visit:
+        """Visit all classes once."""
+        features, loss, upstream = walk.features, walk.loss, walk.upstream
+        # On CPUs two of the three products are faster with column-major operands.
         x = features.to(self.matmul_dtype or features.dtype).T.contiguous().T
         total = features.new_full((len(features), 1), loss.neutral)
         hardest = torch.full_like(total, -1)
         visit = Visit(total, hardest)
-        inputs: dict[str, Tensor] = dict(context)
+        inputs: dict[str, Tensor] = dict(walk.context)
         if upstream is not None:
             inputs['upstream'] = upstream
-            inputs['folded'] = total if folded is None else folded
+            inputs['folded'] = total if walk.folded is None else walk.folded
             visit.features = features.new_zeros(features.shape)
             visit.context = {
                 name: torch.zeros_like(total)
-                for name, value in context.items()
+                for name, value in walk.context.items()
                 if value.requires_grad
             }
-            if wants_rows and update is None:
-                visit.rows = recycled.empty(len(weight), weight)
-        program = self._program(loss, context, features, upstream is not None)
+            if walk.wants_rows and walk.update is None:
+                visit.rows = recycled.empty(len(walk.weight), walk.weight)
+        program = self._program(loss, walk.context, features, upstream is not None)
         frames: dict[int, Frame] = {}
-        for i, block in enumerate(self._blocks(features, weight, target, update)):
+        for i, block in enumerate(self._blocks(walk)):
             size = block.stop - block.start
             if size not in frames:
                 assert self._buffers is not None
                 frames[size] = Frame(size, program, inputs, self._buffers)
             frame = frames[size]
-            known = norms[i] if norms else None
-            visit.norms.append(self._prepare(x, block, centres, frame.products, known))
+            known = walk.norms[i] if walk.norms else None
+            norms = self._prepare(x, block, walk.centres, frame.products, known)
+            visit.norms.append(norms)
             frame.evaluate(block)
             if upstream is None or loss.additive:
                 # Otherwise an earlier visit has seen the terms.
@@ -168,7 +199,7 @@ class Blocked:
             if upstream is not None:
                 for name, sums in (visit.context or {}).items():
                     frame.add_sum(sums, name, block)
-                self._collect(x, block, *frame.slopes(block), visit, update)
+                self._collect(x, block, *frame.slopes(block), visit, walk.update)
         return visit
 
     def _program(
@@ -198,15 +229,9 @@ class Blocked:
                 )
         return self._programs[key] or Terms(loss, context, gradient)
 
-    def _blocks(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        target: Tensor,
-        update: Update | None,
-    ) -> Iterator[Block]:
-        samples = len(features)
-        count = len(weight) if update is None else len(update)
+    def _blocks(self, walk: Walk) -> Iterator[Block]:
+        features, target, spared = walk.features, walk.target, walk.spared
+        samples, count = len(features), len(walk)
         size = min(self.block or default_block(features), max(count, 1))
         buffers = self._buffers
         if buffers is None or not buffers.fit(features, samples, size):
@@ -216,15 +241,11 @@ class Blocked:
         ordered = target[order]
         own = ordered * samples + order
         own_bounds = torch.searchsorted(ordered, starts).tolist()
-        spared = None if update is None else update.spared
         if spared is not None:
             spared_bounds = torch.searchsorted(spared, starts).tolist()
         for i, start in enumerate(range(0, count, size)):
             stop = min(start + size, count)
-            rows = (
-                weight.data[start:stop] if update is None else update.rows(start, stop)
-            )
-            block = Block(start, stop, rows)
+            block = Block(start, stop, walk.rows(start, stop))
             low, high = own_bounds[i : i + 2]
             if low < high:
                 block.own = own[low:high] - start * samples
@@ -336,7 +357,7 @@ def default_block(features: Tensor) -> int:
     return max(128, min(2**17 // samples, 2**20 // dims))
 
 
-class _Walk(torch.autograd.Function):
+class _WalkFunction(torch.autograd.Function):
     """The fold of all classes, with its gradients."""
 
     @staticmethod
@@ -368,17 +389,9 @@ class _Walk(torch.autograd.Function):
             upstream = features.new_full(
                 (len(features), 1), expected * engine.upstream_scale
             )
-        visit = engine.visit(
-            features,
-            weight,
-            target,
-            values,
-            loss,
-            centres,
-            upstream,
-            update=update,
-            wants_rows=needs[7],
-        )
+        walk = Walk(features, weight, target, values, loss, centres, upstream)
+        walk.update, walk.wants_rows = update, needs[7]
+        visit = engine.visit(walk)
         if upstream is not None:
             ctx.gradients = upstream, visit
         # Norms of rows that have been projected, or stepped, are others by now.
@@ -417,17 +430,19 @@ class _Walk(torch.autograd.Function):
                 # A loss scaler: expect the same next time.
                 ctx.engine.upstream_scale = upstream[0].item() / ctx.expected
             visit = ctx.engine.visit(
-                features,
-                weight,
-                target,
-                _requiring(ctx.names, context, ctx.wants[2]),
-                ctx.loss,
-                ctx.centres,
-                upstream,
-                folded,
-                ctx.update,
-                ctx.wants[1],
-                ctx.norms,
+                Walk(
+                    features,
+                    weight,
+                    target,
+                    _requiring(ctx.names, context, ctx.wants[2]),
+                    ctx.loss,
+                    ctx.centres,
+                    upstream,
+                    folded,
+                    ctx.update,
+                    ctx.wants[1],
+                    ctx.norms,
+                )
             )
         by_context = [
             _sum_to(visit.context[name], value) if wanted else None

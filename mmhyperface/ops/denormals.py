@@ -10,7 +10,7 @@ import torch
 @cache
 def _start_threads() -> None:
     """Let torch's threads begin now: each keeps the setting it is born with."""
-    torch.zeros(2**20).add_(1)
+    torch.zeros(2**20, dtype=torch.float32, device='cpu').add_(1)
 
 
 @contextmanager
@@ -18,9 +18,9 @@ def denormals_flushed() -> Generator[None, None, None]:
     """Let the CPU take denormal operands and results for zero, in this thread.
 
     The term of a negative that is far away is tiny, and what it is computed from is
-    denormal (below 1e-38 in fp32): with these, exponentials and logarithms take
-    several times as long. Threads that torch computes with beside this one do not
-    follow: where there are several, part of the work remains slow.
+    denormal (below 1e-38 in fp32), with which exponentials and logarithms are slow.
+    Threads that torch computes with beside this one do not follow: where there are
+    several, part of the work remains slow.
     """
     _start_threads()
     smallest = torch.finfo(torch.float32).tiny

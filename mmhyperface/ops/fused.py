@@ -7,7 +7,6 @@ program that the blocked engine runs step by step, so a loss knows nothing of it
 """
 
 import logging
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,10 +17,9 @@ from torch import Tensor
 from mmhyperface.errors import UserError
 
 from . import recycled
-from .blocked import Blocked, Visit
+from .blocked import Blocked, Visit, Walk
 from .elementwise import Program
 from .products import add_product, product
-from .update import Update
 
 if TYPE_CHECKING:
     from mmhyperface.models.losses.base import Context, HypersphereLoss
@@ -95,76 +93,31 @@ class Fused(Blocked):
         """Whether this is the engine of choice for rows on that device."""
         return device.type == 'cuda' and _triton_missing() is None and _compiles(device)
 
-    def visit(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        target: Tensor,
-        context: 'Context',
-        loss: 'HypersphereLoss',
-        centres: str,
-        upstream: Tensor | None = None,
-        folded: Tensor | None = None,
-        update: Update | None = None,
-        wants_rows: bool = True,
-        norms: Sequence[Tensor | None] = (),
-    ) -> Visit:
+    def visit(self, walk: Walk) -> Visit:
         """See :meth:`.Blocked.visit`."""
+        features = walk.features
         _require_kernels(features.device)
-        stored = weight if update is None else update.weight
-        count = len(weight) if update is None else len(update)
+        stored = walk.weight if walk.update is None else walk.update.weight
         kernel = None
         if features.dtype == stored.dtype == torch.float32 and stored.is_contiguous():
-            kernel = self._kernel(loss, context, features, upstream is not None)
-        if kernel is None or not count or not features.numel():
-            return super().visit(
-                features,
-                weight,
-                target,
-                context,
-                loss,
-                centres,
-                upstream,
-                folded,
-                update,
-                wants_rows,
-                norms,
-            )
-        inputs = list(context.values())
-        if upstream is not None:
-            inputs += [
-                upstream,
-                torch.zeros_like(upstream) if folded is None else folded,
-            ]
+            gradient = walk.upstream is not None
+            kernel = self._kernel(walk.loss, walk.context, features, gradient)
+        if kernel is None or not len(walk) or not features.numel():
+            return super().visit(walk)
         with torch.cuda.device_of(features):
-            return self._fused_visit(
-                kernel,
-                inputs,
-                features,
-                weight,
-                target,
-                centres,
-                update,
-                wants_rows and update is None,
-            )
+            return self._fused_visit(kernel, walk)
 
-    def _fused_visit(
-        self,
-        kernel: 'BlockKernel',
-        inputs: list[Tensor],
-        features: Tensor,
-        weight: Tensor,
-        target: Tensor,
-        centres: str,
-        update: Update | None,
-        wants_rows: bool,
-    ) -> Visit:
-        """A visit with the kernel on these inputs after ``cos``."""
+    def _fused_visit(self, kernel: 'BlockKernel', walk: Walk) -> Visit:
         from .kernel import Gathering, onto_sphere, take_radial
 
-        count = len(weight) if update is None else len(update)
+        features, weight, target = walk.features, walk.weight, walk.target
+        update, spared, count = walk.update, walk.spared, len(walk)
+        # The kernel's inputs after ``cos``.
+        inputs = list(walk.context.values())
+        if walk.upstream is not None:
+            zeros = torch.zeros_like(walk.upstream)
+            inputs += [walk.upstream, zeros if walk.folded is None else walk.folded]
         size = min(self.block or self._default_block(features), count)
-        spared = None if update is None else update.spared
         hidden = None
         if spared is not None:
             hidden = target.new_zeros(count, dtype=torch.int8).index_fill_(0, spared, 1)
@@ -172,7 +125,7 @@ class Fused(Blocked):
             bounds = torch.searchsorted(spared, starts).tolist()
         by_features = torch.zeros_like(features) if kernel.gradient else None
         by_rows = None
-        if kernel.gradient and wants_rows:
+        if kernel.gradient and walk.wants_rows and update is None:
             by_rows = recycled.empty(len(weight), weight)
 
         x = features.to(self.matmul_dtype or features.dtype)
@@ -181,10 +134,8 @@ class Fused(Blocked):
         gathering = Gathering(kernel, inputs, target, size, hidden)
         for i, start in enumerate(range(0, count, size)):
             stop = min(start + size, count)
-            raw = (
-                weight.data[start:stop] if update is None else update.rows(start, stop)
-            )
-            rows, factors = onto_sphere(raw, centres, copies)
+            raw = walk.rows(start, stop)
+            rows, factors = onto_sphere(raw, walk.centres, copies)
             slopes = torch.mm(rows, x.T, out=products[: stop - start])
             radial = gathering.add(slopes, factors, start)
             if by_features is None:

@@ -61,7 +61,7 @@ class Update:
                 self._velocity = self.velocity[start:stop]
             return self.weight[start:stop]
         where = self.index[start:stop]
-        # On a CPU, several times as fast as indexing is.
+        # On a CPU much faster than indexing is.
         rows = self.weight.index_select(0, where)
         velocity = None
         if self.velocity is not None:

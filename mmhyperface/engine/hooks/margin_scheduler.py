@@ -28,7 +28,7 @@ class MarginSchedulerHook(Hook):
     normalised (arXiv 2109.05565). With ``policy='linear'`` it goes from ``start``
     at iteration ``begin`` to the loss's own margin at iteration ``end``. Where the
     terms of other classes depend on the margin, the blocked and fused engines trace
-    the loss anew for each value of it, in some 50 ms.
+    the loss anew for each value of it, which takes longer than a small step.
 
     Args:
         policy: ``step`` or ``linear``.
