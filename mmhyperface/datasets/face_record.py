@@ -87,7 +87,10 @@ class FaceRecord(FaceDataset):
         # For now any label goes.
         self._metainfo['num_classes'] = count or 0
         if not count:
-            self._metainfo['num_classes'] = int(self.labels().max()) + 1
+            greatest = int(self.labels().max())
+            if greatest < 0:
+                raise self._error(f'no record of {self.ann_file} has a label')
+            self._metainfo['num_classes'] = greatest + 1
 
     def __len__(self) -> int:
         self.full_init()
@@ -129,9 +132,9 @@ class FaceRecord(FaceDataset):
         key = self._places.key(place)
         source = f'{self.ann_file}: key {key}'
         offsets = self._places.offsets
-        start = int(offsets[place])
+        start = offsets.item(place)
         # The next record, as a rule, is what comes next in the file.
-        after = int(offsets[place + 1]) if place + 1 < len(offsets) else 0
+        after = offsets.item(place + 1) if place + 1 < len(offsets) else 0
         stop = after if after > start else self._file.size
         header, image = split_record(self._file.read(start, stop), source)
         if self._has_ids and header.id != key:
@@ -142,7 +145,7 @@ class FaceRecord(FaceDataset):
         return header, image, source
 
     def _label(self, header: Header, source: str) -> int:
-        label = float(header.labels[0])
+        label = header.label
         limit = self._metainfo['num_classes']
         if not (label.is_integer() and 0 <= label < limit):
             raise DamagedImage(
@@ -165,14 +168,14 @@ class FaceRecord(FaceDataset):
                 'the record of key 0, which says where images end, cannot be read. '
                 f'{error}'
             ) from None
-        if image or not header.is_array or len(header.labels) < 2:
+        if image or header.length < 2:
             return everything
-        end = places.find(self._first_identity(header.labels[0], source))
+        end = places.find(self._first_identity(header.label, source))
         return 1, end, len(places) - end
 
-    def _first_identity(self, told: np.float32, source: str) -> int:
+    def _first_identity(self, told: float, source: str) -> int:
         """The key of the first identity record, which the header has in float32."""
-        if not (np.isfinite(told) and told >= 1 and told == np.floor(told)):
+        if not (told.is_integer() and told >= 1):
             raise self._error(
                 f'{source}: the header says that images end before key {told:g}'
             )
@@ -180,14 +183,14 @@ class FaceRecord(FaceDataset):
         if key <= _EXACT:
             return key
         # Off by rounding: records of identities are those without an image.
-        near = int(np.spacing(told))
+        near = int(np.spacing(np.float32(told)))
         low, high = self._places.find(key - near), self._places.find(key + near)
         for place in range(low, high):
             try:
                 header, image, _ = self._record(place)
             except DamagedImage:
                 continue
-            if header.is_array and not image:
+            if header.length and not image:
                 return self._places.key(place)
         return key
 

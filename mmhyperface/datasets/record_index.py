@@ -37,6 +37,12 @@ class Places:
     def __init__(self, numbers: np.ndarray, path: Path | None = None) -> None:
         self.numbers = numbers
         self.path = path
+        # Plain arrays: items of a memmap are several times as slow.
+        plain = np.asarray(numbers)
+        self._gapless = not len(plain) or plain[0] >= 0
+        count = len(plain) // 2
+        self.offsets = plain[1 if self._gapless else 1 + count :]
+        self._keys = plain[:1] if self._gapless else plain[1 : 1 + count]
 
     @classmethod
     def of(cls, keys: np.ndarray, offsets: np.ndarray) -> 'Places':
@@ -56,20 +62,16 @@ class Places:
         numbers, path = state
         self.__init__(np.load(path, 'r') if path else numbers, path)  # type: ignore
 
-    @property
-    def offsets(self) -> np.ndarray:
-        gapless = not len(self.numbers) or self.numbers[0] >= 0
-        return self.numbers[1 if gapless else 1 + len(self.numbers) // 2 :]
-
     def key(self, place: int) -> int:
-        gapless = self.numbers[0] >= 0
-        return int(self.numbers[0] + place if gapless else self.numbers[1 + place])
+        if self._gapless:
+            return self._keys.item(0) + place
+        return self._keys.item(place)
 
     def find(self, key: int) -> int:
         """The first place with this key or a greater one."""
-        if self.numbers[0] >= 0:
-            return int(min(max(key - self.numbers[0], 0), len(self)))
-        return int(np.searchsorted(self.numbers[1 : 1 + len(self)], key))
+        if self._gapless:
+            return min(max(key - self._keys.item(0), 0), len(self))
+        return int(np.searchsorted(self._keys, key))
 
 
 def places_of(
@@ -221,6 +223,8 @@ def _store(numbers: np.ndarray, path: Path) -> bool:
             try:
                 np.save(new, numbers)
                 new.flush()
+                # Others who train on these records may read it too.
+                os.chmod(new.name, 0o644)
                 os.replace(new.name, path)
             except BaseException:
                 os.unlink(new.name)

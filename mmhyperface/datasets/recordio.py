@@ -25,6 +25,7 @@ from .damage import DamagedImage
 MAGIC = struct.pack('<I', 0xCED7230A)
 _CHUNK = struct.Struct('<4sI')
 _HEADER = struct.Struct('<IfQQ')
+_LABEL = struct.Struct('<f')
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _MOST_BYTES = (1 << 29) - 1
 #: Every chunk begins at a multiple of so many bytes.
@@ -37,13 +38,14 @@ class Header(NamedTuple):
     """What a record says of its image.
 
     Attributes:
-        labels: float32 [L]; L = 1 unless the record has an array of labels.
-        is_array: Whether they are an array, which identity records have.
+        label: The label, or the first one of an array.
+        length: Number of labels, if they are an array, which identity records have;
+            else 0.
         id: Key of the record, as its writer saw it.
     """
 
-    labels: np.ndarray
-    is_array: bool
+    label: float
+    length: int
     id: int
 
 
@@ -184,17 +186,15 @@ def split_record(data: bytes, source: str) -> tuple[Header, bytes]:
         raise DamagedImage(
             f'{source}: {len(data)} bytes, fewer than the {_HEADER.size} of a header'
         )
-    flag, label, identity, _ = _HEADER.unpack_from(data)
-    start = _HEADER.size
-    if not flag:
-        return Header(np.array([label], np.float32), False, identity), data[start:]
-    end = start + 4 * flag
+    length, label, identity, _ = _HEADER.unpack_from(data)
+    end = _HEADER.size + 4 * length
     if end > len(data):
         raise DamagedImage(
-            f'{source}: {flag} labels do not fit into its {len(data)} bytes'
+            f'{source}: {length} labels do not fit into its {len(data)} bytes'
         )
-    labels = np.frombuffer(data, '<f4', flag, start)
-    return Header(labels, True, identity), data[end:]
+    if length:
+        (label,) = _LABEL.unpack_from(data, _HEADER.size)
+    return Header(label, length, identity), data[end:]
 
 
 def first_labels(file: RecordFile, offsets: np.ndarray) -> np.ndarray:

@@ -32,12 +32,15 @@ class InfiniteFaceSampler(InfiniteSampler):
         generator = torch.Generator()
         generator.manual_seed(self.seed)
         while True:
-            if self.shuffle:
-                order = torch.randperm(self.size, generator=generator)
-                for part in order.split(_AT_ONCE):
-                    yield from part.tolist()
-            else:
-                yield from range(self.size)
+            yield from self._epoch(generator)
+
+    def _epoch(self, generator: torch.Generator) -> Iterator[int]:
+        """In a function of its own, whose order is gone before there is another."""
+        if not self.shuffle:
+            yield from range(self.size)
+            return
+        for part in torch.randperm(self.size, generator=generator).split(_AT_ONCE):
+            yield from part.tolist()
 
 
 @DATA_SAMPLERS.register_module()

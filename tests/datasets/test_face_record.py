@@ -350,6 +350,7 @@ def test_what_was_found_is_kept_and_mapped(tmp_path):
     (kept,) = tmp_path.glob('.train.rec.*.npy')
     before = kept.stat().st_mtime_ns
     assert isinstance(data._places.numbers, np.memmap)
+    assert kept.stat().st_mode & 0o444 == 0o444
     # Twelve images, three identities, the header and the first key.
     assert data._places.numbers.nbytes == 8 * (12 + 3 + 1 + 1)
     # The copy of another process maps the same file.
