@@ -43,6 +43,7 @@ setup(
         'test': [
             'pytest',
             'hypothesis',
+            'simplejpeg',
             'pyarrow',
             'scikit-learn',
             'ruff',
@@ -51,6 +52,7 @@ setup(
             'pre-commit',
         ],
         'tensorboard': ['tensorboard'],
+        'jpeg': ['simplejpeg'],
         'parquet': ['pyarrow'],
         'mim': ['openmim'],
     },

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmhyperface.datasets import FaceFolder
-from mmhyperface.datasets.transforms import LoadFace
+from mmhyperface.datasets.transforms import LoadFace, decode_face, loading
 from mmhyperface.errors import UserError
 from mmhyperface.registry import TRANSFORMS
 
@@ -47,7 +47,59 @@ def load(path, data, **kwargs):
     return LoadFace(**kwargs)(dict(img_path=str(path)))
 
 
+@pytest.fixture(params=['simplejpeg', 'opencv'])
+def _decoder(request, monkeypatch):
+    if request.param == 'opencv':
+        monkeypatch.setattr(loading, 'simplejpeg', None)
+    elif loading.simplejpeg is None:
+        pytest.skip('simplejpeg is not installed')
+
+
+both_decoders = pytest.mark.usefixtures('_decoder')
+
+
 # Decoding -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('quality', [30, 90, 100])
+@pytest.mark.parametrize('progressive', [0, 1])
+@pytest.mark.parametrize(
+    'sampling',
+    [
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_440,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+        None,  # grey
+    ],
+)
+def test_the_decoders_give_the_same_pixels(quality, progressive, sampling, monkeypatch):
+    pytest.importorskip('simplejpeg')
+    noise = np.random.default_rng(quality).integers(-30, 31, (93, 61, 3))
+    image = np.clip(smooth(93, 61) + noise, 0, 255).astype(np.uint8)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    options += [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    if sampling is None:
+        image = image[:, :, 0]
+    else:
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    options += [cv2.IMWRITE_JPEG_RST_INTERVAL, 2]
+    data = encoded('.jpg', image, *options)
+    fast = loading._decode_jpeg(data)
+    assert fast is not None
+    monkeypatch.setattr(loading, 'simplejpeg', None)
+    np.testing.assert_array_equal(fast, decode_face(data, ''))
+
+
+def test_a_forged_size_is_not_allocated():
+    """65,500 x 65,500 pixels in the header of a small file."""
+    data = bytearray(encoded('.jpg', smooth(64, 64)))
+    at = data.index(b'\xff\xc0') + 5
+    data[at : at + 4] = struct.pack('>HH', 65500, 65500)
+    assert loading._decode_jpeg(bytes(data)) is None
+    with pytest.raises(UserError, match='cannot be decoded'):
+        decode_face(bytes(data), 'forged.jpg')
 
 
 @pytest.mark.parametrize(
@@ -92,6 +144,7 @@ def test_types_and_depths(tmp_path, data, expected):
     assert results['img_shape'] == results['ori_shape'] == (1, 2)
 
 
+@both_decoders
 def test_jpeg(tmp_path):
     image = smooth(112, 112)
     results = load(tmp_path / 'face.jpg', encoded('.jpg', image))
@@ -99,6 +152,7 @@ def test_jpeg(tmp_path):
     assert np.abs(results['img'].astype(int) - image).mean() < 3
 
 
+@both_decoders
 def test_exif_orientation_is_ignored(tmp_path):
     tag = struct.pack('<HHII', 0x0112, 3, 1, 6)  # orientation 6: turn by 90 degrees
     tiff = b'II*\0' + struct.pack('<IH', 8, 1) + tag + struct.pack('<I', 0)
@@ -121,6 +175,7 @@ def test_names(tmp_path, name):
 # Files that are no good ---------------------------------------------------------
 
 
+@both_decoders
 @pytest.mark.parametrize('progressive', [0, 1])
 @pytest.mark.parametrize('keep', [0.3, 0.7, -40, -2])
 def test_cut_jpeg(tmp_path, progressive, keep):
@@ -130,6 +185,7 @@ def test_cut_jpeg(tmp_path, progressive, keep):
         load(tmp_path / 'half.jpg', data)
 
 
+@both_decoders
 def test_cut_jpeg_with_a_whole_thumbnail(tmp_path):
     thumbnail = encoded('.jpg', smooth(8, 8))
     app1 = b'\xff\xe1' + struct.pack('>H', 2 + len(thumbnail)) + thumbnail
@@ -140,6 +196,7 @@ def test_cut_jpeg_with_a_whole_thumbnail(tmp_path):
         load(tmp_path / 'a.jpg', whole[:-100])
 
 
+@both_decoders
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path):
     jpeg = encoded('.jpg', smooth(64, 64))
     assert load(tmp_path / 'a.jpg', jpeg + bytes(100))['ori_shape'] == (64, 64)
