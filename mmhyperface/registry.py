@@ -64,4 +64,4 @@ VISBACKENDS = _child(mmpretrain_registry.VISBACKENDS)
 # "failed to search registry" under our default scope.
 STRATEGIES = _child(mmengine_registry.STRATEGIES)
 INFERENCERS = _child(mmengine_registry.INFERENCERS)
-FUNCTIONS = _child(mmengine_registry.FUNCTIONS)
+FUNCTIONS = _child(mmengine_registry.FUNCTIONS, 'mmhyperface.datasets')

@@ -1,3 +1,4 @@
+from .collate import collate_faces
 from .face_dataset import FaceDataset
 from .face_folder import FaceFolder
 from .face_folder_pairs import FaceFolderPairs
@@ -6,10 +7,17 @@ from .face_manifest import FaceManifest
 from .face_pack import FacePack
 from .face_pairs import FacePairs
 from .face_record import FaceRecord
-from .face_test_sets import FaceTestSets
+from .face_test_sets import FacePacks, FaceTestSets
 from .samplers import IdentityBalancedSampler, InfiniteFaceSampler
 from .synthetic_faces import SyntheticFacePairs, SyntheticFaces
-from .transforms import AlignFace, LoadFace, RandomFaceCrop, RandomLowResolution
+from .transforms import (
+    AlignFace,
+    LoadFace,
+    PackFace,
+    RandomFaceCrop,
+    RandomFaceFlip,
+    RandomLowResolution,
+)
 from .wrappers import FaceSets, LabelNoise
 
 __all__ = [
@@ -20,6 +28,7 @@ __all__ = [
     'FaceList',
     'FaceManifest',
     'FacePack',
+    'FacePacks',
     'FacePairs',
     'FaceRecord',
     'FaceSets',
@@ -28,8 +37,11 @@ __all__ = [
     'InfiniteFaceSampler',
     'LabelNoise',
     'LoadFace',
+    'PackFace',
     'RandomFaceCrop',
+    'RandomFaceFlip',
     'RandomLowResolution',
     'SyntheticFacePairs',
     'SyntheticFaces',
+    'collate_faces',
 ]

@@ -2,7 +2,7 @@
 
 import bisect
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from torch.utils.data import Dataset
 
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+
+from .face_pack import FacePack
 
 
 @DATASETS.register_module()
@@ -23,16 +25,20 @@ class FaceTestSets(Dataset):
 
     Args:
         datasets: the data sets or their configs.
-        combined: name of one more test set: all pairs of all sets. SphereFace2's
-            validation is that of LFW, AgeDB-30, CA-LFW and CP-LFW. Its folds are the
-            union of the sets' folds of one number, None if a set has none.
+        combined: name of one more test set: all pairs of all sets; or a dict of names
+            and which sets each puts together. SphereFace2's validation is that of LFW,
+            AgeDB-30, CA-LFW and CP-LFW. Folds are the union of the sets' folds of one
+            number, None if a set has none.
 
     Raises:
-        UserError: no data set, one without test sets, a name that two share.
+        UserError: no data set, one without test sets, a name that two share, a
+            combination of what there is not.
     """
 
     def __init__(
-        self, datasets: Sequence[dict | Dataset], combined: str | None = None
+        self,
+        datasets: Sequence[dict | Dataset],
+        combined: str | dict[str, Sequence[str]] | None = None,
     ) -> None:
         self.datasets: list[Any] = [
             DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
@@ -47,8 +53,10 @@ class FaceTestSets(Dataset):
                 offset = test_set['offset'] + self._starts[-1]
                 self._add(name, {**test_set, 'offset': offset})
             self._starts.append(self._starts[-1] + len(dataset))
-        if combined is not None:
-            self._add(combined, self._put_together(combined))
+        if isinstance(combined, str):
+            combined = {combined: list(self._test_sets)}
+        for name, parts in (combined or {}).items():
+            self._add(name, self._put_together(name, parts))
 
     def _add(self, name: str, test_set: dict) -> None:
         if name in self._test_sets:
@@ -58,14 +66,19 @@ class FaceTestSets(Dataset):
             )
         self._test_sets[name] = test_set
 
-    def _put_together(self, combined: str) -> dict:
-        sets = list(self._test_sets.values())
-        other = [n for n, s in self._test_sets.items() if s['kind'] != 'pairs']
-        if other:
+    def _put_together(self, name: str, parts: Sequence[str]) -> dict:
+        other = [
+            part
+            for part in parts
+            if part not in self._test_sets or self._test_sets[part]['kind'] != 'pairs'
+        ]
+        if other or not parts:
             raise UserError(
-                f'FaceTestSets: combined={combined!r} puts pairs together, but '
-                f'{", ".join(map(repr, other))} is no set of pairs'
+                f'FaceTestSets: combined={name!r} puts sets of pairs together, but '
+                f'{", ".join(map(repr, other)) or "nothing"} is no set of pairs here; '
+                f'there are {", ".join(map(repr, self._test_sets))}'
             )
+        sets = [self._test_sets[part] for part in parts]
         folds = None
         if all(s['folds'] is not None for s in sets):
             folds = np.concatenate([s['folds'] for s in sets])
@@ -101,6 +114,39 @@ class FaceTestSets(Dataset):
     def __getitem__(self, idx: int) -> Any:
         info = self.get_data_info(idx)
         return self._locate(info['sample_idx'])[0].pipeline(info)
+
+
+@DATASETS.register_module()
+class FacePacks(FaceTestSets):
+    """The verification packs of a folder: see :class:`.FacePack`.
+
+    Args:
+        names: of the files ``NAME.bin``.
+        data_root: the folder.
+        pipeline: of all.
+        combined: see :class:`FaceTestSets`.
+        **kwargs: see :class:`.FacePack`.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        data_root: str = '',
+        pipeline: Sequence[dict | Callable] = (),
+        combined: str | dict[str, Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        packs = [
+            FacePack(
+                f'{name}.bin',
+                data_root=data_root,
+                pipeline=pipeline,
+                test_mode=True,
+                **kwargs,
+            )
+            for name in names
+        ]
+        super().__init__(packs, combined)
 
 
 def _test_sets_of(dataset: Any) -> dict[str, dict]:

@@ -4,7 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from mmhyperface.datasets import AlignFace, RandomFaceCrop, RandomLowResolution
+from mmhyperface.datasets import (
+    AlignFace,
+    RandomFaceCrop,
+    RandomFaceFlip,
+    RandomLowResolution,
+)
 from mmhyperface.datasets.transforms import similarity, template
 from mmhyperface.errors import UserError
 
@@ -80,6 +85,28 @@ def test_landmarks_that_are_none(points, message):
         AlignFace().transform(results)
 
 
+def test_flips_mirror_the_image_and_its_landmarks():
+    """Each landmark stays on the pixel that it marks, under its new name."""
+    chance = np.random.default_rng(0)
+    image = chance.integers(0, 256, (9, 7, 3), np.uint8)
+    points = np.stack([chance.permutation(7)[:5], chance.permutation(9)[:5]], 1)
+    colours = [image[y, x] for x, y in points]
+    flipped = 0
+    for _ in range(400):
+        results = dict(img=image.copy(), landmarks=points.copy())
+        out = RandomFaceFlip(prob=0.25).transform(results)
+        order = range(5)
+        if not np.array_equal(out['img'], image):
+            flipped += 1
+            np.testing.assert_array_equal(out['img'], image[:, ::-1])
+            # Left eye, right eye, nose, left and right corner of the mouth.
+            order = [1, 0, 2, 4, 3]
+        for (x, y), which in zip(out['landmarks'].astype(int), order, strict=True):
+            np.testing.assert_array_equal(out['img'][y, x], colours[which])
+    assert 60 < flipped < 140
+    assert RandomFaceFlip(1).transform(dict(img=image))['img'].shape == (9, 7, 3)
+
+
 def test_crops_keep_a_rectangle_in_its_place():
     image = np.full((112, 112, 3), 200, np.uint8)
     transform = RandomFaceCrop(prob=0.5, scale=(0.25, 0.5), ratio=(0.5, 2.0))
@@ -120,6 +147,7 @@ def test_low_resolution_takes_detail_and_nothing_else():
 @pytest.mark.parametrize(
     ('make', 'message'),
     [
+        (lambda: RandomFaceFlip(prob=-0.1), 'prob is a share'),
         (lambda: RandomFaceCrop(prob=1.2), 'prob is a share'),
         (lambda: RandomFaceCrop(scale=(0.5, 1.5)), 'scale is a range'),
         (lambda: RandomFaceCrop(ratio=(2, 1)), 'ratio is a range'),

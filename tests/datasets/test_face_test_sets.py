@@ -104,6 +104,23 @@ def test_folds_of_the_combination(tmp_path):
     assert dataset.metainfo['test_sets']['all']['folds'] is None
 
 
+def test_combinations_of_some(lists):
+    sets = [config(lists, 'lfw'), config(lists, 'age')]
+    dataset = FaceTestSets(sets, combined=dict(second=['age'], both=['age', 'lfw']))
+    found = dataset.metainfo['test_sets']
+    assert list(found) == ['lfw', 'age', 'second', 'both']
+    offset = found['age']['offset']
+    assert (found['second']['index_a'] == found['age']['index_a'] + offset).all()
+    assert found['second']['num_images'] == 7
+    assert found['both']['same'].tolist() == [
+        *found['age']['same'],
+        *found['lfw']['same'],
+    ]
+    for parts, message in ((['age', 'x'], "'x' is no set"), ([], 'nothing is no set')):
+        with pytest.raises(UserError, match=rf"{message}.* there are 'lfw', 'age'"):
+            FaceTestSets(sets, combined=dict(both=parts))
+
+
 def test_one_set_and_built_sets(lists):
     (lists / 'empty').mkdir()
     built = FacePairs(str(lists / 'lfw.txt'), data_prefix=str(lists), lazy_init=True)

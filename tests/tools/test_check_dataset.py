@@ -70,7 +70,7 @@ def test_packs(tmp_path):
     for name in ('lfw', 'cfp_fp', 'agedb_30'):
         content = pickle.dumps((pack, [True, False, False, True]))
         (tmp_path / f'{name}.bin').write_bytes(content)
-    folds = [f'val_dataloader.dataset.datasets.{i}.folds=2' for i in range(3)]
+    folds = ['val_dataloader.dataset.folds=2']
     done = check(
         *(CONFIG, '--phase', 'val', '--cfg-options', f'data_root={tmp_path}', *folds)
     )

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +35,11 @@ def parse_args() -> argparse.Namespace:
         help='memory of a GPU, 10^9 bytes: tells whether it suffices or, without '
         '--gpus, how many GPUs do',
     )
-    parser.add_argument('--num-classes', type=int, help='number of identities')
+    parser.add_argument(
+        '--num-classes',
+        type=int,
+        help='number of identities; by default that which the config tells',
+    )
     parser.add_argument('--batch-size', type=int, help='images per GPU')
     parser.add_argument('--engine', choices=['auto', 'dense', 'blocked', 'fused'])
     parser.add_argument('--sample-rate', type=float, help='share of rows per step')
@@ -59,8 +63,16 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def _counts_classes(cfg: Config) -> bool:
+    """Whether the number of identities is that of the data."""
+    return (cfg.get('model', {}).get('head') or {}).get('num_classes') == 'auto'
+
+
 def plan_of(args: argparse.Namespace) -> Plan:
     cfg = load_config(args.config, args.cfg_options)
+    if args.num_classes is None and _counts_classes(cfg):
+        # Without the data what its config tells of it.
+        args.num_classes = cfg.get('num_classes')
     for name in ('num_classes', 'engine', 'sample_rate', 'fused_update'):
         value = getattr(args, name)
         if value is not None and cfg.get('model', {}).get('head'):

@@ -13,12 +13,12 @@ train_pipeline = [
         aspect_ratio_range=(0.85, 1.15),
     ),
     dict(type='ColorJitter', brightness=0.3, contrast=0.3),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
+    dict(type='RandomFaceFlip', prob=0.5),
+    dict(type='PackFace'),
 ]
 test_pipeline = [
     dict(type='LoadFace', size=image_size),
-    dict(type='PackInputs'),
+    dict(type='PackFace'),
 ]
 train_dataloader = dict(
     batch_size=32,
@@ -26,7 +26,7 @@ train_dataloader = dict(
     persistent_workers=True,
     drop_last=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
+    collate_fn=dict(type='collate_faces'),
     dataset=dict(
         type='FaceFolder',
         data_root=data_root,
@@ -40,7 +40,7 @@ val_dataloader = dict(
     batch_size=64,
     num_workers=1,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='default_collate'),
+    collate_fn=dict(type='collate_faces'),
     dataset=dict(
         type='FaceFolderPairs',
         name='heldout',

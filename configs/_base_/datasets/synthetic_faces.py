@@ -3,17 +3,17 @@ image_size = 64
 num_identities = 500
 
 train_pipeline = [
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
+    dict(type='RandomFaceFlip', prob=0.5),
+    dict(type='PackFace'),
 ]
-test_pipeline = [dict(type='PackInputs')]
+test_pipeline = [dict(type='PackFace')]
 train_dataloader = dict(
     batch_size=32,
     num_workers=1,
     persistent_workers=True,
     drop_last=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    collate_fn=dict(type='default_collate'),
+    collate_fn=dict(type='collate_faces'),
     dataset=dict(
         type='SyntheticFaces',
         num_identities=num_identities,
@@ -28,7 +28,7 @@ val_dataloader = dict(
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='default_collate'),
+    collate_fn=dict(type='collate_faces'),
     dataset=dict(
         type='SyntheticFacePairs',
         name='synthetic',

@@ -1,7 +1,7 @@
 """Augmentations of aligned crops that only this field has.
 
-Others come from mmcv and mmpretrain: ``RandomFlip``, ``RandomErasing``, and
-``RandomApply`` of ``ColorJitter`` for what is called photometric.
+Others come from mmpretrain: ``RandomErasing``, and ``RandomApply`` of ``ColorJitter``
+for what is called photometric.
 """
 
 import math
@@ -23,6 +23,41 @@ _INTERPOLATIONS = (
     cv2.INTER_CUBIC,
     cv2.INTER_LANCZOS4,
 )
+
+
+# As seen in a mirror the left eye is the right one, and so is the corner of the mouth.
+_MIRRORED = [1, 0, 2, 4, 3]
+
+
+@TRANSFORMS.register_module()
+class RandomFaceFlip(BaseTransform):
+    """Mirrors a share of the images: mmcv's ``RandomFlip`` for faces.
+
+    Changes ``img``, uint8 [H, W, 3], and ``landmarks``, [5, 2], if there are any, whose
+    left and right are exchanged.
+
+    Args:
+        prob: Share of the images.
+
+    Raises:
+        UserError: For a share that is none.
+    """
+
+    def __init__(self, prob: float = 0.5) -> None:
+        _require_share(self, prob)
+        self.prob = prob
+
+    def transform(self, results: dict) -> dict:
+        if random.random() < self.prob:
+            results['img'] = cv2.flip(results['img'], 1)
+            if results.get('landmarks') is not None:
+                points = np.array(results['landmarks'], np.float64)[_MIRRORED]
+                points[:, 0] = results['img'].shape[1] - 1 - points[:, 0]
+                results['landmarks'] = points
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(prob={self.prob})'
 
 
 @TRANSFORMS.register_module()

@@ -3,7 +3,7 @@
 Legend of shapes: B samples, C classes, D dimensions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -20,6 +20,7 @@ from mmhyperface.errors import UserError
 from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.ops import Blocked, Fold, Fused, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
+from mmhyperface.structures import FaceSamples
 
 from .centre_rows import AllRows, Rows, SampledRows, Sampling, SteppedRows
 from .centre_state import CentreState
@@ -259,7 +260,7 @@ class HypersphereHead(CentreState, BaseModule):
     def loss(
         self,
         feats: tuple[Tensor, ...] | Tensor,
-        data_samples: list[DataSample],
+        data_samples: list[DataSample] | FaceSamples,
         **kwargs: object,
     ) -> dict[str, Tensor]:
         """The loss of a batch and what is worth watching.
@@ -380,7 +381,7 @@ class HypersphereHead(CentreState, BaseModule):
     def predict(
         self,
         feats: tuple[Tensor, ...] | Tensor,
-        data_samples: list[DataSample | None] | None = None,
+        data_samples: list[DataSample | None] | FaceSamples | None = None,
     ) -> list[DataSample]:
         """Closed-set identification among the training identities.
 
@@ -409,26 +410,21 @@ class HypersphereHead(CentreState, BaseModule):
             )
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
-    def _target(self, data_samples: list[DataSample], count: int) -> Tensor:
+    def _target(
+        self, data_samples: list[DataSample] | FaceSamples, count: int
+    ) -> Tensor:
         # Labels are checked where they are: FaceDataPreprocessor leaves them on
         # the host, so that this costs no synchronisation with the device.
-        labels = [sample.get('gt_label') for sample in data_samples or ()]
-        if any('gt_score' in sample for sample in data_samples or ()):
-            raise UserError(
-                'HypersphereHead: mixed labels (gt_score) have no class centre of '
-                'their own; train without Mixup and CutMix'
-            )
-        if (
-            not labels
-            or len(labels) != count
-            or any(y is None or y.numel() != 1 for y in labels)
-        ):
+        if isinstance(data_samples, FaceSamples):
+            target = data_samples.gt_label
+        else:
+            target = _labels_of(data_samples or ())
+        if target is None or not len(target) or len(target) != count:
             raise UserError(
                 f'HypersphereHead: {count} embeddings need as many data samples with '
-                f'one gt_label each, got {len(labels)} data samples; PackInputs makes '
-                'them from gt_label'
+                f'one gt_label each, got {len(data_samples or ())} data samples; '
+                'PackFace and PackInputs make them from gt_label'
             )
-        target = torch.cat(labels)
         low, high = target.aminmax()
         if low < 0 or high >= self.num_classes:
             wrong = int(low if low < 0 else high)
@@ -457,6 +453,19 @@ class HypersphereHead(CentreState, BaseModule):
         held, position = self._positions(distinct, classes)
         rows = centres.new_zeros(len(distinct), self.in_channels)
         return self.shard.sum(rows.index_put((held,), centres[position]))
+
+
+def _labels_of(data_samples: Sequence[DataSample]) -> Tensor | None:
+    """int64 [B]; None if some sample has not one."""
+    if any('gt_score' in sample for sample in data_samples):
+        raise UserError(
+            'HypersphereHead: mixed labels (gt_score) have no class centre of their '
+            'own; train without Mixup and CutMix'
+        )
+    labels = [sample.get('gt_label') for sample in data_samples]
+    if not labels or any(y is None or y.numel() != 1 for y in labels):
+        return None
+    return torch.cat(labels)
 
 
 def _require_one_of(name: str, value: object, allowed: tuple) -> None:

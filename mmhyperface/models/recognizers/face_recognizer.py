@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmhyperface.dist import mean_over_ranks
 from mmhyperface.errors import UserError
 from mmhyperface.registry import MODELS
+from mmhyperface.structures import FaceSamples
 
 FLIP_FUSIONS = ('sum', 'none', 'concat')
 
@@ -74,7 +75,7 @@ class FaceRecognizer(BaseModel):
     def forward(
         self,
         inputs: Tensor,
-        data_samples: list[DataSample] | None = None,
+        data_samples: list[DataSample] | FaceSamples | None = None,
         mode: str = 'tensor',
     ) -> Tensor | dict[str, Tensor] | list[DataSample]:
         """Run the network in one of three modes.
@@ -108,7 +109,9 @@ class FaceRecognizer(BaseModel):
             )
         return tuple(feats)
 
-    def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
+    def loss(
+        self, inputs: Tensor, data_samples: list[DataSample] | FaceSamples
+    ) -> dict[str, Tensor]:
         """Losses of a batch: see the head's ``loss``."""
         if self.head is None:
             raise UserError('FaceRecognizer: training needs a head; set model.head')
@@ -122,7 +125,7 @@ class FaceRecognizer(BaseModel):
         return loss, mean_over_ranks(scalars)
 
     def predict(
-        self, inputs: Tensor, data_samples: list[DataSample] | None = None
+        self, inputs: Tensor, data_samples: list[DataSample] | FaceSamples | None = None
     ) -> list[DataSample]:
         """Data samples with ``embedding`` set: fp32 [D], [2D] for ``concat``.
 
@@ -136,7 +139,7 @@ class FaceRecognizer(BaseModel):
                 embeddings = embeddings + mirrored
             else:
                 embeddings = torch.cat([embeddings, mirrored], dim=1)
-        samples = data_samples or [DataSample() for _ in embeddings]
+        samples = list(data_samples or [DataSample() for _ in embeddings])
         for sample, embedding in zip(samples, embeddings, strict=True):
             sample.set_field(embedding, 'embedding')
         return samples

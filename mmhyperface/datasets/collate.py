@@ -1,0 +1,105 @@
+"""From items to a batch, in memory that a worker shares with the main process.
+
+New shared memory costs a worker more than copying images into it: the system gives it
+page by page, each filled with zeros. So a worker keeps its batches and fills them anew
+once the main process has let go of them.
+"""
+
+import weakref
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from mmengine import registry as mmengine_registry
+from mmengine.dataset import default_collate
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from mmhyperface.errors import UserError
+from mmhyperface.registry import FUNCTIONS
+
+
+# The runner looks collate functions up in mmengine's registry, whatever the scope.
+@mmengine_registry.FUNCTIONS.register_module()
+@FUNCTIONS.register_module()
+def collate_faces(items: Sequence[dict]) -> dict:
+    """A batch of what :class:`.PackFace` gives.
+
+    What mmpretrain's ``PackInputs`` gives is collated as mmengine does it.
+
+    Returns:
+        ``inputs``, a uint8 tensor [B, 3, H, W] in channels_last layout;
+        ``sample_idx`` and, if all have one, ``gt_label``, int64 arrays [B].
+
+    Raises:
+        UserError: If the images differ in size.
+    """
+    if 'data_samples' in items[0]:
+        return default_collate(items)
+    images = [item['inputs'] for item in items]
+    shapes = {image.shape for image in images}
+    if len(shapes) > 1:
+        sizes = sorted((height, width) for height, width, _ in shapes)
+        raise UserError(
+            f'collate_faces: images of one batch differ in size: {sizes} (height, '
+            'width); give LoadFace a size'
+        )
+    inputs: Tensor | _Shared
+    if get_worker_info() is None:
+        inputs = _channels_first(np.stack(images))
+    else:
+        inputs = _Shared.of((len(images), *shapes.pop()))
+        np.stack(images, out=inputs.images)
+    numbers = {
+        name: np.array([item[name] for item in items], np.int64)
+        for name in ('sample_idx', 'gt_label')
+        if all(name in item for item in items)
+    }
+    return {'inputs': inputs, **numbers}
+
+
+class _Shared:
+    """A batch in a worker that is a tensor [B, 3, H, W] where it arrives.
+
+    The last byte of its memory is 1 from the time it is filled until the tensor, and
+    all that is made of its memory, are gone.
+
+    Args:
+        shape: [B, H, W, 3].
+    """
+
+    #: Those of this process, one for each batch that was ever on its way at once.
+    kept: ClassVar[list['_Shared']] = []
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.memory = torch.zeros(int(np.prod(shape)) + 1, dtype=torch.uint8)
+        self.memory.share_memory_()
+        self.images = self.memory.numpy()[:-1].reshape(shape)
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> '_Shared':
+        """A free one."""
+        for batch in cls.kept:
+            if batch.images.shape == shape and not batch.memory[-1]:
+                break
+        else:
+            batch = cls(shape)
+            cls.kept.append(batch)
+        batch.memory[-1] = 1
+        return batch
+
+    def __reduce__(self) -> tuple:
+        return _arrived, (self.memory, self.images.shape)
+
+
+def _arrived(memory: Tensor, shape: tuple[int, ...]) -> Tensor:
+    whole = memory.numpy()
+    images = whole[:-1].reshape(shape)
+    # torch's tensor keeps this very array, until nothing is left of its memory.
+    weakref.finalize(images, whole.__setitem__, -1, 0).atexit = False
+    return _channels_first(images)
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
