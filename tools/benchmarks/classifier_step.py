@@ -33,7 +33,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -47,7 +46,7 @@ import numpy as np
 import torch
 from classifier_peers import Peer, load, peers
 from mmpretrain.structures import DataSample
-from processes import resident
+from processes import processor, resident
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -466,14 +465,6 @@ def table_of(args: argparse.Namespace, problem: Problem, rows: list[Row]) -> Tab
             cells += [f'{100 * extra / problem.logits_bytes:.1f}']
         table.add_row(*cells)
     return table
-
-
-def processor() -> str:
-    cpuinfo = Path('/proc/cpuinfo')
-    known = re.search(
-        r'^model name\s*:\s*(.+)', cpuinfo.read_text() if cpuinfo.exists() else '', re.M
-    )
-    return known[1] if known else platform.processor()
 
 
 def conditions(args: argparse.Namespace) -> dict[str, object]:

@@ -1,6 +1,7 @@
-"""Processes of a benchmark that know of one another, and their memory."""
+"""Processes of a benchmark that know of one another, their memory and processor."""
 
 import os
+import platform
 import re
 import socket
 import sys
@@ -56,3 +57,25 @@ def resident(which: str, pid: int | str = 'self') -> float:
         raise UserError('memory is measured on Linux only: there is no /proc')
     kilobytes = re.search(rf'^{which}:\s+(\d+)', status.read_text(), re.M)[1]
     return int(kilobytes) * 1024 / 1e6
+
+
+def proportional(pid: int | str = 'self') -> float:
+    """MB of a process, pages that several share counted in equal parts (Pss).
+
+    Raises:
+        UserError: If the system is not Linux.
+    """
+    rollup = Path(f'/proc/{pid}/smaps_rollup')
+    if not rollup.exists():
+        raise UserError('memory is measured on Linux only: there is no /proc')
+    kilobytes = re.search(r'^Pss:\s+(\d+)', rollup.read_text(), re.M)[1]
+    return int(kilobytes) * 1024 / 1e6
+
+
+def processor() -> str:
+    """The name of the processor."""
+    cpuinfo = Path('/proc/cpuinfo')
+    known = re.search(
+        r'^model name\s*:\s*(.+)', cpuinfo.read_text() if cpuinfo.exists() else '', re.M
+    )
+    return known[1] if known else platform.processor()
