@@ -1,11 +1,15 @@
 """What the data sets of face images have in common."""
 
+import logging
 import os
 import pickle
-from collections.abc import Callable, Sequence
+import unicodedata
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 
 from mmhyperface.errors import UserError
@@ -60,10 +64,23 @@ class FaceDataset(BaseDataset):
             )
         self.on_error = on_error
         self._skipped: Skipped | None = None
+        for option, path in (
+            ('data_root', data_root),
+            ('ann_file', ann_file),
+            ('data_prefix', data_prefix),
+        ):
+            # mmengine would look for a client of what it takes for an address.
+            if not isinstance(path, str | os.PathLike) or (
+                '://' in str(path) or '\0' in str(path)
+            ):
+                raise self._error(
+                    f'{option}: expected a path of this machine, got {path!r}. On the '
+                    "command line, a folder 7 is './7'"
+                )
         super().__init__(
-            ann_file=ann_file,
+            ann_file=os.fspath(ann_file),
             data_root=os.path.expanduser(data_root),
-            data_prefix=data_prefix,
+            data_prefix=os.fspath(data_prefix),
             pipeline=[
                 TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline
             ],
@@ -139,15 +156,52 @@ class FaceDataset(BaseDataset):
         return np.frombuffer(data, np.uint8), ends
 
     def _images_of(
-        self, paths: Sequence[str], persons: Sequence[int], ids: dict[str, int]
+        self, records: Iterable[tuple[int, str, str]], check_files: bool
     ) -> list[dict]:
-        """Items of these images; the labels are their persons, sorted by name.
+        """Items of a list; the labels are its persons, sorted by name.
 
         Args:
-            paths: of the images.
-            persons: of each, the number that ``ids`` gives its person's name.
-            ids: 0, 1, 2, ... in the order of the dict.
+            records: line (or row) of `ann_file`, path and name of the person.
+            check_files: look for every image.
+
+        Raises:
+            UserError: no record, an image of two persons, a missing image.
         """
+        paths: list[str] = []
+        persons = array('q')  # of each path: order in which its name first came up
+        ids: dict[str, int] = {}
+        person_of: dict[str, int] = {}
+        missing = 0
+        first_missing = ''
+        for place, path, name in records:
+            path = os.path.join(self.img_prefix, path)
+            person = ids.setdefault(name, len(ids))
+            known = person_of.setdefault(path, person)
+            if known != person:
+                raise UserError(
+                    f"{self.ann_file}:{place}: '{path:.300}' is listed under "
+                    f'{name!r:.300}, and before under {list(ids)[known]!r:.300}. Take '
+                    'one of them out'
+                )
+            paths.append(path)
+            persons.append(person)
+            if check_files and not os.path.isfile(path):
+                missing += 1
+                first_missing = first_missing or f"{place}: no image '{path:.300}'"
+        if not paths:
+            raise self._error(f"'{self.ann_file}' lists no image")
+        if missing:
+            raise UserError(
+                f'{self.ann_file}:{first_missing}; {missing} of {len(paths)} are '
+                f'missing. Paths start from {self._option("data_prefix")}'
+            )
+        if len(person_of) < len(paths):
+            self._warn(
+                f'{len(paths) - len(person_of)} of the {len(paths)} images of '
+                f"'{self.ann_file}' have been listed before"
+            )
+        del person_of  # before the items need the memory
+
         classes = sorted(ids)
         self._set_classes(classes)
         position = {name: label for label, name in enumerate(classes)}
@@ -159,6 +213,42 @@ class FaceDataset(BaseDataset):
 
     def _set_classes(self, classes: Sequence[str]) -> None:
         self._metainfo.update(classes=tuple(classes), num_classes=len(classes))
+        # Unicode has two forms of 'ë', and a file system may prefer one.
+        alike: dict[str, str] = {}
+        twins = [
+            f'{first!a} and {name!a}'
+            for name in classes
+            if (first := alike.setdefault(as_nfc(name).casefold(), name)) is not name
+        ]
+        if twins:
+            self._warn(
+                f'{len(twins)} identities have the name of another but for upper and '
+                f'lower case or the form of a letter: {", ".join(twins[:5])}. They '
+                'count as different people'
+            )
+
+    def _get_unserialized_subset(self, indices: int | Sequence[int]) -> Sequence:
+        try:
+            chosen = super()._get_unserialized_subset(indices)
+        except (IndexError, TypeError):
+            chosen = []
+        if not len(chosen):
+            raise self._error(
+                f'indices={indices!r:.100} of {len(self.data_list)} images: expected '
+                'a number other than 0, or a list of numbers of images'
+            )
+        return chosen
+
+    def _check_integer(self, name: str, lowest: int, highest: int = 2**32 - 1) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or not lowest <= value <= highest:
+            raise self._error(
+                f'{name}={value!r} is no integer from {lowest} to {highest}; set '
+                f'{self._option(name)}'
+            )
+
+    def _warn(self, message: str) -> None:
+        print_log(f'{type(self).__name__}: {message}', 'current', logging.WARNING)
 
     def _error(self, message: str) -> UserError:
         return UserError(f'{type(self).__name__}: {message}')
@@ -172,4 +262,14 @@ def as_extensions(extensions: str | Sequence[str]) -> tuple[str, ...]:
     """('jpg', '.PNG') -> ('.jpg', '.png'), to be compared in lower case."""
     if isinstance(extensions, str):
         extensions = (extensions,)
-    return tuple('.' + extension.lower().lstrip('.') for extension in extensions)
+    known = [e.lower().lstrip('*.') for e in extensions or () if isinstance(e, str)]
+    if not known or not all(known) or len(known) < len(extensions):
+        raise UserError(
+            f"extensions: expected some, as ['jpg', 'png'], got {extensions!r}"
+        )
+    return tuple('.' + extension for extension in known)
+
+
+def as_nfc(name: str) -> str:
+    """With one code for a letter and its accent, as Linux and Windows write them."""
+    return unicodedata.normalize('NFC', name)

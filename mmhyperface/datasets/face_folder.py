@@ -1,17 +1,15 @@
 """A folder of identities: ``root/identity/image``."""
 
+import errno
 import hashlib
-import logging
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
-
-from mmengine.logging import print_log
 
 from mmhyperface.registry import DATASETS
 
-from .face_dataset import IMAGE_EXTENSIONS, FaceDataset, as_extensions
+from .face_dataset import IMAGE_EXTENSIONS, FaceDataset, as_extensions, as_nfc
 
 #: A person: the name of a folder, or the number it stands for.
 Name = str | int
@@ -47,7 +45,7 @@ class FaceFolder(FaceDataset):
         data_root: str,
         extensions: str | Sequence[str] = IMAGE_EXTENSIONS,
         include: Name | Sequence[Name] | None = None,
-        exclude: Name | Sequence[Name] = (),
+        exclude: Name | Sequence[Name] | None = None,
         holdout: int = 0,
         split: Literal['train', 'test'] | None = None,
         split_seed: int = 0,
@@ -64,6 +62,8 @@ class FaceFolder(FaceDataset):
                 "holdout (a number of identities) and split ('train' or 'test') go "
                 f'together, got holdout={holdout!r} and split={split!r}'
             )
+        self._check_integer('holdout', 0)
+        self._check_integer('split_seed', 0)
         for name in ('ann_file', 'data_prefix'):
             if kwargs.get(name):
                 raise self._error(
@@ -96,8 +96,12 @@ class FaceFolder(FaceDataset):
                 f'Looked for {", ".join(self.extensions)}; to change that, set '
                 f'{self._option("extensions")}'
             )
-        self._warn(f'entries that are no image ({", ".join(self.extensions)})', strays)
-        self._warn('identities without an image', [n for n in images if not images[n]])
+        self._passed_over(
+            f'entries that are no image ({", ".join(self.extensions)})', strays
+        )
+        self._passed_over(
+            'identities without an image', [n for n in images if not images[n]]
+        )
 
         classes = self._side(filled)
         self._set_classes(classes)
@@ -107,13 +111,11 @@ class FaceFolder(FaceDataset):
             for file in images[name]
         ]
 
-    def _warn(self, what: str, names: list[str]) -> None:
+    def _passed_over(self, what: str, names: list[str]) -> None:
         if names:
-            print_log(
-                f"{type(self).__name__}: passed over in '{self.data_root}': "
-                f'{len(names)} {what}: {_some(names)}',
-                logger='current',
-                level=logging.WARNING,
+            self._warn(
+                f'passed over in {self.data_root!r}: {len(names)} {what}: '
+                f'{_some(names)}'
             )
 
     def _scan(
@@ -129,17 +131,22 @@ class FaceFolder(FaceDataset):
                     if entry.name.startswith('.'):
                         continue
                     if extensions is None:
-                        fits = entry.is_dir()
+                        fits = _leads_to(entry, folder=True)
                     else:
-                        fits = (
-                            entry.name.lower().endswith(extensions) and entry.is_file()
+                        fits = entry.name.lower().endswith(extensions) and _leads_to(
+                            entry, folder=False
                         )
                     (wanted if fits else others).append(entry.name)
         except OSError as error:
-            where = '' if os.path.isabs(folder) else f' (in {os.getcwd()})'
+            path = error.filename or folder  # or a link in it
+            where = '' if os.path.isabs(path) else f' (in {os.getcwd()})'
+            advice = 'Make it readable, or take it out'
+            if path == self.data_root:
+                advice = 'Expected data_root/identity/image; set ' + self._option(
+                    'data_root'
+                )
             raise self._error(
-                f"cannot list '{folder}'{where}: {error.strerror}. Expected "
-                f'data_root/identity/image; set {self._option("data_root")}'
+                f"cannot list '{path}'{where}: {error.strerror}. {advice}"
             ) from None
         return sorted(wanted), sorted(others)
 
@@ -147,7 +154,8 @@ class FaceFolder(FaceDataset):
         chosen = set(identities)
         if self.include is not None:
             chosen = self._find(self.include, identities, 'include')
-        chosen -= self._find(self.exclude, identities, 'exclude')
+        if self.exclude is not None:
+            chosen -= self._find(self.exclude, identities, 'exclude')
         if not chosen:
             raise self._error(
                 'include and exclude leave none of the '
@@ -158,19 +166,28 @@ class FaceFolder(FaceDataset):
     def _find(
         self, wanted: Name | Sequence[Name], identities: list[str], option: str
     ) -> set[str]:
+        names: Iterable = (wanted,)
+        if isinstance(wanted, Iterable) and not isinstance(wanted, str):
+            names = wanted
+        exact = set(identities)
         matches: dict[Name, list[str]] = defaultdict(list)
         for folder in identities:
-            matches[folder].append(folder)
+            matches[as_nfc(folder)].append(folder)
             if folder.isdecimal():
                 matches[int(folder)].append(folder)
         found = set()
-        for name in [wanted] if isinstance(wanted, Name) else wanted:
-            if len(matches[name]) != 1:
+        for name in names:
+            fits = []
+            if isinstance(name, str):
+                fits = [name] if name in exact else matches[as_nfc(name)]
+            elif isinstance(name, int):
+                fits = matches[name]
+            if len(fits) != 1:
                 raise self._error(
-                    f'{option}: {name!r} fits {len(matches[name])} identities of '
+                    f'{option}: {name!r} fits {len(fits)} identities of '
                     f"'{self.data_root}', expected 1 of {_some(identities)}"
                 )
-            found.update(matches[name])
+            found.update(fits)
         return found
 
     def _side(self, identities: list[str]) -> list[str]:
@@ -193,6 +210,17 @@ class FaceFolder(FaceDataset):
         return [
             name for name in identities if (name in apart) == (self.split == 'test')
         ]
+
+
+def _leads_to(entry: os.DirEntry, folder: bool) -> bool:
+    """Whether an entry is a folder, or else a file, or a link to one."""
+    try:
+        return entry.is_dir() if folder else entry.is_file()
+    except OSError as error:
+        # A loop of links leads nowhere, as does one to what is gone.
+        if error.errno == errno.ELOOP:
+            return False
+        raise
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -55,6 +55,14 @@ class FaceFolderPairs(FaceFolder):
         self.num_different = num_different
         self.folds = folds
         self.seed = seed
+        self._check_integer('seed', 0)
+        for option, other in (
+            ('num_same', 'all'),
+            ('num_different', 'equal'),
+            ('folds', None),
+        ):
+            if getattr(self, option) != other:
+                self._check_integer(option, 1)
         super().__init__(data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -106,7 +114,7 @@ class FaceFolderPairs(FaceFolder):
         return images
 
     def _wanted(self, option: str, wanted: int, available: int) -> int:
-        if not 0 < wanted <= available:
+        if wanted > available:
             raise self._error(
                 f"{option}={wanted}: '{self.data_root}' has {available} such pairs"
             )

@@ -1,7 +1,6 @@
 """Lists of training images, as OpenSphere has them."""
 
-import os
-from array import array
+import posixpath
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -20,11 +19,11 @@ class FaceList(FaceDataset):
       if it has one, else by its last space: a path may hold spaces; a name with
       spaces needs a tab.
     - new: ``relative/path``. The name is the whole folder part of the path, which
-      may hold spaces.
+      may hold spaces; ``./a``, ``b/../a`` and ``a`` are one name.
 
     The names, sorted as plain strings, are ``metainfo['classes']``; a label is the
     position among them. UTF-8, with or without a byte order mark; LF or CRLF; blank
-    lines are passed over.
+    lines are passed over. An image may be listed again, but not under another name.
 
     Args:
         ann_file: the list, relative to `data_root` or absolute.
@@ -64,26 +63,7 @@ class FaceList(FaceDataset):
         )
 
     def load_data_list(self) -> list[dict]:
-        paths: list[str] = []
-        name_ids = array('q')  # of each path: order in which its name first came up
-        ids: dict[str, int] = {}
-        missing = 0
-        first_missing = ''
-        for number, path, name in self._records():
-            path = os.path.join(self.img_prefix, path)
-            paths.append(path)
-            name_ids.append(ids.setdefault(name, len(ids)))
-            if self.check_files and not os.path.isfile(path):
-                missing += 1
-                first_missing = first_missing or f"{number}: no image '{path}'"
-        if not paths:
-            raise self._error(f"the list '{self.ann_file}' has no line with an image")
-        if missing:
-            raise UserError(
-                f'{self.ann_file}:{first_missing}; {missing} of {len(paths)} are '
-                f'missing. Paths start from {self._option("data_prefix")}'
-            )
-        return self._images_of(paths, name_ids, ids)
+        return self._images_of(self._records(), self.check_files)
 
     def _records(self) -> Iterator[tuple[int, str, str]]:
         """(line number, path, name) of every line."""
@@ -94,10 +74,12 @@ class FaceList(FaceDataset):
         for number, line in lines:
             if named is None:
                 named = not self._is_image(line)
-            path, name = _split_last(line) if named else (line, os.path.dirname(line))
+            path, name = _split_last(line) if named else (line, _folder_of(line))
             problem = ''
             if not (path and name):
                 problem = 'there is no ' + ('name' if named else 'folder')
+            elif not named and '\\' in path:
+                problem = 'folders are separated by /, not by \\'
             elif self.format == 'auto':
                 problem = self._disagreement(line, path, named)
             if problem:
@@ -105,16 +87,17 @@ class FaceList(FaceDataset):
                     '`relative/path name`' if named else '`relative/path` with a folder'
                 )
                 raise UserError(
-                    f'{self.ann_file}:{number}: expected {expected}, got {line!r}: '
-                    f'{problem}. All lines of a list have one format; set format or '
-                    'extensions of FaceList if you read it in another way'
+                    f'{self.ann_file}:{number}: expected {expected}, got '
+                    f'{line!r:.300}: {problem}. All lines of a list have one format; '
+                    'set format or extensions of FaceList if you read it in another way'
                 )
             yield number, path, name
 
     def _disagreement(self, line: str, path: str, named: bool) -> str:
         """Why a line is not of the format that the first line has."""
         if not self._is_image(path):
-            return f'{path!r} does not end with one of {", ".join(self.extensions)}'
+            endings = ', '.join(self.extensions)
+            return f'{path!r:.300} does not end with one of {endings}'
         if named and self._is_image(line):
             return 'the line ends with an image, not with a name'
         # In the format without names a pair list would pass for paths with spaces.
@@ -124,6 +107,11 @@ class FaceList(FaceDataset):
 
     def _is_image(self, text: str) -> bool:
         return text.lower().endswith(self.extensions)
+
+
+def _folder_of(path: str) -> str:
+    folder = posixpath.normpath(path.rpartition('/')[0])
+    return '' if folder == '.' else folder
 
 
 def _split_last(line: str) -> tuple[str, str]:

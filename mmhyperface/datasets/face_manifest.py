@@ -1,8 +1,6 @@
 """Tables of images: CSV, TSV or Parquet with a path and an identity column."""
 
-import csv
-import os
-from array import array
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,18 +8,20 @@ from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
 from .face_dataset import FaceDataset
+from .tables import read_table
 
-_DELIMITERS = {'.csv': ',', '.tsv': '\t'}
-_PARQUET = ('.parquet', '.pq')
+_BREAKS = re.compile('[\0\r\n]')
 
 
 @DATASETS.register_module()
 class FaceManifest(FaceDataset):
     """A table with one image per row; the label is the person.
 
-    CSV and TSV are UTF-8 with a header line, fields quoted as usual; Parquet takes
-    ``pip install pyarrow``. Other columns are passed over. Identities are text, sorted
-    as plain strings (as :class:`FaceList` does); these are ``metainfo['classes']``.
+    CSV and TSV are UTF-8 with a header line, fields quoted as usual; Parquet, whose
+    two columns are text or integers, takes ``pip install pyarrow``. Other columns are
+    passed over. Identities are text, sorted as plain strings (as :class:`FaceList`
+    does); these are ``metainfo['classes']``. An image may be listed again, but not
+    under another identity.
 
     Args:
         ann_file: the table, relative to `data_root` or absolute.
@@ -35,7 +35,7 @@ class FaceManifest(FaceDataset):
 
     Raises:
         UserError: with file and line (or row): a table that cannot be read, lacks a
-            column, or has an empty field or a missing image.
+            column, or has an empty field, an image of two people or a missing one.
     """
 
     def __init__(
@@ -55,92 +55,33 @@ class FaceManifest(FaceDataset):
         )
 
     def load_data_list(self) -> list[dict]:
-        ids: dict[str, int] = {}
-        paths: list[str] = []
-        of_path = array('q')
-        for place, path, identity in self._rows():
-            if not (path and identity):
-                missing = self.columns[0 if not path else 1]
-                raise UserError(f'{self.ann_file}:{place}: {missing} is empty')
-            path = os.path.join(self.img_prefix, path)
-            if self.check_files and not os.path.isfile(path):
-                raise UserError(
-                    f"{self.ann_file}:{place}: no image '{path}'. Paths start from "
-                    f'{self._option("data_prefix")}'
-                )
-            paths.append(path)
-            of_path.append(ids.setdefault(identity, len(ids)))
-        if not paths:
-            raise self._error(f"the table '{self.ann_file}' has no rows")
-        return self._images_of(paths, of_path, ids)
+        return self._images_of(self._records(), self.check_files)
 
-    def _rows(self) -> Iterator[tuple[int, str, str]]:
-        """(line or row, path, identity) of each row."""
-        ending = os.path.splitext(self.ann_file)[1].lower()
-        if ending in _PARQUET:
-            return self._parquet_rows()
-        if ending not in _DELIMITERS:
-            known = ', '.join([*_DELIMITERS, *_PARQUET])
-            raise self._error(f"'{self.ann_file}' ends with none of {known}")
-        return self._text_rows(_DELIMITERS[ending])
-
-    def _text_rows(self, delimiter: str) -> Iterator[tuple[int, str, str]]:
-        line = 1
-        try:
-            with open(self.ann_file, encoding='utf-8-sig', newline='') as file:
-                reader = csv.reader(file, delimiter=delimiter, strict=True)
-                header = next(reader, [])
-                self._require_columns(header)
-                at = [header.index(column) for column in self.columns]
-                for fields in reader:
-                    line = reader.line_num
-                    if not fields:
-                        continue
-                    if len(fields) != len(header):
-                        raise UserError(
-                            f'{self.ann_file}:{line}: expected {len(header)} fields as '
-                            f'in the header, got {len(fields)}'
-                        )
-                    yield line, fields[at[0]].strip(), fields[at[1]].strip()
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(f'{self.ann_file}:{line + 1}: {error}') from None
-        except OSError as error:
-            raise self._unreadable(str(error.strerror)) from None
-
-    def _parquet_rows(self) -> Iterator[tuple[int, str, str]]:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError:
-            raise self._error(
-                f"'{self.ann_file}' needs pyarrow: pip install pyarrow"
-            ) from None
-        try:
-            table = pyarrow.parquet.ParquetFile(self.ann_file)
-            self._require_columns(table.schema_arrow.names)
-            row = 0
-            for batch in table.iter_batches(columns=list(self.columns)):
-                values = (batch.column(name).to_pylist() for name in self.columns)
-                for path, identity in zip(*values, strict=True):
-                    row += 1
-                    yield row, _text(path), _text(identity)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise self._unreadable(str(error)) from None
-
-    def _require_columns(self, found: list[str]) -> None:
-        missing = [column for column in self.columns if column not in found]
-        if missing:
-            raise UserError(
-                f'{self.ann_file}:1: no column {missing[0]!r} among {found}; set '
-                'path_column and identity_column'
-            )
-
-    def _unreadable(self, why: str) -> UserError:
-        return UserError(
-            f"cannot read the table '{self.ann_file}': {why}. Set "
-            f'{self._option("ann_file")}'
+    def _records(self) -> Iterator[tuple[int, str, str]]:
+        """(line or row, path, identity) of each row, checked."""
+        rows = read_table(
+            self.ann_file,
+            self.columns,
+            advice=f'Set {self._option("ann_file")}',
+            other_columns='set path_column and identity_column',
         )
+        for place, (path, identity) in rows:
+            yield place, self._text(place, 0, path), self._text(place, 1, identity)
 
-
-def _text(value: object) -> str:
-    return '' if value is None else str(value)
+    def _text(self, place: int, column: int, value: object) -> str:
+        """A field as text, which is not empty."""
+        if type(value) is int:
+            return str(value)
+        if value is None or value != value:  # NaN
+            value = ''
+        text = value.strip() if isinstance(value, str) else ''
+        if text and not _BREAKS.search(text):
+            return text
+        problem = 'is empty'
+        if text:
+            problem = (
+                f'holds a line break or NUL: {text!r:.100}. Is there a lone quote?'
+            )
+        elif not isinstance(value, str):
+            problem = f'is neither text nor an integer: {value!r:.100}'
+        raise UserError(f'{self.ann_file}:{place}: {self.columns[column]} {problem}')

@@ -29,6 +29,7 @@ class FacePairs(FaceDataset):
       or any white space.
 
     UTF-8, with or without a byte order mark; LF or CRLF; blank lines are passed over.
+    There is a warning of pairs that are listed again, and of an image with itself.
 
     Items are the distinct images, each once, in the order in which the list first
     names them. The pairs are in ``metainfo['test_sets'][name]``, described in
@@ -94,13 +95,15 @@ class FacePairs(FaceDataset):
         full_paths = [os.path.join(self.img_prefix, path) for path in images]
         if self.check_files:
             self._check(full_paths, first_lines)
+        same = np.array([same for _, same, *_ in pairs])
+        self._check_pairs(pairs, index, same)
         set_pairs(
             self,
             self.name,
             num_images=len(images),
             index_a=index[0],
             index_b=index[1],
-            same=np.array([same for _, same, *_ in pairs]),
+            same=same,
             folds=folds,
             source=self.ann_file,
         )
@@ -111,19 +114,42 @@ class FacePairs(FaceDataset):
         if missing:
             raise self._line_error(
                 first_lines[missing[0]],
-                f"no image '{paths[missing[0]]}'; {len(missing)} of {len(paths)} are "
-                f'missing. Paths start from {self._option("data_prefix")}; the images '
-                'of an LFW list end with its extension=...',
+                f"no image '{paths[missing[0]]:.300}'; {len(missing)} of {len(paths)} "
+                f'are missing. Paths start from {self._option("data_prefix")}; the '
+                'images of an LFW list end with its extension=...',
             )
+
+    def _check_pairs(
+        self, pairs: list[Pair], index: np.ndarray, same: np.ndarray
+    ) -> None:
+        # Told, not refused: a published list is run as it was published.
+        low, high = np.sort(index, axis=0)
+        key = low * index.size + high
+        order = np.argsort(key, kind='stable')
+        repeated = np.flatnonzero(key[order[:-1]] == key[order[1:]])
+        before, again = order[repeated], order[repeated + 1]
+        for what, which in (
+            ('are an image with itself', np.flatnonzero(low == high)),
+            ('are listed again', again),
+            (
+                'are now of the same person, now of different people',
+                again[same[before] != same[again]],
+            ),
+        ):
+            if len(which):
+                self._warn(
+                    f"{len(which)} of the {len(pairs)} pairs of '{self.ann_file}' "
+                    f'{what}, for instance in line {pairs[which.min()][0]}'
+                )
 
     def _parse_opensphere(self, number: int, line: str) -> Pair:
         fields = split_fields(line)
         if len(fields) != 3 or fields[0] not in ('0', '1') or not all(fields):
             raise self._line_error(
                 number,
-                f'expected `label path0 path1` with label 0 or 1, got {line!r}. Paths '
-                'with spaces need tabs between the fields; an LFW list starts with the '
-                'line `folds pairs`',
+                f'expected `label path0 path1` with label 0 or 1, got {line!r:.300}. '
+                'Paths with spaces need tabs between the fields; an LFW list starts '
+                'with the line `folds pairs`',
             )
         return number, fields[0] == '1', fields[1], fields[2]
 
@@ -131,16 +157,16 @@ class FacePairs(FaceDataset):
         self, lines: list[tuple[int, str]]
     ) -> tuple[list[Pair], np.ndarray | None]:
         (header_number, header), *lines = lines
-        try:
-            *given, per_kind = map(int, header.split())
-        except ValueError:
-            given, per_kind = [], 0
-        num_folds = given[0] if given else 1
+        given = header.split()
+        per_kind, num_folds = 0, 1
+        if len(given) <= 2 and all(map(_is_number, given)):
+            *more, per_kind = map(int, given)
+            num_folds = more[0] if more else 1
         if per_kind < 1 or num_folds < 1:
             raise self._line_error(
                 header_number,
                 'expected `folds pairs`, as `10 300` (LFW), or `label path0 path1` '
-                f'(OpenSphere), got {header!r}',
+                f'(OpenSphere), got {header!r:.300}',
             )
         if self.folds is not None:
             raise self._line_error(
@@ -170,7 +196,7 @@ class FacePairs(FaceDataset):
         if (
             len(fields) != (3 if same else 4)
             or not all(fields)
-            or not all(n.isdecimal() for n in numbers)
+            or not all(map(_is_number, numbers))
             or (not same and fields[0] == fields[2])
         ):
             expected = (
@@ -179,7 +205,7 @@ class FacePairs(FaceDataset):
                 else '`name1 n1 name2 n2`: the second half of a fold is pairs of two '
                 'people'
             )
-            raise self._line_error(number, f'expected {expected}; got {line!r}')
+            raise self._line_error(number, f'expected {expected}; got {line!r:.300}')
         names = (fields[0], fields[0 if same else 2])
         path_a, path_b = (
             f'{name}/{name}_{int(n):04d}{self.extension}'
@@ -189,3 +215,7 @@ class FacePairs(FaceDataset):
 
     def _line_error(self, number: int, message: str) -> UserError:
         return UserError(f'{self.ann_file}:{number}: {message}')
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10

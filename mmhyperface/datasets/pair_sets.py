@@ -34,12 +34,18 @@ def set_pairs(
     """Checks one set of pairs and makes it the test set of `dataset`.
 
     Raises:
-        UserError: pairs of one kind only, in all or in a fold, or `indices` that
-            would tear the pairs apart. `source` is where the pairs come from.
+        UserError: pairs of one kind only, in all or in a fold, or `indices` or
+            `on_error` that would tear the pairs apart. `source` is where the pairs
+            come from.
     """
     if dataset._indices is not None:
         raise UserError(
             f'{source}: indices would leave pairs without their images; take indices '
+            f'out of {type(dataset).__name__}'
+        )
+    if dataset.on_error == 'skip':
+        raise UserError(
+            f"{source}: on_error='skip' would put other images into the pairs; take it "
             f'out of {type(dataset).__name__}'
         )
     if same.all() or not same.any():
@@ -77,9 +83,9 @@ def consecutive_folds(count: int, folds: int | None, source: str) -> np.ndarray 
     """
     if folds is None:
         return None
-    if not 2 <= folds <= count:
+    if not isinstance(folds, int) or not 2 <= folds <= count:
         raise UserError(
-            f"folds={folds} of the {count} pairs of '{source}': expected at least 2, "
+            f"folds={folds!r} of the {count} pairs of '{source}': expected at least 2, "
             'and a pair for each'
         )
     sizes = [len(part) for part in np.array_split(np.arange(count), folds)]

@@ -2,6 +2,7 @@ import argparse
 import hashlib
 import os
 import pickle
+import unicodedata
 from collections import OrderedDict
 
 import pytest
@@ -10,7 +11,7 @@ from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import DefaultScope, init_default_scope
 from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 
-from mmhyperface.datasets import FaceFolder, face_folder
+from mmhyperface.datasets import FaceFolder, face_dataset
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
@@ -34,7 +35,7 @@ def people(tmp_path):
 @pytest.fixture
 def warnings(monkeypatch):
     lines = []
-    monkeypatch.setattr(face_folder, 'print_log', lambda msg, **_: lines.append(msg))
+    monkeypatch.setattr(face_dataset, 'print_log', lambda msg, *_: lines.append(msg))
     return lines
 
 
@@ -106,7 +107,60 @@ def test_links_are_followed(tmp_path):
     assert items(FaceFolder(str(tmp_path / 'root'))) == [('bob/1.jpg', 0)]
 
 
-@pytest.mark.parametrize('extensions', ['tif', '.TIF', ['tif'], ('.tif', 'gif')])
+def test_links_that_lead_nowhere_or_round(tmp_path, warnings):
+    root = make(tmp_path, ann='1.jpg')
+    (tmp_path / 'loop').symlink_to('loop')
+    (tmp_path / 'up').symlink_to('.')
+    (tmp_path / 'gone').symlink_to('nowhere')
+    (tmp_path / 'ann' / 'loop.jpg').symlink_to('loop.jpg')
+    assert items(FaceFolder(root)) == [('ann/1.jpg', 0)]
+    assert "'gone', 'loop', 'ann/loop.jpg'" in warnings[0]
+    assert "1 identities without an image: 'up'" in warnings[1]
+
+
+def test_a_pipe_is_no_image(tmp_path, warnings):
+    root = make(tmp_path, ann='1.jpg')
+    os.mkfifo(tmp_path / 'ann' / '2.jpg')
+    assert items(FaceFolder(root)) == [('ann/1.jpg', 0)]
+    assert "'ann/2.jpg'" in warnings[0]
+
+
+def test_what_systems_leave_in_folders_is_no_person(tmp_path, warnings):
+    root = make(tmp_path, ann='1.jpg ._1.jpg .DS_Store Thumbs.db desktop.ini')
+    leftovers = {
+        '.ipynb_checkpoints': '1.jpg',
+        'ann/.ipynb_checkpoints': '1-checkpoint.jpg',
+        '@eaDir': 'ann@SynoEAStream',
+        'ann/@eaDir/1.jpg': 'SYNOPHOTO_THUMB_M.jpg',
+        '__MACOSX/ann': '._1.jpg',
+        'lost+found': '',
+    }
+    make(tmp_path, **leftovers)
+    assert items(FaceFolder(root)) == [('ann/1.jpg', 0)]
+    assert "without an image: '@eaDir', '__MACOSX', 'lost+found'" in warnings[1]
+
+
+def test_names_that_are_not_utf8(tmp_path, warnings):
+    name, file = os.fsdecode(b'\xff'), os.fsdecode(b'\xe9.jpg')
+    try:
+        root = make(tmp_path, **{name: f'{file} \udcff.txt', 'b': '1.jpg'})
+    except OSError:
+        pytest.skip('this file system has no such names')
+    dataset = pickle.loads(pickle.dumps(FaceFolder(root)))
+    assert items(dataset) == [('b/1.jpg', 0), (f'{name}/{file}', 1)]
+    assert os.path.isfile(dataset.get_data_info(1)['img_path'])
+    assert warnings[0].isprintable()
+
+
+@pytest.mark.parametrize('extensions', [(), '', '.', None, [7]])
+def test_no_extensions(tmp_path, extensions):
+    with pytest.raises(UserError, match='extensions: expected some'):
+        FaceFolder(str(tmp_path), extensions=extensions)
+
+
+@pytest.mark.parametrize(
+    'extensions', ['tif', '.TIF', '*.tif', ['tif'], ('.tif', 'gif')]
+)
 def test_extensions(tmp_path, extensions):
     root = make(tmp_path, ann='1.tif 2.jpg')
     assert items(FaceFolder(root, extensions=extensions)) == [('ann/1.tif', 0)]
@@ -136,6 +190,34 @@ def test_root_is_a_file(tmp_path):
     (tmp_path / 'faces.zip').touch()
     with pytest.raises(UserError, match=r'faces\.zip.*Not a directory'):
         FaceFolder(str(tmp_path / 'faces.zip'))
+
+
+@pytest.mark.parametrize('root', [None, 7, b'/', 's3://faces', 'abc://x', 'a\0b'])
+def test_root_is_no_path(root):
+    with pytest.raises(UserError, match='data_root: expected a path of this machine'):
+        FaceFolder(root)
+
+
+@pytest.mark.parametrize('link', [True, False])
+def test_what_may_not_be_read(tmp_path, link):
+    root = make(tmp_path / 'root', ann='1.jpg', bob='1.jpg')
+    where = tmp_path / 'root' / 'bob'
+    closed = where
+    if link:
+        closed = tmp_path / 'closed'
+        make(closed, cem='1.jpg')
+        where = tmp_path / 'root' / 'cem'
+        where.symlink_to(closed / 'cem')
+    closed.chmod(0)
+    try:
+        if os.access(closed, os.R_OK):
+            pytest.skip('root may read anything')
+        with pytest.raises(
+            UserError, match=f"'{where}': Permission denied. Make it read"
+        ):
+            FaceFolder(root)
+    finally:
+        closed.chmod(0o700)
 
 
 def test_empty_root(tmp_path):
@@ -199,6 +281,25 @@ def test_unknown_names(people):
         FaceFolder(people, include=['s1'], exclude=['s1'])
 
 
+def test_a_letter_and_its_accent(tmp_path):
+    one, two = (unicodedata.normalize(form, 'Zoë') for form in ('NFC', 'NFD'))
+    root = make(tmp_path, **{two: '1.jpg', 'ann': '1.jpg'})
+    assert FaceFolder(root, include=one).metainfo['classes'] == (two,)
+    try:
+        make(tmp_path, **{one: '1.jpg'})
+    except FileExistsError:
+        pytest.skip('one name on this file system')
+    assert FaceFolder(root, include=one).metainfo['classes'] == (one,)
+
+
+def test_names_of_other_kinds(people):
+    assert len(FaceFolder(people, exclude=None)) == 87
+    assert len(FaceFolder(people, include={'s1', 's2'})) == 6
+    for name in ([['s1']], 1.5, [None]):
+        with pytest.raises(UserError, match=r'include: .* fits 0 identities'):
+            FaceFolder(people, include=name)
+
+
 @pytest.mark.parametrize('seed', [0, 1])
 def test_holdout(people, seed):
     train, test = (
@@ -246,7 +347,10 @@ def test_holdout_of_a_choice(people):
         (dict(split='test'), 'go together'),
         (dict(holdout=5, split='val'), "go together, got holdout=5 and split='val'"),
         (dict(holdout=29, split='train'), 'holdout=29 of 29 identities'),
-        (dict(holdout=-1, split='train'), 'holdout=-1 of 29 identities'),
+        (dict(holdout=-1, split='train'), 'holdout=-1 is no integer from 0'),
+        (dict(holdout=0.1, split='train'), 'holdout=0.1 is no integer'),
+        (dict(holdout='5', split='train'), "holdout='5' is no integer"),
+        (dict(holdout=5, split='train', split_seed=0.5), 'split_seed=0.5 is no integ'),
     ],
 )
 def test_bad_holdout(people, given, message):
@@ -292,6 +396,12 @@ def test_subsets_and_workers(people, serialize_data):
     few = FaceFolder(people, indices=4, serialize_data=serialize_data)
     assert items(few) == whole[:4]
     assert few.metainfo['num_classes'] == 29
+
+
+@pytest.mark.parametrize('indices', [0, [87], [0, -88], 'few', 1.5, ['s1'], []])
+def test_bad_indices(people, indices):
+    with pytest.raises(UserError, match=r'indices=.* of 87 images: expected a number'):
+        FaceFolder(people, indices=indices)
 
 
 def test_lazy(people):

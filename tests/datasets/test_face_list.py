@@ -1,8 +1,11 @@
 import os
 
 import pytest
+from damaged_bytes import any_bytes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mmhyperface.datasets import FaceList
+from mmhyperface.datasets import FaceList, face_dataset
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
@@ -19,6 +22,13 @@ def write(tmp_path, data):
 def items(dataset):
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     return [(info['img_path'], info['gt_label']) for info in infos]
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    lines = []
+    monkeypatch.setattr(face_dataset, 'print_log', lambda msg, *_: lines.append(msg))
+    return lines
 
 
 # Both formats -------------------------------------------------------------------
@@ -56,6 +66,11 @@ def mangle_bom(data):
     return b'\xef\xbb\xbf' + data
 
 
+def mangle_boms(data):
+    """Of lists that were put together."""
+    return b'\xef\xbb\xbf' * 2 + data.replace(b'\n', b'\n\xef\xbb\xbf')
+
+
 def mangle_blank(data):
     return b'\n \t\n' + data.replace(b'\n', b' \n\n')
 
@@ -65,7 +80,8 @@ def mangle_end(data):
 
 
 @pytest.mark.parametrize(
-    'mangle', [mangle_crlf, mangle_bom, mangle_blank, mangle_end, bytes.strip]
+    'mangle',
+    [mangle_crlf, mangle_bom, mangle_boms, mangle_blank, mangle_end, bytes.strip],
 )
 @pytest.mark.parametrize('data', [OLD, NEW])
 def test_line_ends_bom_and_blank_lines(tmp_path, data, mangle):
@@ -97,6 +113,32 @@ def test_spaces_and_letters(tmp_path, line, path, name):
 def test_a_name_that_ends_as_an_image_takes_the_format(tmp_path):
     dataset = FaceList(write(tmp_path, b'a/1.tif ann.png'), format='path name')
     assert dataset.metainfo['classes'] == ('ann.png',)
+
+
+@pytest.mark.parametrize(
+    'line', ['./x/ann/2.jpg', 'x//ann/2.jpg', 'y/../x/ann/2.jpg', 'x/ann/./2.jpg']
+)
+def test_a_folder_has_one_name(tmp_path, line):
+    dataset = FaceList(write(tmp_path, f'x/ann/1.jpg\nx/bob/1.jpg\n{line}'.encode()))
+    assert dataset.metainfo['classes'] == ('x/ann', 'x/bob')
+    assert items(dataset)[2] == (line, 0)
+
+
+def test_lines_that_come_again(tmp_path, warnings):
+    dataset = FaceList(write(tmp_path, OLD + OLD[:24]))
+    assert [label for _, label in items(dataset)] == [1, 0, 0, 1, 0]
+    assert '2 of the 5 images of' in warnings[0]
+    assert "train.txt' have been listed before" in warnings[0]
+
+
+def test_names_that_look_alike(tmp_path, warnings):
+    names = ['Ann', 'ann', 'Zo\xeb', 'Zoe\u0308', 'Zoe']
+    lines = ''.join(f'{i}.jpg {name}\n' for i, name in enumerate(names))
+    dataset = FaceList(write(tmp_path, lines.encode()))
+    assert dataset.metainfo['classes'] == tuple(sorted(names))
+    (line,) = warnings
+    assert '2 identities have the name of another' in line
+    assert r"'Zoe\u0308' and 'Zo\xeb', 'Ann' and 'ann'. They count as diff" in line
 
 
 def test_other_extensions(tmp_path):
@@ -144,12 +186,65 @@ def test_many_lines(tmp_path):
         pytest.param(b'nonsense', 1, 'there is no name', id='nonsense'),
         pytest.param(b'two words', 1, "'two' does not end", id='two words'),
         pytest.param(OLD + b'a/\xff.jpg Ann', 4, 'not UTF-8', id='latin-1'),
-        pytest.param(OLD.decode().encode('utf-16'), 1, 'not UTF-8', id='utf-16'),
+        pytest.param(OLD.decode().encode('utf-16'), 1, 'is UTF-16', id='utf-16'),
+        pytest.param(OLD.decode().encode('utf-16-le'), 1, 'a NUL', id='utf-16 bare'),
+        pytest.param(OLD + b'a/\0.jpg Ann', 4, 'a NUL byte', id='NUL'),
+        pytest.param(OLD + b'x' * 2**21, 4, 'over 1048576 bytes', id='no line end'),
+        pytest.param(OLD.replace(b'\n', b'\r'), 1, 'a carriage return', id='CR'),
+        pytest.param(OLD + b'a/4.jpg Ann\rc/1.jpg C\n', 4, 'a carriage', id='one CR'),
+        pytest.param(NEW + b'x\\ann\\3.jpg', 4, 'no folder', id='backslashes'),
+        pytest.param(NEW + b'x/ann\\3.jpg', 4, 'separated by /', id='backslash'),
+        pytest.param(b'./1.jpg\n./2.jpg', 1, 'no folder', id='dot'),
+        pytest.param(b'/1.jpg\n/2.jpg', 1, 'no folder', id='root'),
+        pytest.param(
+            OLD + b'b/1.jpg Ann', 4, "'b/1.jpg' .*'Ann', and .*'Bob'", id='two names'
+        ),
     ],
 )
 def test_malformed(tmp_path, data, line, message):
     with pytest.raises(UserError, match=rf'train\.txt:{line}: .*{message}'):
         FaceList(write(tmp_path, data))
+
+
+def test_errors_are_short(tmp_path):
+    for start in (b'', OLD, NEW):
+        with pytest.raises(UserError) as error:
+            FaceList(write(tmp_path, start + b'x' * 500_000))
+        assert len(str(error.value)) < 1200
+
+
+def test_a_file_without_lines_is_not_read_to_its_end(tmp_path):
+    path = write(tmp_path, b'')
+    os.truncate(path, 1 << 34)
+    with pytest.raises(UserError, match='over 1048576 bytes'):
+        FaceList(path)
+
+
+GOOD = [OLD, NEW, mangle_crlf(OLD), mangle_bom(NEW), OLD.replace(b' ', b'\t')]
+PIECES = [b'a/', b'b', b'/', b'..', b'1', b'.jpg', b' Ann\n', b'e\xcc\x88.jpg\n']
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_bytes(GOOD, PIECES), st.sampled_from(['auto', 'path name', 'path']))
+def test_any_bytes_end_in_a_list_or_an_error(tmp_path_factory, content, form):
+    path = tmp_path_factory.getbasetemp() / 'any.txt'
+    path.write_bytes(content)
+    try:
+        dataset = FaceList(str(path), format=form)
+    except UserError:
+        return
+    classes = dataset.metainfo['classes']
+    found = items(dataset)
+    lines = [line.lstrip('\ufeff').strip() for line in content.decode().split('\n')]
+    assert list(classes) == sorted({classes[label] for _, label in found})
+    assert len(dict(found)) == len(set(found))  # one name for an image
+    for (image, label), line in zip(found, filter(None, lines), strict=True):
+        if image == line:
+            assert classes[label] == os.path.normpath(line.rpartition('/')[0])
+        else:
+            between = line.removeprefix(image).removesuffix(classes[label])
+            assert between
+            assert not between.strip()
 
 
 def test_a_given_format_is_held_to(tmp_path):
@@ -163,7 +258,7 @@ def test_a_given_format_is_held_to(tmp_path):
 
 @pytest.mark.parametrize('data', [b'', b'\n \r\n', b'\xef\xbb\xbf'])
 def test_empty_list(tmp_path, data):
-    with pytest.raises(UserError, match=r"train\.txt' has no line with an image"):
+    with pytest.raises(UserError, match=r"train\.txt' lists no image"):
         FaceList(write(tmp_path, data))
 
 
@@ -187,6 +282,22 @@ def test_check_files(tmp_path):
         FaceList(path, data_root=root, check_files=True)
     path = write(tmp_path, b'b/1.jpg Bob\na/2.jpg Ann')
     assert len(FaceList(path, data_root=root, check_files=True)) == 2
+
+
+def test_images_that_are_missing_are_passed_over(tmp_path):
+    for name in ('a', 'b/1.jpg'):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / 'a' / '2.jpg').write_bytes(b'P5 1 1 255\n\x07')
+    options = dict(data_root=str(tmp_path), pipeline=[dict(type='LoadFace', size=1)])
+    dataset = FaceList(write(tmp_path, OLD), on_error='skip', **options)
+    assert [item['gt_label'] for item in map(dataset.__getitem__, range(3))] == [0] * 3
+    assert [reason.split(': ')[1] for reason in dataset.skipped().values()] == [
+        'cannot be read',
+        "no such image. Check the data set's data_root, or take the image out of its "
+        'list',
+    ]
+    with pytest.raises(UserError, match=r'a/1\.jpg: no such image'):
+        FaceList('train.txt', **options)[1]
 
 
 def test_registered(tmp_path):

@@ -1,7 +1,13 @@
+import csv
+import io
+import os
 import re
 import sys
 
 import pytest
+from damaged_bytes import any_bytes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmhyperface.datasets import FaceManifest
 from mmhyperface.errors import UserError
@@ -49,13 +55,21 @@ def test_other_columns(tmp_path):
     ('text', 'message'),
     [
         ('', r"a\.csv:1: no column 'path' among \[\]; set path_column"),
-        ('path,identity\n', 'has no rows'),
+        ('path,identity\n', 'lists no image'),
         ('path,who\nx,1\n', r"a\.csv:1: no column 'identity' among"),
         ('path,identity\nx,1\ny\n', r'a\.csv:3: expected 2 fields as in the header'),
         ('path,identity\nx,1\n,2\n', r'a\.csv:3: path is empty'),
         ('path,identity\nx,1\ny, \n', r'a\.csv:3: identity is empty'),
-        ('path,identity\nx,"1\n', r'a\.csv:\d: unexpected end'),
-        ('path,identity\nz,1\n', r"a\.csv:2: no image '.*z'\. Paths start from"),
+        ('path,identity\nx,"1\n', r'a\.csv:2: unexpected end'),
+        ('path,identity\nx,"1"2\n', r"a\.csv:2: ',' expected after '\"'"),
+        ('path,identity\nx,"1\ny,2"\n', r'a\.csv:3: identity holds a line break'),
+        ('path,identity\nx,"1\n' + 'x,1\n' * 40_000, r'a\.csv:2: field larger than'),
+        ('path;identity\nx;1\n', r"a\.csv:1: no column .* separated by ','"),
+        ('path,path,identity\nx,y,1\n', r"a\.csv:1: 2 columns 'path' among"),
+        ('path,identity\nx,1\nx,2\n', r"a\.csv:3: '.*x' .* '2', and before under '1'"),
+        ('path,identity\n\0,1\n', r'a\.csv:2: a NUL byte'),
+        ('path,identity\nx,1\ry,2\r', r'a\.csv:2: new-line character .* LF or CRLF'),
+        ('path,identity\nz,1\n', r"a\.csv:2: no image '.*z'; 1 of 1 .* Paths start"),
     ],
 )
 def test_malformed_tables(tmp_path, text, message):
@@ -66,17 +80,114 @@ def test_malformed_tables(tmp_path, text, message):
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(UserError, match=r'cannot read the table .*No such file'):
+    with pytest.raises(UserError, match=r'cannot read the list .*No such file'):
         FaceManifest('none.csv', data_root=str(tmp_path))
     (tmp_path / 'a.txt').write_text('x')
     with pytest.raises(UserError, match=re.escape('none of .csv, .tsv, .parquet')):
         FaceManifest('a.txt', data_root=str(tmp_path))
     (tmp_path / 'a.csv').write_bytes(b'path,identity\n\xff\xfe,1\n')
-    with pytest.raises(UserError, match=r"a\.csv:\d: 'utf-8' codec"):
+    with pytest.raises(UserError, match=r'a\.csv:2: this is UTF-16'):
         FaceManifest('a.csv', data_root=str(tmp_path))
+
+
+def test_the_line_that_is_not_utf8(tmp_path):
+    (tmp_path / 'a.csv').write_bytes(b'path,identity\n' + b'a,b\n' * 5000 + b'\xff,b')
+    with pytest.raises(UserError, match=r'a\.csv:5002: not UTF-8'):
+        FaceManifest('a.csv', data_root=str(tmp_path))
+
+
+def test_a_file_without_lines_is_not_read_to_its_end(tmp_path):
+    path = tmp_path / 'a.csv'
+    path.touch()
+    os.truncate(path, 1 << 34)
+    with pytest.raises(UserError, match=r'a\.csv:1: .* over 1048576 bytes'):
+        FaceManifest(str(path))
+
+
+@pytest.mark.parametrize(
+    ('paths', 'identities', 'message'),
+    [
+        (['a', None], ['1', '2'], '2: path is empty'),
+        (['a', 'b'], [float('nan'), 1.0], '1: identity is empty'),
+        (['a', 'b'], [1.0, None], '1: identity is neither text nor an integer: 1.0'),
+        (['a', 'b'], [True, False], '1: identity is neither .*: True'),
+        ([b'a', b'b'], ['1', '2'], "1: path is neither .*: b'a'"),
+        ([['a'], ['b']], ['1', '2'], '1: path is neither'),
+        ([dict(path='a')] * 2, ['1', '2'], '1: path is neither'),
+        (['a\0', 'b'], ['1', '2'], '1: path holds a line break'),
+        (['a', 'a'], [1, 2], "2: 'a' is listed under '2', and before under '1'"),
+        ([], [], 'lists no image'),
+    ],
+)
+def test_parquet_with_other_cells(tmp_path, paths, identities, message):
+    pyarrow = pytest.importorskip('pyarrow')
+    parquet = pytest.importorskip('pyarrow.parquet')
+    path = str(tmp_path / 'a.parquet')
+    parquet.write_table(pyarrow.table(dict(path=paths, identity=identities)), path)
+    with pytest.raises(UserError, match=message):
+        FaceManifest(path)
+
+
+def test_parquet_with_integers_and_with_two_columns_of_a_name(tmp_path):
+    pyarrow = pytest.importorskip('pyarrow')
+    parquet = pytest.importorskip('pyarrow.parquet')
+    path = str(tmp_path / 'a.parquet')
+    names = pyarrow.array(['x', 'y']).dictionary_encode()
+    parquet.write_table(pyarrow.table(dict(path=[1, 2], identity=names)), path)
+    assert rows_of(FaceManifest(path)) == [('1', 'x'), ('2', 'y')]
+    twice = pyarrow.Table.from_arrays([names] * 3, names=['path', 'path', 'identity'])
+    parquet.write_table(twice, path)
+    with pytest.raises(UserError, match="2 columns 'path' among"):
+        FaceManifest(path)
+
+
+TEXT = b'path,identity,note\na/1.jpg,Ann,\n"b, 2.jpg",Bob,"x\ny"\na/3.jpg,Ann,z\n'
+PIECES = [b'path,identity\n', b'a/1.jpg,Ann\n', b'"b\n",Bob\n', b'a/"2",', b',x']
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_bytes([TEXT, TEXT.replace(b'\n', b'\r\n')], PIECES))
+def test_any_bytes_end_in_a_table_or_an_error(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / 'any.csv'
+    path.write_bytes(content)
+    try:
+        data = FaceManifest(str(path))
+    except UserError:
+        return
+    lines = [line.lstrip('\ufeff') for line in content.decode().split('\n')]
+    rows = csv.DictReader(io.StringIO('\n'.join(lines), newline=''))
+    found = rows_of(data)
+    assert found == [(row['path'].strip(), row['identity'].strip()) for row in rows]
+    assert len(dict(found)) == len(set(found))  # one name for an image
+    assert data.metainfo['classes'] == tuple(sorted({name for _, name in found}))
+
+
+@pytest.fixture(scope='module')
+def parquet_file(tmp_path_factory):
+    pyarrow = pytest.importorskip('pyarrow')
+    parquet = pytest.importorskip('pyarrow.parquet')
+    path = tmp_path_factory.mktemp('parquet') / 'any.parquet'
+    table = dict(path=['a/1', 'b/1', 'a/2', 'b/2'], identity=['a', 'b', 'a', 'b'])
+    parquet.write_table(pyarrow.table(table), path)
+    return path, path.read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_parquet_ends_in_a_table_or_an_error(parquet_file, drawn):
+    path, good = parquet_file
+    path.write_bytes(drawn.draw(any_bytes([good])))
+    try:
+        data = FaceManifest(str(path))
+    except UserError:
+        return
+    found = rows_of(data)
+    assert found
+    assert all(image and name for image, name in found)
+    assert len(dict(found)) == len(set(found))
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'pyarrow', None)
-    with pytest.raises(UserError, match='pip install pyarrow'):
+    with pytest.raises(UserError, match=r"pip install 'mmhyperface\[parquet\]'"):
         FaceManifest('a.parquet', data_root=str(tmp_path))

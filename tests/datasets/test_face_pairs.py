@@ -1,10 +1,14 @@
 import itertools
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
+from damaged_bytes import any_bytes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mmhyperface.datasets import FaceFolderPairs, FacePairs
+from mmhyperface.datasets import FaceFolderPairs, FacePairs, face_dataset
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
@@ -20,6 +24,13 @@ Cem\t1\t2
 Cem\t1\tAnn_A\t4
 Ann_A\t4\tBob\t1
 """
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    lines = []
+    monkeypatch.setattr(face_dataset, 'print_log', lambda msg, *_: lines.append(msg))
+    return lines
 
 
 def write(tmp_path, data):
@@ -106,7 +117,7 @@ def test_a_sorted_list_is_not_organised_in_folds(tmp_path):
         read(tmp_path, data, folds=2)
 
 
-@pytest.mark.parametrize('folds', [0, 1, 4, -1])
+@pytest.mark.parametrize('folds', [0, 1, 4, -1, 2.0, True])
 def test_impossible_folds(tmp_path, folds):
     with pytest.raises(UserError, match=f'folds={folds} of the 3 pairs'):
         read(tmp_path, OPENSPHERE, folds=folds)
@@ -123,6 +134,10 @@ def test_impossible_folds(tmp_path, folds):
         (OPENSPHERE + b'1.0 a b', 4, 'label 0 or 1'),
         (b'Ann 1 4\n', 1, 'LFW list starts with the line `folds pairs`'),
         (OPENSPHERE + b'1 \xe9 b', 4, 'not UTF-8'),
+        (OPENSPHERE + b'01 a b', 4, 'label 0 or 1'),
+        (OPENSPHERE + b'true a b', 4, 'label 0 or 1'),
+        (OPENSPHERE + b'1 a\0 b', 4, 'a NUL byte'),
+        (OPENSPHERE.replace(b'\n', b'\r'), 1, 'a carriage return'),
     ],
 )
 def test_malformed_opensphere(tmp_path, data, line, message):
@@ -134,6 +149,32 @@ def test_malformed_opensphere(tmp_path, data, line, message):
 def test_pairs_of_one_kind(tmp_path, label):
     with pytest.raises(UserError, match=r'pairs\.txt: all 2 pairs are of'):
         read(tmp_path, label + b' a b\n' + label + b' a c\n')
+
+
+@pytest.mark.parametrize(
+    ('more', 'messages'),
+    [
+        (
+            b'0 b/1.jpg a/1.jpg',
+            ["1 of the 4 pairs of '.*' are listed again, .* line 4"],
+        ),
+        (b'1 c c\n1 d d', ['2 of the 5 .* are an image with itself, for .* line 4']),
+        (
+            b'1 c d\n0 a/1.jpg a/2.jpg\n0 c c\n0 d c',
+            ['1 of the 7 .* itself', '2 .* again, .* 5', '2 .* now of diff.* line 5'],
+        ),
+    ],
+)
+def test_odd_pairs_are_told_and_kept(tmp_path, warnings, more, messages):
+    dataset = read(tmp_path, OPENSPHERE + more)
+    assert len(triples(dataset)) == 4 + more.count(b'\n')
+    for line, message in zip(warnings, messages, strict=True):
+        assert re.search(message, line)
+
+
+def test_no_image_takes_the_place_of_another(tmp_path):
+    with pytest.raises(UserError, match='would put other images into the pairs'):
+        read(tmp_path, OPENSPHERE, on_error='skip')
 
 
 # LFW ----------------------------------------------------------------------------
@@ -203,6 +244,11 @@ def test_lfw_extension_and_spaces_in_names(tmp_path, extension):
         (LFW.replace(b'2\t2', b'2\t0', 1), 1, 'expected `folds pairs`'),
         (LFW.replace(b'2\t2', b'-2\t-2', 1), 1, 'expected `folds pairs`'),
         (LFW.replace(b'2\t2', b'two', 1), 1, 'expected `folds pairs`'),
+        (LFW.replace(b'2\t2', b'2 9 2\t2', 1), 1, 'expected `folds pairs`'),
+        (LFW.replace(b'2\t2', b'9' * 4000, 1), 1, 'expected `folds pairs`'),
+        (LFW.replace(b'2\t2', b'9' * 9 + b' ' + b'9' * 9, 1), 1, 'the file has 8'),
+        (LFW.replace(b'12', b'1' * 5000), 3, '`name n1 n2`'),
+        (LFW.replace(b'\n', b'\r'), 1, 'a carriage return'),
         (LFW.replace(b'2\t2', b'1\t4', 1), 4, "`name n1 n2`.*got 'Ann_A.t1.tBob.t2'"),
         (LFW.replace(b'Ann_A\t1\tBob', b'Ann_A\t1'), 4, '`name1 n1 name2 n2`'),
         (LFW.replace(b'Cem\t3\t1', b'Cem\tx\t1'), 6, '`name n1 n2`'),
@@ -254,6 +300,50 @@ def test_missing_list():
 def test_indices_are_refused(tmp_path):
     with pytest.raises(UserError, match='indices would leave pairs'):
         read(tmp_path, OPENSPHERE, indices=2)
+
+
+GOOD = [
+    OPENSPHERE,
+    OPENSPHERE.replace(b' ', b'\t'),
+    LFW,
+    LFW.replace(b'\t', b' '),
+    LFW.replace(b'2\t2', b'4', 1),
+]
+PIECES = [b'1 a/1 a/2\n', b'0 b/1 a/1\n', b'1 b/2 b/1\n', b'0 a/2\tb/2\n', b'0 a b/1\n']
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_bytes(GOOD, PIECES), st.sampled_from([None, 2]))
+def test_any_bytes_end_in_pairs_or_an_error(tmp_path_factory, content, folds):
+    path = tmp_path_factory.getbasetemp() / 'any.txt'
+    path.write_bytes(content)
+    try:
+        dataset = FacePairs(str(path), check_files=False, folds=folds)
+    except UserError:
+        return
+    pairs = triples(dataset)
+    found = folds_of(dataset)
+    if found is not None:
+        assert len(found) == len(pairs)
+        assert sorted(set(found)) == list(range(max(found) + 1))
+        kinds = {(fold, same) for fold, (*_, same) in zip(found, pairs, strict=True)}
+        assert len(kinds) == 2 * (max(found) + 1)
+
+    lines = [line.lstrip('\ufeff').strip() for line in content.decode().split('\n')]
+    lines = list(filter(None, lines))
+    if len(lines) > len(pairs):  # LFW
+        header, *lines = lines
+        assert int(header.split()[-1]) * 2 * (max(found or [0]) + 1) == len(pairs)
+        for (*images, same), line in zip(pairs, lines, strict=True):
+            names = [image.split('/')[0] for image in images]
+            assert (names[0] == names[1]) == same
+            assert line.startswith(names[0])
+            assert all(name in line for name in names)
+    else:
+        for (one, other, same), line in zip(pairs, lines, strict=True):
+            assert line.split(maxsplit=1)[0] == str(int(same))
+            assert one in line
+            assert line.endswith(other)
 
 
 # From a folder ------------------------------------------------------------------
@@ -379,6 +469,11 @@ def test_held_out_people(tmp_path):
         ((3, 2), dict(num_different=7), 'num_different=7: .* has 6 such'),
         ((3, 2), dict(num_different=0), 'num_different=0'),
         ((3, 2), dict(folds=2, indices=3), 'indices would leave pairs'),
+        ((3, 2), dict(folds=2, on_error='skip'), 'would put other images'),
+        ((3, 2), dict(folds=2.0), 'folds=2.0 is no integer'),
+        ((3, 2), dict(num_same=0.5), 'num_same=0.5 is no integer'),
+        ((3, 2), dict(num_different='all'), "num_different='all' is no integer"),
+        ((3, 2), dict(seed=2**32), 'seed=4294967296 is no integer'),
         ((0, 0), {}, r'FaceFolderPairs: no image .*test_dataloader\.dataset\.ext'),
     ],
 )
