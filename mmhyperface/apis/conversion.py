@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -203,15 +203,8 @@ class Pictures:
         with ProcessPoolExecutor(
             self.workers, initializer=_prepare, initargs=self._work
         ) as pool:
-            waiting = deque(
-                pool.submit(_look, task)
-                for task in itertools.islice(tasks, AHEAD * self.workers)
-            )
-            for _ in track(starts, 'converting', transient=True):
-                found = waiting.popleft().result()
-                waiting.extend(
-                    pool.submit(_look, task) for task in itertools.islice(tasks, 1)
-                )
+            results = in_order(pool, _look, tasks, AHEAD * self.workers)
+            for found in track(results, 'converting', len(starts), transient=True):
                 for picture in found:
                     if isinstance(picture, Picture):
                         self.count += 1
@@ -240,6 +233,19 @@ class Pictures:
             print(f'  {message}')
         if len(self.damaged) > NAMED:
             print('  ...')
+
+
+def in_order(
+    pool: ProcessPoolExecutor, work: Callable, tasks: Iterable, ahead: int
+) -> Iterator[Any]:
+    """``work(task)`` of each task, so many of which are under way at most."""
+    waiting: deque[Future] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(work, task))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 _dataset: Any = None

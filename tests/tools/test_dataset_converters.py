@@ -224,7 +224,7 @@ def test_arrays_of_labels_and_no_index(convert, tmp_path):
         ('1\t0\t/tmp/out.jpg', 'is none within a folder'),
         ('1\t0\ta//out.jpg', 'is none within a folder'),
         ('1\t0\ta/.out.jpg', 'is none within a folder'),
-        ('1\t0\ta\0.jpg', 'is none within a folder'),
+        ('1\t0\ta\0.jpg', r'train\.lst:1: a NUL byte'),
         ('1\t0\t', r'train\.lst:1: expected `key <tab> label <tab> path`'),
         ('1 0 a.jpg', r'train\.lst:1: expected `key <tab> label <tab> path`'),
         ('x\t0\ta.jpg', r'train\.lst:1: expected'),

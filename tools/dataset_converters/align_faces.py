@@ -1,0 +1,537 @@
+"""Crop the faces of photographs, brought to the standard place by five landmarks.
+
+    python tools/dataset_converters/align_faces.py photographs crops \\
+        --yunet face_detection_yunet_2023mar.onnx --workers 8
+
+Each image below SOURCE, and each that the file of landmarks names, gives one crop at
+the same path below DESTINATION. Landmarks are left eye, right eye, nose, left and right
+corner of the mouth, left and right as one looks at the picture, x and y in pixels as
+they are stored, whatever orientation EXIF tells.
+
+Crops that exist are passed over: a run that was stopped goes on with the same command.
+DESTINATION/not_aligned.tsv tells which pictures have no crop and why; the next run
+tries them again. DESTINATION/landmarks.tsv keeps what YuNet found, for --landmarks, so
+that crops of another size need no detection.
+
+Exit status 0: there are crops. 1: not a single one, or a mistake, which is told.
+"""
+
+import argparse
+import csv
+import os
+import signal
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Column, Table
+
+from mmhyperface.apis import report_errors
+from mmhyperface.apis.conversion import in_order
+from mmhyperface.datasets.damage import DamagedImage
+from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS
+from mmhyperface.datasets.tables import is_table, read_table
+from mmhyperface.datasets.text_lists import read_lines, split_fields
+from mmhyperface.datasets.transforms import AlignFace, decode_face, encoded_face
+from mmhyperface.errors import UserError
+
+# Pictures of one task of a worker.
+TASK = 16
+NUMBERS = tuple(f'{axis}{point}' for point in range(1, 6) for axis in 'xy')
+COLUMNS = ('path', *NUMBERS)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('source', metavar='SOURCE', help='folder of pictures, of any depth')
+    add('destination', metavar='DESTINATION', help='folder of the crops')
+    origin = parser.add_mutually_exclusive_group(required=True)
+    origin.add_argument(
+        '--landmarks',
+        metavar='FILE',
+        help='lines `path x1 y1 ... x5 y5`, perhaps with a score, or a .csv, .tsv or '
+        '.parquet table with columns path, x1, y1 ... x5, y5; paths start from SOURCE',
+    )
+    origin.add_argument(
+        '--yunet', metavar='MODEL', help='find them with this model for FaceDetectorYN'
+    )
+    add(
+        '--size',
+        nargs=2,
+        type=int,
+        default=(112, 112),
+        metavar=('HEIGHT', 'WIDTH'),
+        help='of a crop; 112 112 if unset',
+    )
+    add('--format', choices=('jpg', 'png'), default='jpg', help='of the crops')
+    add('--quality', type=int, default=95, help='of JPEG, up to 100')
+    add('--workers', type=int, default=2, help='processes')
+    add('--overwrite', action='store_true', help='make crops that exist anew')
+    add(
+        '--score-threshold',
+        type=float,
+        default=0.6,
+        help='least score of what YuNet finds to be a face',
+    )
+    add(
+        '--choose',
+        choices=('largest', 'central', 'best'),
+        default='largest',
+        help='which of several faces of a picture',
+    )
+    add(
+        '--detect-size',
+        type=int,
+        default=640,
+        help='pictures are reduced to this longest side for YuNet',
+    )
+    args = parser.parse_args()
+    for name in ('workers', 'detect_size', 'quality'):
+        if getattr(args, name) < 1:
+            parser.error(f'--{name.replace("_", "-")} must be at least 1')
+    if min(args.size) < 1 or args.quality > 100 or not 0 < args.score_threshold <= 1:
+        parser.error('--size, --quality or --score-threshold is out of range')
+    return args
+
+
+def read_landmarks(file: str) -> dict[str, array]:
+    """Ten numbers, x1 y1 to x5 y5, of each picture that a list or table names."""
+    found: dict[str, array] = {}
+    for line, name, numbers in _rows(file):
+        path = os.path.normpath(name)
+        if os.path.isabs(path) or path.split(os.sep)[0] in ('.', '..'):
+            raise UserError(
+                f'{file}:{line}: expected a path that starts from SOURCE and stays in '
+                f'it, got {name!r}'
+            )
+        if path in found:
+            raise UserError(f'{file}:{line}: {name!r} comes a second time')
+        try:
+            found[path] = array('d', map(float, numbers))
+        except ValueError as error:
+            raise UserError(
+                f'{file}:{line}: {error}; paths with spaces need tabs between fields'
+            ) from None
+    return found
+
+
+def _rows(file: str) -> Iterator[tuple[int, str, Sequence[Any]]]:
+    """(line or row, path, ten numbers) of each picture."""
+    if not is_table(file):
+        yield from _list_rows(file)
+        return
+    for place, (path, *values) in read_table(file, COLUMNS, 'Set --landmarks'):
+        # What is empty in a table is no number, as for a picture without a face.
+        yield place, str(path or ''), [np.nan if v in ('', None) else v for v in values]
+
+
+def _list_rows(file: str) -> Iterator[tuple[int, str, Sequence[str]]]:
+    for number, line in read_lines(file, 'Set --landmarks'):
+        path, *numbers = split_fields(line)
+        if len(numbers) not in (10, 11):
+            raise UserError(
+                f'{file}:{number}: expected `path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5`, '
+                f'perhaps with a score, got {line!r}. Paths with spaces need tabs '
+                'between the fields'
+            )
+        yield number, path, numbers[:10]
+
+
+def images_below(folder: str) -> tuple[list[str], int]:
+    """Paths of the images, from there on, and the number of other files."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"cannot list '{error.filename}': {error.strerror}")
+
+    images = []
+    others = 0
+    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith('.')]
+        within = os.path.relpath(parent, folder)
+        for name in files:
+            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith('.'):
+                images.append(os.path.normpath(os.path.join(within, name)))
+            else:
+                others += 1
+    return images, others
+
+
+def require_apart(source: str, destination: str) -> None:
+    """No crop may fall among the pictures, and perhaps replace one."""
+    real = [os.path.realpath(folder) for folder in (source, destination)]
+    if os.path.commonpath(real) in real:
+        raise UserError(
+            f"DESTINATION '{destination}' and SOURCE '{source}' are one folder, or one "
+            'lies in the other; choose another DESTINATION'
+        )
+
+
+def require_different_crops(pictures: Sequence[str]) -> None:
+    first: dict[str, str] = {}
+    for picture in pictures:
+        stem = os.path.splitext(picture)[0]
+        other = first.setdefault(stem, picture)
+        if other != picture:
+            raise UserError(
+                f"'{other}' and '{picture}' would give the same crop; rename one"
+            )
+
+
+class YuNet:
+    """OpenCV's detector of faces and their landmarks.
+
+    ``cv2.FaceDetectorYN`` gives right eye, left eye, nose, right and left corner of the
+    mouth of the person. What is right of a person is left in the picture: our order.
+
+    Raises:
+        UserError: for a file that is no model for it.
+    """
+
+    def __init__(self, model: str, threshold: float, choose: str, longest: int) -> None:
+        self.choose = choose
+        self.longest = longest
+        if not os.path.isfile(model):
+            raise UserError(f"there is no model '{model}'")
+        try:
+            self.detector = cv2.FaceDetectorYN.create(model, '', (32, 32), threshold)
+            # Models of before 2023 fail here.
+            self.detector.detect(np.zeros((32, 32, 3), np.uint8))
+        except (AttributeError, cv2.error):
+            raise UserError(
+                f"'{model}' is no model that FaceDetectorYN of OpenCV "
+                f'{cv2.__version__} can use. Take OpenCV 4.8 or newer, and from '
+                'github.com/opencv/opencv_zoo face_detection_yunet_2023mar.onnx (the '
+                'file itself, not the few lines that Git LFS has in its place)'
+            ) from None
+
+    def find(self, image: np.ndarray, turns: int) -> list[float]:
+        """x1 y1 to x5 y5 in pixels, and the score, of one face; [] if there is none.
+
+        Rounded as they will be written, so that crops from the file are the same.
+
+        Args:
+            image: uint8 [H, W, 3] BGR.
+            turns: quarters, counterclockwise, that make it stand upright.
+        """
+        image = np.rot90(image, turns)
+        height, width = image.shape[:2]
+        scale = min(1, self.longest / max(height, width))
+        w, h = max(1, round(width * scale)), max(1, round(height * scale))
+        self.detector.setInputSize((w, h))
+        _, faces = self.detector.detect(
+            cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+        )
+        if faces is None:
+            return []
+        face = faces[self._choice(faces, w, h)].astype(np.float64)
+        points = face[4:14].reshape(5, 2) * [width / w, height / h]
+        for _ in range(turns):
+            points = np.stack([height - 1 - points[:, 1], points[:, 0]], axis=1)
+            height, width = width, height
+        return np.round([*points.ravel(), face[14]], 3).tolist()
+
+    def _choice(self, faces: np.ndarray, width: int, height: int) -> int:
+        x, y, w, h = faces[:, :4].T
+        if self.choose == 'largest':
+            return int(np.argmax(w * h))
+        if self.choose == 'best':
+            return int(np.argmax(faces[:, 14]))
+        away = np.hypot(x + w / 2 - width / 2, y + h / 2 - height / 2)
+        return int(np.argmin(away))
+
+
+def turns_upright(data: bytes) -> int:
+    """Quarters, counterclockwise, by which EXIF turns a JPEG picture."""
+    if not data.startswith(b'\xff\xd8'):
+        return 0
+    buffer = np.frombuffer(data, np.uint8)
+    small = cv2.IMREAD_REDUCED_GRAYSCALE_8
+    upright = np.asarray(cv2.imdecode(buffer, small))
+    stored = np.asarray(cv2.imdecode(buffer, small | cv2.IMREAD_IGNORE_ORIENTATION))
+    turns = (n for n in range(4) if np.array_equal(np.rot90(stored, n), upright))
+    return next(turns, 0)  # none of them: it is mirrored
+
+
+class Outcome(NamedTuple):
+    """What became of a picture.
+
+    Attributes:
+        path: from SOURCE on.
+        reason: why it has no crop, as ``kind: particulars``.
+        found: landmarks and score by the detector.
+    """
+
+    path: str
+    reason: str = ''
+    found: Sequence[float] = ()
+
+
+class Aligner:
+    """Makes crops as the arguments say."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.align = AlignFace(args.size)
+        self.options = (
+            [cv2.IMWRITE_JPEG_QUALITY, args.quality] if args.format == 'jpg' else []
+        )
+        self.detector = None
+        if args.yunet:
+            self.detector = YuNet(
+                args.yunet, args.score_threshold, args.choose, args.detect_size
+            )
+
+    def __call__(self, path: str, points: Sequence[float] | None) -> Outcome:
+        """Make the crop of a picture, with these landmarks or those that are found."""
+        outcome = self._outcome(path, points)
+        if outcome.reason:
+            # There may be one of a run with other options.
+            Path(crop_of(path, self.args)).unlink(missing_ok=True)
+        return outcome
+
+    def _outcome(self, path: str, points: Sequence[float] | None) -> Outcome:
+        if not _can_be_listed(path):
+            return Outcome(path, 'name: not UTF-8, or with tabs or line breaks')
+        if points is None and self.detector is None:
+            return Outcome(path, f'no landmarks: {self.args.landmarks} has none')
+        source = os.path.join(self.args.source, path)
+        found: Sequence[float] = ()
+        try:
+            data = encoded_face({'img_path': source})
+            image = decode_face(data, source)
+            if self.detector is not None:
+                found = self.detector.find(image, turns_upright(data))
+                if not found:
+                    return Outcome(path, 'no face: YuNet found none')
+            place = np.array(found[:10] or points).reshape(5, 2)
+            face = dict(img=image, img_path=source, landmarks=place)
+            crop = self.align.transform(face)['img']
+        except (UserError, cv2.error) as error:
+            kind = 'damaged' if isinstance(error, DamagedImage) else 'impossible'
+            why = ' '.join(str(error).removeprefix(f'{source}: ').split())
+            return Outcome(path, f'{kind}: {why}')
+        self._write(crop_of(path, self.args), crop)
+        return Outcome(path, found=found)
+
+    def _write(self, path: str, crop: np.ndarray) -> None:
+        """Whenever the process may be killed, a crop that is there is whole."""
+        data = cv2.imencode(f'.{self.args.format}', crop, self.options)[1]
+        part = Path(self.args.destination, f'.{os.getpid()}.part')
+        part.write_bytes(data.tobytes())
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.replace(part, path)
+
+
+def crop_of(picture: str, args: argparse.Namespace) -> str:
+    stem = os.path.splitext(picture)[0]
+    return os.path.join(args.destination, f'{stem}.{args.format}')
+
+
+def _can_be_listed(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return not any(character in path for character in '\t\r\n')
+
+
+Task = list[tuple[str, Sequence[float] | None]]
+_aligner: Any = None
+
+
+def _start(args: argparse.Namespace) -> None:
+    """Make a worker ready."""
+    global _aligner
+    # Ctrl-C ends it at once, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare_opencv()
+    _aligner = Aligner(args)
+
+
+def _end_with_parent() -> None:
+    """Else a worker would wait for its next task for ever when the run is killed."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def prepare_opencv() -> None:
+    """One thread, and no warnings amid the progress bar."""
+    cv2.setNumThreads(0)
+    # Where it is depends on the version.
+    set_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
+    set_level(2)  # errors
+
+
+def work(task: Task) -> list[Outcome]:
+    return [_aligner(path, points) for path, points in task]
+
+
+def outcomes(
+    tasks: Iterator[Task], args: argparse.Namespace
+) -> Iterator[list[Outcome]]:
+    """What comes of the tasks, in their order; few of them are under way at a time."""
+    pool = ProcessPoolExecutor(args.workers, initializer=_start, initargs=(args,))
+    try:
+        yield from in_order(pool, work, tasks, 4 * args.workers)
+    except BrokenProcessPool:
+        raise UserError(
+            'a worker came to an end, perhaps for want of memory. What is done is '
+            'kept: run the same command again, with fewer --workers'
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def landmark_table(args: argparse.Namespace) -> Path:
+    return Path(args.destination, 'landmarks.tsv')
+
+
+def landmark_lines(table: Path) -> Iterator[tuple[str, str]]:
+    """(path, line) of what earlier runs found, but for a line that is unfinished."""
+    if not table.exists():
+        return
+    with open(table, encoding='utf-8', newline='\n') as file:
+        next(file, None)
+        for line in file:
+            if line.endswith('\n'):
+                ((path, *_),) = csv.reader([line], delimiter='\t')
+                yield path, line
+
+
+def begin_tables(todo: Sequence[str], args: argparse.Namespace) -> None:
+    """Take what will be found out anew from the tables beside the crops."""
+    destination = Path(args.destination)
+    destination.mkdir(parents=True, exist_ok=True)
+    for part in destination.glob('.*.part'):
+        part.unlink()
+    (destination / 'not_aligned.tsv').write_text('path\treason\n')
+    if args.yunet:
+        table = landmark_table(args)
+        part = destination / '.landmarks.part'
+        again = set(todo)
+        with open(part, 'w', encoding='utf-8', newline='\n') as file:
+            file.write('\t'.join([*COLUMNS, 'score']) + '\n')
+            for path, line in landmark_lines(table):
+                if path not in again:
+                    file.write(line)
+        part.replace(table)
+
+
+def record(ends: Sequence[Outcome], args: argparse.Namespace) -> None:
+    for name, rows in (
+        ('not_aligned.tsv', [(end.path, end.reason) for end in ends if end.reason]),
+        ('landmarks.tsv', [(end.path, *end.found) for end in ends if end.found]),
+    ):
+        if rows:
+            with open(
+                Path(args.destination, name),
+                'a',
+                encoding='utf-8',
+                errors='backslashreplace',
+                newline='',
+            ) as file:
+                writer = csv.writer(file, delimiter='\t', lineterminator='\n')
+                writer.writerows(rows)
+
+
+def remaining(pictures: Sequence[str], args: argparse.Namespace) -> list[str]:
+    """The pictures that have no crop yet, or no landmarks in the table.
+
+    Raises:
+        UserError: if there are crops of another size.
+    """
+    if args.overwrite:
+        return list(pictures)
+    done = {path for path in pictures if os.path.exists(crop_of(path, args))}
+    if done:
+        require_size(crop_of(min(done), args), args.size)
+    if args.yunet:
+        # A run that is killed may leave crops without their lines.
+        done &= {path for path, _ in landmark_lines(landmark_table(args))}
+    return [path for path in pictures if path not in done]
+
+
+def require_size(crop: str, size: Sequence[int]) -> None:
+    height, width = decode_face(encoded_face({'img_path': crop}), crop).shape[:2]
+    if [height, width] != list(size):
+        raise UserError(
+            f"'{crop}' is {height}x{width} (height x width); choose another "
+            'DESTINATION, or --overwrite'
+        )
+
+
+def align(
+    pictures: Sequence[str], landmarks: dict[str, array], args: argparse.Namespace
+) -> Counter:
+    """Make the crops that are missing; how many pictures came to which end."""
+    todo = remaining(pictures, args)
+    begin_tables(todo, args)
+    tasks: Iterator[Task] = (
+        [(path, landmarks.get(path)) for path in todo[start : start + TASK]]
+        for start in range(0, len(todo), TASK)
+    )
+    done = len(pictures) - len(todo)
+    counts = Counter({'aligned before': done, 'aligned now': 0})
+    columns = ('aligning', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Without a thread of its own, which forked workers could inherit at a bad moment.
+    with Progress(*columns, transient=True, auto_refresh=False) as progress:
+        bar = progress.add_task('', total=len(pictures), completed=done)
+        for ends in outcomes(tasks, args):
+            record(ends, args)
+            for end in ends:
+                kind = end.reason.partition(':')[0]
+                counts[f'not aligned, {kind}' if kind else 'aligned now'] += 1
+            progress.update(bar, advance=len(ends), refresh=True)
+    return counts
+
+
+def report(counts: Counter, others: int) -> None:
+    table = Table('pictures', Column(f'{counts.total():,}', justify='right'))
+    for end, count in counts.items():
+        table.add_row(end, f'{count:,}')
+    table.add_row('other files, passed over', f'{others:,}')
+    Console().print(table)
+
+
+def main() -> None:
+    args = parse_args()
+    prepare_opencv()
+    require_apart(args.source, args.destination)
+    # A mistake in either is told before any picture is read.
+    landmarks = read_landmarks(args.landmarks) if args.landmarks else {}
+    Aligner(args)
+    images, others = images_below(args.source)
+    pictures = sorted({*images, *landmarks})
+    if not pictures:
+        raise UserError(f"no image below '{args.source}'")
+    require_different_crops(pictures)
+    try:
+        counts = align(pictures, landmarks, args)
+    except KeyboardInterrupt:
+        raise UserError('stopped; the same command goes on from here') from None
+    except OSError as error:
+        raise UserError(f'cannot write crops: {error}') from None
+    report(counts, others)
+    if not counts['aligned before'] + counts['aligned now']:
+        raise SystemExit(1)
+
+
+if __name__ == '__main__':
+    with report_errors():
+        main()
