@@ -1,0 +1,261 @@
+"""Sheets of pictures whose average colour tells which they are."""
+
+import pickle
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import record_files
+from record_files import picture, seed_of
+
+from mmhyperface.datasets import SyntheticFaces
+from mmhyperface.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
+# Image k of identity i is picture 4 * i + k.
+PEOPLE, EACH, SIZE = 5, 4, 16
+GAP, LINE = 6, 18
+LOAD = dict(type='LoadFace', size=SIZE)
+# Half of a picture becomes black.
+PIPELINE = [
+    LOAD,
+    dict(type='RandomFaceCrop', prob=1.0, scale=(0.5, 0.5), ratio=(0.5, 0.5)),
+    dict(type='mmpretrain.PackInputs'),
+]
+
+
+@pytest.fixture
+def tool(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    return import_module('browse_dataset')
+
+
+@pytest.fixture
+def browse(tool, monkeypatch, tmp_path) -> Callable[..., np.ndarray]:
+    """Calls the tool with a data set's config; gives the sheet."""
+
+    def call(dataset: dict | str, *arguments: object) -> np.ndarray:
+        config, sheet = tmp_path / 'config.py', tmp_path / 'new' / 'sheet.png'
+        if isinstance(dataset, dict):
+            config.write_text(f'train_dataloader = dict(dataset={dataset!r})')
+            dataset = str(config)
+        options = [dataset, '--output', sheet, *arguments]
+        monkeypatch.setattr(sys, 'argv', ['browse_dataset.py', *map(str, options)])
+        tool.main()
+        return cv2.imread(str(sheet))
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path) -> str:
+    for i in range(PEOPLE):
+        (tmp_path / 'faces' / f'p{i}').mkdir(parents=True)
+        for k in range(EACH):
+            path = tmp_path / 'faces' / f'p{i}' / f'{k}.jpg'
+            path.write_bytes(picture(EACH * i + k, SIZE))
+    return str(tmp_path / 'faces')
+
+
+def cells(sheet: np.ndarray) -> list[list[int | None]]:
+    """Which pictures are in the rows of a sheet without gaps; None is white."""
+    rows = np.split(sheet, len(sheet) // SIZE)
+    return [
+        [
+            None if (cell == 255).all() else seed_of(cell)
+            for cell in np.split(row, row.shape[1] // SIZE, axis=1)
+        ]
+        for row in rows
+    ]
+
+
+def test_the_quickstart(browse):
+    config = 'configs/sface_quickstart.py'
+    options = ('--cfg-options', 'train_dataloader.dataset.image_size=40')
+    sheet = browse(str(ROOT / config), '--identities', 3, '--images', 2, *options)
+    assert sheet.shape == (3 * 40, 2 * 40, 3)
+    faces = SyntheticFaces(3, images_per_identity=20, image_size=40)
+    for i in range(3):
+        for k in range(2):
+            cell = sheet[40 * i :, 40 * k :][:40, :40]
+            face = faces[20 * i + k]['img']
+            assert (cell == face).all() or (cell == face[:, ::-1]).all()
+
+
+def test_a_picture_of_no_known_type(browse, tmp_path, folder):
+    dataset = dict(type='FaceFolder', data_root=folder, pipeline=[LOAD])
+    with pytest.raises(UserError, match=r'name a \.png or \.jpg'):
+        browse(dataset, '--output', tmp_path / 'sheet.xyz')
+
+
+def records(folder: Path) -> str:
+    images = [[picture(EACH * i + k) for k in range(EACH)] for i in range(PEOPLE)]
+    content = record_files.insightface_records(images)
+    return str(record_files.write(folder, content, PEOPLE).parent)
+
+
+def table(folder: Path, separator: str, header: str = '') -> str:
+    lines = [f'p{i}/{k}.jpg{separator}p{i}' for i in range(PEOPLE) for k in range(EACH)]
+    path = folder / ('list.csv' if header else 'list.txt')
+    path.write_text('\n'.join([header, *lines]))
+    return str(path)
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+@pytest.mark.parametrize(
+    'kind', ['FaceFolder', 'FaceList', 'FaceManifest', 'FaceRecord']
+)
+def test_rows_are_people(browse, tmp_path, folder, kind, wrapped):
+    if kind == 'FaceFolder':
+        options = dict(data_root=folder)
+    elif kind == 'FaceRecord':
+        options = dict(data_root=records(tmp_path / 'records'))
+    else:
+        names = ('\t', '') if kind == 'FaceList' else (',', 'path,identity')
+        options = dict(ann_file=table(tmp_path, *names), data_prefix=folder)
+    dataset = dict(type=kind, pipeline=[LOAD, dict(type='PackFace')], **options)
+    if wrapped:
+        dataset = dict(type='FaceSets', datasets=[dataset, dataset])
+    sheet = browse(dataset, '--identities', 9, '--images', 3)
+    rows = [[EACH * i + k for k in range(3)] for i in range(PEOPLE)]
+    assert cells(sheet) == (rows * 2 if wrapped else rows)[:9]
+
+
+def test_wrong_labels_are_seen(browse, folder):
+    clean = dict(type='FaceFolder', data_root=folder, pipeline=PIPELINE)
+    dataset = dict(type='LabelNoise', dataset=clean, share=0.5)
+    rows = cells(browse(dataset, '--mode', 'original'))
+    seen = sorted(n for row in rows for n in row if n is not None)
+    assert seen == list(range(PEOPLE * EACH))
+    assert rows != [list(range(EACH * i, EACH * i + EACH)) for i in range(PEOPLE)]
+
+
+def test_short_rows_end_white(browse, folder):
+    for k in range(1, EACH):
+        Path(folder, 'p1', f'{k}.jpg').unlink()
+    dataset = dict(type='FaceFolder', data_root=folder, pipeline=[LOAD])
+    sheet = browse(dataset, '--identities', 2, '--images', 9)
+    assert cells(sheet) == [[0, 1, 2, 3], [4, None, None, None]]
+
+
+def test_few_labels_are_looked_at_one_by_one(browse, tool, tmp_path, monkeypatch):
+    """The others come at once; those of damaged records are passed over."""
+    data_root = records(tmp_path)
+    path = tmp_path / 'train.rec'
+    content = bytearray(path.read_bytes())
+    for number in (2, 9):
+        key = (number + 1).to_bytes(8, 'little') + bytes(8)
+        at = content.index(key)
+        content[at - 4 : at] = np.float32(np.nan).tobytes()
+    path.write_bytes(content)
+    dataset = dict(type='FaceRecord', data_root=data_root, pipeline=[LOAD])
+    rows = [[0, 1, 3, None], [4, 5, 6, 7], [8, 10, 11, None]]
+    for look in (10_000, 6, 0):
+        monkeypatch.setattr(tool, 'LOOK', look)
+        assert cells(browse(dataset, '--identities', 3)) == rows
+
+
+def test_modes(browse, folder):
+    dataset = dict(type='FaceFolder', data_root=folder, pipeline=PIPELINE)
+    sheet = {
+        mode: browse(dataset, '--identities', 2, '--mode', mode, '--seed', 5)
+        for mode in ('original', 'transformed', 'concat', 'pipeline')
+    }
+    people = [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert cells(sheet['original']) == people
+    original, transformed = (np.split(sheet[m], 2) for m in ('original', 'transformed'))
+    # A part of each is black, the rest is as it was.
+    black = (sheet['transformed'] == 0).all(-1)
+    assert black.mean() == pytest.approx(0.5, abs=0.05)
+    assert (sheet['transformed'] == sheet['original'])[~black].all()
+    white = np.full((GAP, EACH * SIZE, 3), 255)
+    both = [part for i in range(2) for part in (original[i], transformed[i], white)]
+    assert (sheet['concat'] == np.concatenate(both)).all()
+    # A line of text above each of two stages.
+    groups = np.split(sheet['pipeline'], 2)
+    for i, group in enumerate(groups):
+        assert len(group) == 2 * (LINE + SIZE) + GAP
+        assert (group[:LINE] < 128).any()
+        assert (group[LINE : LINE + SIZE] == original[i]).all()
+        assert (group[-GAP - SIZE : -GAP] == transformed[i]).all()
+
+
+def test_aligning_is_loading(tool):
+    class LoadNumber:
+        def __call__(self, item: dict) -> dict:
+            return {**item, 'img': np.zeros(1)}
+
+    class Align(LoadNumber):
+        def __call__(self, item: dict) -> dict:
+            item['img'] += 1
+            return item
+
+    class Change(Align):
+        pass
+
+    class PackNumber:
+        pass
+
+    steps = [LoadNumber(), Change(), Align(), Change(), Change(), PackNumber()]
+    found = [(name, *image) for name, image in tool.Stages(steps)({})['stages']]
+    assert found == [('original', 2), ('Change', 3), ('Change', 4)]
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_random_people(browse, folder, seed):
+    dataset = dict(type='FaceFolder', data_root=folder, pipeline=PIPELINE)
+    options = ('--shuffle', '--identities', 3, '--images', 2, '--seed', seed)
+    rows = cells(browse(dataset, '--mode', 'original', *options))
+    people = [first // EACH for first, _ in rows]
+    assert rows == [[EACH * p, EACH * p + 1] for p in people]
+    assert people != [0, 1, 2]
+    assert len(set(people)) == 3
+    # Augmentations, too, depend on the seed alone.
+    sheets = [browse(dataset, *options) for _ in range(2)]
+    assert (sheets[0] == sheets[1]).all()
+
+
+def pack(path: Path, first: int) -> None:
+    images = [picture(first + i, SIZE) for i in range(12)]
+    path.write_bytes(pickle.dumps((images, [True, False, True, True, False, True])))
+
+
+def pairs_of(sheet: np.ndarray) -> list[list[int]]:
+    """The pictures of each row of pairs."""
+    height, width = LINE + SIZE + GAP, 2 * SIZE + GAP
+    rows = []
+    for top in range(0, len(sheet), height):
+        assert (sheet[top : top + LINE] < 128).any()
+        strip = sheet[top + LINE : top + LINE + SIZE]
+        row = [strip[:, x : x + SIZE] for x in range(0, strip.shape[1], width)]
+        row += [strip[:, x + SIZE :][:, :SIZE] for x in range(0, strip.shape[1], width)]
+        rows.append(sorted(seed_of(cell) for cell in row if (cell < 250).any()))
+    return rows
+
+
+def test_pairs(browse, tmp_path):
+    sets = []
+    for name, first in (('one', 0), ('two', 100)):
+        pack(tmp_path / f'{name}.bin', first)
+        path = str(tmp_path / f'{name}.bin')
+        pipeline = [LOAD, dict(type='PackFace')]
+        sets.append(dict(type='FacePack', ann_file=path, folds=2, pipeline=pipeline))
+    same, different = [0, 1, 4, 5], [2, 3, 8, 9]
+    rows = pairs_of(browse(sets[0], '--identities', 2, '--images', 4))
+    assert rows == [same, different]
+    # More pairs of the same person, none of different people are left.
+    rows = pairs_of(browse(sets[0], '--identities', 4, '--images', 5))
+    assert rows == [same, different, [6, 7, 10, 11]]
+    both = dict(type='FaceTestSets', datasets=sets)
+    rows = pairs_of(browse(both, '--identities', 2, '--images', 4))
+    hundred = [[100 + n for n in row] for row in (same, different)]
+    assert rows == [same, different, *hundred]
+    (first, *_), _ = pairs_of(
+        browse(sets[0], '--identities', 2, '--images', 1, '--shuffle', '--seed', 3)
+    )
+    assert first in (0, 4, 6, 10)
