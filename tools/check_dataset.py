@@ -5,7 +5,6 @@ Exit status 0: nothing is. 1: some image is damaged, or has a label out of range
 
 import argparse
 import hashlib
-from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
@@ -17,23 +16,34 @@ from rich.progress import track
 from rich.table import Table
 
 from mmhyperface.apis import dataset_config, load_config, report_errors
-from mmhyperface.datasets.damage import DamagedImage
+from mmhyperface.apis.conversion import in_order
 from mmhyperface.datasets.transforms import decode_face, encoded_face
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
-# Images of one task of a worker.
+# Images of one task of a worker, and tasks that a worker may be ahead.
 TASK = 256
+AHEAD = 3
 
 
-class Image(NamedTuple):
-    """What is found out about one image."""
+class Images(NamedTuple):
+    """What is found out about images, in their order.
 
-    number: int
-    label: int | None  # None in a test set
-    size: tuple[int, ...]
-    digest: bytes
-    error: str = ''
+    Attributes:
+        labels: int64 [N]; -1 where there is none: in a test set, or a damaged record.
+        sizes: Height and width, int32 [N, 2]; 0 of a damaged image.
+        digests: Of what is stored, uint64 [N, 2].
+        errors: Number of some damaged images, and what is wrong with each.
+    """
+
+    labels: np.ndarray
+    sizes: np.ndarray
+    digests: np.ndarray
+    errors: list[tuple[int, str]]
+
+    @property
+    def good(self) -> np.ndarray:
+        return self.sizes[:, 0] > 0
 
 
 def parse_args() -> argparse.Namespace:
@@ -68,47 +78,56 @@ def _without_pipeline(config: ConfigDict) -> ConfigDict:
 
 
 _dataset: Any = None
+_show = 0
 
 
-def _take(dataset: Any) -> None:
-    global _dataset
-    _dataset = dataset
+def _take(dataset: Any, show: int) -> None:
+    global _dataset, _show
+    _dataset, _show = dataset, show
 
 
-def look(numbers: range) -> list[Image]:
+def look(numbers: range) -> Images:
     """What some images are like."""
-    return [look_at(number) for number in numbers]
+    count = len(numbers)
+    labels, sizes = np.full(count, -1), np.zeros((count, 2), np.int32)
+    digests, errors = np.zeros((count, 2), np.uint64), []
+    for place, number in enumerate(numbers):
+        try:
+            info = _dataset.get_data_info(number)
+            label = info.get('gt_label')
+            labels[place] = -1 if label is None else label
+            data, image = _stored(info)
+        except UserError as error:
+            if len(errors) < _show:
+                errors.append((number, str(error)))
+            continue
+        sizes[place] = image.shape[:2]
+        digest = hashlib.sha256(data).digest()
+        digests[place] = np.frombuffer(digest, np.uint64, 2)
+    return Images(labels, sizes, digests, errors)
 
 
-def look_at(number: int) -> Image:
-    try:
-        info = _dataset.get_data_info(number)
-    except DamagedImage as error:
-        return Image(number, None, (), b'', str(error))
-    label = info.get('gt_label')
-    try:
-        if 'img' in info:
-            image = info['img']
-            data = np.ascontiguousarray(image).data
-        else:
-            data = encoded_face(info)
-            image = decode_face(data, str(info['img_path']))
-    except UserError as error:
-        return Image(number, label, (), b'', str(error))
-    return Image(number, label, image.shape[:2], hashlib.sha256(data).digest())
+def _stored(info: dict) -> tuple[Any, np.ndarray]:
+    """What is stored of an image, and its pixels."""
+    if 'img' in info:
+        return np.ascontiguousarray(info['img']).data, info['img']
+    data = encoded_face(info)
+    return data, decode_face(data, str(info['img_path']))
 
 
-def examine(dataset: Any, workers: int) -> list[Image]:
-    """All images, in their order."""
-    tasks = [
-        range(start, min(start + TASK, len(dataset)))
-        for start in range(0, len(dataset), TASK)
-    ]
-    with ProcessPoolExecutor(workers, initializer=_take, initargs=(dataset,)) as pool:
-        found = track(
-            pool.map(look, tasks), 'looking at images', total=len(tasks), transient=True
-        )
-        return [image for of_task in found for image in of_task]
+def examine(dataset: Any, workers: int, show: int) -> Images:
+    """All images."""
+    starts = range(0, len(dataset), TASK)
+    tasks = (range(start, min(start + TASK, len(dataset))) for start in starts)
+    parts = []
+    with ProcessPoolExecutor(
+        workers, initializer=_take, initargs=(dataset, show)
+    ) as pool:
+        looked = in_order(pool, look, tasks, AHEAD * workers)
+        parts = list(track(looked, 'looking at images', len(starts), transient=True))
+    *arrays, errors = zip(*parts, strict=True)
+    labels, sizes, digests = map(np.concatenate, arrays)
+    return Images(labels, sizes, digests, [error for part in errors for error in part])
 
 
 class Finding(NamedTuple):
@@ -127,16 +146,15 @@ class Finding(NamedTuple):
     bad: bool = False
 
 
-def findings(images: list[Image], show: int) -> list[Finding]:
+def findings(images: Images, show: int) -> list[Finding]:
     """What is remarkable about a data set."""
-    damaged = [image for image in images if image.error]
-    good = [image for image in images if not image.error]
-    twins = _equal(good)
-    crossed = [t for t in twins if len({image.label for image in t}) > 1]
-    labels = Counter(image.label for image in good if image.label is not None)
-    lonely = sorted(label for label, count in labels.items() if count == 1)
+    damaged = np.count_nonzero(~images.good)
+    twins = _equal(images)
+    crossed = [t for t in twins if len(set(images.labels[t].tolist())) > 1]
+    labels, counts = np.unique(_labels(images), return_counts=True)
+    lonely = labels[counts == 1]
     return [
-        Finding('damaged', len(damaged), [i.error for i in damaged[:show]], bad=True),
+        Finding('damaged', damaged, [why for _, why in images.errors[:show]], bad=True),
         Finding(
             'equal to an earlier one',
             sum(len(t) - 1 for t in twins),
@@ -155,35 +173,44 @@ def findings(images: list[Image], show: int) -> list[Finding]:
     ]
 
 
-def _equal(images: list[Image]) -> list[list[Image]]:
-    """Groups of images that are the same, byte by byte."""
-    by_digest = defaultdict(list)
-    for image in images:
-        by_digest[image.digest].append(image)
-    return [group for group in by_digest.values() if len(group) > 1]
+def _labels(images: Images) -> np.ndarray:
+    """Of the good images that have one."""
+    return images.labels[images.good & (images.labels >= 0)]
 
 
-def _numbers(images: list[Image]) -> str:
-    return 'images ' + ', '.join(str(image.number) for image in images)
+def _equal(images: Images) -> list[np.ndarray]:
+    """Numbers of images that are the same, byte by byte, in groups."""
+    numbers = np.flatnonzero(images.good)
+    order = numbers[np.lexsort(images.digests[numbers].T)]
+    found = images.digests[order]
+    new = (found[1:] != found[:-1]).any(axis=1)
+    starts = np.flatnonzero(np.concatenate([[True], new, [True]]))
+    several = np.flatnonzero(np.diff(starts) > 1)
+    groups = [np.sort(order[starts[i] : starts[i + 1]]) for i in several]
+    return sorted(groups, key=lambda group: group[0])
 
 
-def report(dataset: Any, images: list[Image], show: int, console: Console) -> bool:
+def _numbers(images: np.ndarray) -> str:
+    return 'images ' + ', '.join(map(str, images))
+
+
+def report(dataset: Any, images: Images, show: int, console: Console) -> bool:
     """Print what was found; whether all is well."""
-    counts = Counter(image.label for image in images if image.label is not None)
     announced = getattr(dataset, 'metainfo', {}).get('num_classes')
-    summary = Table(title=f'{type(dataset).__name__}: {len(images):,} images')
+    summary = Table(title=f'{type(dataset).__name__}: {len(images.labels):,} images')
     summary.add_column('')
     summary.add_column('', justify='right')
-    if counts:
-        each = np.array(list(counts.values()))
-        summary.add_row('identities with images', f'{len(counts):,}')
+    _, each = np.unique(images.labels[images.labels >= 0], return_counts=True)
+    if len(each):
+        summary.add_row('identities with images', f'{len(each):,}')
         summary.add_row('identities announced', f'{announced:,}')
         summary.add_row(
             'images of one', f'{each.min()} to {each.max()}, median {np.median(each):g}'
         )
-    sizes = Counter(image.size for image in images if not image.error)
-    for (height, width), count in sizes.most_common(5):
-        summary.add_row(f'{height} x {width} (height x width)', f'{count:,}')
+    sizes, counts = np.unique(images.sizes[images.good], axis=0, return_counts=True)
+    for place in np.argsort(-counts, kind='stable')[:5]:
+        height, width = sizes[place]
+        summary.add_row(f'{height} x {width} (height x width)', f'{counts[place]:,}')
     if len(sizes) > 5:
         summary.add_row('other sizes', f'{len(sizes) - 5:,}')
     found = findings(images, show)
@@ -200,7 +227,7 @@ def main() -> None:
     args = parse_args()
     cv2.setNumThreads(0)
     dataset = build(load_config(args.config, args.cfg_options), args.phase)
-    images = examine(dataset, args.workers)
+    images = examine(dataset, args.workers, args.show)
     if not report(dataset, images, args.show, Console()):
         raise SystemExit(1)
 
