@@ -13,8 +13,8 @@ from torch import Tensor
 class FaceSamples:
     """The data samples of a batch, which are made only if they are asked for.
 
-    Training needs no more than the labels; a hundred objects for each batch take
-    longer to make, and to send from a worker, than the images to decode.
+    Training needs no more than the labels, and a hundred objects for each batch would
+    have to be made, and sent from a worker to the main process.
 
     Args:
         sample_idx: Numbers of the images in their data set, int64 [B].

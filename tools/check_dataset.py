@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import ConfigDict, DictAction
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from mmhyperface.apis import dataset_config, load_config, report_errors
-from mmhyperface.apis.conversion import in_order
+from mmhyperface.apis.conversion import end_with_parent, in_order
 from mmhyperface.datasets.transforms import decode_face, encoded_face
 from mmhyperface.errors import UserError
-from mmhyperface.registry import DATASETS
+from mmhyperface.registry import DATASETS, TRANSFORMS
 
 # Images of one task of a worker, and tasks that a worker may be ahead.
 TASK = 256
@@ -60,11 +60,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def build(config: Config, phase: str) -> Any:
-    """The data set of a phase, which gives images as they are stored."""
-    return DATASETS.build(_without_pipeline(dataset_config(config, phase)))
-
-
 def _without_pipeline(config: ConfigDict) -> ConfigDict:
     """Errors are for the report, and what a pipeline makes is of no interest."""
     for inner in config.get('datasets', []):
@@ -77,6 +72,16 @@ def _without_pipeline(config: ConfigDict) -> ConfigDict:
     return config
 
 
+def wanted_size(config: ConfigDict) -> tuple[int, int] | None:
+    """The one size that LoadFace takes, in the first pipeline that has it so."""
+    for step in config.get('pipeline', []):
+        if step['type'].endswith('LoadFace') and step.get('resize') is False:
+            loader = TRANSFORMS.build(step)
+            return loader.height, loader.width
+    inner = [*config.get('datasets', []), *filter(None, [config.get('dataset')])]
+    return next(filter(None, map(wanted_size, inner)), None)
+
+
 _dataset: Any = None
 _show = 0
 
@@ -84,6 +89,7 @@ _show = 0
 def _take(dataset: Any, show: int) -> None:
     global _dataset, _show
     _dataset, _show = dataset, show
+    end_with_parent()
 
 
 def look(numbers: range) -> Images:
@@ -117,6 +123,8 @@ def _stored(info: dict) -> tuple[Any, np.ndarray]:
 
 def examine(dataset: Any, workers: int, show: int) -> Images:
     """All images."""
+    if not len(dataset):
+        raise UserError(f'{type(dataset).__name__} is empty')
     starts = range(0, len(dataset), TASK)
     tasks = (range(start, min(start + TASK, len(dataset))) for start in starts)
     parts = []
@@ -146,8 +154,10 @@ class Finding(NamedTuple):
     bad: bool = False
 
 
-def findings(images: Images, show: int) -> list[Finding]:
-    """What is remarkable about a data set."""
+def findings(images: Images, show: int, size: tuple[int, int] | None) -> list[Finding]:
+    """What is remarkable about a data set, whose images should be of this size."""
+    differs = (images.sizes != (size or images.sizes)).any(axis=1)
+    other = np.flatnonzero(images.good & differs)
     damaged = np.count_nonzero(~images.good)
     twins = _equal(images)
     crossed = [t for t in twins if len(set(images.labels[t].tolist())) > 1]
@@ -155,6 +165,12 @@ def findings(images: Images, show: int) -> list[Finding]:
     lonely = labels[counts == 1]
     return [
         Finding('damaged', damaged, [why for _, why in images.errors[:show]], bad=True),
+        Finding(
+            'of another size than LoadFace takes',
+            len(other),
+            [f'image {number}' for number in other[:show]],
+            bad=True,
+        ),
         Finding(
             'equal to an earlier one',
             sum(len(t) - 1 for t in twins),
@@ -194,8 +210,9 @@ def _numbers(images: np.ndarray) -> str:
     return 'images ' + ', '.join(map(str, images))
 
 
-def report(dataset: Any, images: Images, show: int, console: Console) -> bool:
+def report(dataset: Any, images: Images, found: list[Finding]) -> bool:
     """Print what was found; whether all is well."""
+    console = Console()
     announced = getattr(dataset, 'metainfo', {}).get('num_classes')
     summary = Table(title=f'{type(dataset).__name__}: {len(images.labels):,} images')
     summary.add_column('')
@@ -203,7 +220,8 @@ def report(dataset: Any, images: Images, show: int, console: Console) -> bool:
     _, each = np.unique(images.labels[images.labels >= 0], return_counts=True)
     if len(each):
         summary.add_row('identities with images', f'{len(each):,}')
-        summary.add_row('identities announced', f'{announced:,}')
+        if announced is not None:
+            summary.add_row('identities announced', f'{announced:,}')
         summary.add_row(
             'images of one', f'{each.min()} to {each.max()}, median {np.median(each):g}'
         )
@@ -213,7 +231,6 @@ def report(dataset: Any, images: Images, show: int, console: Console) -> bool:
         summary.add_row(f'{height} x {width} (height x width)', f'{counts[place]:,}')
     if len(sizes) > 5:
         summary.add_row('other sizes', f'{len(sizes) - 5:,}')
-    found = findings(images, show)
     for finding in found:
         summary.add_row(finding.what, f'{finding.count:,}')
     console.print(summary)
@@ -226,9 +243,11 @@ def report(dataset: Any, images: Images, show: int, console: Console) -> bool:
 def main() -> None:
     args = parse_args()
     cv2.setNumThreads(0)
-    dataset = build(load_config(args.config, args.cfg_options), args.phase)
+    config = dataset_config(load_config(args.config, args.cfg_options), args.phase)
+    size = wanted_size(config)
+    dataset = DATASETS.build(_without_pipeline(config))
     images = examine(dataset, args.workers, args.show)
-    if not report(dataset, images, args.show, Console()):
+    if not report(dataset, images, findings(images, args.show, size)):
         raise SystemExit(1)
 
 

@@ -5,10 +5,12 @@ import itertools
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from typing import Any, NamedTuple
 
 import cv2
@@ -235,10 +237,33 @@ class Pictures:
             print('  ...')
 
 
+def end_with_parent() -> None:
+    """To be called in a worker, which would wait for ever if the run is killed."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def in_order(
     pool: ProcessPoolExecutor, work: Callable, tasks: Iterable, ahead: int
 ) -> Iterator[Any]:
-    """``work(task)`` of each task, so many of which are under way at most."""
+    """``work(task)`` of each task, so many of which are under way at most.
+
+    The workers start at once, and so before the threads of a progress bar, which they
+    could inherit at a bad moment.
+    """
+    pool.submit(int).result()
+    return _results(pool, work, tasks, ahead)
+
+
+def _results(
+    pool: ProcessPoolExecutor, work: Callable, tasks: Iterable, ahead: int
+) -> Iterator[Any]:
     waiting: deque[Future] = deque()
     for task in tasks:
         waiting.append(pool.submit(work, task))
@@ -258,6 +283,7 @@ def _prepare(dataset: FaceDataset, encoding: Encoding) -> None:
     _dataset, _encoding = dataset, encoding
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
     cv2.setNumThreads(0)
 
 

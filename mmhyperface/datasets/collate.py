@@ -5,6 +5,7 @@ page by page, each filled with zeros. So a worker keeps its batches and fills th
 once the main process has let go of them.
 """
 
+import os
 import weakref
 from collections.abc import Sequence
 from typing import ClassVar
@@ -19,6 +20,8 @@ from torch.utils.data import get_worker_info
 from mmhyperface.errors import UserError
 from mmhyperface.registry import FUNCTIONS
 
+_MOST_FREE = 4
+
 
 # The runner looks collate functions up in mmengine's registry, whatever the scope.
 @mmengine_registry.FUNCTIONS.register_module()
@@ -29,8 +32,9 @@ def collate_faces(items: Sequence[dict]) -> dict:
     What mmpretrain's ``PackInputs`` gives is collated as mmengine does it.
 
     Returns:
-        ``inputs``, a uint8 tensor [B, 3, H, W] in channels_last layout;
-        ``sample_idx`` and, if all have one, ``gt_label``, int64 arrays [B].
+        ``inputs``, a uint8 tensor [B, 3, H, W] in channels_last layout (from a worker,
+        as soon as it arrives in the main process); ``sample_idx`` and, if all have
+        one, ``gt_label``, int64 arrays [B].
 
     Raises:
         UserError: If the images differ in size.
@@ -69,7 +73,7 @@ class _Shared:
         shape: [B, H, W, 3].
     """
 
-    #: Those of this process, one for each batch that was ever on its way at once.
+    #: Those of this process that are on their way, or free to be used again.
     kept: ClassVar[list['_Shared']] = []
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -79,15 +83,16 @@ class _Shared:
 
     @classmethod
     def of(cls, shape: tuple[int, ...]) -> '_Shared':
-        """A free one."""
-        for batch in cls.kept:
-            if batch.images.shape == shape and not batch.memory[-1]:
-                break
-        else:
-            batch = cls(shape)
-            cls.kept.append(batch)
-        batch.memory[-1] = 1
-        return batch
+        """A free one. Others that are free go, but for a few of this shape."""
+        busy = [batch for batch in cls.kept if batch.memory[-1]]
+        free = [
+            batch
+            for batch in cls.kept
+            if not batch.memory[-1] and batch.images.shape == shape
+        ][:_MOST_FREE] or [cls(shape)]
+        cls.kept = busy + free
+        free[0].memory[-1] = 1
+        return free[0]
 
     def __reduce__(self) -> tuple:
         return _arrived, (self.memory, self.images.shape)
@@ -97,8 +102,14 @@ def _arrived(memory: Tensor, shape: tuple[int, ...]) -> Tensor:
     whole = memory.numpy()
     images = whole[:-1].reshape(shape)
     # torch's tensor keeps this very array, until nothing is left of its memory.
-    weakref.finalize(images, whole.__setitem__, -1, 0).atexit = False
+    weakref.finalize(images, _let_go, whole, os.getpid()).atexit = False
     return _channels_first(images)
+
+
+def _let_go(whole: np.ndarray, owner: int) -> None:
+    # A child of fork has a copy of the tensor, whose end means nothing.
+    if os.getpid() == owner:
+        whole[-1] = 0
 
 
 def _channels_first(images: np.ndarray) -> Tensor:

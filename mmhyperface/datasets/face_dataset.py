@@ -176,7 +176,10 @@ class FaceDataset(BaseDataset):
         for place, path, name in records:
             path = os.path.join(self.img_prefix, path)
             person = ids.setdefault(name, len(ids))
-            known = person_of.setdefault(path, person)
+            # One path can be written in several ways, though few are.
+            odd = path.startswith('.') or '/.' in path or '//' in path
+            image = os.path.normpath(path) if odd else path
+            known = person_of.setdefault(image, person)
             if known != person:
                 raise UserError(
                     f"{self.ann_file}:{place}: '{path:.300}' is listed under "

@@ -105,7 +105,8 @@ class FacePack(FaceDataset):
         ]
         if wrong:
             number, flag = wrong[0]
-            raise self._no_pack(f'pair {number} is neither 0 nor 1: {flag!r:.80}')
+            told = repr(flag) if isinstance(flag, int | float) else type(flag).__name__
+            raise self._no_pack(f'pair {number} is neither 0 nor 1, but {told}')
         return np.array([bool(flag) for flag in same])
 
     def _no_pack(self, why: str) -> UserError:

@@ -1,12 +1,10 @@
 """Training sets in MXNet RecordIO files, as insightface distributes them."""
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
@@ -14,10 +12,8 @@ from mmhyperface.registry import DATASETS
 from .damage import DamagedImage
 from .face_dataset import FaceDataset
 from .record_index import places_of
-from .recordio import Header, RecordFile, first_labels, split_record
+from .recordio import MOST_EXACT, Header, RecordFile, first_labels, split_record
 
-# Up to here float32 has all integers.
-_EXACT = 1 << 24
 _SAMPLE = 16
 
 
@@ -77,6 +73,7 @@ class FaceRecord(FaceDataset):
         if not len(self._places):
             raise self._error(f'there is no record in {self.ann_file}')
         self._has_ids = self._check_sample()
+        self._check_end()
         self._first, end, identities = self._images()
         self._numbers: np.ndarray | range = range(end - self._first)
         if not self._numbers:
@@ -180,7 +177,7 @@ class FaceRecord(FaceDataset):
                 f'{source}: the header says that images end before key {told:g}'
             )
         key = int(told)
-        if key <= _EXACT:
+        if key <= MOST_EXACT:
             return key
         # Off by rounding: records of identities are those without an image.
         near = int(np.spacing(np.float32(told)))
@@ -221,6 +218,27 @@ class FaceRecord(FaceDataset):
         # One alone may agree by chance.
         return len(right) > 1 and sum(right) > len(right) // 2
 
+    def _check_end(self) -> None:
+        """Whether the index lists the last record of the file.
+
+        Raises:
+            UserError: If not, with ``on_error='raise'``; else it is a warning.
+        """
+        last = int(self._places.offsets.max())
+        try:
+            _, end = self._file.read_to(last)
+        except DamagedImage:
+            return  # the file is cut off, and not the index
+        if end < self._file.size:
+            told = (
+                f'the last record that {self._index} lists ends at byte {end} of the '
+                f'{self._file.size} of {self.ann_file}: the index is cut off, or that '
+                'of a part. Delete it, to have it rebuilt'
+            )
+            if self.on_error == 'raise':
+                raise self._error(f"{told}, or set on_error='skip'")
+            self._warn(told)
+
     def _from_property(self) -> int | None:
         path = os.path.join(os.path.dirname(self.ann_file), 'property')
         try:
@@ -236,9 +254,6 @@ class FaceRecord(FaceDataset):
                 f'{path}:1: expected `num_classes,height,width`, got {line[:80]!r}'
             )
         return int(first)
-
-    def _warn(self, message: str) -> None:
-        print_log(f'{type(self).__name__}: {message}', 'current', logging.WARNING)
 
 
 def _chosen(indices: int | Sequence[int], count: int) -> np.ndarray:

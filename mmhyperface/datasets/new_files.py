@@ -86,6 +86,11 @@ def _refuse_to_replace(path: str, overwrite: bool) -> None:
         return
     if not os.path.isdir(path):
         raise UserError(f'{path} is there already, and is no folder')
+    if os.path.ismount(path):
+        raise UserError(
+            f'{path} is where a file system is mounted, which cannot be replaced as a '
+            'whole; name a folder in it'
+        )
     if os.listdir(path) and not overwrite:
         raise UserError(f'{path} is there already; to replace it: {_OVERWRITE}')
     for folder, _, files in os.walk(path):

@@ -6,6 +6,7 @@ identities. In a record all of these are float32. Beyond 2^24 images they are ro
 as they are in the files of others, which FaceRecord knows how to read.
 """
 
+import glob
 import os
 from array import array
 from contextlib import ExitStack
@@ -16,11 +17,8 @@ import numpy as np
 from mmhyperface.errors import UserError
 
 from .new_files import new_files
-from .recordio import chunks_of, pack_record
+from .recordio import MOST_EXACT, chunks_of, pack_record
 from .transforms import decode_face
-
-# Up to here float32 has all integers.
-_EXACT = 1 << 24
 
 
 class RecordWriter:
@@ -41,7 +39,8 @@ class RecordWriter:
         overwrite: replace files that are there.
 
     Raises:
-        UserError: another ending, files that are there or cannot be written, no image.
+        UserError: another ending, files that are there or cannot be written, other
+            records in the folder, no image.
     """
 
     def __init__(
@@ -67,12 +66,15 @@ class RecordWriter:
         return len(self._starts)
 
     def __enter__(self) -> 'RecordWriter':
-        paths = [
-            f'{self._name}.idx',
-            f'{self._name}.lst',
-            os.path.join(os.path.dirname(self.path), 'property'),
-            self.path,
-        ]
+        folder, name = os.path.split(self.path)
+        told = os.path.join(folder, 'property')
+        others = {*glob.glob('*.rec', root_dir=folder or None)} - {name}
+        if os.path.lexists(told) and others:
+            raise UserError(
+                f'{told} tells of {min(others)}, and can tell of one; choose another '
+                f'folder for {name}'
+            )
+        paths = [f'{self._name}.idx', f'{self._name}.lst', told, self.path]
         self._index, self._list, self._property, self._records = (
             self._stack.enter_context(new_files(paths, self.overwrite))
         )
@@ -102,9 +104,9 @@ class RecordWriter:
                 f'{" or ".join(map(str, expected))}: images of one identity come '
                 'together, and identities in the order 0, 1, 2, ...'
             )
-        if label > _EXACT:
+        if label > MOST_EXACT:
             raise UserError(
-                f'{name}: the label {label} is beyond {_EXACT}, the last one that '
+                f'{name}: the label {label} is beyond {MOST_EXACT}, the last one that '
                 'RecordIO holds exactly'
             )
         line = self._line(label, name)

@@ -28,6 +28,8 @@ _HEADER = struct.Struct('<IfQQ')
 _LABEL = struct.Struct('<f')
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _MOST_BYTES = (1 << 29) - 1
+#: Up to here float32, which labels are, has all integers.
+MOST_EXACT = 1 << 24
 #: Every chunk begins at a multiple of so many bytes.
 ALIGNMENT = 4
 # Records that are looked at together.
@@ -91,7 +93,7 @@ class RecordFile:
         Raises:
             DamagedImage: If there is none, or it is damaged.
         """
-        data, end = self._read(offset)
+        data, end = self.read_to(offset)
         if stop is not None and end > stop:
             raise self._damaged(
                 offset, f'it ends at byte {end}, where the next one begins at {stop}'
@@ -107,7 +109,7 @@ class RecordFile:
         offset = 0
         while offset < self.size:
             try:
-                data, end = self._read(offset)
+                data, end = self.read_to(offset)
             except DamagedImage as error:
                 yield offset, error
                 offset = self._next_start(offset + ALIGNMENT)
@@ -115,8 +117,12 @@ class RecordFile:
                 yield offset, data
                 offset = end
 
-    def _read(self, offset: int) -> tuple[bytes, int]:
-        """A record and where it ends."""
+    def read_to(self, offset: int) -> tuple[bytes, int]:
+        """A record and where it ends, with its padding.
+
+        Raises:
+            DamagedImage: If there is none, or it is damaged.
+        """
         kind, start, end = self._chunk(offset, offset)
         if kind == _WHOLE:
             return self.mapped[start:end], _aligned(end)
@@ -165,7 +171,7 @@ class RecordFile:
                 return self.size
             if not offset % ALIGNMENT:
                 try:
-                    self._read(offset)
+                    self.read_to(offset)
                 except DamagedImage:
                     pass
                 else:

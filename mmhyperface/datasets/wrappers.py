@@ -88,7 +88,8 @@ class LabelNoise(_Wrapper):
         self.clean = labels_of(self.dataset)
         self.noisy = self.clean.copy()
         chance = np.random.default_rng(seed)
-        chosen = chance.permutation(len(self.clean))[: round(share * len(self.clean))]
+        people = np.flatnonzero(self.clean >= 0)  # damaged images are nobody's
+        chosen = chance.permutation(people)[: round(share * len(people))]
         true = self.clean[chosen]
         if to == 'any':
             # Each of the others, with equal chance.

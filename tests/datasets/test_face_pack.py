@@ -111,7 +111,7 @@ def test_what_would_run_is_refused_by_name(tmp_path, thing, name, protocol):
         (pickle.dumps(IMAGES), 'expected a pair'),
         (pickle.dumps((IMAGES, SAME[1:])), '40 images and 19 pairs'),
         (pickle.dumps(([], [])), '0 images and 0 pairs'),
-        (pickle.dumps((IMAGES, [2, *SAME[1:]])), 'pair 0 is neither 0 nor 1: 2'),
+        (pickle.dumps((IMAGES, [2, *SAME[1:]])), 'pair 0 is neither 0 nor 1, but 2'),
         (pickle.dumps((IMAGES, [None, *SAME[1:]])), 'pair 0'),
         (pickle.dumps(([1, *IMAGES[1:]], SAME)), 'image 0 is int'),
         (pickle.dumps((IMAGES, [True] * 20)), 'pairs of the same person'),

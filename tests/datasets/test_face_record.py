@@ -149,7 +149,7 @@ def test_identities_beyond_what_float32_can_count(tmp_path, monkeypatch):
     """The header is off by rounding: images end where records have no image."""
     import mmhyperface.datasets.face_record as module
 
-    monkeypatch.setattr(module, '_EXACT', 4)
+    monkeypatch.setattr(module, 'MOST_EXACT', 4)
     monkeypatch.setattr(module.np, 'spacing', lambda x: np.float32(3))
     for told in (7.0, 9.0, 11.0):
         folder = tmp_path / str(told)
@@ -342,6 +342,18 @@ def test_any_damage_ends_in_a_right_image_or_an_error(
 
 
 # ---- memory, processes
+
+
+@pytest.mark.parametrize('lines', [2, 5, 8, 11])
+def test_an_index_that_is_cut_off(tmp_path, lines):
+    """Key 0, which says where images end, comes last."""
+    write(tmp_path, insightface_records(images(3, 3)), 3)
+    index = (tmp_path / 'train.idx').read_text().splitlines(keepends=True)
+    (tmp_path / 'train.idx').write_text(''.join(index[:lines]))
+    with pytest.raises(UserError, match=r'train\.idx lists ends at byte .*Delete it'):
+        dataset(tmp_path)
+    (tmp_path / 'train.idx').unlink()
+    assert len(dataset(tmp_path)) == 9
 
 
 def test_what_was_found_is_kept_and_mapped(tmp_path):

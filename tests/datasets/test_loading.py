@@ -197,6 +197,14 @@ def test_cut_jpeg_with_a_whole_thumbnail(tmp_path):
 
 
 @both_decoders
+def test_any_bytes_after_the_end_of_a_jpeg(tmp_path):
+    """As those of a film that telephones put there."""
+    jpeg = encoded('.jpg', smooth(64, 64))
+    film = np.random.default_rng(0).bytes(10**6) + b'\xff\xda'
+    assert load(tmp_path / 'a.jpg', jpeg + film)['ori_shape'] == (64, 64)
+
+
+@both_decoders
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path):
     jpeg = encoded('.jpg', smooth(64, 64))
     assert load(tmp_path / 'a.jpg', jpeg + bytes(100))['ori_shape'] == (64, 64)
@@ -210,7 +218,7 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path):
             b'<html>404</html>',
             r'cannot be decoded .*16 bytes, starting with b.<html>40',
         ),
-        (b'\xff\xd8', 'cannot be decoded'),
+        (b'\xff\xd8', 'cut off'),
         (b'P5\n4 4\n255\n\x00', 'cannot be decoded'),
         (png([[1, 2]], 8, 0)[:-20], 'cannot be decoded'),
         (b'P5\n1000000 1000000\n255\n\x00', 'cannot be decoded'),

@@ -138,7 +138,7 @@ def test_images_of_an_identity_come_together(tmp_path, labels, message):
 
 
 def test_labels_that_float32_cannot_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, '_EXACT', 2)
+    monkeypatch.setattr(module, 'MOST_EXACT', 2)
     write_records(tmp_path / 'a', images(3, 1))
     with pytest.raises(UserError, match=r'3/0\.jpg: the label 3 is beyond 2, the last'):
         write_records(tmp_path / 'b', images(4, 1))
@@ -173,7 +173,7 @@ def test_other_names(tmp_path):
     assert found == '1\t0\tZoë 张/1 .jpg\n'.encode()
     with (
         pytest.raises(UserError, match='no UTF-8'),
-        RecordWriter(str(tmp_path / 'b.rec'), overwrite=True) as writer,
+        RecordWriter(str(tmp_path / 'b' / 'train.rec')) as writer,
     ):
         writer.add(picture(0), 0, os.fsdecode(b'\xff.jpg'))
 
@@ -259,6 +259,35 @@ def test_an_error_leaves_nothing(tmp_path, error):
     with pytest.raises(error):
         write_pack(str(tmp_path / 'lfw.bin'), half(IMAGES[0]), SAME)
     assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize('overwrite', [False, True])
+def test_the_property_of_other_records_stays(tmp_path, overwrite):
+    write_two(tmp_path / 'a.rec')
+    told = (tmp_path / 'property').read_bytes()
+    with pytest.raises(
+        UserError, match=r'property tells of a\.rec, and can tell of one'
+    ):
+        write_two(tmp_path / 'b.rec', overwrite)
+    assert (tmp_path / 'property').read_bytes() == told
+    assert not (tmp_path / 'b.rec').exists()
+    write_two(tmp_path / 'a.rec', overwrite=True)
+
+
+def write_two(path, overwrite=False):
+    with RecordWriter(str(path), overwrite=overwrite) as writer:
+        writer.add(picture(0), 0, '0.jpg')
+        writer.add(picture(1), 1, '1.jpg')
+
+
+def test_a_mount_point_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, 'ismount', lambda path: path == str(tmp_path / 'out'))
+    (tmp_path / 'out').mkdir()
+    with (
+        pytest.raises(UserError, match='a file system is mounted'),
+        new_folder(str(tmp_path / 'out')),
+    ):
+        pass
 
 
 def test_an_error_leaves_what_was_there(tmp_path):

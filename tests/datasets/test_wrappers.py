@@ -49,6 +49,16 @@ def test_similar_people(tmp_path):
     assert noisy.labels().tolist() == [1] * 5 + [0] * 5 + [0] * 5 + [2] * 5
 
 
+def test_damaged_images_become_nobody(tmp_path):
+    noisy = LabelNoise(records(tmp_path), 1.0)
+    assert (noisy.labels() >= 0).all()
+    data = records(tmp_path / 'damaged')
+    data.labels = lambda: np.repeat([0, -1, 2, 3], 5)
+    labels = LabelNoise(data, 1.0).labels()
+    assert (labels[5:10] == -1).all()
+    assert (labels[:5] != 0).all()
+
+
 @pytest.mark.parametrize('pack', [False, True])
 def test_what_is_trained_on_has_that_label(tmp_path, pack):
     data = records(tmp_path, bad=[3, 4], pack=pack, on_error='skip')

@@ -77,6 +77,12 @@ def test_preprocessor_refuses(inputs, message):
         FaceDataPreprocessor()(dict(inputs=inputs))
 
 
+def test_batch_augmentations_are_refused():
+    FaceDataPreprocessor(batch_augments=None)
+    with pytest.raises(UserError, match='without Mixup'):
+        FaceDataPreprocessor(batch_augments=dict(augments='mixup'))
+
+
 def test_flip_fusion():
     images = torch.randn(3, 3, 32, 32)
     model = recognizer()

@@ -444,6 +444,8 @@ def test_other_options_want_another_destination(run, model, tmp_path):
     run(source, crops, '--yunet', model, '--format', 'png')
     with pytest.raises(UserError, match=r"a\.png' is 112x112 .* or --overwrite"):
         run(source, crops, '--yunet', model, '--format', 'png', '--size', 112, 96)
+    with pytest.raises(UserError, match=r"a\.png' is a crop of another format"):
+        run(source, crops, '--yunet', model, '--overwrite')
     options = ('--format', 'png', '--size', 112, 96, '--overwrite')
     run(source, crops, '--yunet', model, *options)
     assert_dots_at_template(crops / 'a.png', (112, 96))

@@ -53,6 +53,8 @@ def test_what_is_wrong_is_counted_and_named(tmp_path, records):
     assert 'alone of their identity: identity 0' in told
     assert figure(told, '112 x 112 (height x width)') == '10'
     assert figure(told, '64 x 64 (height x width)') == '1'
+    assert figure(told, 'of another size than LoadFace takes') == '1'
+    assert 'of another size than LoadFace takes: image 8' in told
 
 
 def test_a_good_set(tmp_path, records):

@@ -20,13 +20,11 @@ import argparse
 import csv
 import os
 import signal
-import threading
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Column, Table
 
 from mmhyperface.apis import report_errors
-from mmhyperface.apis.conversion import in_order
+from mmhyperface.apis.conversion import end_with_parent, in_order
 from mmhyperface.datasets.damage import DamagedImage
 from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS
 from mmhyperface.datasets.tables import is_table, read_table
@@ -335,9 +333,9 @@ class Aligner:
         os.replace(part, path)
 
 
-def crop_of(picture: str, args: argparse.Namespace) -> str:
+def crop_of(picture: str, args: argparse.Namespace, ending: str | None = None) -> str:
     stem = os.path.splitext(picture)[0]
-    return os.path.join(args.destination, f'{stem}.{args.format}')
+    return os.path.join(args.destination, f'{stem}.{ending or args.format}')
 
 
 def _can_be_listed(path: str) -> bool:
@@ -357,17 +355,9 @@ def _start(args: argparse.Namespace) -> None:
     global _aligner
     # Ctrl-C ends it at once, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     prepare_opencv()
     _aligner = Aligner(args)
-
-
-def _end_with_parent() -> None:
-    """Else a worker would wait for its next task for ever when the run is killed."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def prepare_opencv() -> None:
@@ -454,8 +444,15 @@ def remaining(pictures: Sequence[str], args: argparse.Namespace) -> list[str]:
     """The pictures that have no crop yet, or no landmarks in the table.
 
     Raises:
-        UserError: if there are crops of another size.
+        UserError: if there are crops of another format or size.
     """
+    for path in pictures:
+        other = crop_of(path, args, 'png' if args.format == 'jpg' else 'jpg')
+        if os.path.exists(other):
+            raise UserError(
+                f"'{other}' is a crop of another format; choose another DESTINATION, "
+                'or the same --format'
+            )
     if args.overwrite:
         return list(pictures)
     done = {path for path in pictures if os.path.exists(crop_of(path, args))}

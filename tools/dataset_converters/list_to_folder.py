@@ -2,7 +2,8 @@
 
 An image becomes DESTINATION/identity/image, with the identity of the list and the name
 of its file. If there are several of one name, they get a number: 1.jpg, 1_2.jpg. A
-slash in an identity, which then is a path, becomes an underscore.
+slash in an identity, which then is a path, becomes an underscore. Labels are the places
+of sorted names: underscores may change their order.
 """
 
 import argparse

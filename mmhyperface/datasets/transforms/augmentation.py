@@ -48,6 +48,7 @@ class RandomFaceFlip(BaseTransform):
         self.prob = prob
 
     def transform(self, results: dict) -> dict:
+        # Without cache_randomness, which takes as long as most of the rest.
         if random.random() < self.prob:
             results['img'] = cv2.flip(results['img'], 1)
             if results.get('landmarks') is not None:

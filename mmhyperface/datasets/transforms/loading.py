@@ -1,6 +1,7 @@
 """Reading one aligned face crop."""
 
 import os
+import re
 from collections.abc import Sequence
 
 import cv2
@@ -18,6 +19,8 @@ except ImportError:
 
 # Only an even area has more pixels in a byte of JPEG data, or a forged header.
 _PIXELS_A_BYTE = 100
+# Other bytes after 0xFF belong to what was scanned, or fill the space between segments.
+_MARKER = re.compile(rb'\xff[^\x00\x01\xd0-\xd7\xff]')
 _REPLACE = 'Replace the file, or take it out of the data set'
 
 
@@ -34,10 +37,8 @@ def decode_face(data: bytes, source: str) -> np.ndarray:
         image = _decode_jpeg(data)
         if image is not None:
             return image
-        # OpenCV 4 fills the missing rows of a cut JPEG without a word. In JPEG data
-        # 0xFFD9 is the end marker only, but an embedded thumbnail has one as well,
-        # ahead of the scan (0xFFDA) of the image itself.
-        if data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda'):
+        # OpenCV 4 fills the missing rows of a cut JPEG without a word.
+        if not _comes_to_an_end(data):
             raise DamagedImage(
                 f'{source}: the JPEG is cut off after {len(data)} bytes. {_REPLACE}.'
             )
@@ -57,10 +58,10 @@ def decode_face(data: bytes, source: str) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray | None:
-    """Likewise with simplejpeg, which gives the very pixels that OpenCV gives, sooner.
+    """Likewise with simplejpeg: the same library as OpenCV's, with less around it.
 
-    None where it is not installed, or OpenCV has to decide: for damage, CMYK, and
-    headers that tell of more pixels than are likely in so few bytes.
+    None where it is not installed, or OpenCV has to decide: for damage, and headers
+    that tell of more pixels than are likely in so few bytes.
     """
     if simplejpeg is None or not data.endswith(b'\xff\xd9'):
         return None
@@ -71,6 +72,15 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
         return simplejpeg.decode_jpeg(data, 'BGR')
     except ValueError:
         return None
+
+
+def _comes_to_an_end(data: bytes) -> bool:
+    """Whether a JPEG has its end marker, which a thumbnail within it has as well."""
+    at = 2
+    while (marker := _MARKER.search(data, at)) and marker[0] != b'\xff\xd9':
+        # A segment with its length, and after that of a scan what was scanned.
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], 'big')
+    return marker is not None
 
 
 def encoded_face(results: dict) -> bytes:
@@ -161,7 +171,7 @@ class LoadFace(BaseTransform):
         if (height, width) == (self.height, self.width):
             return image
         if not self.resize:
-            raise UserError(
+            raise DamagedImage(
                 f'{source}: the image is {height}x{width}, expected '
                 f'{self.height}x{self.width} (height x width). Align the images to '
                 'that size, or set resize=True in LoadFace'

@@ -423,7 +423,8 @@ class HypersphereHead(CentreState, BaseModule):
             raise UserError(
                 f'HypersphereHead: {count} embeddings need as many data samples with '
                 f'one gt_label each, got {len(data_samples or ())} data samples; '
-                'PackFace and PackInputs make them from gt_label'
+                'PackInputs, or PackFace with a FaceDataPreprocessor, makes them from '
+                'gt_label'
             )
         low, high = target.aminmax()
         if low < 0 or high >= self.num_classes:

@@ -27,6 +27,11 @@ class FaceDataPreprocessor(BaseDataPreprocessor):
         channels_last: Give the network its input in channels_last layout, which is
             faster on tensor cores and on most CPUs.
         non_blocking: Copy pinned memory without waiting.
+        batch_augments: What mmpretrain's ``ImageClassifier`` hands over; there must be
+            none, since mixed labels have no class centre.
+
+    Raises:
+        UserError: For batch augmentations.
     """
 
     mean: Tensor
@@ -39,8 +44,14 @@ class FaceDataPreprocessor(BaseDataPreprocessor):
         to_rgb: bool = True,
         channels_last: bool = False,
         non_blocking: bool = True,
+        batch_augments: dict | None = None,
     ) -> None:
         super().__init__(non_blocking)
+        if batch_augments:
+            raise UserError(
+                'FaceDataPreprocessor: mixed labels have no class centre of their own; '
+                'train without Mixup and CutMix'
+            )
         self.to_rgb = to_rgb
         self.channels_last = channels_last
         for name, value in (('mean', mean), ('std', std)):
