@@ -89,7 +89,7 @@ def alone(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize('world', [2, 3])
+@pytest.mark.parametrize('world', [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_split_centres_train_as_on_one_process(tmp_path, alone, world):
     spawn(world, train_all, str(tmp_path), world)
     for name, options in RUNS.items():

@@ -33,7 +33,7 @@ def check(cases: Sequence[Case], folder: Path) -> None:
     assert not wrong, f'{len(wrong)} differ\n' + '\n'.join(wrong[:40])
 
 
-@pytest.mark.parametrize('world', [1, 2, 3])
+@pytest.mark.parametrize('world', [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_error_is_at_most_twice_that_of_dense_arithmetic(tmp_path, world):
     cases = matrix.covering(matrix.every_case(matrix.FEW_LOSSES))
     check([case for case in cases + EDGES if case.world == world], tmp_path)

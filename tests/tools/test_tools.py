@@ -44,6 +44,15 @@ SYNTHETIC = [
     'default_hooks.checkpoint.interval=2',
     'default_hooks.logger.interval=1',
 ]
+each_method = pytest.mark.parametrize(
+    'method',
+    [
+        'sphereface2',
+        # Another loss, by the same way.
+        pytest.param('spherefacer', marks=pytest.mark.slow),
+        pytest.param('sface', marks=pytest.mark.slow),
+    ],
+)
 
 
 def call(*command: object, status: int = 0, **env: str) -> subprocess.CompletedProcess:
@@ -96,7 +105,7 @@ def test_training_leaves_what_the_readme_promises(trained):
     assert set(figures['synthetic']) == {'raw pixels', 'untrained', 'trained'}
 
 
-@pytest.mark.parametrize('processes', [1, 3])
+@pytest.mark.parametrize('processes', [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_testing_repeats_the_figures_of_training(trained, tmp_path, processes):
     work, config, _ = trained
     options = ('--work-dir', tmp_path, '--out', tmp_path / 'out.json')
@@ -152,7 +161,7 @@ FOLDER += [
 ]
 
 
-@pytest.mark.parametrize('method', ['sphereface2', 'spherefacer', 'sface'])
+@each_method
 def test_a_folder_of_faces_trains(tmp_path, method):
     write_faces(tmp_path / 'faces')
     done = call(
@@ -164,7 +173,7 @@ def test_a_folder_of_faces_trains(tmp_path, method):
     assert (tmp_path / 'work' / 'iter_2.pth').is_file()
 
 
-@pytest.mark.parametrize('method', ['sphereface2', 'spherefacer', 'sface'])
+@each_method
 def test_flagship_inherited_from_another_folder(tmp_path, method):
     config = tmp_path / 'mine.py'
     config.write_text(
@@ -186,15 +195,7 @@ def test_flagship_inherited_from_another_folder(tmp_path, method):
     assert 'Iter(train) [2/2]' in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    'method',
-    [
-        'sphereface2',
-        # Another loss, by the same way.
-        pytest.param('spherefacer', marks=pytest.mark.slow),
-        pytest.param('sface', marks=pytest.mark.slow),
-    ],
-)
+@each_method
 def test_flagship_on_the_files_as_they_lie(tmp_path, method):
     """A RecordIO set and verification packs: trained, verified, resumed."""
     records = record_files.insightface_records(
@@ -243,7 +244,7 @@ def empty_folder(root: Path) -> str:
 
 
 @pytest.mark.parametrize('make', [broken_image, no_folder, empty_folder])
-@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_bad_data_is_one_clear_message(tmp_path, make, workers):
     named = make(tmp_path / 'faces')
     done = call(
