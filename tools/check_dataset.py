@@ -33,13 +33,13 @@ class Images(NamedTuple):
         labels: int64 [N]; -1 where there is none: in a test set, or a damaged record.
         sizes: Height and width, int32 [N, 2]; 0 of a damaged image.
         digests: Of what is stored, uint64 [N, 2].
-        errors: Number of some damaged images, and what is wrong with each.
+        errors: What is wrong with some of the damaged images.
     """
 
     labels: np.ndarray
     sizes: np.ndarray
     digests: np.ndarray
-    errors: list[tuple[int, str]]
+    errors: list[str]
 
     @property
     def good(self) -> np.ndarray:
@@ -75,7 +75,9 @@ def _without_pipeline(config: ConfigDict) -> ConfigDict:
 def wanted_size(config: ConfigDict) -> tuple[int, int] | None:
     """The one size that LoadFace takes, in the first pipeline that has it so."""
     for step in config.get('pipeline', []):
-        if step['type'].endswith('LoadFace') and step.get('resize') is False:
+        # New-style configs name the class itself.
+        name = getattr(step['type'], '__name__', step['type'])
+        if name.endswith('LoadFace') and step.get('resize') is False:
             loader = TRANSFORMS.build(step)
             return loader.height, loader.width
     inner = [*config.get('datasets', []), *filter(None, [config.get('dataset')])]
@@ -105,7 +107,7 @@ def look(numbers: range) -> Images:
             data, image = _stored(info)
         except UserError as error:
             if len(errors) < _show:
-                errors.append((number, str(error)))
+                errors.append(str(error))
             continue
         sizes[place] = image.shape[:2]
         digest = hashlib.sha256(data).digest()
@@ -127,7 +129,6 @@ def examine(dataset: Any, workers: int, show: int) -> Images:
         raise UserError(f'{type(dataset).__name__} is empty')
     starts = range(0, len(dataset), TASK)
     tasks = (range(start, min(start + TASK, len(dataset))) for start in starts)
-    parts = []
     with ProcessPoolExecutor(
         workers, initializer=_take, initargs=(dataset, show)
     ) as pool:
@@ -164,7 +165,7 @@ def findings(images: Images, show: int, size: tuple[int, int] | None) -> list[Fi
     labels, counts = np.unique(_labels(images), return_counts=True)
     lonely = labels[counts == 1]
     return [
-        Finding('damaged', damaged, [why for _, why in images.errors[:show]], bad=True),
+        Finding('damaged', damaged, images.errors[:show], bad=True),
         Finding(
             'of another size than LoadFace takes',
             len(other),

@@ -242,12 +242,59 @@ def test_million_identities_at_a_smaller_number(tmp_path):
         assert rank['peak_mb_of_a_worker'] > 0
 
 
+def test_reading_beside_a_peer(tmp_path):
+    """A data set in the place of insightface's, which uses MXNet as that does."""
+    folder = tmp_path / 'insightface' / 'arcface_torch'
+    folder.mkdir(parents=True)
+    (folder / 'dataset.py').write_text(
+        'import mxnet as mx\n'
+        'from utils.utils_distributed_sampler import DistributedSampler\n'
+        'class MXFaceDataset:\n'
+        '    def __init__(self, root_dir, local_rank):\n'
+        '        paths = root_dir + "/train.idx", root_dir + "/train.rec"\n'
+        '        self.file = mx.recordio.MXIndexedRecordIO(*paths, "r")\n'
+        '        header, _ = mx.recordio.unpack(self.file.read_idx(0))\n'
+        '        self.count = int(header.label[0]) - 1\n'
+        '    def __len__(self):\n'
+        '        return self.count\n'
+        '    def __getitem__(self, i):\n'
+        '        header, image = mx.recordio.unpack(self.file.read_idx(i + 1))\n'
+        '        return mx.image.imdecode(image).asnumpy(), header.label\n'
+    )
+    out = tmp_path / 'out.json'
+    text = run(
+        'data_loading.py',
+        *('--images', 24, '--batch-size', 8, '--workers', 1, '--repeats', 2),
+        *('--peer-dir', tmp_path, '--json', out),
+    )
+    rates = json.loads(out.read_text())['rates']
+    assert set(rates) == {
+        *('decoder', 'mmhyperface', 'mmhyperface, normalised'),
+        *("mmpretrain's steps", 'insightface'),
+    }
+    assert all(len(turns) == 2 and min(turns) > 0 for turns in rates.values())
+    assert 'replaced by one over OpenCV' in text
+
+
+def test_memory_of_a_long_index(tmp_path):
+    out = tmp_path / 'out.json'
+    run(
+        'loader_memory.py',
+        *('--images', 40_000, '--workers', 1, '--share', 0.2, '--json', out),
+    )
+    found = json.loads(out.read_text())['found']
+    assert found[-1][0] == pytest.approx(0.2, abs=0.01)
+    assert all(main > 0 and workers > 0 for _, main, workers in found)
+
+
 @pytest.mark.parametrize(
     ('command', 'message'),
     [
         ('classifier_step --classes 1', '--classes'),
         ('exchanged_bytes --processes 1', 'one process exchanges nothing'),
         ('million_identities --iterations 2', 'set --iterations higher'),
+        ('data_loading --workers 0', '--workers must be at least 1'),
+        ('loader_memory --share 0', '--share is above 0'),
         ('million_identities --batch-size 9 --processes 2', '--batch-size'),
     ],
 )

@@ -52,11 +52,7 @@ def resident(which: str, pid: int | str = 'self') -> float:
     Raises:
         UserError: If the system is not Linux.
     """
-    status = Path(f'/proc/{pid}/status')
-    if not status.exists():
-        raise UserError('memory is measured on Linux only: there is no /proc')
-    kilobytes = re.search(rf'^{which}:\s+(\d+)', status.read_text(), re.M)[1]
-    return int(kilobytes) * 1024 / 1e6
+    return _megabytes(Path(f'/proc/{pid}/status'), which)
 
 
 def proportional(pid: int | str = 'self') -> float:
@@ -65,10 +61,13 @@ def proportional(pid: int | str = 'self') -> float:
     Raises:
         UserError: If the system is not Linux.
     """
-    rollup = Path(f'/proc/{pid}/smaps_rollup')
-    if not rollup.exists():
+    return _megabytes(Path(f'/proc/{pid}/smaps_rollup'), 'Pss')
+
+
+def _megabytes(file: Path, field: str) -> float:
+    if not file.exists():
         raise UserError('memory is measured on Linux only: there is no /proc')
-    kilobytes = re.search(r'^Pss:\s+(\d+)', rollup.read_text(), re.M)[1]
+    kilobytes = re.search(rf'^{field}:\s+(\d+)', file.read_text(), re.M)[1]
     return int(kilobytes) * 1024 / 1e6
 
 

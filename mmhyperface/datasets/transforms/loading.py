@@ -138,8 +138,9 @@ class LoadFace(BaseTransform):
             size is an error, for data that must be aligned already.
 
     Raises:
-        DamagedImage: a file that is missing, empty, cut off or no image.
-        UserError: an array of another kind; another size with ``resize=False``.
+        DamagedImage: a file that is missing, empty, cut off or no image; another size
+            with ``resize=False``.
+        UserError: an array of another kind.
     """
 
     def __init__(
