@@ -378,3 +378,80 @@ def test_fast_enough():
     for _ in range(5):
         F.kfold_accuracy(scores, same)
     assert (time.process_time() - start) / 5 < 0.1
+
+
+# ---- very many pairs
+
+
+def _many(monkeypatch, entries):
+    """score_pairs takes products of all rows with all others from five pairs on."""
+    module = 'mmhyperface.evaluation.functional.verification'
+    monkeypatch.setattr(f'{module}.MANY_PAIRS', 5)
+    monkeypatch.setattr(f'{module}.PRODUCT_ENTRIES', entries)
+
+
+@pytest.mark.parametrize('entries', [1, 30, 10_000])
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+def test_products_of_few_rows_for_many_pairs(monkeypatch, entries, dtype):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 7)).astype(dtype)
+    a, b = rng.choice([3, 5, 8, 39], 173), rng.choice([0, 3, 4, 11, 38], 173)
+    expected = F.score_pairs(rows.astype(np.float64), a, b)
+    _many(monkeypatch, entries)
+    scores = F.score_pairs(rows, a.astype(np.int32), b)
+    assert scores.dtype == dtype
+    atol = 1e-6 if dtype == np.float32 else 1e-14
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=atol)
+
+
+def test_many_pairs_of_many_rows_go_row_by_row(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 7)).astype(np.float32)
+    a, b = np.arange(30), np.arange(30, 60)
+    expected = F.score_pairs(rows, a, b)
+    _many(monkeypatch, 10)
+    np.testing.assert_array_equal(F.score_pairs(rows, a, b), expected)
+
+
+@pytest.mark.parametrize('value', [0.0, np.nan, np.inf])
+def test_useless_rows_among_many_pairs(monkeypatch, value):
+    rows = np.random.default_rng(0).normal(size=(6, 3))
+    rows[4] = value
+    _many(monkeypatch, 100)
+    pairs = np.zeros(50, int)
+    assert np.allclose(F.score_pairs(rows, pairs, pairs), 1)
+    with pytest.raises(UserError, match='not finite in rows 4'):
+        F.score_pairs(rows, pairs, pairs + 4)
+
+
+# ---- one sort for all rates
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_weighted_scores_are_repeated_scores(seed):
+    rng = np.random.default_rng(seed)
+    positives = np.sort(rng.integers(2, 12, 30)).astype(float)
+    negatives = np.sort(rng.integers(0, 9, 50)).astype(float)
+    of_same, of_different = rng.integers(0, 4, 30), rng.integers(0, 4, 50)
+    weighted = F.SortedScores.weighted(positives, of_same, negatives, of_different)
+    repeated = np.repeat(positives, of_same), np.repeat(negatives, of_different)
+    same = np.repeat([True, False], [len(x) for x in repeated])
+    scores = np.concatenate(repeated)
+    fars = [0.001, 0.02, 0.1, 0.5, 1.0]
+    expected = F.tar_at_far(scores, same, fars)
+    found = weighted.tar_at_far(fars)
+    np.testing.assert_array_equal(found.tars, expected.tars)
+    np.testing.assert_array_equal(found.thresholds, expected.thresholds)
+    assert weighted.auc() == F.auc(scores, same)
+    assert weighted.equal_error_rate() == F.equal_error_rate(scores, same)
+
+
+def test_staircase_is_the_exact_curve():
+    rng = np.random.default_rng(0)
+    scores, same = np.round(rng.normal(size=300), 1), rng.random(300) < 0.3
+    far, tar, _ = F.roc(scores, same)
+    asked = np.concatenate([far, np.linspace(0, 1, 50)])
+    expected = [tar[far <= x].max() for x in asked]
+    np.testing.assert_array_equal(
+        F.SortedScores(scores, same).staircase(asked), expected
+    )

@@ -18,8 +18,9 @@ Conventions
     - TAR at FAR accepts ``score > threshold``: see :func:`tar_at_far`.
 """
 
+import bisect
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,18 +28,34 @@ import torch
 
 from mmhyperface.errors import UserError
 
-Array: TypeAlias = npt.ArrayLike | torch.Tensor
-Floats: TypeAlias = npt.NDArray[np.floating]
-Ints: TypeAlias = npt.NDArray[np.int64]
-Bools: TypeAlias = npt.NDArray[np.bool_]
+from .arrays import (
+    Array,
+    Bools,
+    Floats,
+    Ints,
+    as_integers,
+    as_rates,
+    as_rows,
+    blocks,
+    floor_product,
+    row_dots,
+    some,
+    to_numpy,
+    unit_rows,
+    unusable_rows,
+)
 
 # Squared distances that insightface tries (arcface_torch/eval/verification.py).
 INSIGHTFACE_GRID = np.arange(0, 4, 0.01)
 
 INTERPOLATIONS = ('exact', 'linear', 'nearest')
 
-# Rows of features in one block of pair scores: larger blocks leave the cache.
-BLOCK_VALUES = 2**20
+# From so many pairs on, score_pairs may take one product of all rows with all others,
+# if that has at most so many entries for each pair.
+MANY_PAIRS = 2**18
+MOST_ENTRIES_A_PAIR = 8
+# Entries of a product that are held at once, at most: 512 MB of float32.
+PRODUCT_ENTRIES = 2**27
 
 
 class RocCurve(NamedTuple):
@@ -132,16 +149,14 @@ def tar_at_far(
         raise UserError(
             f'interpolation is {interpolation!r}; it can be {INTERPOLATIONS}'
         )
-    rates = _rates(fars)
-    scores, same = _pairs(scores, same)
-    negatives = scores[~same]
-    accepted = _allowed(rates, len(negatives))
     if interpolation == 'exact':
-        tars, thresholds = _strictly_above(scores[same], negatives, accepted)
-    else:
-        at = _linear if interpolation == 'linear' else _nearest
-        tars, thresholds = at(_count(scores, same), rates)
-    unresolvable = accepted == 0
+        return SortedScores(scores, same).tar_at_far(fars)
+    rates = as_rates(fars, 'false accept rates')
+    counts = _count(*_pairs(scores, same))
+    tars, thresholds = (_linear if interpolation == 'linear' else _nearest)(
+        counts, rates
+    )
+    unresolvable = floor_product(rates, int(counts.false_accepts[-1])) == 0
     tars[unresolvable] = np.nan
     thresholds[unresolvable] = np.nan
     return TarAtFar(tars, thresholds)
@@ -181,6 +196,20 @@ def kfold_accuracy(
     return KFoldAccuracy(
         float(accuracies.mean()), float(accuracies.std()), accuracies, thresholds
     )
+
+
+def weighted_fold_accuracy(
+    scores: Floats, same: Bools, fold_of: Ints, weights: Ints
+) -> float:
+    """Mean accuracy of :func:`kfold_accuracy` where pairs count several times.
+
+    Args:
+        fold_of: [P], numbered from 0.
+        weights: [P]; a fold in which nothing counts is left out.
+    """
+    count = int(fold_of.max()) + 1
+    accuracies, _ = _kfold_exact(scores, same, fold_of, count, weights)
+    return float(np.nanmean(accuracies))
 
 
 def stratified_folds(same: Array, folds: int = 10, seed: int = 0) -> Ints:
@@ -227,86 +256,217 @@ def equal_error_rate(scores: Array, same: Array) -> float:
     On the straight line between the two neighbouring points of the ROC where no
     point of it has FAR = FRR.
     """
-    far, tar, _ = roc(scores, same)
-    excess = far - (1 - tar)
-    after = int(np.argmax(excess >= 0))
-    before = after - 1  # exists: the curve begins with an excess of -1
-    weight = -excess[before] / (excess[after] - excess[before])
-    return float(far[before] + weight * (far[after] - far[before]))
+    return SortedScores(scores, same).equal_error_rate()
 
 
 def auc(scores: Array, same: Array) -> float:
     """Probability that a same pair outscores a different one, ties counting half."""
-    counts = _count(*_pairs(scores, same))
-    # Twice the area in integers, so that nothing is rounded before the division.
-    doubled = np.diff(counts.false_accepts) @ (
-        counts.true_accepts[1:] + counts.true_accepts[:-1]
-    )
-    total = 2 * int(counts.false_accepts[-1]) * int(counts.true_accepts[-1])
-    return int(doubled) / total
+    return SortedScores(scores, same).auc()
 
 
-def score_pairs(features: Array, index_a: Array, index_b: Array) -> Floats:
-    """Cosine of the rows ``index_a`` [P] and ``index_b`` [P] of features [T, D].
+class SortedScores:
+    """Scores sorted once, for all rates of many millions of pairs.
 
-    In float64 and in blocks of rows, so the memory is that of the features and a
-    score does not depend on its neighbours.
+    Each method gives what the function of its name gives.
+
+    Attributes:
+        positives, negatives: the pairs of each kind.
+    """
+
+    def __init__(self, scores: Array, same: Array) -> None:
+        values, labels = _pairs(scores, same)
+        self.positives = _Sorted(np.sort(values[labels]))
+        self.negatives = _Sorted(np.sort(values[~labels]))
+
+    @classmethod
+    def weighted(
+        cls,
+        positives: Floats,
+        positive_weights: Ints,
+        negatives: Floats,
+        negative_weights: Ints,
+    ) -> 'SortedScores':
+        """Of ascending scores, pair i of which counts so many times."""
+        scores = cls.__new__(cls)
+        scores.positives = _Sorted(positives, positive_weights)
+        scores.negatives = _Sorted(negatives, negative_weights)
+        return scores
+
+    def tar_at_far(
+        self, fars: float | Sequence[float] | npt.NDArray[np.floating]
+    ) -> TarAtFar:
+        """Exact; the other interpolations are those of :func:`tar_at_far`."""
+        rates = as_rates(fars, 'false accept rates')
+        allowed = floor_product(rates, self.negatives.total)
+        thresholds = self.negatives.thresholds(allowed)
+        tars = self.positives.above(thresholds) / self.positives.total
+        tars[allowed == 0] = np.nan
+        thresholds[allowed == 0] = np.nan
+        return TarAtFar(tars, thresholds)
+
+    def staircase(self, fars: npt.ArrayLike) -> Floats:
+        """The best TAR [K] at a FAR of at most each of these [K]: the exact ROC."""
+        rates = np.asarray(fars, np.float64)
+        allowed = floor_product(rates, self.negatives.total)
+        thresholds = self.negatives.thresholds(allowed)
+        return self.positives.above(thresholds) / self.positives.total
+
+    def auc(self) -> float:
+        # Twice the area in integers, so that nothing is rounded before the division.
+        above = self.negatives.above(self.positives.scores)
+        not_below = self.negatives.from_(self.positives.scores)
+        doubled = 2 * self.negatives.total - above - not_below
+        area = int(doubled @ self.positives.weights())
+        return area / (2 * self.negatives.total * self.positives.total)
+
+    def equal_error_rate(self) -> float:
+        crossing = self._crossing()
+        far, frr = self._errors(crossing)
+        # The point of the ROC before the errors cross; there is one, since nothing is
+        # accepted above all scores.
+        before = min(self.positives.next(crossing), self.negatives.next(crossing))
+        far_before, frr_before = self._errors(before)
+        excess, excess_before = far - frr, far_before - frr_before
+        weight = -excess_before / (excess - excess_before)
+        return float(far_before + weight * (far - far_before))
+
+    def _errors(self, threshold: float) -> tuple[float, float]:
+        """FAR and FRR of accepting ``score >= threshold``."""
+        return (
+            float(self.negatives.from_(threshold) / self.negatives.total),
+            float(1 - self.positives.from_(threshold) / self.positives.total),
+        )
+
+    def _crossing(self) -> float:
+        """The highest score at which FAR >= FRR."""
+
+        def too_high(threshold: float) -> bool:
+            far, frr = self._errors(threshold)
+            return far - frr < 0
+
+        highest = -np.inf
+        for scores in (self.negatives.scores, self.positives.scores):
+            place = bisect.bisect_left(scores, True, key=too_high)  # type: ignore[call-overload]
+            if place:
+                highest = max(highest, float(scores[place - 1]))
+        return highest
+
+
+class _Sorted:
+    """Ascending scores, and how many there are above any threshold.
+
+    Args:
+        scores: [N].
+        weights: [N], how many times each counts; None: once.
+
+    Attributes:
+        total: of the weights.
+    """
+
+    def __init__(self, scores: Floats, weights: Ints | None = None) -> None:
+        self.scores = scores
+        self._before: Ints | None = None
+        self.total = len(scores)
+        if weights is not None:
+            self._before = np.zeros(len(scores) + 1, np.int64)
+            np.cumsum(weights, out=self._before[1:])
+            self.total = int(self._before[-1])
+
+    def weights(self) -> Ints:
+        if self._before is None:
+            return np.ones(len(self.scores), np.int64)
+        return np.diff(self._before)
+
+    def above(self, thresholds: npt.ArrayLike) -> Ints:
+        """How many scores are > each threshold."""
+        return self._behind(np.searchsorted(self.scores, thresholds, 'right'))
+
+    def from_(self, thresholds: npt.ArrayLike) -> Ints:
+        """How many scores are >= each threshold."""
+        return self._behind(np.searchsorted(self.scores, thresholds, 'left'))
+
+    def thresholds(self, allowed: Ints) -> Floats:
+        """The lowest thresholds that at most so many scores are above.
+
+        The (n + 1)-th highest score, or minus infinity where all are allowed.
+        """
+        found = np.full(len(allowed), -np.inf)
+        inside = allowed < self.total
+        rejected = self.total - allowed[inside]
+        if self._before is None:
+            places = rejected - 1
+        else:
+            places = np.searchsorted(self._before, rejected, 'left') - 1
+        found[inside] = self.scores[places]
+        return found
+
+    def next(self, threshold: float) -> float:
+        """The lowest score above, or infinity."""
+        place = np.searchsorted(self.scores, threshold, 'right')
+        return float(self.scores[place]) if place < len(self.scores) else np.inf
+
+    def _behind(self, places: Ints) -> Ints:
+        passed = places if self._before is None else self._before[places]
+        return self.total - passed
+
+
+def score_pairs(templates: Array, index_a: Array, index_b: Array) -> Floats:
+    """Cosine of the rows ``index_a`` [P] and ``index_b`` [P] of templates [T, D].
+
+    In float64 and in blocks of rows, so that the memory is that of the templates and a
+    score does not depend on its neighbours. Millions of pairs among few templates, as
+    IJB has them, are taken from the products of all with all, in blocks and in the type
+    of the templates.
 
     Raises:
-        UserError: for an index outside the features, or a row in use that is zero
-            or not finite.
+        UserError: for an index outside the templates, or a row in use that is zero or
+            not finite.
     """
-    rows = _to_numpy(features)
+    rows = as_rows(templates, 'templates')
     first, second = _row_index(index_a, len(rows)), _row_index(index_b, len(rows))
     if len(first) != len(second):
         raise UserError(f'{len(first)} first and {len(second)} second rows of pairs')
-    used = np.union1d(first, second)
-    bad = used[np.isin(used, unusable_rows(rows))]
+    used_first, used_second = _used(first, len(rows)), _used(second, len(rows))
+    unusable = unusable_rows(rows)
+    bad = unusable[(used_first | used_second)[unusable]]
     if len(bad):
         raise UserError(f'features are zero or not finite in rows {some(bad)}')
+    entries = np.count_nonzero(used_first) * np.count_nonzero(used_second)
+    if len(first) >= MANY_PAIRS and entries <= MOST_ENTRIES_A_PAIR * len(first):
+        return _scores_among(rows, used_first, used_second, first, second)
     scores = np.empty(len(first))
-    for part in _blocks(len(first), rows.shape[1]):
-        a = rows[first[part]].astype(np.float64)
-        b = rows[second[part]].astype(np.float64)
-        norms = np.sqrt(_row_dots(a, a) * _row_dots(b, b))
-        scores[part] = _row_dots(a, b) / norms
+    for part in blocks(len(first), rows.shape[1]):
+        a = rows[first[part]].astype(np.float64, copy=False)
+        b = rows[second[part]].astype(np.float64, copy=False)
+        norms = np.sqrt(row_dots(a, a) * row_dots(b, b))
+        scores[part] = row_dots(a, b) / norms
     return scores
 
 
-def unusable_rows(features: Array) -> Ints:
-    """Numbers of the rows of features [T, D] that have no direction.
-
-    A row of zeros, or one with NaN or an infinity, has a cosine with nothing.
-    """
-    rows = _to_numpy(features)
-    if rows.ndim != 2:
-        raise UserError(f'features must be [T, D], their shape is {rows.shape}')
-    squares = np.empty(len(rows))
-    for part in _blocks(*rows.shape):
-        block = rows[part].astype(np.float64)
-        squares[part] = _row_dots(block, block)
-    return np.flatnonzero(~(np.isfinite(squares) & (squares > 0)))
-
-
-def some(numbers: npt.NDArray[np.integer], most: int = 10) -> str:
-    """The first few numbers, for a message: ``'3, 7, … (21 in all)'``."""
-    listed = ', '.join(str(number) for number in numbers[:most])
-    return f'{listed}, … ({len(numbers)} in all)' if len(numbers) > most else listed
-
-
-def _to_numpy(values: Array) -> npt.NDArray[Any]:
-    if isinstance(values, torch.Tensor):
-        values = values.detach()
-        # numpy has no bfloat16; both half types are exact in float32.
-        if values.dtype in (torch.bfloat16, torch.float16):
-            values = values.float()
-        return values.cpu().numpy()
-    array = np.asarray(values)
-    return array.astype(np.float32) if array.dtype == np.float16 else array
+def _scores_among(
+    rows: Floats, used_first: Bools, used_second: Bools, first: Ints, second: Ints
+) -> Floats:
+    """Scores of pairs from the products of all first with all second rows."""
+    a, b = unit_rows(rows[used_first]), unit_rows(rows[used_second])
+    # Where each row of the templates is among those in use.
+    place_a = np.cumsum(used_first, dtype=np.int32) - np.int32(1)
+    place_b = np.cumsum(used_second, dtype=np.int32) - np.int32(1)
+    width = np.int32(len(b))
+    step = max(PRODUCT_ENTRIES // len(b), 1)
+    scores = np.empty(len(first), rows.dtype)
+    for start in range(0, len(a), step):
+        product = torch.from_numpy(a[start : start + step] @ b.T).view(-1)
+        for low in range(0, len(first), MANY_PAIRS):
+            part = slice(low, low + MANY_PAIRS)
+            row, column = place_a[first[part]], place_b[second[part]]
+            inside = slice(None) if step >= len(a) else (row // step == start // step)
+            entry = (row[inside] - np.int32(start)) * width + column[inside]
+            scores[part][inside] = product.index_select(0, torch.from_numpy(entry))
+    return scores
 
 
 def _labels(same: Array) -> Bools:
-    labels = _to_numpy(same)
+    labels = to_numpy(same)
     if labels.ndim != 1:
         raise UserError(f'same must have one dimension, not the shape {labels.shape}')
     if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():
@@ -315,7 +475,7 @@ def _labels(same: Array) -> Bools:
 
 
 def _pairs(scores: Array, same: Array) -> tuple[Floats, Bools]:
-    values, labels = _to_numpy(scores), _labels(same)
+    values, labels = to_numpy(scores), _labels(same)
     if values.ndim != 1:
         raise UserError(
             f'scores must have one dimension, their shape is {values.shape}'
@@ -353,38 +513,6 @@ def _count(scores: Floats, same: Bools) -> _Counts:
     )
 
 
-def _rates(fars: float | Sequence[float] | npt.NDArray[np.floating]) -> Floats:
-    # Through their decimals: 1e-4 in float32 is below 1/10000 once widened.
-    given = np.atleast_1d(_to_numpy(fars))
-    rates = np.array([float(str(rate)) for rate in given], np.float64)
-    if not ((rates >= 0) & (rates <= 1)).all():
-        raise UserError(f'false accept rates must lie in [0, 1]: {rates.tolist()}')
-    return rates
-
-
-def _allowed(rates: Floats, negatives: int) -> Ints:
-    """⌊FAR·N⌋, where a product that rounding left below an integer is that one."""
-    product = rates * negatives
-    nearest = np.rint(product)
-    close = np.abs(product - nearest) <= 4 * np.finfo(np.float64).eps * nearest
-    return np.where(close, nearest, np.floor(product)).astype(np.int64)
-
-
-def _strictly_above(
-    positives: Floats, negatives: Floats, accepted: Ints
-) -> tuple[Floats, Floats]:
-    # One more than all of them: FAR = 1 accepts everything.
-    thresholds = np.full(len(accepted), -np.inf)
-    inside = accepted < len(negatives)
-    ranks = len(negatives) - 1 - accepted[inside]
-    if len(ranks):
-        thresholds[inside] = np.partition(negatives, np.unique(ranks))[ranks]
-    tars = np.array(
-        [np.count_nonzero(positives > threshold) for threshold in thresholds]
-    )
-    return tars / len(positives), thresholds
-
-
 def _linear(counts: _Counts, rates: Floats) -> tuple[Floats, Floats]:
     far = counts.false_accepts / counts.false_accepts[-1]
     tar = counts.true_accepts / counts.true_accepts[-1]
@@ -410,7 +538,7 @@ def _fold_ids(folds: int | Array, pairs: int) -> tuple[Ints, int]:
         sizes = np.full(folds, pairs // folds)
         sizes[: pairs % folds] += 1
         return np.repeat(np.arange(folds), sizes), int(folds)
-    given = _to_numpy(folds)
+    given = to_numpy(folds)
     if given.shape != (pairs,) or given.dtype.kind not in 'iu':
         raise UserError(
             f'folds must be a number or [{pairs}] integers, not {given.dtype} of '
@@ -435,10 +563,15 @@ def _check_training_folds(same: Bools, fold_of: Ints, count: int) -> None:
 
 
 def _kfold_exact(
-    scores: Floats, same: Bools, fold_of: Ints, count: int
+    scores: Floats,
+    same: Bools,
+    fold_of: Ints,
+    count: int,
+    weights: Ints | None = None,
 ) -> tuple[Floats, Floats]:
     counts = _count(scores, same)
-    gain = np.where(same, 1, -1).astype(np.int8)[counts.order]
+    once = np.ones(len(scores), np.int64) if weights is None else weights
+    gain = np.where(same, once, -once)[counts.order]
     fold_in_order = fold_of[counts.order]
     accuracies, thresholds = np.empty(count), np.empty(count)
     for fold in range(count):
@@ -448,7 +581,9 @@ def _kfold_exact(
         best = np.argmax(np.concatenate([[0], trained[counts.last]]))
         thresholds[fold] = counts.thresholds[best]
         held = fold_of == fold
-        accuracies[fold] = np.mean((scores[held] >= thresholds[fold]) == same[held])
+        correct = (scores[held] >= thresholds[fold]) == same[held]
+        total = once[held].sum()
+        accuracies[fold] = once[held] @ correct / total if total else np.nan
     return accuracies, thresholds
 
 
@@ -475,9 +610,7 @@ def _kfold_grid(
 
 
 def _row_index(index: Array, rows: int) -> Ints:
-    given = _to_numpy(index)
-    if given.ndim != 1 or given.dtype.kind not in 'iu':
-        raise UserError(f'row numbers must be [P] integers, not {given.dtype}')
+    given = as_integers(index, 'row numbers')
     if len(given) and not 0 <= given.min() <= given.max() < rows:
         raise UserError(
             f'row numbers go from {given.min()} to {given.max()}, but there are '
@@ -486,10 +619,8 @@ def _row_index(index: Array, rows: int) -> Ints:
     return given
 
 
-def _blocks(count: int, width: int) -> list[slice]:
-    step = min(max(BLOCK_VALUES // max(width, 1), 1), 4096)
-    return [slice(start, start + step) for start in range(0, count, step)]
-
-
-def _row_dots(a: Floats, b: Floats) -> Floats:
-    return np.einsum('ij,ij->i', a, b)
+def _used(index: Ints, rows: int) -> Bools:
+    """Which rows an index names, [T]."""
+    used = np.zeros(rows, np.bool_)
+    used[index] = True
+    return used

@@ -1,0 +1,129 @@
+"""What the functions on arrays have in common: what they take, and how they refuse."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mmhyperface.errors import UserError
+
+Array: TypeAlias = npt.ArrayLike | torch.Tensor
+Floats: TypeAlias = npt.NDArray[np.floating]
+Ints: TypeAlias = npt.NDArray[np.integer]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+
+# Values of features in one block of rows: larger blocks leave the cache.
+BLOCK_VALUES = 2**20
+
+
+def to_numpy(values: Array) -> npt.NDArray[Any]:
+    """The values where numpy can have them, without a copy if that is possible."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach()
+        # numpy has no bfloat16; both half types are exact in float32.
+        if values.dtype in (torch.bfloat16, torch.float16):
+            values = values.float()
+        return values.cpu().numpy()
+    array = np.asarray(values)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def as_rows(features: Array, name: str = 'features') -> Floats:
+    """Features [N, D], float32 or float64.
+
+    Raises:
+        UserError: another shape, or what is no real number.
+    """
+    rows = to_numpy(features)
+    if rows.ndim != 2:
+        raise UserError(f'{name} must be [N, D], their shape is {list(rows.shape)}')
+    if rows.dtype.kind not in 'iuf':
+        raise UserError(f'{name} must be real numbers, not {rows.dtype}')
+    return rows if rows.dtype == np.float32 else rows.astype(np.float64, copy=False)
+
+
+def as_integers(values: Array, name: str) -> Ints:
+    """Integers [N].
+
+    Raises:
+        UserError: another shape or type.
+    """
+    given = to_numpy(values)
+    if given.ndim != 1 or (given.dtype.kind not in 'iu' and len(given)):
+        raise UserError(
+            f'{name} must be integers in one dimension, not {given.dtype} of shape '
+            f'{list(given.shape)}'
+        )
+    return given if given.dtype.kind in 'iu' else given.astype(np.int64)
+
+
+def check_lengths(**arrays: Any) -> None:
+    """Raises:
+    UserError: If the arrays, named as the user knows them, differ in length.
+    """
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        told = ', '.join(f'{name} {length:,}' for name, length in lengths.items())
+        raise UserError(f'lengths differ: {told}')
+
+
+def blocks(count: int, width: int) -> list[slice]:
+    """Slices of so many rows of this width, each of which stays in the cache."""
+    step = min(max(BLOCK_VALUES // max(width, 1), 1), 4096)
+    return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def row_dots(a: Floats, b: Floats) -> Floats:
+    """[N], the products of the rows of two arrays [N, D]."""
+    return np.einsum('ij,ij->i', a, b)
+
+
+def unit_rows(rows: Floats) -> Floats:
+    """Rows [N, D] of length 1, in their type; the lengths are taken in float64."""
+    unit = np.empty_like(rows)
+    for part in blocks(*rows.shape):
+        block = rows[part].astype(np.float64, copy=False)
+        unit[part] = block / np.sqrt(row_dots(block, block))[:, None]
+    return unit
+
+
+def unusable_rows(features: Array) -> Ints:
+    """Numbers of the rows of features [N, D] that have no direction.
+
+    A row of zeros, or one with NaN or an infinity, has a cosine with nothing.
+    """
+    rows = as_rows(features)
+    squares = np.empty(len(rows))
+    for part in blocks(*rows.shape):
+        block = rows[part].astype(np.float64, copy=False)
+        squares[part] = row_dots(block, block)
+    return np.flatnonzero(~(np.isfinite(squares) & (squares > 0)))
+
+
+def some(numbers: npt.NDArray[np.integer], most: int = 10) -> str:
+    """The first few numbers, for a message: ``'3, 7, … (21 in all)'``."""
+    listed = ', '.join(str(number) for number in numbers[:most])
+    return f'{listed}, … ({len(numbers)} in all)' if len(numbers) > most else listed
+
+
+def floor_product(rates: Floats, count: float) -> Ints:
+    """⌊rate·count⌋, where a product that rounding left below an integer is that one."""
+    product = rates * count
+    nearest = np.rint(product)
+    close = np.abs(product - nearest) <= 4 * np.finfo(np.float64).eps * nearest
+    return np.where(close, nearest, np.floor(product)).astype(np.int64)
+
+
+def as_rates(rates: Any, name: str) -> Floats:
+    """Rates in [0, 1], float64.
+
+    Raises:
+        UserError: a rate outside.
+    """
+    # Through their decimals: 1e-4 in float32 is below 1/10000 once widened.
+    given = np.atleast_1d(to_numpy(rates))
+    values = np.array([float(str(rate)) for rate in given], np.float64)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise UserError(f'{name} must lie in [0, 1]: {values.tolist()}')
+    return values

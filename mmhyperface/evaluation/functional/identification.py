@@ -1,0 +1,325 @@
+"""1:N identification: ranks, and TPIR at FPIR, of probes searched for in galleries.
+
+Sources: IJB-B (CVPR workshops 2017), IJB-C (ICB 2018), insightface's ``ijb_evals.py``
+(galleries apart) and OpenSphere (galleries merged).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mmhyperface.errors import UserError
+
+from ..results import IdentificationResult
+from .arrays import (
+    Array,
+    Bools,
+    Floats,
+    Ints,
+    as_integers,
+    as_rates,
+    as_rows,
+    check_lengths,
+    floor_product,
+    some,
+    unit_rows,
+    unusable_rows,
+)
+from .highest import Highest, thresholds_among
+
+THRESHOLDS = {
+    'exact': 'the (⌊FPIR·n⌋ + 1)-th highest of the n non-mated probes',
+    'insightface': "insightface's max(⌊FPIR·n⌋, 1)-th highest of n non-mated probes",
+}
+# Entries of the products of a block of probes with a gallery.
+BLOCK_ENTRIES = 2**20
+CMC_RANKS = 100
+CURVE_POINTS = 200
+
+
+class ProbeRates(NamedTuple):
+    """See :class:`.IdentificationResult`."""
+
+    rank_rates: Floats
+    tpirs: Floats
+    gallery_tpirs: Floats
+    thresholds: Floats
+
+
+def identify(
+    probes: Array,
+    probe_subjects: Array,
+    galleries: Sequence[tuple[Array, Array]],
+    ranks: Sequence[int] = (1, 5, 10),
+    fpirs: Sequence[float] = (0.01, 0.1),
+    merged: bool = False,
+    threshold: str = 'exact',
+    names: Sequence[str] | None = None,
+) -> IdentificationResult:
+    """Search probes in galleries by the cosine of their templates.
+
+    The rank of a probe's mate is 1 + the number of other subjects with at least its
+    score: ties count against it. Scores are of the type of the templates.
+
+    Galleries apart (IJB's protocol): each is searched with all probes. The threshold is
+    set by the highest score of each non-mated probe (whose subject the gallery lacks),
+    so that a share FPIR of them is accepted; a mated probe counts when it ranks first
+    and lies strictly above. TPIR is the mean over the galleries, the rates of ranks are
+    those of all mated searches.
+
+    Args:
+        probes: [P, D] of any lengths.
+        probe_subjects: integers [P].
+        galleries: for each, features [G, D] and subjects, integers [G], each subject
+            once.
+        ranks: K ranks k, for the share of mates among the first k.
+        fpirs: F false positive identification rates in [0, 1].
+        merged: search all galleries as one. The threshold is then the
+            ⌈FPIR·P⌉-th highest of all scores between different subjects, and a mated
+            probe counts when its mate lies strictly above, whatever its rank
+            (OpenSphere; insightface's ``ijb_1n.py``).
+        threshold: galleries apart, ``'exact'``: the (⌊FPIR·n⌋ + 1)-th highest of the n
+            non-mated probes, so that the FPIR is not exceeded; NaN where
+            FPIR < 1 / n. ``'insightface'``: the max(⌊FPIR·n⌋, 1)-th.
+        names: of the galleries, in results.
+
+    Raises:
+        UserError: lengths that differ; a template that is zero or not finite; a subject
+            that is in two galleries, or twice in one; no probe with a mate; ranks or
+            rates that are none.
+    """
+    if threshold not in THRESHOLDS:
+        raise UserError(f'threshold is {threshold!r}; it can be {tuple(THRESHOLDS)}')
+    wanted = np.asarray(ranks)
+    if wanted.ndim != 1 or wanted.dtype.kind not in 'iu' or (wanted < 1).any():
+        raise UserError(f'ranks must be integers from 1 on, not {ranks}')
+    rates = as_rates(fpirs, 'false positive identification rates')
+    names = (
+        [f'gallery {i + 1}' for i in range(len(galleries))] if names is None else names
+    )
+    searched = _unit('probes', probes, probe_subjects)
+    enrolled = [
+        _unit(f'{name}: features', *gallery)
+        for name, gallery in zip(names, galleries, strict=True)
+    ]
+    _check_subjects(names, [subjects for _, subjects in enrolled])
+    _check_widths(names, searched[0], [rows for rows, _ in enrolled])
+    highest = Highest(0)
+    if merged:
+        rows, subjects = (np.concatenate(part) for part in zip(*enrolled, strict=True))
+        enrolled, names = [(rows, subjects)], ['merged']
+        # Twice as many, since identities that are drawn again may weigh less.
+        highest.count = 2 * int(np.ceil(rates.max(initial=0) * len(searched[0]))) + 64
+    found = [_search(*searched, *gallery, highest) for gallery in enrolled]
+    mates, places, others = (np.stack(part) for part in zip(*found, strict=True))
+    if not places.any():
+        raise UserError('no probe has a mate in a gallery')
+    impostors, impostor_probes = highest.result()
+    result = IdentificationResult(
+        galleries=list(names),
+        subjects=np.unique(searched[1], return_inverse=True)[1],
+        mate_scores=mates,
+        mate_ranks=places,
+        best_others=others,
+        ranks=wanted,
+        fpirs=rates,
+        threshold=threshold,
+        merged=merged,
+        impostors=impostors,
+        impostor_probes=impostor_probes,
+        convention=_convention(merged, threshold),
+        counts={
+            'probes': len(searched[0]),
+            'subjects': len(np.unique(searched[1])),
+            **_gallery_counts(names, enrolled, places),
+        },
+    )
+    _fill_in(result)
+    return result
+
+
+def probe_rates(
+    result: IdentificationResult,
+    ranks: Ints,
+    fpirs: Floats,
+    weights: Ints | None = None,
+) -> ProbeRates:
+    """Rates of the searches that a result keeps.
+
+    Args:
+        ranks: [K].
+        fpirs: [F].
+        weights: how many times each subject counts; None: once.
+    """
+    of_probe = (
+        np.ones(len(result.subjects), np.int64)
+        if weights is None
+        else weights[result.subjects]
+    )
+    mated = result.mate_ranks > 0
+    counted = np.where(mated, of_probe, 0)
+    within = (result.mate_ranks[..., None] <= ranks) & mated[..., None]
+    with np.errstate(invalid='ignore'):
+        rank_rates = (within * counted[..., None]).sum((0, 1)) / counted.sum()
+        thresholds = np.stack(
+            [
+                _thresholds(result, gallery, fpirs, of_probe)
+                for gallery in range(len(result.galleries))
+            ]
+        )
+        accepted = mated[..., None] & (
+            result.mate_scores[..., None] > thresholds[:, None, :]
+        )
+        if not result.merged:
+            accepted &= (result.mate_ranks == 1)[..., None]
+        tpirs = (accepted * counted[..., None]).sum(1) / counted.sum(1)[:, None]
+    tpirs[np.isnan(thresholds)] = np.nan
+    return ProbeRates(rank_rates, tpirs.mean(0), tpirs, thresholds)
+
+
+def _unit(name: str, features: Array, subjects: Array) -> tuple[Floats, Ints]:
+    rows, of = as_rows(features, name), as_integers(subjects, f'subjects of {name}')
+    check_lengths(**{name: rows, 'subjects': of})
+    if not len(rows):
+        raise UserError(f'{name}: there are none')
+    bad = unusable_rows(rows)
+    if len(bad):
+        raise UserError(f'{name} are zero or not finite in rows {some(bad)}')
+    return unit_rows(rows), of
+
+
+def _check_subjects(names: Sequence[str], subjects: list[Ints]) -> None:
+    seen: Ints = np.empty(0, np.int64)
+    if not subjects:
+        raise UserError('there are no galleries')
+    for name, of in zip(names, subjects, strict=True):
+        once, counts = np.unique(of, return_counts=True)
+        if (counts > 1).any():
+            raise UserError(
+                f'{name} holds subject {some(once[counts > 1])} more than once; pool '
+                'their images into one template'
+            )
+        shared = np.intersect1d(seen, once)
+        if len(shared):
+            raise UserError(
+                f'{name} shares subject {some(shared)} with another gallery'
+            )
+        seen = np.concatenate([seen, once])
+
+
+def _check_widths(
+    names: Sequence[str], probes: Floats, galleries: list[Floats]
+) -> None:
+    for name, rows in zip(names, galleries, strict=True):
+        if rows.shape[1] != probes.shape[1]:
+            raise UserError(
+                f'probes have {probes.shape[1]} values, but the features of {name} '
+                f'{rows.shape[1]}'
+            )
+
+
+def _search(
+    probes: Floats, subjects: Ints, features: Floats, enrolled: Ints, highest: Highest
+) -> tuple[Floats, Ints, Floats]:
+    """Score and rank of each probe's mate, and its best score to another subject."""
+    order = np.argsort(enrolled)
+    place = np.minimum(np.searchsorted(enrolled[order], subjects), len(order) - 1)
+    mate = np.where(enrolled[order[place]] == subjects, order[place], -1)
+    scores = np.full(len(probes), np.nan, probes.dtype)
+    ranks = np.zeros(len(probes), np.int64)
+    others = np.empty(len(probes), probes.dtype)
+    step = max(BLOCK_ENTRIES // len(features), 1)
+    for start in range(0, len(probes), step):
+        product = probes[start : start + step] @ features.T
+        mated = np.flatnonzero(mate[start : start + step] >= 0)
+        column = mate[start + mated]
+        own = product[mated, column]
+        scores[start + mated] = own
+        product[mated, column] = -np.inf
+        ranks[start + mated] = 1 + _at_least(product, own, mated)
+        others[start : start + step] = product.max(1)
+        highest.add(product, start)
+    return scores, ranks, others
+
+
+def _at_least(product: Floats, own: Floats, rows: Ints) -> Ints:
+    """How many entries of each of these rows are at least ``own``."""
+    if not len(rows):
+        return np.zeros(0, np.int64)
+    limits = np.full(len(product), np.inf, product.dtype)
+    limits[rows] = own
+    return np.count_nonzero(product >= limits[:, None], axis=1)[rows]
+
+
+def _thresholds(
+    result: IdentificationResult, gallery: int, fpirs: Floats, of_probe: Ints
+) -> Floats:
+    """[F], NaN where the FPIR is not resolvable."""
+    if result.merged:
+        wanted = -floor_product(-fpirs, of_probe.sum())  # ⌈FPIR·P⌉
+        found = thresholds_among(
+            result.impostors, of_probe[result.impostor_probes], wanted - 1
+        )
+        return np.where(wanted > 0, found, np.nan)
+    free = result.mate_ranks[gallery] == 0
+    scores, weights = result.best_others[gallery][free], of_probe[free]
+    order = np.argsort(-scores)
+    allowed = floor_product(fpirs, weights.sum())
+    if result.threshold == 'insightface':
+        return thresholds_among(
+            scores[order], weights[order], np.maximum(allowed, 1) - 1
+        )
+    found = thresholds_among(scores[order], weights[order], allowed)
+    # More than all of them: FPIR = 1 accepts everything.
+    found[(allowed > 0) & (allowed >= weights.sum())] = -np.inf
+    return np.where(allowed > 0, found, np.nan)
+
+
+def _fill_in(result: IdentificationResult) -> None:
+    rates = probe_rates(result, result.ranks, result.fpirs)
+    result.rank_rates, result.tpirs = rates.rank_rates, rates.tpirs
+    result.gallery_tpirs, result.thresholds = rates.gallery_tpirs, rates.thresholds
+    last = min(
+        CMC_RANKS, int(max(result.mate_ranks.max(), result.ranks.max(initial=1)))
+    )
+    result.curve_fpirs = _curve_fpirs(result)
+    curve = probe_rates(result, np.arange(1, last + 1), result.curve_fpirs)
+    result.cmc, result.curve_tpirs = curve.rank_rates, curve.tpirs
+
+
+def _curve_fpirs(result: IdentificationResult) -> Floats:
+    """From the lowest FPIR that can be resolved."""
+    probes = result.mate_ranks.shape[1]
+    if result.merged:
+        lowest, highest = 1 / probes, float(result.fpirs.max(initial=1 / probes))
+    else:
+        free = (result.mate_ranks == 0).sum(1).min()
+        lowest, highest = 1 / max(free, 1), 1.0
+    return np.geomspace(lowest, max(highest, lowest), CURVE_POINTS)
+
+
+def _gallery_counts(
+    names: Sequence[str], enrolled: list[tuple[Floats, Ints]], ranks: Ints
+) -> dict[str, int]:
+    counts = {}
+    for name, (_, subjects), places in zip(names, enrolled, ranks, strict=True):
+        mated: Bools = places > 0
+        counts[f'enrolled in {name}'] = len(subjects)
+        counts[f'mated probes of {name}'] = int(np.count_nonzero(mated))
+        counts[f'non-mated probes of {name}'] = int(np.count_nonzero(~mated))
+    return counts
+
+
+def _convention(merged: bool, threshold: str) -> str:
+    if merged:
+        return (
+            'galleries merged; threshold: the ⌈FPIR·probes⌉-th highest score of all '
+            'comparisons of different subjects, no condition on the rank; ties count '
+            'against the mate'
+        )
+    return (
+        f'galleries apart; threshold: {THRESHOLDS[threshold]} by their highest scores; '
+        'TPIR over mated probes that rank first and lie strictly above, mean of the '
+        'galleries; ranks over all mated searches, ties count against the mate'
+    )

@@ -1,0 +1,287 @@
+"""MegaFace: mates to be found among up to a million distractors.
+
+Source: The MegaFace Benchmark (CVPR 2016), challenge 1 with FaceScrub.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mmhyperface.errors import UserError
+
+from ..results import MegaFaceResult
+from .arrays import (
+    Array,
+    Bools,
+    Floats,
+    Ints,
+    as_integers,
+    as_rates,
+    as_rows,
+    check_lengths,
+    floor_product,
+    some,
+    to_numpy,
+    unit_rows,
+    unusable_rows,
+)
+from .highest import Highest, thresholds_among
+
+NOISE = ('remove', 'overwrite')
+COUNTS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
+# Entries of the products of a block of probes with a block of distractors.
+PROBES, DISTRACTORS = 1024, 4096
+
+
+class MegaFaceRates(NamedTuple):
+    """See :class:`.MegaFaceResult`."""
+
+    rates: Floats
+    tars: Floats
+    thresholds: Floats
+
+
+def megaface_identification(
+    probes: Array,
+    probe_subjects: Array,
+    distractors: Array,
+    counts: Sequence[int] = COUNTS,
+    ranks: Sequence[int] = (1, 10),
+    fars: Sequence[float] = (1e-6,),
+    noisy_probes: Array | None = None,
+    noisy_distractors: Array | None = None,
+    noise: str = 'remove',
+) -> MegaFaceResult:
+    """Rank of the mate among distractors, and verification against all of them.
+
+    Each ordered pair (a, b) of images of one subject is a search: of a, in a gallery of
+    b and the first N distractors, by cosine. The rank of b is 1 + the number of
+    distractors with at least its score. For verification the same pairs are those of
+    one subject and all pairs of a probe and a distractor those of two; TAR is exact, as
+    :func:`tar_at_far` has it.
+
+    The products are made in blocks: of all scores only the highest are kept.
+
+    Args:
+        probes: [P, D] of any lengths; ``probe_subjects`` integers [P].
+        distractors: [N, D], in the order of the list.
+        counts: numbers of distractors, at most N.
+        ranks: K ranks k, for the share of mates among the first k.
+        fars: F false accept rates in [0, 1].
+        noisy_probes, noisy_distractors: bool [P] and [N], the images of the noise
+            lists; None: none. ``counts`` are taken before distractors are removed.
+        noise: ``'remove'`` noisy images; ``'overwrite'``, as insightface does, leaves
+            noisy probes in, with the sum of their subject's other features in the place
+            of their own, which makes them easy. Noisy distractors then lie far from
+            everything, which is to remove them.
+
+    Raises:
+        UserError: lengths or widths that differ; features that are zero or not finite;
+            no two images of one subject; more distractors asked for than there are;
+            ranks or rates that are none.
+    """
+    if noise not in NOISE:
+        raise UserError(f'noise is {noise!r}; it can be {NOISE}')
+    rows, subjects = as_rows(probes, 'probes'), as_integers(probe_subjects, 'subjects')
+    others = as_rows(distractors, 'distractors')
+    check_lengths(probes=rows, probe_subjects=subjects)
+    if rows.shape[1] != others.shape[1]:
+        raise UserError(
+            f'probes have {rows.shape[1]} values but distractors {others.shape[1]}'
+        )
+    wanted, asked = _positive(ranks, 'ranks'), _positive(counts, 'counts')
+    if (asked > len(others)).any() or (np.diff(asked) <= 0).any():
+        raise UserError(
+            f'counts must ascend up to the {len(others)} distractors there are: '
+            f'{asked.tolist()}'
+        )
+    rates = as_rates(fars, 'false accept rates')
+    bad_probes = _flags(noisy_probes, len(rows), 'noisy_probes')
+    bad_others = _flags(noisy_distractors, len(others), 'noisy_distractors')
+    unit, people = _clean(rows, subjects, bad_probes, noise)
+    first, second = _ordered_pairs(people)
+    mates = np.einsum('ij,ij->i', unit[first], unit[second])
+    total = len(unit) * int(np.count_nonzero(~bad_others))
+    # Twice as many, since identities that are drawn again may weigh less.
+    highest = Highest(2 * int(floor_product(rates, total).max(initial=0)) + 64)
+    deepest = int(wanted.max(initial=1))
+    places = _ranks(unit, others, bad_others, asked, deepest, (first, mates), highest)
+    scores, of_probe = highest.result()
+    result = MegaFaceResult(
+        distractors=asked,
+        used=np.array([np.count_nonzero(~bad_others[:count]) for count in asked]),
+        ranks=wanted,
+        fars=rates,
+        subjects=people[first],
+        mate_scores=mates,
+        mate_ranks=places,
+        impostors=scores,
+        impostor_subjects=people[of_probe],
+        num_impostors=np.bincount(people) * (total // len(unit)),
+        convention=_convention(noise, bool(bad_probes.any() or bad_others.any())),
+        counts={
+            'probes': len(unit),
+            'subjects': int(people.max()) + 1,
+            'ordered pairs of a subject': len(first),
+            'noisy probes': int(bad_probes.sum()),
+            'noisy distractors': int(bad_others.sum()),
+        },
+    )
+    found = megaface_rates(result)
+    result.rates, result.tars, result.thresholds = found
+    return result
+
+
+def megaface_rates(
+    result: MegaFaceResult, weights: Ints | None = None
+) -> MegaFaceRates:
+    """Rates of what a result keeps.
+
+    Args:
+        weights: how many times each subject counts; None: once.
+    """
+    if weights is None:
+        weights = np.ones(len(result.num_impostors), np.int64)
+    counted = weights[result.subjects]
+    within = result.mate_ranks[..., None] <= result.ranks  # C x Q x K
+    total = int(weights @ result.num_impostors)
+    allowed = floor_product(result.fars, total)
+    found = thresholds_among(
+        result.impostors, weights[result.impostor_subjects], allowed
+    )
+    found[(allowed > 0) & (allowed >= total)] = -np.inf
+    thresholds = np.where(allowed > 0, found, np.nan)
+    accepted = result.mate_scores[:, None] > thresholds
+    with np.errstate(invalid='ignore'):
+        rates = np.einsum('cqk,q->ck', within, counted) / counted.sum()
+        tars = counted @ accepted / counted.sum()
+    tars[np.isnan(thresholds)] = np.nan
+    return MegaFaceRates(rates, tars, thresholds)
+
+
+def _positive(values: Sequence[int], name: str) -> Ints:
+    given = np.asarray(values)
+    if given.ndim != 1 or given.dtype.kind not in 'iu' or (given < 1).any():
+        raise UserError(f'{name} must be integers from 1 on, not {values}')
+    return given
+
+
+def _flags(flags: Array | None, count: int, name: str) -> Bools:
+    if flags is None:
+        return np.zeros(count, np.bool_)
+    given = to_numpy(flags)
+    if given.shape != (count,) or given.dtype != np.bool_:
+        raise UserError(
+            f'{name} must be {count} booleans, not {given.dtype} {list(given.shape)}'
+        )
+    return given
+
+
+def _clean(
+    rows: Floats, subjects: Ints, noisy: Bools, noise: str
+) -> tuple[Floats, Ints]:
+    """Unit features of the probes, and their subjects, numbered from 0."""
+    bad = unusable_rows(rows)
+    bad = bad[~noisy[bad]]
+    if len(bad):
+        raise UserError(f'probes are zero or not finite in rows {some(bad)}')
+    clean = unit_rows(rows[~noisy])
+    names, people = np.unique(subjects[~noisy], return_inverse=True)
+    if noise == 'overwrite' and noisy.any():
+        where = np.searchsorted(names, subjects[noisy])
+        known = np.isin(subjects[noisy], names)
+        if not known.all():
+            raise UserError(
+                f'all images of subject {some(np.unique(subjects[noisy][~known]))} are '
+                'noisy; nothing is there to overwrite them with'
+            )
+        sums = np.zeros((len(names), rows.shape[1]), clean.dtype)
+        np.add.at(sums, people, clean)
+        clean = np.concatenate([clean, unit_rows(sums[where])])
+        people = np.concatenate([people, where])
+    return clean, people
+
+
+def _ordered_pairs(people: Ints) -> tuple[Ints, Ints]:
+    """All (a, b), a ≠ b, of one subject, a ascending."""
+    order = np.argsort(people, kind='stable')
+    sizes = np.bincount(people)
+    size = sizes[people[order]]
+    begin = (np.cumsum(sizes) - sizes)[people[order]]
+    first = np.repeat(np.arange(len(order)), size)
+    offset = np.arange(len(first)) - np.repeat(np.cumsum(size) - size, size)
+    second = begin[first] + offset
+    apart = first != second
+    if not apart.any():
+        raise UserError('no subject has two images: there is nothing to search for')
+    pairs = order[first[apart]], order[second[apart]]
+    ascending = np.argsort(pairs[0], kind='stable')
+    return pairs[0][ascending], pairs[1][ascending]
+
+
+def _ranks(
+    probes: Floats,
+    distractors: Floats,
+    noisy: Bools,
+    counts: Ints,
+    deepest: int,
+    pairs: tuple[Ints, Floats],
+    highest: Highest,
+) -> Ints:
+    """Ranks of the mates, [C, Q], among the first so many distractors.
+
+    Those beyond the deepest rank are told as the one after it: only the highest scores
+    of a probe to distractors are kept.
+    """
+    first, mates = pairs
+    nearest = np.full((len(probes), deepest), -np.inf, probes.dtype)
+    ranks = np.empty((len(counts), len(first)), np.int64)
+    done = 0
+    for row, count in enumerate(counts.tolist()):
+        for start in range(done, count, DISTRACTORS):
+            stop = min(start + DISTRACTORS, count)
+            block = _usable(distractors[start:stop], noisy[start:stop], start)
+            for low in range(0, len(probes), PROBES):
+                product = probes[low : low + PROBES] @ block.T
+                highest.add(product, low)
+                _keep_nearest(nearest[low : low + PROBES], product)
+        ranks[row] = 1 + np.count_nonzero(nearest[first] >= mates[:, None], axis=1)
+        done = count
+    return ranks
+
+
+def _usable(block: Floats, noisy: Bools, start: int) -> Floats:
+    """Unit features of the distractors that are not noisy."""
+    bad = unusable_rows(block)
+    bad = bad[~noisy[bad]]
+    if len(bad):
+        raise UserError(
+            f'distractors are zero or not finite in rows {some(bad + start)}'
+        )
+    return unit_rows(block[~noisy])
+
+
+def _keep_nearest(nearest: Floats, product: Floats) -> None:
+    """Replaces the highest scores [B, K] of rows that have higher ones in [B, N]."""
+    if not product.shape[1]:
+        return
+    deepest = nearest.shape[1]
+    rows = np.flatnonzero(product.max(1) > nearest.min(1))
+    together = np.concatenate([nearest[rows], product[rows]], axis=1)
+    cut = together.shape[1] - deepest
+    nearest[rows] = np.partition(together, cut, axis=1)[:, cut:]
+
+
+def _convention(noise: str, any_noise: bool) -> str:
+    what = {
+        'remove': 'noisy images removed, numbers of distractors counted before that',
+        'overwrite': "noisy probes overwritten by the sum of their subject's other "
+        "features (insightface's), noisy distractors removed",
+    }
+    return (
+        'cosine; every ordered pair of a subject is searched for among the first N '
+        'distractors, ties count against the mate; verification: all probes against '
+        'all distractors, exact, ties with the threshold rejected; '
+        + (what[noise] if any_noise else 'no noise lists')
+    )

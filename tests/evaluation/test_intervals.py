@@ -1,0 +1,213 @@
+"""The bootstrap over identities, against test sets that were copied out in full."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mmhyperface.errors import UserError
+from mmhyperface.evaluation import functional as F
+from mmhyperface.evaluation.intervals import (
+    comparable,
+    confidence_intervals,
+    paired_differences,
+    resampler,
+)
+from mmhyperface.evaluation.results import VerificationResult
+
+PEOPLE, PAIRS = 12, 400
+
+
+def _verification(seed=0, shift=0.0, noise=1.0):
+    """All pairs of the same people, whatever the seed of the scores."""
+    rng = np.random.default_rng(7)
+    a, b = rng.integers(0, PEOPLE, (2, PAIRS))
+    b[::2] = a[::2]
+    same, folds = a == b, rng.permutation(np.arange(PAIRS) % 4)
+    rng = np.random.default_rng(seed)
+    scores = np.round(same * (1 + shift) + noise * rng.normal(size=PAIRS), 1)
+    return VerificationResult(
+        convention='',
+        scores=scores,
+        same=same,
+        accuracy=F.kfold_accuracy(scores, same, folds).mean,
+        eer=F.equal_error_rate(scores, same),
+        auc=F.auc(scores, same),
+        fars=np.array([0.001, 0.05, 0.3]),
+        tars=F.tar_at_far(scores, same, [0.001, 0.05, 0.3]).tars,
+        thresholds=np.zeros(3),
+        folds=folds,
+        identity_a=a,
+        identity_b=b,
+    )
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_weights_are_those_of_pairs_that_are_there_several_times(seed):
+    result = _verification()
+    size, figures = resampler(result)
+    assert size == PEOPLE
+    weights = np.random.default_rng(seed).integers(0, 4, PEOPLE)
+    found = figures(weights)
+    a, b, same = result.identity_a, result.identity_b, result.same
+    times = np.where(same, weights[a], weights[a] * weights[b])
+    copies = np.repeat(np.arange(PAIRS), times)
+    scores, same, folds = result.scores[copies], same[copies], result.folds[copies]
+    assert found['eer'] == pytest.approx(F.equal_error_rate(scores, same), abs=1e-15)
+    assert found['auc'] == pytest.approx(F.auc(scores, same), abs=1e-15)
+    expected = F.kfold_accuracy(scores, same, folds).mean
+    assert found['accuracy'] == pytest.approx(expected, abs=1e-15)
+    tars = F.tar_at_far(scores, same, result.fars).tars
+    np.testing.assert_array_equal(
+        [found[f'tar@far={name}'] for name in ('1e-03', '5e-02', '3e-01')], tars
+    )
+
+
+def _identification(seed=0, noise=0.8, **options):
+    rng = np.random.default_rng(3)
+    people = rng.normal(size=(14, 8))
+    of = rng.integers(0, 14, 90)
+    noise = noise * np.random.default_rng(seed).normal(size=(90, 8))
+    galleries = [(people[:5], np.arange(5)), (people[5:11], np.arange(5, 11))]
+    return F.identify(people[of] + noise, of, galleries, fpirs=(0.05, 0.2), **options)
+
+
+@pytest.mark.parametrize(
+    'options', [{}, dict(merged=True), dict(threshold='insightface')]
+)
+def test_weights_are_those_of_probes_that_are_there_several_times(options):
+    rng = np.random.default_rng(3)
+    people = rng.normal(size=(14, 8))
+    of = rng.integers(0, 14, 90)
+    probes = people[of] + 0.8 * np.random.default_rng(0).normal(size=(90, 8))
+    galleries = [(people[:5], np.arange(5)), (people[5:11], np.arange(5, 11))]
+    size, figures = resampler(_identification(**options))
+    assert size == 14
+    weights = np.random.default_rng(1).integers(0, 3, 14)
+    copies = np.repeat(np.arange(90), weights[of])
+    expected = F.identify(
+        probes[copies], of[copies], galleries, fpirs=(0.05, 0.2), **options
+    )
+    found = figures(weights)
+    for name, value in expected.figures().items():
+        assert found[name] == pytest.approx(value, abs=1e-12, nan_ok=True)
+
+
+def test_weights_are_those_of_megaface_subjects():
+    rng = np.random.default_rng(0)
+    people, of = rng.normal(size=(5, 6)), np.arange(20) % 5
+    probes = people[of] + 0.5 * rng.normal(size=(20, 6))
+    result = F.megaface_identification(
+        probes, of, rng.normal(size=(60, 6)), (10, 60), (1, 3), (0.01, 1e-9)
+    )
+    _, figures = resampler(result)
+    assert figures(np.ones(5, int)) == pytest.approx(result.figures(), nan_ok=True)
+    # Whom nobody drew does not count.
+    left = of != 2
+    rng = np.random.default_rng(0)
+    rng.normal(size=(5, 6)), rng.normal(size=(20, 6))
+    expected = F.megaface_identification(
+        probes[left], of[left], rng.normal(size=(60, 6)), (10, 60), (1, 3), (0.01, 1e-9)
+    )
+    found = figures(np.array([1, 1, 0, 1, 1]))
+    assert found == pytest.approx(expected.figures(), nan_ok=True)
+
+
+@pytest.mark.parametrize('make', [_verification, _identification])
+def test_intervals_hold_the_figures(make):
+    result = make()
+    intervals = confidence_intervals(result, draws=200)
+    figures = result.figures()
+    for name, (low, high) in intervals.items():
+        assert low <= figures[name] <= high
+    assert any(low < high for low, high in intervals.values())
+    assert intervals == confidence_intervals(result, draws=200)
+    assert intervals != confidence_intervals(result, draws=200, seed=1)
+    narrow = confidence_intervals(result, draws=200, level=0.5)
+    assert all(
+        low <= narrow[name][0] <= narrow[name][1] <= high
+        for name, (low, high) in intervals.items()
+    )
+
+
+def test_interval_of_a_mean_of_independent_people():
+    """Of people who only have pairs of their own the variance is known."""
+    rng = np.random.default_rng(0)
+    people = 400
+    same = np.repeat([True, False], people)
+    a = np.tile(np.arange(people), 2)
+    # Each person's two pairs are all right or all wrong: TAR at threshold 0.
+    scores = np.concatenate([rng.random(people) < 0.7, np.full(people, -1.0)])
+    result = VerificationResult(
+        convention='', scores=scores - 0.5, same=same, eer=0, auc=0,
+        fars=np.array([0.5]), tars=np.array([0.0]), thresholds=np.zeros(1),
+        identity_a=a, identity_b=np.where(same, a, (a + 1) % people),
+    )  # fmt: skip
+    share = scores[:people].mean()
+    low, high = confidence_intervals(result, draws=2000)['auc']
+    # AUC = share of right ones + none of the rest, for -1.5 lies below both.
+    assert (low, high) == (1, 1)
+    result.scores = np.concatenate([scores[:people], np.full(people, 0.5)])
+    low, high = confidence_intervals(result, draws=2000)['auc']
+    spread = 1.96 * math.sqrt(share * (1 - share) / people)
+    assert low == pytest.approx(share - spread, abs=0.012)
+    assert high == pytest.approx(share + spread, abs=0.012)
+
+
+def test_who_is_on_the_images_may_be_unknown():
+    result = _verification()
+    result.identity_a = None
+    assert confidence_intervals(result) == {}
+    assert paired_differences([result, result]) == {}
+
+
+def test_one_identity_cannot_be_told_from_others():
+    result = _verification()
+    result.identity_a = result.identity_b = np.zeros(PAIRS, int)
+    intervals = confidence_intervals(result, draws=5)
+    assert intervals['auc'] == (result.auc, result.auc)
+
+
+def test_differences():
+    good, alike, bad = _verification(), _verification(), _verification(1, -0.8)
+    found = paired_differences([good, alike, bad], draws=300)
+    for name, (same, worse) in found.items():
+        if name == 'tar@far=1e-03':  # not resolvable
+            assert math.isnan(same.value)
+            continue
+        assert same == (0, 0, 0, 1)
+        value = bad.figures()[name] - good.figures()[name]
+        assert worse.value == value
+        assert worse.low <= value <= worse.high
+    assert found['auc'][1].p_value < 0.05
+    assert found['eer'][1].p_value < 0.05
+
+
+def test_the_same_draws_for_all():
+    """A constant advantage is certain, however wide the interval of each."""
+    first = _identification(noise=3)
+    second = _identification(noise=3)
+    second.mate_ranks = np.where(second.mate_ranks > 0, 1, 0)
+    second.rank_rates = np.ones(3)
+    found = paired_differences([first, second], draws=200)['rank-1'][0]
+    assert found.value > 0
+    assert found.low > 0
+    assert found.p_value == pytest.approx(2 / 201)
+
+
+def test_what_cannot_be_compared():
+    first, other = _verification(), _verification()
+    other.same = ~other.same
+    assert not comparable(first, other)
+    assert not comparable(first, _identification())
+    with pytest.raises(UserError, match='different pairs'):
+        paired_differences([first, other])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [(dict(draws=0), 'draws is 0'), (dict(level=95), 'level is 95')],
+)
+def test_bad_options(options, message):
+    with pytest.raises(UserError, match=message):
+        confidence_intervals(_verification(), **options)
