@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -313,3 +314,40 @@ def test_a_mistake_that_another_process_meets_is_one_message():
     )
     (told,) = (line for line in text.splitlines() if line.startswith('error'))
     assert 'num_classes' in told
+
+
+@pytest.fixture
+def examination(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return import_module('examination')
+
+
+def test_the_floor_of_an_examination_computes_the_same_figures(examination):
+    data = examination.ijb(0.004, 16)
+    ours, floor = examination.ours_ijb(data), examination.floor_ijb(data)
+    for name, value in floor.items():
+        if not np.isnan(ours[name]):
+            assert ours[name] == pytest.approx(value, abs=1e-6)
+    pairs = examination.pair_list(0.2, 16)
+    found = examination.ours_pairs(pairs)['accuracy']
+    assert examination.floor_pairs(pairs)['accuracy'] == pytest.approx(found, abs=0.01)
+
+
+def test_examination_tells_time_memory_and_figures(tmp_path):
+    out = tmp_path / 'told.json'
+    told = run(
+        *('examination.py', '--scale', 0.004, '--dim', 16, '--repeats', 2),
+        *('--json', out),
+    )
+    assert 'rank-1@1000' in told
+    content = json.loads(out.read_text())
+    for part in ('ijb', 'pairs', 'megaface'):
+        ours = content[part]['ways']['mmhyperface']
+        assert ours['figures']
+        assert ours['megabytes'] > 0
+    assert len(content['ijb']['ways']['floor']['seconds']) == 2
+
+
+def test_examination_needs_a_checkout(examination, tmp_path):
+    with pytest.raises(UserError, match='clone the repository there'):
+        examination.contenders('pairs', tmp_path)
