@@ -63,6 +63,31 @@ def test_weights_are_those_of_pairs_that_are_there_several_times(seed):
     )
 
 
+@pytest.mark.parametrize('most_counts', [0, 10_000])
+def test_very_many_pairs_need_only_the_highest(monkeypatch, most_counts):
+    result = _verification()
+    result.fars = np.array([0.02, 0.05, 0.1])
+    _, every = resampler(result)
+    monkeypatch.setattr('mmhyperface.evaluation.intervals.MANY_PAIRS', PAIRS - 1)
+    monkeypatch.setattr('mmhyperface.evaluation.intervals.MOST_COUNTS', most_counts)
+    _, highest = resampler(result)
+    for seed in range(20):
+        weights = np.random.default_rng(seed).integers(0, 3, PEOPLE)
+        expected = every(weights)
+        assert highest(weights) == {
+            name: pytest.approx(expected[name], nan_ok=True)
+            for name in ('tar@far=2e-02', 'tar@far=5e-02', 'tar@far=1e-01')
+        }
+
+
+def test_a_far_that_needs_more_than_the_highest_is_unknown():
+    scores = F.SortedScores.weighted(
+        np.array([3.0]), np.array([1]), np.array([1.0, 2.0]), np.array([1, 1]), 8
+    )
+    found = scores.tar_at_far([0.05, 0.1, 0.2, 1.0])
+    np.testing.assert_array_equal(found.thresholds, [np.nan, 1, np.nan, -np.inf])
+
+
 def _identification(seed=0, noise=0.8, **options):
     rng = np.random.default_rng(3)
     people = rng.normal(size=(14, 8))

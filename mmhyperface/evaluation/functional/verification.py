@@ -285,11 +285,16 @@ class SortedScores:
         positive_weights: Ints,
         negatives: Floats,
         negative_weights: Ints,
+        left_out: int = 0,
     ) -> 'SortedScores':
-        """Of ascending scores, pair i of which counts so many times."""
+        """Of ascending scores, pair i of which counts so many times.
+
+        ``left_out`` is the weight of lower negatives that are not among these. Then
+        only :meth:`tar_at_far` works, and gives NaN for a FAR that would need them.
+        """
         scores = cls.__new__(cls)
         scores.positives = _Sorted(positives, positive_weights)
-        scores.negatives = _Sorted(negatives, negative_weights)
+        scores.negatives = _Sorted(negatives, negative_weights, left_out)
         return scores
 
     def tar_at_far(
@@ -300,8 +305,9 @@ class SortedScores:
         allowed = floor_product(rates, self.negatives.total)
         thresholds = self.negatives.thresholds(allowed)
         tars = self.positives.above(thresholds) / self.positives.total
-        tars[allowed == 0] = np.nan
-        thresholds[allowed == 0] = np.nan
+        unknown = (allowed == 0) | np.isnan(thresholds)
+        tars[unknown] = np.nan
+        thresholds[unknown] = np.nan
         return TarAtFar(tars, thresholds)
 
     def staircase(self, fars: npt.ArrayLike) -> Floats:
@@ -358,18 +364,23 @@ class _Sorted:
     Args:
         scores: [N].
         weights: [N], how many times each counts; None: once.
+        left_out: the weight of lower scores that are not among these.
 
     Attributes:
         total: of the weights.
     """
 
-    def __init__(self, scores: Floats, weights: Ints | None = None) -> None:
+    def __init__(
+        self, scores: Floats, weights: Ints | None = None, left_out: int = 0
+    ) -> None:
         self.scores = scores
         self._before: Ints | None = None
         self.total = len(scores)
         if weights is not None:
-            self._before = np.zeros(len(scores) + 1, np.int64)
+            self._before = np.empty(len(scores) + 1, np.int64)
+            self._before[0] = left_out
             np.cumsum(weights, out=self._before[1:])
+            self._before[1:] += left_out
             self.total = int(self._before[-1])
 
     def weights(self) -> Ints:
@@ -388,7 +399,8 @@ class _Sorted:
     def thresholds(self, allowed: Ints) -> Floats:
         """The lowest thresholds that at most so many scores are above.
 
-        The (n + 1)-th highest score, or minus infinity where all are allowed.
+        The (n + 1)-th highest score, minus infinity where all are allowed, or NaN where
+        it was left out.
         """
         found = np.full(len(allowed), -np.inf)
         inside = allowed < self.total
@@ -397,7 +409,7 @@ class _Sorted:
             places = rejected - 1
         else:
             places = np.searchsorted(self._before, rejected, 'left') - 1
-        found[inside] = self.scores[places]
+        found[inside] = np.where(places < 0, np.nan, self.scores[places])
         return found
 
     def next(self, threshold: float) -> float:
