@@ -1,5 +1,10 @@
 """The one exception for mistakes in a user's config, command or files."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+
 
 class UserError(ValueError):
     """Something the user can mend: says what is wrong, where, and what to do.
@@ -14,3 +19,9 @@ class UserError(ValueError):
         (Not named ``message``: torch would rebuild the exception from that.)
         """
         return str(self).rpartition(f'{type(self).__name__}: ')[2].strip()
+
+
+def some(values: Sequence[Any] | npt.NDArray[Any], most: int = 10) -> str:
+    """The first few of them, for a message: ``'3, 7, … (21 in all)'``."""
+    listed = ', '.join(str(value) for value in values[:most])
+    return f'{listed}, … ({len(values)} in all)' if len(values) > most else listed

@@ -77,6 +77,14 @@ def test_against_the_loop(monkeypatch, blocks):
     _compare(megaface_identification(*images, COUNTS, RANKS, FARS), _loop(*images))
 
 
+def test_verification_is_against_all_distractors():
+    images = _images()
+    result = megaface_identification(*images, COUNTS[:2], RANKS, FARS)
+    expected = _loop(*images)
+    np.testing.assert_array_equal(result.rates, expected[0][:2])
+    np.testing.assert_array_equal(result.tars, expected[1])
+
+
 def test_torch_in_single_precision():
     probes, subjects, distractors = _images()
     result = megaface_identification(

@@ -101,12 +101,6 @@ def unusable_rows(features: Array) -> Ints:
     return np.flatnonzero(~(np.isfinite(squares) & (squares > 0)))
 
 
-def some(numbers: npt.NDArray[np.integer], most: int = 10) -> str:
-    """The first few numbers, for a message: ``'3, 7, … (21 in all)'``."""
-    listed = ', '.join(str(number) for number in numbers[:most])
-    return f'{listed}, … ({len(numbers)} in all)' if len(numbers) > most else listed
-
-
 def floor_product(rates: Floats, count: float) -> Ints:
     """⌊rate·count⌋, where a product that rounding left below an integer is that one."""
     product = rates * count

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, some
 
 from ..results import IdentificationResult
 from .arrays import (
@@ -22,7 +22,6 @@ from .arrays import (
     as_rows,
     check_lengths,
     floor_product,
-    some,
     unit_rows,
     unusable_rows,
 )

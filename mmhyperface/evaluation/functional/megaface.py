@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, some
 
 from ..results import MegaFaceResult
 from .arrays import (
@@ -21,7 +21,6 @@ from .arrays import (
     as_rows,
     check_lengths,
     floor_product,
-    some,
     to_numpy,
     unit_rows,
     unusable_rows,
@@ -238,7 +237,8 @@ def _ranks(
     nearest = np.full((len(probes), deepest), -np.inf, probes.dtype)
     ranks = np.empty((len(counts), len(first)), np.int64)
     done = 0
-    for row, count in enumerate(counts.tolist()):
+    # Those beyond the last count are for verification.
+    for row, count in enumerate([*counts.tolist(), len(distractors)]):
         for start in range(done, count, DISTRACTORS):
             stop = min(start + DISTRACTORS, count)
             block = _usable(distractors[start:stop], noisy[start:stop], start)
@@ -246,7 +246,8 @@ def _ranks(
                 product = probes[low : low + PROBES] @ block.T
                 highest.add(product, low)
                 _keep_nearest(nearest[low : low + PROBES], product)
-        ranks[row] = 1 + np.count_nonzero(nearest[first] >= mates[:, None], axis=1)
+        if row < len(counts):
+            ranks[row] = 1 + np.count_nonzero(nearest[first] >= mates[:, None], axis=1)
         done = count
     return ranks
 

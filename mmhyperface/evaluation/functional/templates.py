@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, some
+from mmhyperface.lookup import rows_of
 
 from .arrays import (
     Array,
@@ -22,7 +23,6 @@ from .arrays import (
     blocks,
     check_lengths,
     row_dots,
-    some,
     to_numpy,
     unit_rows,
     unusable_rows,
@@ -31,8 +31,6 @@ from .arrays import (
 NORMS = ('keep', 'unit')
 FLIPS = ('sum', 'concat', 'none')
 MEDIA = ('mean', 'none')
-# Ids up to so many times as large as their number are looked up in a table.
-SPARSEST_TABLE = 64
 
 
 class Templates(NamedTuple):
@@ -127,21 +125,10 @@ def template_rows(ids: Array, wanted: Array) -> Ints:
     Raises:
         UserError: ids that no template has.
     """
-    known, asked = as_integers(ids, 'ids'), as_integers(wanted, 'wanted')
-    if not len(known) or not len(asked):
-        rows: Ints = np.zeros(len(asked), np.int64)
-        found = np.zeros(len(asked), np.bool_)
-    elif known[0] >= 0 and known[-1] <= SPARSEST_TABLE * len(known):
-        table = np.full(int(known[-1]) + 1, -1, np.int32)
-        table[known] = np.arange(len(known), dtype=np.int32)
-        inside = (asked >= 0) & (asked <= known[-1])
-        rows = table[asked if inside.all() else np.where(inside, asked, 0)]
-        found = inside & (rows >= 0)
-    else:
-        rows = np.minimum(np.searchsorted(known, asked), len(known) - 1)
-        found = known[rows] == asked
-    if not found.all():
-        unknown = np.unique(asked[~found])
+    asked = as_integers(wanted, 'wanted')
+    rows = rows_of(as_integers(ids, 'ids'), asked)
+    if rows.min(initial=0) < 0:
+        unknown = np.unique(asked[rows < 0])
         raise UserError(f'no image belongs to template {some(unknown)}')
     return rows
 

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, some
 
 from .arrays import (
     Array,
@@ -39,7 +39,6 @@ from .arrays import (
     blocks,
     floor_product,
     row_dots,
-    some,
     to_numpy,
     unit_rows,
     unusable_rows,
