@@ -1,6 +1,7 @@
 """Write a contact sheet of a data set: a row per identity, pictures side by side.
 
-Of a test set it shows pairs, rows of the same person and of different people by turns.
+Of a test set it shows pairs, rows of the same person and of different people by turns,
+or templates or subjects, one in a row.
 """
 
 import argparse
@@ -143,23 +144,53 @@ def first_people(
     return list(rows.values())
 
 
-def rows_of_pairs(dataset: Any, args: argparse.Namespace) -> list[Row]:
-    """Of each test set rows of the same person and of different people by turns."""
+def rows_of_test_sets(dataset: Any, args: argparse.Namespace) -> list[Row]:
+    """Rows of each test set."""
     chance = np.random.default_rng(args.seed)
-    each = max(1, args.images // 2)
     rows = []
     for name, test_set in dataset.metainfo['test_sets'].items():
-        pairs = np.stack([test_set['index_a'], test_set['index_b']], axis=1)
-        pairs += test_set['offset']
-        of_kind = [pairs[test_set['same']], pairs[~test_set['same']]]
-        if args.shuffle:
-            of_kind = [chance.permutation(of_one) for of_one in of_kind]
-        for number in range(args.identities):
-            start = number // 2 * each
-            chosen = of_kind[number % 2][start : start + each]
-            who = 'different people' if number % 2 else 'the same person'
-            if len(chosen):
-                rows.append(Row(list(map(tuple, chosen.tolist())), f'{name}: {who}'))
+        rows_of = rows_of_pairs if test_set['kind'] == 'pairs' else rows_of_groups
+        rows += rows_of(name, test_set, args, chance)
+    return rows
+
+
+def rows_of_pairs(
+    name: str, test_set: dict, args: argparse.Namespace, chance: np.random.Generator
+) -> list[Row]:
+    """Rows of the same person and of different people by turns."""
+    each = max(1, args.images // 2)
+    pairs = np.stack([test_set['index_a'], test_set['index_b']], axis=1)
+    pairs += test_set['offset']
+    of_kind = [pairs[test_set['same']], pairs[~test_set['same']]]
+    if args.shuffle:
+        of_kind = [chance.permutation(of_one) for of_one in of_kind]
+    rows = []
+    for number in range(args.identities):
+        start = number // 2 * each
+        chosen = of_kind[number % 2][start : start + each]
+        who = 'different people' if number % 2 else 'the same person'
+        if len(chosen):
+            rows.append(Row(list(map(tuple, chosen.tolist())), f'{name}: {who}'))
+    return rows
+
+
+def rows_of_groups(
+    name: str, test_set: dict, args: argparse.Namespace, chance: np.random.Generator
+) -> list[Row]:
+    """Rows of one template or one subject of the probes."""
+    what, key = {
+        'templates': ('template', 'template_ids'),
+        'megaface': ('subject', 'subjects'),
+    }[test_set['kind']]
+    ids = test_set[key]
+    known = np.unique(ids[ids >= 0])
+    if args.shuffle:
+        known = chance.permutation(known)
+    rows = []
+    for one in known[: args.identities].tolist():
+        numbers = np.flatnonzero(ids == one)[: args.images] + test_set['offset']
+        pictures = [(number,) for number in numbers.tolist()]
+        rows.append(Row(pictures, f'{name}: {what} {one}'))
     return rows
 
 
@@ -228,7 +259,7 @@ def main() -> None:
     config = load_config(args.config, args.cfg_options)
     dataset = build_dataset(config, args.phase)
     if 'test_sets' in dataset.metainfo:
-        rows = rows_of_pairs(dataset, args)
+        rows = rows_of_test_sets(dataset, args)
     else:
         rows = rows_of_people(dataset, args)
     if not rows:

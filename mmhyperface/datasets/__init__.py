@@ -8,6 +8,8 @@ from .face_pack import FacePack
 from .face_pairs import FacePairs
 from .face_record import FaceRecord
 from .face_test_sets import FacePacks, FaceTestSets
+from .ijb_templates import IJBTemplates
+from .megaface_images import MegaFaceImages
 from .samplers import IdentityBalancedSampler, InfiniteFaceSampler
 from .synthetic_faces import SyntheticFacePairs, SyntheticFaces
 from .transforms import (
@@ -33,10 +35,12 @@ __all__ = [
     'FaceRecord',
     'FaceSets',
     'FaceTestSets',
+    'IJBTemplates',
     'IdentityBalancedSampler',
     'InfiniteFaceSampler',
     'LabelNoise',
     'LoadFace',
+    'MegaFaceImages',
     'PackFace',
     'RandomFaceCrop',
     'RandomFaceFlip',

@@ -250,6 +250,13 @@ class FaceDataset(BaseDataset):
                 f'{self._option(name)}'
             )
 
+    def _number(self, idx: int) -> int:
+        """Which image is meant, from 0; negative ones count from the end."""
+        self.full_init()
+        if not -len(self) <= idx < len(self):
+            raise IndexError(f'image {idx} of {len(self)}')
+        return int(idx) % len(self)
+
     def _warn(self, message: str) -> None:
         print_log(f'{type(self).__name__}: {message}', 'current', logging.WARNING)
 

@@ -67,7 +67,7 @@ class FaceFolderPairs(FaceFolder):
 
     def load_data_list(self) -> list[dict]:
         images = super().load_data_list()
-        labels = np.array([image['gt_label'] for image in images])
+        labels = np.array([image['gt_label'] for image in images], np.int64)
         here = np.arange(len(labels))
         after = np.searchsorted(
             labels, labels, side='right'
@@ -110,6 +110,7 @@ class FaceFolderPairs(FaceFolder):
             same=same,
             folds=None if self.folds is None else self._stratified_folds(same, rng),
             source=f"{type(self).__name__} of '{self.data_root}'",
+            identities=labels,
         )
         return images
 

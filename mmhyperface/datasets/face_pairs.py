@@ -10,7 +10,7 @@ from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
 from .face_dataset import FaceDataset
-from .pair_sets import consecutive_folds, set_pairs
+from .pair_sets import consecutive_folds, folder_identities, set_pairs
 from .text_lists import read_lines, split_fields
 
 #: (line number, same person?, path, path)
@@ -34,7 +34,8 @@ class FacePairs(FaceDataset):
     Items are the distinct images, each once, in the order in which the list first
     names them. The pairs are in ``metainfo['test_sets'][name]``, described in
     :mod:`mmhyperface.datasets.pair_sets`. Folds come from an LFW list (None if it has
-    one) or from `folds`.
+    one) or from `folds`. Who is on an image is told by its folder, in an OpenSphere
+    list if the labels of all pairs agree.
 
     Args:
         ann_file: the list, relative to `data_root` or absolute.
@@ -106,6 +107,7 @@ class FacePairs(FaceDataset):
             same=same,
             folds=folds,
             source=self.ann_file,
+            identities=folder_identities(list(images), index[0], index[1], same),
         )
         return [dict(img_path=path) for path in full_paths]
 

@@ -100,10 +100,7 @@ class FaceRecord(FaceDataset):
             DamagedImage: If the record is damaged, is another than that of its key,
                 or has a label out of range.
         """
-        self.full_init()
-        if not -len(self) <= idx < len(self):
-            raise IndexError(f'image {idx} of {len(self)}')
-        idx %= len(self)
+        idx = self._number(idx)
         place = self._first + int(self._numbers[idx])
         header, image, source = self._record(place)
         return {

@@ -12,6 +12,7 @@ from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
 from .face_pack import FacePack
+from .pair_sets import join_identities
 
 
 @DATASETS.register_module()
@@ -19,7 +20,7 @@ class FaceTestSets(Dataset):
     """Puts test sets one after the other, so that one loader serves them all.
 
     Any mmengine data set with ``metainfo['test_sets']`` (see
-    :mod:`mmhyperface.datasets.pair_sets`) can be put together; each keeps its own
+    :mod:`mmhyperface.datasets.entries`) can be put together; each keeps its own
     pipeline. ``sample_idx`` of an item is its index here, and ``offset`` of a test set
     is where its images begin here.
 
@@ -28,7 +29,7 @@ class FaceTestSets(Dataset):
         combined: name of one more test set: all pairs of all sets; or a dict of names
             and which sets each puts together. SphereFace2's validation is that of LFW,
             AgeDB-30, CA-LFW and CP-LFW. Folds are the union of the sets' folds of one
-            number, None if a set has none.
+            number, None if a set has none; people of different sets are different.
 
     Raises:
         UserError: no data set, one without test sets, a name that two share, a
@@ -82,14 +83,18 @@ class FaceTestSets(Dataset):
         folds = None
         if all(s['folds'] is not None for s in sets):
             folds = np.concatenate([s['folds'] for s in sets])
+        start = min(s['offset'] for s in sets)
+        end = max(s['offset'] + s['num_images'] for s in sets)
+        sets = [{**s, 'offset': s['offset'] - start} for s in sets]
         return dict(
             kind='pairs',
-            offset=0,
-            num_images=len(self),
+            offset=start,
+            num_images=end - start,
             index_a=np.concatenate([s['index_a'] + s['offset'] for s in sets]),
             index_b=np.concatenate([s['index_b'] + s['offset'] for s in sets]),
             same=np.concatenate([s['same'] for s in sets]),
             folds=folds,
+            identities=join_identities(sets, end - start),
         )
 
     @property
@@ -160,6 +165,6 @@ def _test_sets_of(dataset: Any) -> dict[str, dict]:
     if not test_sets:
         raise UserError(
             f'FaceTestSets: {type(dataset).__name__} has no test sets; use FacePairs, '
-            'FaceFolderPairs or another data set with pairs'
+            'FacePack, IJBTemplates or another data set with test sets'
         )
     return test_sets

@@ -1,7 +1,7 @@
 """What the test sets made of pairs have in common.
 
-A data set tells a metric its test sets in ``metainfo['test_sets']``, a dict from the
-name of a set to ::
+A data set tells a metric of them in ``metainfo['test_sets']``, a dict from the name of
+a set (see :mod:`.entries`) to ::
 
     dict(kind='pairs',
          offset=0,         # sample_idx of image 0 of this set
@@ -9,15 +9,21 @@ name of a set to ::
          index_a=int64[P], # pair p is the images index_a[p] and index_b[p],
          index_b=int64[P], # counted from offset
          same=bool[P],     # one person?
-         folds=int64[P])   # fold of each pair, or None: not organised in folds
+         folds=int64[P],   # fold of each pair, or None: not organised in folds
+         identities=int64[N])  # who is on each image, counted from 0; or None
 
-Images are items of the data set, each once.
+``identities`` is None where the list does not tell. In a set that is put together of
+others, -1 is an image that belongs to none of them.
 """
+
+import os
+from collections.abc import Sequence
 
 import numpy as np
 
 from mmhyperface.errors import UserError
 
+from .entries import set_test_set
 from .face_dataset import FaceDataset
 
 
@@ -30,6 +36,7 @@ def set_pairs(
     same: np.ndarray,
     folds: np.ndarray | None,
     source: str,
+    identities: np.ndarray | None = None,
 ) -> None:
     """Checks one set of pairs and makes it the test set of `dataset`.
 
@@ -38,21 +45,7 @@ def set_pairs(
             `on_error` that would tear the pairs apart. `source` is where the pairs
             come from.
     """
-    if dataset._indices is not None:
-        raise UserError(
-            f'{source}: indices would leave pairs without their images; take indices '
-            f'out of {type(dataset).__name__}'
-        )
-    if dataset.on_error == 'skip':
-        raise UserError(
-            f"{source}: on_error='skip' would put other images into the pairs; take it "
-            f'out of {type(dataset).__name__}'
-        )
-    if same.all() or not same.any():
-        raise UserError(
-            f'{source}: all {len(same)} pairs are of {_kind(same[0])}; a test needs '
-            'pairs of the same person and of different people'
-        )
+    require_both_kinds(same, source)
     for fold in np.unique(folds) if folds is not None else ():
         inside = same[folds == fold]
         if inside.all() or not inside.any():
@@ -60,17 +53,29 @@ def set_pairs(
                 f'{source}: fold {fold + 1} holds only pairs of {_kind(inside[0])}. A '
                 'list that is not organised in folds goes without: folds=None'
             )
-    dataset._metainfo['test_sets'] = {
-        name: dict(
-            kind='pairs',
-            offset=0,
-            num_images=num_images,
-            index_a=index_a,
-            index_b=index_b,
-            same=same,
-            folds=folds,
+    test_set = dict(
+        kind='pairs',
+        offset=0,
+        num_images=num_images,
+        index_a=index_a,
+        index_b=index_b,
+        same=same,
+        folds=folds,
+        identities=identities,
+    )
+    set_test_set(dataset, name, test_set, source, 'pairs')
+
+
+def require_both_kinds(same: np.ndarray, source: str) -> None:
+    """
+    Raises:
+        UserError: pairs of one kind only.
+    """
+    if same.all() or not same.any():
+        raise UserError(
+            f'{source}: all {len(same)} pairs are of {_kind(same[0])}; a test needs '
+            'pairs of the same person and of different people'
         )
-    }
 
 
 def consecutive_folds(count: int, folds: int | None, source: str) -> np.ndarray | None:
@@ -90,6 +95,41 @@ def consecutive_folds(count: int, folds: int | None, source: str) -> np.ndarray 
         )
     sizes = [len(part) for part in np.array_split(np.arange(count), folds)]
     return np.repeat(np.arange(folds), sizes)
+
+
+def folder_identities(
+    paths: Sequence[str], index_a: np.ndarray, index_b: np.ndarray, same: np.ndarray
+) -> np.ndarray | None:
+    """Who is on each image, int64 [N], if every person has one folder.
+
+    The pairs decide: None unless just the pairs of one person are of one folder.
+    """
+    folders: dict[str, int] = {}
+    identities = np.array(
+        [folders.setdefault(os.path.dirname(path), len(folders)) for path in paths],
+        np.int64,
+    )
+    one_folder = identities[index_a] == identities[index_b]
+    return identities if np.array_equal(one_folder, same) else None
+
+
+def join_identities(sets: Sequence[dict], num_images: int) -> np.ndarray | None:
+    """Who is on each of so many images, int64, where sets of pairs are put together.
+
+    People of different sets are different people. -1 where an image is of none of the
+    sets; None if a set does not tell.
+    """
+    joined = np.full(num_images, -1, np.int64)
+    known = 0
+    for test_set in sets:
+        own = test_set.get('identities')
+        if own is None:
+            return None
+        start = test_set['offset']
+        part = joined[start : start + test_set['num_images']]
+        part[own >= 0] = own[own >= 0] + known
+        known += int(own.max()) + 1
+    return joined
 
 
 def _kind(same: np.bool_) -> str:

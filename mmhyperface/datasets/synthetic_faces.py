@@ -264,6 +264,7 @@ class SyntheticFacePairs(SyntheticFaceBase):
             same=np.arange(self.num_pairs) < half,
             folds=np.arange(self.num_pairs) % half % self.folds,
             source=type(self).__name__,
+            identities=numbers // images_per_identity,
         )
         if not lazy_init:
             self.full_init()

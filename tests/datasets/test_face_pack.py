@@ -32,6 +32,7 @@ def check(data: FacePack) -> None:
     assert found['index_a'].tolist() == list(range(0, 40, 2))
     assert found['index_b'].tolist() == list(range(1, 40, 2))
     assert found['same'].tolist() == SAME
+    assert found['identities'] is None
     assert found['folds'].tolist() == [i // 2 for i in range(20)]
 
 

@@ -177,6 +177,24 @@ def test_no_image_takes_the_place_of_another(tmp_path):
         read(tmp_path, OPENSPHERE, on_error='skip')
 
 
+def identities_of(dataset, name='pairs'):
+    found = dataset.metainfo['test_sets'][name]['identities']
+    if found is None:
+        return None
+    assert found.dtype == np.int64
+    assert len(found) == len(dataset)
+    return found.tolist()
+
+
+def test_identities_are_folders_if_all_labels_agree(tmp_path):
+    # Images in their order: a/1, a/2, b/1, b/2.
+    assert identities_of(read(tmp_path, OPENSPHERE)) == [0, 0, 1, 1]
+    for line in (b'1 a/1.jpg b/1.jpg', b'0 b/1.jpg b/2.jpg', b'0 a/1.jpg a/2.jpg'):
+        assert identities_of(read(tmp_path, OPENSPHERE + line)) is None
+    # Without folders, all would be one person.
+    assert identities_of(read(tmp_path, b'1 a b\n0 a c\n')) is None
+
+
 # LFW ----------------------------------------------------------------------------
 
 
@@ -195,6 +213,8 @@ def test_lfw(tmp_path):
     ]
     assert folds_of(dataset, 'lfw') == [0] * 4 + [1] * 4
     assert len(dataset) == 9
+    # Ann_A 1 4, Bob 12 2, Cem 10000 3 1 2, Bob 1.
+    assert identities_of(dataset, 'lfw') == [0, 0, 1, 1, 2, 2, 2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -382,6 +402,8 @@ def test_all_pairs_of_one_person_and_as_many_of_two(tmp_path, sizes):
     same, different, all_same, all_different = check(dataset, sizes)
     assert same == all_same
     assert len(different) == min(len(same), len(all_different))
+    people = [person for person, size in enumerate(sizes) for _ in range(size)]
+    assert identities_of(dataset, 'folder') == people
     assert folds_of(dataset, 'folder') is None
     assert len(triples(dataset, 'folder')) == len(same) + len(different)
     assert dataset.get_data_info(0)['gt_label'] == 0

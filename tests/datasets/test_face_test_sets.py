@@ -104,14 +104,38 @@ def test_folds_of_the_combination(tmp_path):
     assert dataset.metainfo['test_sets']['all']['folds'] is None
 
 
+def test_identities_of_the_combination(tmp_path):
+    for name in ('lfw', 'age'):
+        (tmp_path / f'{name}.txt').write_text('1 1\nAnn 1 2\nAnn 1 Bob 1\n')
+    (tmp_path / 'loose.txt').write_text('1 a b\n0 a c\n')
+    lfw, age, loose = (
+        config(tmp_path, name, check_files=False) for name in ('lfw', 'age', 'loose')
+    )
+    sets = FaceTestSets([lfw, age], combined='all').metainfo['test_sets']
+    assert sets['lfw']['identities'].tolist() == [0, 0, 1]
+    assert sets['age']['identities'].tolist() == [0, 0, 1]
+    # Ann of one set need not be Ann of the other one.
+    assert sets['all']['identities'].tolist() == [0, 0, 1, 2, 2, 3]
+
+    combined = dict(both=['age', 'lfw'], second=['age'], again=['second', 'lfw'])
+    sets = FaceTestSets([lfw, loose, age], combined=combined).metainfo['test_sets']
+    assert sets['loose']['identities'] is None
+    assert sets['both']['identities'].tolist() == [2, 2, 3, -1, -1, -1, 0, 0, 1]
+    assert sets['second']['identities'].tolist() == [0, 0, 1]
+    assert sets['again']['identities'].tolist() == [2, 2, 3, -1, -1, -1, 0, 0, 1]
+    sets = FaceTestSets([lfw, loose], combined='all').metainfo['test_sets']
+    assert sets['all']['identities'] is None
+
+
 def test_combinations_of_some(lists):
     sets = [config(lists, 'lfw'), config(lists, 'age')]
     dataset = FaceTestSets(sets, combined=dict(second=['age'], both=['age', 'lfw']))
     found = dataset.metainfo['test_sets']
     assert list(found) == ['lfw', 'age', 'second', 'both']
-    offset = found['age']['offset']
-    assert (found['second']['index_a'] == found['age']['index_a'] + offset).all()
-    assert found['second']['num_images'] == 7
+    # A combination begins where the first of its images does.
+    assert found['second']['offset'] == found['age']['offset'] == 4
+    assert (found['second']['index_a'] == found['age']['index_a']).all()
+    assert [found[name]['num_images'] for name in ('second', 'both')] == [3, 7]
     assert found['both']['same'].tolist() == [
         *found['age']['same'],
         *found['lfw']['same'],

@@ -263,6 +263,18 @@ def test_another_size_is_refused_without_resizing(tmp_path):
         load(tmp_path / 'a.png', encoded('.png', smooth(97, 61)), resize=False)
 
 
+@pytest.mark.parametrize('resize', [False, True])
+def test_without_a_size_each_image_keeps_its_own(tmp_path, resize):
+    for height, width in ((97, 61), (1, 1), (112, 112)):
+        image = smooth(height, width)
+        results = load(
+            tmp_path / 'a.png', encoded('.png', image), size=None, resize=resize
+        )
+        np.testing.assert_array_equal(results['img'], image)
+        assert results['img_shape'] == results['ori_shape'] == (height, width)
+    assert repr(LoadFace(None)) == 'LoadFace(size=None, resize=True)'
+
+
 @pytest.mark.parametrize('size', [0, (112,), (112, 112, 3), (112, -1), (1.5, 2)])
 def test_bad_size(size):
     with pytest.raises(UserError, match='size is'):

@@ -252,6 +252,8 @@ def test_pairs():
     assert len({frozenset(pair) for pair in zip(a, b, strict=True)}) == 110
     labels = dataset.get_gt_labels()
     assert np.array_equal(labels[a] == labels[b], same)
+    assert np.array_equal(pairs['identities'], labels)
+    assert pairs['identities'].dtype == np.int64
     for fold in range(10):
         assert same[folds == fold].mean() == 0.5
     assert same.sum() == 55

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import record_files
+from ijb_files import write_ijb
+from megaface_files import write_megaface
 from record_files import picture, seed_of
 
 from mmhyperface.datasets import SyntheticFaces
@@ -259,3 +261,30 @@ def test_pairs(browse, tmp_path):
         browse(sets[0], '--identities', 2, '--images', 1, '--shuffle', '--seed', 3)
     )
     assert first in (0, 4, 6, 10)
+
+
+def test_templates_and_subjects(browse, tool, tmp_path):
+    truth = write_ijb(tmp_path / 'IJBC', subjects=3, probes=1, images=(2, 3))
+    align = dict(type='AlignFace', size=112)
+    data = dict(
+        type='IJBTemplates',
+        data_root=str(tmp_path / 'IJBC'),
+        pipeline=[dict(type='LoadFace', size=None), align, dict(type='PackFace')],
+    )
+    sheet = browse(data, '--identities', 3, '--images', 2)
+    assert sheet.shape[1] == 2 * 112
+    assert sheet.shape[0] >= 3 * (112 + LINE)
+    first = np.flatnonzero(truth.template_ids == truth.template_ids.min())
+    rows = tool.rows_of_test_sets(
+        tool.build_dataset(tool.load_config(str(tmp_path / 'config.py')), 'train'),
+        SimpleNamespace(identities=2, images=2, shuffle=False, seed=0),
+    )
+    assert rows[0].pictures == [(number,) for number in first[:2]]
+    assert rows[0].caption == f'ijbc: template {truth.template_ids.min()}'
+
+    write_megaface(tmp_path / 'megaface', subjects=2, images=3, distractors=4)
+    load = dict(type='LoadFace', size=112)
+    data = dict(
+        type='MegaFaceImages', data_root=str(tmp_path / 'megaface'), pipeline=[load]
+    )
+    assert browse(data, '--identities', 2, '--images', 3).shape[1] == 3 * 112

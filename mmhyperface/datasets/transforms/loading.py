@@ -124,7 +124,7 @@ def _as_bgr(image: np.ndarray, source: str) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class LoadFace(BaseTransform):
-    """Reads a crop and brings it to the size the model expects.
+    """Reads an image and brings it to the size the model expects.
 
     Takes ``img`` (a uint8 array: grey, BGR or BGRA) if it is there, or the encoded
     ``img_bytes`` (which go), otherwise the file ``img_path``, of any type that OpenCV
@@ -132,7 +132,8 @@ class LoadFace(BaseTransform):
     and ``ori_shape`` ((h, w) after and before resizing).
 
     Args:
-        size: (h, w), or one number for a square.
+        size: (h, w), or one number for a square. None: each image keeps its own, for
+            AlignFace, whose landmarks are in the image's own pixels.
         resize: bring another size to `size`, without regard to its aspect ratio
             (INTER_AREA when neither side grows, else INTER_LINEAR). False: another
             size is an error, for data that must be aligned already.
@@ -144,14 +145,9 @@ class LoadFace(BaseTransform):
     """
 
     def __init__(
-        self, size: int | Sequence[int] = (112, 112), resize: bool = True
+        self, size: int | Sequence[int] | None = (112, 112), resize: bool = True
     ) -> None:
-        sides = (size, size) if isinstance(size, int) else tuple(size)
-        if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
-            raise UserError(
-                f'LoadFace: size is (height, width) or one positive number, got {size}'
-            )
-        self.height, self.width = sides
+        self.size = None if size is None else _sides(size)
         self.resize = resize
 
     def transform(self, results: dict) -> dict:
@@ -169,23 +165,31 @@ class LoadFace(BaseTransform):
 
     def _resized(self, image: np.ndarray, source: str) -> np.ndarray:
         height, width = image.shape[:2]
-        if (height, width) == (self.height, self.width):
+        if self.size is None or (height, width) == self.size:
             return image
+        new_height, new_width = self.size
         if not self.resize:
             raise DamagedImage(
                 f'{source}: the image is {height}x{width}, expected '
-                f'{self.height}x{self.width} (height x width). Align the images to '
+                f'{new_height}x{new_width} (height x width). Align the images to '
                 'that size, or set resize=True in LoadFace'
             )
-        shrinks = height >= self.height and width >= self.width
+        shrinks = height >= new_height and width >= new_width
         return cv2.resize(
             image,
-            (self.width, self.height),
+            (new_width, new_height),
             interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
         )
 
     def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(size=({self.height}, {self.width}), '
-            f'resize={self.resize})'
+        return f'{type(self).__name__}(size={self.size}, resize={self.resize})'
+
+
+def _sides(size: int | Sequence[int]) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(s, int) and s > 0 for s in sides):
+        raise UserError(
+            'LoadFace: size is (height, width), one positive number, or None for each '
+            f"image's own, got {size}"
         )
+    return sides[0], sides[1]

@@ -1,0 +1,436 @@
+import copy
+import csv
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from ijb_files import GALLERIES, write_ijb
+from torch.utils.data import DataLoader
+
+from mmhyperface.datasets import FaceTestSets, IJBTemplates, collate_faces
+from mmhyperface.datasets.ijb_meta import read_ijb_meta
+from mmhyperface.datasets.template_sets import TemplateProtocols
+from mmhyperface.errors import UserError
+from mmhyperface.registry import DATASETS
+
+PIPELINE = [
+    dict(type='LoadFace', size=None),
+    dict(type='AlignFace', size=(112, 112)),
+    dict(type='PackFace'),
+]
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory):
+    """The truth of both sets, with images; not to be changed."""
+    root = tmp_path_factory.mktemp('ijb')
+    return {
+        subset: write_ijb(root / subset, subset, seed=seed)
+        for seed, subset in enumerate(GALLERIES)
+    }
+
+
+@pytest.fixture
+def meta(tmp_path):
+    """A folder of meta files alone, to be spoiled."""
+    write_ijb(tmp_path, pictures=False)
+    return tmp_path / 'meta'
+
+
+def edit(path: Path, change) -> None:
+    """Changes the list of a file's lines in place."""
+    lines = path.read_text().splitlines()
+    changed = change(lines)
+    path.write_text('\n'.join(lines if changed is None else changed) + '\n')
+
+
+def refused(meta: Path, message: str, **kwargs) -> None:
+    with pytest.raises(UserError, match=message):
+        read_ijb_meta(str(meta), 'IJBC', **kwargs)
+
+
+# Meta files ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('subset', GALLERIES)
+def test_meta_files(shared, subset):
+    truth = shared[subset]
+    meta = read_ijb_meta(str(truth.root / 'meta'), subset)
+    assert [name.decode() for name in meta.names.tolist()] == truth.names
+    assert meta.landmarks.dtype == meta.detector_scores.dtype == np.float32
+    assert meta.template_ids.dtype == meta.media_ids.dtype == np.int64
+    np.testing.assert_array_equal(meta.landmarks, truth.landmarks)
+    np.testing.assert_array_equal(meta.detector_scores, truth.scores)
+    np.testing.assert_array_equal(meta.template_ids, truth.template_ids)
+    np.testing.assert_array_equal(meta.media_ids, truth.media_ids)
+
+
+@pytest.mark.parametrize('subset', GALLERIES)
+def test_protocols_by_a_loop_over_the_files(shared, subset):
+    """Ids of rows, against what the csv module and split find."""
+    folder, prefix = shared[subset].root / 'meta', subset.lower()
+    found = read_ijb_meta(str(folder), subset).protocol
+    lines = (folder / f'{prefix}_face_tid_mid.txt').read_text().splitlines()
+    ids = sorted({int(line.split()[1]) for line in lines})
+    assert len(found.subjects) == len(ids)
+
+    lines = (folder / f'{prefix}_template_pair_label.txt').read_text().splitlines()
+    rows_a, rows_b, same = found.pairs
+    assert rows_a.dtype == rows_b.dtype == np.int32
+    assert same.dtype == bool
+    told = zip(rows_a.tolist(), rows_b.tolist(), same.tolist(), strict=True)
+    assert [f'{ids[a]} {ids[b]} {int(s)}' for a, b, s in told] == lines
+
+    subjects = [-1] * len(ids)
+    parts = {f'gallery_{name}': part for name, part in found.galleries.items()}
+    assert list(found.galleries) == list(GALLERIES[subset])
+    for name, (rows, own) in {**parts, 'probe_mixed': found.probes}.items():
+        with open(folder / f'{prefix}_1N_{name}.csv') as file:
+            expected = {
+                (int(line[0]), int(line[1])) for line in list(csv.reader(file))[1:]
+            }
+        assert rows.dtype == own.dtype == np.int64
+        assert sorted(zip((ids[r] for r in rows), own.tolist(), strict=True)) == sorted(
+            expected
+        )
+        for template, subject in expected:
+            subjects[ids.index(template)] = subject
+    assert found.subjects.tolist() == subjects
+
+
+def test_one_protocol_needs_no_files_of_the_other(meta):
+    for path in meta.glob('*1N*'):
+        path.unlink()
+    refused(
+        meta,
+        r'ijbc_1N_gallery_G1\.csv: there is no such file, which 1:N needs\. Look, or '
+        r"go without it: protocols=\('1:1',\)",
+        advice='Look',
+    )
+    found = read_ijb_meta(str(meta), 'IJBC', protocols=['1:1']).protocol
+    assert (found.probes, found.galleries) == (None, {})
+    assert (found.subjects == -1).all()
+    (meta / 'ijbc_template_pair_label.txt').unlink()
+    refused(
+        meta, r'pair_label\.txt: there is no such file, which 1:1', protocols=['1:1']
+    )
+
+
+def test_search_without_pairs(meta):
+    whole = read_ijb_meta(str(meta), 'IJBC').protocol
+    (meta / 'ijbc_template_pair_label.txt').unlink()
+    found = read_ijb_meta(str(meta), 'IJBC', protocols=('1:N',)).protocol
+    assert found.pairs is None
+    np.testing.assert_array_equal(found.subjects, whole.subjects)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(subset='IJBA'), r"subset is \('IJBB', 'IJBC'\), got 'IJBA'"),
+        (dict(protocols='1:1'), r"protocols is some of .* got '1:1'"),
+        (dict(protocols=['1:2']), 'protocols is some of'),
+        (dict(protocols=[]), 'protocols is some of'),
+        (dict(meta_dir='gone'), r"there is no folder 'gone'\. Check the folder"),
+        (dict(subset='IJBB'), r'ijbb_name_5pts_score\.txt: there is no such file'),
+    ],
+)
+def test_arguments(meta, arguments, message):
+    with pytest.raises(UserError, match=message):
+        read_ijb_meta(**{'meta_dir': str(meta), 'subset': 'IJBC', **arguments})
+
+
+def set_field(line, field, value, separator=' '):
+    def change(lines):
+        fields = lines[line].split(separator)
+        fields[field] = value
+        lines[line] = separator.join(fields)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('name', 'change', 'message'),
+    [
+        (
+            'name_5pts_score.txt',
+            lambda lines: lines[:-1],
+            r'tid_mid\.txt has 43 images, .*score\.txt has 42: their lines belong',
+        ),
+        (
+            'face_tid_mid.txt',
+            lambda lines: lines[3:],
+            r'tid_mid\.txt has 40 images, .*score\.txt has 43',
+        ),
+        (
+            'face_tid_mid.txt',
+            lambda lines: [*lines[:4], lines[5], lines[4], *lines[6:]],
+            r'tid_mid\.txt:5: another image than in .*score\.txt .2 of 43 lines',
+        ),
+        (
+            'name_5pts_score.txt',
+            set_field(2, 4, 'nan'),
+            r'score\.txt:3: a landmark is no finite number .1 of 43 lines',
+        ),
+        (
+            'name_5pts_score.txt',
+            set_field(2, 10, '-inf'),
+            r'score\.txt:3: a landmark is no finite number',
+        ),
+        (
+            'name_5pts_score.txt',
+            set_field(7, 11, '-0.5'),
+            r'score\.txt:8: the score is no number ≥ 0',
+        ),
+        ('name_5pts_score.txt', set_field(7, 11, 'nan'), r':8: the score is no number'),
+        ('name_5pts_score.txt', set_field(7, 11, 'inf'), r':8: the score is no number'),
+        ('name_5pts_score.txt', set_field(7, 11, ''), r':8: expected `name x1 y1'),
+        ('face_tid_mid.txt', set_field(7, 1, '1.5'), r':8: expected `name template m'),
+        (
+            'template_pair_label.txt',
+            set_field(4, 1, '99999'),
+            r'label\.txt:5: templates without an image: 99999 .1 of 72 lines',
+        ),
+        (
+            'template_pair_label.txt',
+            set_field(71, 0, '-3'),
+            r'label\.txt:72: templates without an image: -3 ',
+        ),
+        (
+            'template_pair_label.txt',
+            set_field(4, 2, '2'),
+            r'label\.txt:5: the label is neither 0 nor 1 .1 of',
+        ),
+        ('template_pair_label.txt', set_field(4, 2, ''), r':5: expected `template tem'),
+        (
+            'template_pair_label.txt',
+            lambda lines: [line for line in lines if line[-1] == '0'],
+            r'label\.txt: all 60 pairs are of different people',
+        ),
+        ('template_pair_label.txt', lambda lines: [''], 'has no line'),
+        (
+            '1N_probe_mixed.csv',
+            set_field(3, 0, '88888', ','),
+            r'mixed\.csv:4: templates without an image: 88888 ',
+        ),
+        (
+            '1N_gallery_G2.csv',
+            set_field(1, 0, '88888', ','),
+            r'G2\.csv:2: templates without an image',
+        ),
+        (
+            '1N_gallery_G2.csv',
+            set_field(1, 1, '-1', ','),
+            r'G2\.csv:2: a subject below',
+        ),
+        ('1N_gallery_G2.csv', set_field(1, 1, 'x', ','), r'G2\.csv:2: expected `templ'),
+        ('1N_gallery_G1.csv', lambda lines: lines[1:], ':1: expected a header line'),
+        (
+            '1N_gallery_G1.csv',
+            lambda lines: [*lines, lines[1].replace(',', ',7', 1)],
+            r'G1\.csv:\d+: the template has another subject in an earlier line .1 of',
+        ),
+    ],
+)
+def test_spoiled_files(meta, name, change, message):
+    edit(meta / f'ijbc_{name}', change)
+    refused(meta, message)
+
+
+def test_a_template_without_weight(meta, tmp_path):
+    lines = (meta / 'ijbc_face_tid_mid.txt').read_text().splitlines()
+    template = lines[0].split()[1]
+    for i, line in enumerate(lines):
+        if line.split()[1] == template:
+            edit(meta / 'ijbc_name_5pts_score.txt', set_field(i, 11, '0'))
+    refused(
+        meta,
+        rf'score\.txt: templates without a detector score.*: {template}$',
+    )
+
+
+def lines_of(meta, name):
+    """Template and subject of the first line."""
+    line = (meta / f'ijbc_1N_{name}.csv').read_text().splitlines()[1]
+    return line.split(',')[:2]
+
+
+def test_galleries_that_share_a_subject(meta):
+    template, _ = lines_of(meta, 'gallery_G2')
+    _, subject = lines_of(meta, 'gallery_G1')
+    edit(
+        meta / 'ijbc_1N_gallery_G2.csv',
+        lambda lines: [
+            f'{template},{subject}' if line.startswith(f'{template},') else line
+            for line in lines
+        ],
+    )
+    refused(meta, rf'G2\.csv: subjects that are in another gallery too: {subject}$')
+
+
+def test_a_subject_with_two_templates_in_a_gallery(meta):
+    template, _ = lines_of(meta, 'probe_mixed')
+    _, subject = lines_of(meta, 'gallery_G1')
+    edit(
+        meta / 'ijbc_1N_gallery_G1.csv',
+        lambda lines: [*lines, f'{template},{subject}'],
+    )
+    refused(meta, rf'G1\.csv: subjects with more than one template: {subject}$')
+
+
+def test_a_template_with_other_subjects_in_other_files(meta):
+    template, _ = lines_of(meta, 'gallery_G1')
+    edit(meta / 'ijbc_1N_probe_mixed.csv', lambda lines: [*lines, f'{template},9999'])
+    refused(
+        meta,
+        rf'mixed\.csv: templates with another subject in another file: {template}$',
+    )
+
+
+def test_a_probe_that_is_in_a_gallery(meta):
+    template, subject = lines_of(meta, 'gallery_G1')
+    edit(
+        meta / 'ijbc_1N_probe_mixed.csv',
+        lambda lines: [*lines, f'{template},{subject}'],
+    )
+    refused(meta, rf'mixed\.csv: probes that are in a gallery too: {template}$')
+
+
+def test_protocols_are_one_object_and_read_only(shared):
+    found = read_ijb_meta(str(shared['IJBC'].root / 'meta'), 'IJBC').protocol
+    assert copy.deepcopy({'a': [found]})['a'][0] is found
+    for array in (found.subjects, *found.pairs, *found.probes, *found.galleries['G1']):
+        with pytest.raises(ValueError, match='read-only'):
+            array[0] = 0
+    again = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(again.pairs[0], found.pairs[0])
+    assert TemplateProtocols(np.array([-1])).pairs is None
+
+
+# The data set -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('subset', GALLERIES)
+def test_items(shared, subset):
+    truth = shared[subset]
+    dataset = IJBTemplates(str(truth.root), subset)
+    assert len(dataset) == len(truth.names)
+    for i, name in enumerate(truth.names):
+        item = dataset.get_data_info(i)
+        assert item['img_path'] == str(truth.root / 'loose_crop' / name)
+        np.testing.assert_array_equal(item['landmarks'], truth.landmarks[i])
+        assert item['sample_idx'] == i
+    assert dataset[-1]['sample_idx'] == len(dataset) - 1
+    for idx in (len(dataset), -len(dataset) - 1):
+        with pytest.raises(IndexError):
+            dataset.get_data_info(idx)
+
+    sets = dataset.metainfo['test_sets']
+    assert list(sets) == [subset.lower()]
+    entry = sets[subset.lower()]
+    assert (entry['kind'], entry['offset']) == ('templates', 0)
+    assert entry['num_images'] == len(dataset)
+    np.testing.assert_array_equal(entry['template_ids'], truth.template_ids)
+    np.testing.assert_array_equal(entry['media_ids'], truth.media_ids)
+    np.testing.assert_array_equal(entry['detector_scores'], truth.scores)
+    assert list(entry['protocol'].galleries) == list(GALLERIES[subset])
+
+
+def test_items_cannot_be_changed_through_each_other(shared):
+    dataset = IJBTemplates(str(shared['IJBC'].root))
+    dataset.get_data_info(0)['landmarks'][:] = 0
+    assert dataset.get_data_info(0)['landmarks'].all()
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_aligned_images_show_the_faces(shared, num_workers):
+    truth = shared['IJBC']
+    dataset = DATASETS.build(
+        dict(
+            type='mmhyperface.IJBTemplates',
+            data_root=str(truth.root),
+            pipeline=PIPELINE,
+            test_mode=True,
+        )
+    )
+    loader = DataLoader(
+        dataset, batch_size=16, num_workers=num_workers, collate_fn=collate_faces
+    )
+    aligned = [image.numpy() for batch in loader for image in batch['inputs']]
+    assert len(aligned) == len(truth.names)
+    for i, image in enumerate(aligned):
+        face = truth.image(truth.image_subjects[i], truth.numbers[i])
+        assert image.shape == (3, 112, 112)
+        # Without the noise of single pixels, and the rim, which was made up.
+        crop, face = (
+            cv2.blur(picture, (3, 3))[4:-4, 4:-4].ravel()
+            for picture in (image.transpose(1, 2, 0), face)
+        )
+        assert np.corrcoef(crop, face)[0, 1] > 0.98
+
+
+def test_missing_images(tmp_path):
+    truth = write_ijb(tmp_path / 'set', subjects=2)
+    for name in truth.names[3:5]:
+        (truth.root / 'loose_crop' / name).unlink()
+    with pytest.raises(
+        UserError, match=r"2 of the \d+ images .* are not in '.*loose_crop', .*'4\.jpg'"
+    ):
+        IJBTemplates(str(truth.root))
+    dataset = IJBTemplates(str(truth.root), check_files=False)
+    assert len(dataset) == len(truth.names)
+    with pytest.raises(UserError, match=r'cannot read the folder .*gone.*data_root'):
+        IJBTemplates(str(truth.root), data_prefix='gone')
+    with pytest.raises(
+        UserError, match=r'there is no folder .*test_dataloader\.dataset'
+    ):
+        IJBTemplates(str(truth.root), meta_prefix='gone')
+    # Nothing is read before it is needed.
+    IJBTemplates(str(truth.root), meta_prefix='gone', lazy_init=True)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(indices=5), 'indices would leave templates'),
+        (dict(on_error='skip'), 'would put other images into the templates'),
+        (dict(subset='IJBA'), 'subset is'),
+    ],
+)
+def test_arguments_of_the_data_set(shared, arguments, message):
+    with pytest.raises(UserError, match=message):
+        IJBTemplates(str(shared['IJBC'].root), **arguments)
+
+
+def test_images_elsewhere_and_another_name(shared):
+    truth = shared['IJBC']
+    dataset = IJBTemplates(
+        str(truth.root / 'meta'),
+        name='mine',
+        data_prefix=str(truth.root / 'loose_crop'),
+        meta_prefix='.',
+        protocols=('1:1',),
+    )
+    entry = dataset.metainfo['test_sets']['mine']
+    assert entry['protocol'].probes is None
+    assert cv2.imread(dataset.get_data_info(5)['img_path']) is not None
+
+
+def test_beside_other_sets(shared):
+    first, second = (
+        IJBTemplates(str(shared[subset].root), subset, pipeline=PIPELINE)
+        for subset in GALLERIES
+    )
+    both = FaceTestSets([first, second])
+    sets = both.metainfo['test_sets']
+    assert sets['ijbc']['offset'] == len(first)
+    item = both[len(first) + 2]
+    assert item['sample_idx'] == len(first) + 2
+    np.testing.assert_array_equal(item['inputs'], second[2]['inputs'])
+    # Pairs are shared, however often they are told of.
+    protocol = first.metainfo['test_sets']['ijbb']['protocol']
+    assert sets['ijbb']['protocol'] is protocol
+    with pytest.raises(UserError, match="'ijbb', 'ijbc' is no set of pairs"):
+        FaceTestSets([first, second], combined='all')
