@@ -20,6 +20,7 @@ setup(
     package_data={
         'mmhyperface': [
             'py.typed',
+            'evaluation/report/templates/*.jinja',
             '.mim/model-index.yml',
             '.mim/configs/**/*.py',
             '.mim/tools/**/*.py',
@@ -36,6 +37,7 @@ setup(
         'opencv-python',
         'matplotlib',
         'rich',
+        'jinja2',
         # mmengine 0.10 and mim import pkg_resources, which setuptools 82 drops.
         'setuptools<82',
     ],

@@ -56,7 +56,7 @@ BATCH_AUGMENTS = _child(mmpretrain_registry.BATCH_AUGMENTS)
 TOKENIZER = _child(mmpretrain_registry.TOKENIZER)
 TASK_UTILS = _child(mmpretrain_registry.TASK_UTILS)
 METRICS = _child(mmpretrain_registry.METRICS, 'mmhyperface.evaluation')
-EVALUATORS = _child(mmpretrain_registry.EVALUATORS)
+EVALUATORS = _child(mmpretrain_registry.EVALUATORS, 'mmhyperface.evaluation')
 VISUALIZERS = _child(mmpretrain_registry.VISUALIZERS)
 VISBACKENDS = _child(mmpretrain_registry.VISBACKENDS)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, is_main_process
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend
 from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
@@ -29,6 +30,7 @@ from mmhyperface.engine.shared_rows import (
     together,
 )
 from mmhyperface.errors import UserError
+from mmhyperface.evaluation import FaceEvaluator
 from mmhyperface.models.heads.centre_state import (
     CentreState,
     MappedRows,
@@ -94,6 +96,19 @@ class FaceRunner(Runner):
             super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
             self._taken = list(take_stand_ins(kwargs['checkpoint']))
+
+    def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
+        """A :class:`FaceEvaluator`, unless the config names another type.
+
+        Embeddings of a large test set must not be kept by each metric.
+        """
+        if isinstance(evaluator, dict) and 'metrics' in evaluator:
+            if 'type' in evaluator:
+                return super().build_evaluator(evaluator)
+            return FaceEvaluator(**evaluator)
+        if isinstance(evaluator, dict | list):
+            return FaceEvaluator(evaluator)
+        return super().build_evaluator(evaluator)
 
     # ---- saving
 

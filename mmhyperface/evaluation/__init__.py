@@ -1,1 +1,2 @@
+from .evaluator import FaceEvaluator  # noqa: F401
 from .metrics import *  # noqa: F403

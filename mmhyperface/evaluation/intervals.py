@@ -12,7 +12,7 @@ Intervals are percentiles of what the figures then are.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import singledispatch
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,8 +89,9 @@ def paired_differences(
     """
     first = results[0]
     for other in results[1:]:
-        if not comparable(first, other):
-            raise UserError('the results are of different pairs or probes')
+        reason = unlike(first, other)
+        if reason is not None:
+            raise UserError(f'a result cannot be compared with the first: {reason}')
     drawn = _drawn(results, draws, seed)
     low, high = _tails(level)
     if not drawn:
@@ -109,21 +110,45 @@ def paired_differences(
     }
 
 
-def comparable(first: Result, other: Result) -> bool:
-    """Whether two results are of the same pairs or searches of the same people."""
+def unlike(first: Result, other: Result) -> str | None:
+    """Why two results cannot be compared in pairs, in words; None if they can."""
     if type(first) is not type(other):
-        return False
-    return all(
-        np.array_equal(getattr(first, name), getattr(other, name))
-        for name in _WHAT_WAS_TESTED[type(first)]
-    )
+        return 'it was tested by another protocol'
+    theirs = _tested(other)
+    for what, ours in _tested(first).items():
+        if not all(map(np.array_equal, ours, theirs[what])):
+            return f'it was tested on other {what}'
+    return None
 
 
-_WHAT_WAS_TESTED: dict[type[Result], tuple[str, ...]] = {
-    VerificationResult: ('same', 'identity_a', 'identity_b'),
-    IdentificationResult: ('subjects', 'galleries', 'merged'),
-    MegaFaceResult: ('subjects', 'distractors', 'num_impostors'),
-}
+@singledispatch
+def _tested(result: Result) -> dict[str, list[Any]]:
+    """What has to be equal for a paired comparison, in words."""
+    raise TypeError(f'no comparison is known of {type(result).__name__}')
+
+
+@_tested.register
+def _(result: VerificationResult) -> dict[str, list[Any]]:
+    return {
+        'pairs': [result.same],
+        'identities': [result.identity_a, result.identity_b],
+    }
+
+
+@_tested.register
+def _(result: IdentificationResult) -> dict[str, list[Any]]:
+    return {
+        'probes': [result.subjects],
+        'galleries': [result.galleries, result.merged, result.mate_ranks > 0],
+    }
+
+
+@_tested.register
+def _(result: MegaFaceResult) -> dict[str, list[Any]]:
+    return {
+        'probes': [result.subjects],
+        'distractors': [result.distractors, result.used, result.num_impostors],
+    }
 
 
 @singledispatch

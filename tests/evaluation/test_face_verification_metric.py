@@ -1,15 +1,11 @@
-"""The registered metric: its pairs, its keys, its errors, its processes."""
+"""The registered metric: its pairs, its keys, its errors."""
 
 import math
-import pickle
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from mmhyperface.compat.distributed import end_process_group
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.metrics import FaceVerification, VerificationResult
@@ -103,6 +99,26 @@ def test_figures_are_those_of_the_functions():
     assert not any('other' in key for key in figures)
 
 
+def test_evidence_for_intervals():
+    meta = _meta()
+    people = np.arange(IMAGES['folds']) // 2
+    meta['test_sets']['lfw']['identities'] = people
+    metric, _ = _evaluate(meta=meta)
+    pairs, result = meta['test_sets']['lfw'], metric.results_by_set['lfw']
+    np.testing.assert_array_equal(result.identity_a, people[pairs['index_a']])
+    np.testing.assert_array_equal(result.identity_b, people[pairs['index_b']])
+    np.testing.assert_array_equal(result.folds, pairs['folds'])
+    assert result.counts == {'images': len({*pairs['index_a'], *pairs['index_b']})}
+    free = metric.results_by_set['free']
+    assert free.identity_a is None
+    np.testing.assert_array_equal(
+        free.folds, F.stratified_folds(meta['test_sets']['free']['same'], 4, 0)
+    )
+    meta['test_sets']['lfw']['identities'] = people[1:]
+    with pytest.raises(UserError, match="'lfw': lengths differ: num_images 61"):
+        _metric(meta)
+
+
 def test_conventions_in_words():
     metric, _ = _evaluate()
     words = {name: result.convention for name, result in metric.results_by_set.items()}
@@ -164,7 +180,7 @@ def test_fresh_shares_nothing_that_changes():
     other = metric.fresh()
     assert not other.results_by_set
     _feed(other, list(range(SIZE)), -(_embeddings() ** 3))
-    assert not metric.results
+    assert metric.store.gather() is None
     other.evaluate(SIZE)
     assert metric.results_by_set['lfw'].accuracy == first['lfw/accuracy']
 
@@ -235,48 +251,3 @@ def test_result_survives_a_weights_only_checkpoint(tmp_path):
     assert again.same.dtype == bool
     np.testing.assert_array_equal(again.tars, result.tars)
     assert (again.accuracy, again.convention) == (result.accuracy, result.convention)
-
-
-def _worker(rank, world, folder, spoiled):
-    store = (folder / f'store{world}').as_uri()
-    dist.init_process_group('gloo', init_method=store, rank=rank, world_size=world)
-    embeddings = _embeddings()
-    if spoiled:
-        embeddings[70] = 0
-    # As mmengine's DefaultSampler: padded from the front to equal shares.
-    padded = [i % SIZE for i in range(-(-SIZE // world) * world)]
-    metric = _metric()
-    _feed(metric, padded[rank::world], embeddings)
-    try:
-        answer = metric.evaluate(SIZE)
-    except UserError as error:
-        answer = str(error)
-    scores = {k: r.scores.tobytes() for k, r in metric.results_by_set.items()}
-    with open(folder / f'{world}-{rank}.pkl', 'wb') as file:
-        pickle.dump((repr(answer), scores), file)
-    end_process_group()
-
-
-def _run(world, folder, spoiled=False):
-    mp.spawn(_worker, (world, folder, spoiled), nprocs=world)
-    return [
-        pickle.loads((folder / f'{world}-{rank}.pkl').read_bytes())
-        for rank in range(world)
-    ]
-
-
-def test_same_figures_on_any_number_of_processes(tmp_path, monkeypatch):
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    metric, figures = _evaluate()
-    scores = {k: r.scores.tobytes() for k, r in metric.results_by_set.items()}
-    for world in (1, 2, 3):
-        answers = _run(world, tmp_path)
-        assert [answer for answer, _ in answers] == [repr(figures)] * world
-        assert answers[0][1] == scores
-        assert all(not others for _, others in answers[1:])
-
-
-def test_every_process_raises_the_error(tmp_path, monkeypatch):
-    monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    answers = _run(2, tmp_path, spoiled=True)
-    assert all('of sample 70' in answer for answer, _ in answers)

@@ -8,10 +8,10 @@ import pytest
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.intervals import (
-    comparable,
     confidence_intervals,
     paired_differences,
     resampler,
+    unlike,
 )
 from mmhyperface.evaluation.results import VerificationResult
 
@@ -223,9 +223,10 @@ def test_the_same_draws_for_all():
 def test_what_cannot_be_compared():
     first, other = _verification(), _verification()
     other.same = ~other.same
-    assert not comparable(first, other)
-    assert not comparable(first, _identification())
-    with pytest.raises(UserError, match='different pairs'):
+    assert unlike(first, _verification()) is None
+    assert unlike(first, other) == 'it was tested on other pairs'
+    assert unlike(first, _identification()) == 'it was tested by another protocol'
+    with pytest.raises(UserError, match='first: it was tested on other pairs'):
         paired_differences([first, other])
 
 

@@ -1,7 +1,9 @@
 """Table, picture, JSON, and the hook that makes them around a training."""
 
 import json
+import logging
 import math
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -9,21 +11,29 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.evaluator import Evaluator
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseDataPreprocessor, BaseModel
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
+from small_results import identification, megaface, verification
 from torch.utils.data import Dataset
 
 from mmhyperface.engine.hooks import VerificationReportHook
 from mmhyperface.errors import UserError
-from mmhyperface.evaluation.metrics import FaceVerification, VerificationResult
+from mmhyperface.evaluation.metrics import (
+    FaceVerification,
+    MegaFaceIdentification,
+    TemplateIdentification,
+    TemplateVerification,
+)
 from mmhyperface.evaluation.report import (
     plot_verification,
+    read_report,
     verification_table,
     write_verification_json,
 )
+from mmhyperface.evaluation.results import VerificationResult
 
 IMAGES = 40
 
@@ -293,6 +303,79 @@ def test_resumed_run_and_test_remember_the_baselines(tmp_path):
     rows = _rows(tmp_path / 'test', 'verification_test.json')
     assert rows == before
     assert (tmp_path / 'test' / 'verification_test.png').exists()
+
+    report = read_report(tmp_path / 'test' / 'report')
+    told = report.content['sets']['faces']['1:1']['rows']
+    assert list(told) == list(before)
+    for name, row in told.items():
+        assert row['figures']['auc'] == before[name]['auc']
+    assert report.content['checkpoint'] == str(checkpoint)
+    result = report.result('faces', '1:1', 'trained')
+    metric = tested.test_evaluator.metrics[0]
+    np.testing.assert_array_equal(result.scores, metric.results_by_set['faces'].scores)
+    log = next((tmp_path / 'test').glob('*/*.log')).read_text()
+    assert report.text() in log
+    assert (tmp_path / 'test' / 'report' / 'report.html').is_file()
+
+
+def _tested(metric, **results):
+    metric.results_by_set = results
+    return metric
+
+
+def _test_of(folder, *metrics):
+    return SimpleNamespace(
+        work_dir=str(folder),
+        cfg=SimpleNamespace(filename='configs/a_net.py'),
+        logger=logging.getLogger('report'),
+        test_loop=SimpleNamespace(evaluator=SimpleNamespace(metrics=list(metrics))),
+        _load_from=None,
+    )
+
+
+def test_report_of_every_protocol(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    templates = verification(accuracy=False)
+    runner = _test_of(
+        tmp_path,
+        _tested(FaceVerification(), lfw=verification()),
+        _tested(FaceVerification(accuracy='grid', prefix='grid'), lfw=_result()),
+        _tested(TemplateVerification(), ijbc=templates),
+        _tested(TemplateIdentification(), ijbc=identification()),
+        _tested(MegaFaceIdentification(), megaface=megaface()),
+        ImagesPerSecond(),
+    )
+    VerificationReportHook(draws=3, report_dir='deep/report').after_test(runner)
+    content = read_report(tmp_path / 'deep/report').content
+    assert {name: list(section) for name, section in content['sets'].items()} == {
+        'lfw': ['1:1'],
+        'grid/lfw': ['1:1'],
+        'ijbc': ['1:1', '1:N'],
+        'megaface': ['MegaFace'],
+    }
+    assert content['title'] == 'Test of a_net'
+    assert content['checkpoint'] is None
+    assert content['intervals']['draws'] == 3
+    assert 'megaface, MegaFace' in caplog.text
+    pairs = json.loads((tmp_path / 'verification_test.json').read_text())
+    assert list(pairs) == ['lfw', 'grid/lfw']
+    assert (tmp_path / 'verification_test_grid_lfw.png').is_file()
+
+
+def test_no_report_without_results(tmp_path):
+    # As on every process but the first.
+    runner = _test_of(tmp_path, _tested(FaceVerification()), ImagesPerSecond())
+    VerificationReportHook().after_test(runner)
+    assert not list(tmp_path.iterdir())
+
+
+class ImagesPerSecond(BaseMetric):
+    """A metric of another kind."""
+
+    def process(self, data_batch, data_samples):
+        raise NotImplementedError
+
+    compute_metrics = process
 
 
 def test_baselines_of_other_pairs_are_not_shown(tmp_path):

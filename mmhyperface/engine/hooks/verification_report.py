@@ -1,12 +1,11 @@
-"""What training has gained: raw pixels and the untrained network beside the result."""
+"""What training has gained, with baselines beside it, and what a test has found."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, is_model_wrapper
@@ -14,12 +13,14 @@ from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
 
 from mmhyperface.errors import UserError
-from mmhyperface.evaluation.metrics import FaceVerification, VerificationResult
+from mmhyperface.evaluation.metrics import EmbeddingMetric, FaceVerification
 from mmhyperface.evaluation.report import (
     plot_verification,
     verification_table,
+    write_report,
     write_verification_json,
 )
+from mmhyperface.evaluation.results import Result, VerificationResult
 from mmhyperface.registry import HOOKS
 
 Results = dict[str, VerificationResult]  # by test set
@@ -31,13 +32,18 @@ TRAINED = 'trained'
 
 @HOOKS.register_module()
 class VerificationReportHook(Hook):
-    """Report face verification before and after training, and after a test.
+    """Report face verification before and after training, and every test.
 
     Before training the validation set is evaluated on raw pixels and on the network
     as it was initialised; after training one table per test set compares them with
-    the last validation, and a picture and a JSON file go to the work directory. A
-    test adds ``_test`` to their names; several test sets add the set's name to the
-    picture's. Every :class:`FaceVerification` of the evaluator takes part.
+    the last validation, and a picture and a JSON file go to the work directory;
+    several test sets add the set's name to the picture's. Every
+    :class:`FaceVerification` of the evaluator takes part.
+
+    After a test the results of every :class:`EmbeddingMetric` make a report, see
+    :func:`.write_report`, and its tables go to the log. Picture and JSON file of
+    :class:`FaceVerification` are made as after training, with ``_test`` added to their
+    names.
 
     The baselines travel in the checkpoints, so a resumed run and a test show those
     of the beginning, for test sets whose pairs are the same. Nothing is evaluated
@@ -53,6 +59,9 @@ class VerificationReportHook(Hook):
             ``'untrained'``.
         out_file: the picture, in ``runner.work_dir``; the JSON file lies beside it
             with suffix ``.json``.
+        report_dir: the folder of a test's report, in ``runner.work_dir``; another
+            test replaces it.
+        draws: of the confidence intervals in that report; 0: none.
     """
 
     # Reads an evaluation that hooks of normal priority have finished with.
@@ -62,6 +71,8 @@ class VerificationReportHook(Hook):
         self,
         baselines: Sequence[str] = ('pixels', 'untrained'),
         out_file: str = 'verification.png',
+        report_dir: str = 'report',
+        draws: int = 200,
     ) -> None:
         unknown = set(baselines) - set(ROW_NAMES)
         if unknown:
@@ -70,6 +81,8 @@ class VerificationReportHook(Hook):
             )
         self.names = tuple(baselines)
         self.out_file = out_file
+        self.report_dir = report_dir
+        self.draws = draws
         self.baselines: dict[str, Results] = {}
         self.trained: Results = {}
 
@@ -88,12 +101,39 @@ class VerificationReportHook(Hook):
         self.trained = _results(_metrics(runner.val_loop.evaluator))
 
     def after_train(self, runner: Runner) -> None:
-        self._report(runner, self.trained, self.out_file)
+        if not self.trained:
+            return
+        pictures = self._summarise(runner, self.trained, self.out_file)
+        for name, rows in self._with_baselines(self.trained).items():
+            runner.logger.info(
+                f'Verification on {name} (picture: {pictures[name]})\n'
+                f'{verification_table(rows)}'
+            )
 
     def after_test(self, runner: Runner) -> None:
+        metrics = _metrics(runner.test_loop.evaluator, EmbeddingMetric)
+        tested = [_results([metric]) for metric in metrics]
+        if not any(tested):
+            return
         path = Path(self.out_file)
-        tested = _results(_metrics(runner.test_loop.evaluator))
-        self._report(runner, tested, f'{path.stem}_test{path.suffix}')
+        pairs = _results(_metrics(runner.test_loop.evaluator))
+        if pairs:
+            self._summarise(runner, pairs, f'{path.stem}_test{path.suffix}')
+        sets: dict[str, dict[str, dict[str, Result]]] = {}
+        for results in tested:
+            for name, result in results.items():
+                rows = self._rows(name, result)
+                sets.setdefault(name, {})[result.protocol] = rows
+        config = runner.cfg.filename
+        report = write_report(
+            sets,
+            Path(runner.work_dir) / self.report_dir,
+            title=f'Test of {Path(config).stem}' if config else 'Test',
+            config=config,
+            checkpoint=runner._load_from,
+            draws=self.draws,
+        )
+        runner.logger.info(f'Report: {report.folder}\n{report.text()}')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint[CHECKPOINT_KEY] = {
@@ -104,45 +144,55 @@ class VerificationReportHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.baselines = {
             baseline: {
-                name: VerificationResult.from_state_dict(state)
+                name: cast(
+                    VerificationResult, VerificationResult.from_state_dict(state)
+                )
                 for name, state in states.items()
             }
             for baseline, states in checkpoint.get(CHECKPOINT_KEY, {}).items()
         }
 
-    def _report(self, runner: Runner, trained: Results, out_file: str) -> None:
-        if not trained or not is_main_process():
-            return
-        sets = {name: self._rows(name, result) for name, result in trained.items()}
+    def _summarise(
+        self, runner: Runner, results: Results, out_file: str
+    ) -> dict[str, Path]:
+        """Writes the JSON file, and a picture for each set, whose path is returned."""
+        sets = self._with_baselines(results)
         path = Path(runner.work_dir) / out_file
+        pictures = {}
         for name, rows in sets.items():
-            picture = path
+            pictures[name] = path
             if len(sets) > 1:
                 label = name.replace('/', '_')
-                picture = path.with_name(f'{path.stem}_{label}{path.suffix}')
-            plot_verification(rows, picture)
-            runner.logger.info(
-                f'Verification on {name} (picture: {picture})\n'
-                f'{verification_table(rows)}'
-            )
+                pictures[name] = path.with_name(f'{path.stem}_{label}{path.suffix}')
+            plot_verification(rows, pictures[name])
         write_verification_json(sets, path.with_suffix('.json'))
+        return pictures
 
-    def _rows(self, name: str, trained: VerificationResult) -> Results:
+    def _with_baselines(
+        self, results: Results
+    ) -> dict[str, dict[str, VerificationResult]]:
+        return {name: self._rows(name, result) for name, result in results.items()}
+
+    def _rows(self, name: str, trained: Result) -> dict[str, Any]:
         rows = {
             ROW_NAMES[baseline]: results[name]
             for baseline, results in self.baselines.items()
-            if name in results and np.array_equal(results[name].same, trained.same)
+            if name in results and _same_pairs(results[name], trained)
         }
         return {**rows, TRAINED: trained}
 
 
-def _metrics(evaluator: Evaluator) -> list[FaceVerification]:
-    return [
-        metric for metric in evaluator.metrics if isinstance(metric, FaceVerification)
-    ]
+def _same_pairs(baseline: VerificationResult, trained: Result) -> bool:
+    return isinstance(trained, VerificationResult) and np.array_equal(
+        baseline.same, trained.same
+    )
 
 
-def _results(metrics: Iterable[FaceVerification]) -> Results:
+def _metrics(evaluator: Evaluator, kind: type = FaceVerification) -> list[Any]:
+    return [metric for metric in evaluator.metrics if isinstance(metric, kind)]
+
+
+def _results(metrics: Iterable[EmbeddingMetric]) -> dict[str, Any]:
     """Results by set name, with the metric's prefix; empty on ranks but the first."""
     return {
         '/'.join(filter(None, (metric.prefix, name))): result

@@ -1,3 +1,15 @@
-from .face_verification import FaceVerification, VerificationResult
+from ..results import VerificationResult
+from .base import EmbeddingMetric
+from .face_verification import FaceVerification
+from .megaface_identification import MegaFaceIdentification
+from .template_identification import TemplateIdentification
+from .template_verification import TemplateVerification
 
-__all__ = ['FaceVerification', 'VerificationResult']
+__all__ = [
+    'EmbeddingMetric',
+    'FaceVerification',
+    'MegaFaceIdentification',
+    'TemplateIdentification',
+    'TemplateVerification',
+    'VerificationResult',
+]

@@ -1,0 +1,109 @@
+"""MegaFace: mates to be found among up to a million distractors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mmhyperface.errors import UserError
+from mmhyperface.registry import METRICS
+
+from ..functional import megaface_identification
+from ..functional.arrays import Floats, as_rates, check_lengths
+from ..functional.megaface import COUNTS, NOISE
+from ..results import MegaFaceResult
+from .base import EmbeddingMetric
+from .embeddings import SetFeatures
+from .template_identification import check_ranks
+
+
+@METRICS.register_module()
+class MegaFaceIdentification(EmbeddingMetric):
+    """Rank-k among distractors, and TAR@FAR against all of them.
+
+    Its sets are ``dict(kind='megaface', offset, num_images, subjects, noisy)``:
+    ``subjects`` int64 [N], −1 for the distractors, which follow the probes; ``noisy``
+    bool [N].
+
+    The figures of a set are ``rank-1@1000000`` … and ``tar@far=1e-06`` …
+
+    Args:
+        counts: of distractors; by default 10, 100, … 10⁶, or as many as there are.
+        ranks: of the mate, to be counted.
+        fars: false accept rates at which to report the true accept rate.
+        noise: ``'remove'`` noisy images, or ``'overwrite'`` their features as the
+            peers do; see :func:`megaface_identification`.
+        kwargs: see :class:`EmbeddingMetric`.
+    """
+
+    KIND = 'megaface'
+    RESULT = MegaFaceResult
+
+    def __init__(
+        self,
+        counts: Sequence[int] | None = None,
+        ranks: Sequence[int] = (1, 10),
+        fars: Sequence[float] = (1e-6,),
+        noise: str = 'remove',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if counts is not None and (
+            not len(counts) or any(not isinstance(n, int) or n < 1 for n in counts)
+        ):
+            raise UserError(f'counts of distractors are integers from 1, not {counts}')
+        if noise not in NOISE:
+            raise UserError(f'noise is {noise!r}; it can be {NOISE}')
+        self.counts = None if counts is None else sorted(set(counts))
+        self.ranks = check_ranks(ranks)
+        self.fars = as_rates(fars, 'fars').tolist()
+        self.noise = noise
+
+    def check(self, test_set: dict) -> None:
+        subjects = test_set['subjects']
+        check_lengths(
+            num_images=range(test_set['num_images']),
+            subjects=subjects,
+            noisy=test_set['noisy'],
+        )
+        probes = int(np.count_nonzero(subjects >= 0))
+        if (subjects[:probes] < 0).any():
+            raise UserError('its distractors must follow its probes')
+        there = len(subjects) - probes
+        if not there or max(self.counts or [0]) > there:
+            raise UserError(
+                f'{max(self.counts or [1])} distractors are asked for, but the set '
+                f'has {there}'
+            )
+
+    def examine(
+        self, name: str, test_set: dict, features: SetFeatures
+    ) -> MegaFaceResult:
+        probes = int(np.count_nonzero(test_set['subjects'] >= 0))
+        rows = features.fused
+        return self.search(test_set, rows[:probes], rows[probes:], features.convention)
+
+    def search(
+        self, test_set: dict, probes: Floats, distractors: Floats, convention: str
+    ) -> MegaFaceResult:
+        """What is found out from features [P, D] and [N, D].
+
+        Args:
+            convention: of the features, in words.
+        """
+        first = len(probes)
+        there = len(distractors)
+        result = megaface_identification(
+            probes,
+            test_set['subjects'][:first],
+            distractors,
+            counts=self.counts or sorted({min(count, there) for count in COUNTS}),
+            ranks=self.ranks,
+            fars=self.fars,
+            noisy_probes=test_set['noisy'][:first],
+            noisy_distractors=test_set['noisy'][first:],
+            noise=self.noise,
+        )
+        result.convention = f'{result.convention}; {convention}'
+        result.counts = {'images': test_set['num_images'], **result.counts}
+        return result

@@ -1,0 +1,26 @@
+from .comparison import Compared, compare
+from .comparison_tables import (
+    comparison_json,
+    comparison_markdown,
+    comparison_notes,
+    comparison_table,
+    comparison_text,
+)
+from .training import plot_verification, verification_table, write_verification_json
+from .writing import Report, read_report, write_report
+
+__all__ = [
+    'Compared',
+    'Report',
+    'compare',
+    'comparison_json',
+    'comparison_markdown',
+    'comparison_notes',
+    'comparison_table',
+    'comparison_text',
+    'plot_verification',
+    'read_report',
+    'verification_table',
+    'write_report',
+    'write_verification_json',
+]

@@ -1,0 +1,172 @@
+"""Reports side by side, with the significance of their differences.
+
+Each is compared with the first that has the same test set and protocol. A difference
+is drawn over identities for both at once, so their evidence must be of the same
+comparisons of the same people; where it is not, the figures stand beside each other
+without it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mmhyperface.errors import UserError
+
+from ..intervals import paired_differences, unlike
+from ..results import Result
+from .content import finite
+from .writing import Report
+
+UNKNOWN_IDENTITIES = 'the list does not tell who is on the images'
+
+
+@dataclass
+class Compared:
+    """One protocol on one test set in several reports.
+
+    Attributes:
+        names: of the reports that have it.
+        rows: the row that was taken of each.
+        figures: figure → report → value, of figures that two or more share.
+        differences: figure → report → {value, low, high, p_value} to the first.
+        not_comparable: report → why there are no differences.
+        conventions: of each report.
+        evidence: whether a report has it.
+    """
+
+    name: str
+    protocol: str
+    names: list[str]
+    rows: dict[str, str]
+    figures: dict[str, dict[str, float | None]]
+    conventions: dict[str, str]
+    evidence: dict[str, bool]
+    differences: dict[str, dict[str, dict[str, float | None]]] = field(
+        default_factory=dict
+    )
+    not_comparable: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_tests(self) -> int:
+        return sum(
+            entry['p_value'] is not None
+            for of_figure in self.differences.values()
+            for entry in of_figure.values()
+        )
+
+
+def compare(
+    reports: Mapping[str, Report],
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    row: str | None = None,
+) -> list[Compared]:
+    """Compare what two or more reports have.
+
+    Args:
+        reports: by the name of their column.
+        row: of a report; by default its last, which is the network that was tested.
+
+    Raises:
+        UserError: no two reports have a test set and protocol in common, or evidence
+            is damaged.
+    """
+    found = []
+    for name, protocol in _shared(reports):
+        having = {
+            key: report
+            for key, report in reports.items()
+            if _row(report, name, protocol, row) is not None
+        }
+        if len(having) > 1:
+            found.append(_compared(having, name, protocol, row))
+            _add_differences(found[-1], having, draws, level, seed)
+    if not found:
+        raise UserError(
+            'no two of these reports have a test set and a protocol in common'
+            + (f', with a row {row!r}' if row else '')
+            + ': '
+            + '; '.join(f'{key}: {_sets(report)}' for key, report in reports.items())
+        )
+    return found
+
+
+def _shared(reports: Mapping[str, Report]) -> list[tuple[str, str]]:
+    every = [
+        (name, protocol)
+        for report in reports.values()
+        for name, protocols in report.content['sets'].items()
+        for protocol in protocols
+    ]
+    return [key for key in dict.fromkeys(every) if every.count(key) > 1]
+
+
+def _sets(report: Report) -> str:
+    sets = report.content['sets']
+    return ', '.join(f'{name} ({"; ".join(sets[name])})' for name in sets) or 'none'
+
+
+def _row(report: Report, name: str, protocol: str, row: str | None) -> str | None:
+    rows = report.content['sets'].get(name, {}).get(protocol, {}).get('rows', {})
+    if row is not None:
+        return row if row in rows else None
+    return next(reversed(rows), None)
+
+
+def _compared(
+    reports: Mapping[str, Report], name: str, protocol: str, row: str | None
+) -> Compared:
+    taken, told = {}, {}
+    for key, report in reports.items():
+        taken[key] = str(_row(report, name, protocol, row))
+        told[key] = report.content['sets'][name][protocol]['rows'][taken[key]]
+    figures = {
+        figure: {
+            key: one['figures'][figure]
+            for key, one in told.items()
+            if figure in one['figures']
+        }
+        for figure in dict.fromkeys(f for one in told.values() for f in one['figures'])
+    }
+    return Compared(
+        name=name,
+        protocol=protocol,
+        names=list(reports),
+        rows=taken,
+        figures={f: values for f, values in figures.items() if len(values) > 1},
+        conventions={key: one['convention'] for key, one in told.items()},
+        evidence={key: one['evidence'] is not None for key, one in told.items()},
+    )
+
+
+def _add_differences(
+    compared: Compared,
+    reports: Mapping[str, Report],
+    draws: int,
+    level: float,
+    seed: int,
+) -> None:
+    """One pair of results at a time, for many millions of scores are large."""
+    first, *others = compared.names
+    if not compared.evidence[first]:
+        compared.not_comparable = dict.fromkeys(
+            others, f'{first} was written without evidence'
+        )
+        return
+    base = _result(compared, reports, first)
+    for name in others:
+        if not compared.evidence[name]:
+            compared.not_comparable[name] = 'it was written without evidence'
+            continue
+        result = _result(compared, reports, name)
+        reason = unlike(base, result)
+        drawn = {} if reason else paired_differences([base, result], draws, level, seed)
+        if not drawn:
+            compared.not_comparable[name] = reason or UNKNOWN_IDENTITIES
+        for figure, of_figure in drawn.items():
+            told = {key: finite(x) for key, x in of_figure[-1]._asdict().items()}
+            compared.differences.setdefault(figure, {})[name] = told
+
+
+def _result(compared: Compared, reports: Mapping[str, Report], key: str) -> Result:
+    return reports[key].result(compared.name, compared.protocol, compared.rows[key])

@@ -1,0 +1,131 @@
+"""Compared reports as tables, Markdown and plain data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .comparison import Compared
+from .tables import (
+    NOT_RESOLVABLE,
+    Cell,
+    Table,
+    escaped,
+    figure_label,
+    percent,
+    section_text,
+    table_markdown,
+    words,
+)
+
+FORMAT = 1
+
+
+def comparison_json(
+    found: Sequence[Compared], names: Sequence[str], draws: int, level: float, seed: int
+) -> dict[str, Any]:
+    """Plain data; what is not a finite number is None."""
+    sets: dict[str, Any] = {}
+    for compared in found:
+        sets.setdefault(compared.name, {})[compared.protocol] = {
+            'first': compared.names[0],
+            'rows': compared.rows,
+            'conventions': compared.conventions,
+            'figures': compared.figures,
+            'differences': compared.differences,
+            'not_comparable': compared.not_comparable,
+        }
+    return {
+        'format': FORMAT,
+        'names': list(names),
+        'intervals': {'draws': draws, 'level': level, 'seed': seed},
+        'sets': sets,
+    }
+
+
+def comparison_table(compared: Compared) -> Table:
+    first, *others = compared.names
+    others = [name for name in others if name not in compared.not_comparable]
+    titles = [
+        'figure',
+        *(f'{name} %' for name in compared.names),
+        *(f'{name} - {first}' for name in others),
+    ]
+    lines = [
+        [
+            words(figure_label(figure)),
+            *(_value(values, name) for name in compared.names),
+            *(
+                _difference(compared.differences.get(figure, {}), name)
+                for name in others
+            ),
+        ]
+        for figure, values in compared.figures.items()
+    ]
+    return Table([words(title) for title in titles], lines)
+
+
+def comparison_notes(compared: Compared, level: float) -> list[str]:
+    """What has to be known to read the table."""
+    notes = []
+    if compared.differences:
+        notes.append(
+            f'Differences in percentage points with their {100 * level:g} % interval, '
+            'bootstrap over identities, both resampled together.'
+        )
+        count = compared.num_tests
+        notes.append(
+            f'p is of each difference by itself. {count} stand here, and one in twenty '
+            'has p < 0.05 where there is none; for all at once ask for '
+            f'p < {0.05 / max(count, 1):.2g}.'
+        )
+    for name, reason in compared.not_comparable.items():
+        notes.append(f'No significance of {name}: {reason}.')
+    if len(set(compared.conventions.values())) == 1:
+        notes.append(f'Convention: {compared.conventions[compared.names[0]]}')
+    else:
+        notes.append('The conventions differ, and so do figures for that alone.')
+        notes += [f'{name}: {words}' for name, words in compared.conventions.items()]
+    return notes
+
+
+def comparison_text(found: Sequence[Compared], level: float) -> str:
+    """For a terminal."""
+    return '\n\n'.join(
+        section_text(
+            f'{compared.name}, {compared.protocol}',
+            comparison_table(compared),
+            comparison_notes(compared, level),
+        )
+        for compared in found
+    )
+
+
+def comparison_markdown(found: Sequence[Compared], level: float) -> str:
+    parts = ['# Comparison']
+    for compared in found:
+        parts += [
+            f'## {escaped(compared.name)}, {compared.protocol}',
+            table_markdown(comparison_table(compared)),
+            *(escaped(note) for note in comparison_notes(compared, level)),
+        ]
+    return '\n\n'.join(parts) + '\n'
+
+
+def _value(values: Mapping[str, float | None], name: str) -> Cell:
+    if name not in values:
+        return words('')
+    value = values[name]
+    return words(NOT_RESOLVABLE if value is None else percent(value))
+
+
+def _difference(
+    differences: Mapping[str, Mapping[str, float | None]], name: str
+) -> Cell:
+    entry = differences.get(name)
+    if entry is None or entry['value'] is None:
+        return words('')
+    text = f'{100 * entry["value"]:+.2f}'
+    if entry['low'] is not None and entry['high'] is not None:
+        text += f' ({100 * entry["low"]:+.2f} to {100 * entry["high"]:+.2f})'
+    if entry['p_value'] is not None:
+        text += f', p = {entry["p_value"]:.2g}'
+    return words(text)

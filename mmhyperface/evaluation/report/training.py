@@ -1,0 +1,128 @@
+"""What a training leaves of verification: one table, one picture, one JSON file."""
+
+import json
+import math
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich import box
+
+from ..results import VerificationResult, rate_name
+from .content import details, finite
+from .drawing import curve_of, draw_roc, draw_scores
+from .files import replacing
+from .tables import (
+    NOT_RESOLVABLE,
+    TEXT_WIDTH,
+    Table,
+    percent,
+    table_text,
+    words,
+)
+
+
+def verification_table(rows: Mapping[str, VerificationResult]) -> str:
+    """The results as lines of text, rates in percent, one row each.
+
+    Under it stands the convention of the rows; where they differ, of each row.
+    """
+    fars = sorted({float(far) for result in rows.values() for far in result.fars})
+    titles = ['', 'pairs\nsame + different', 'accuracy\n%', 'EER\n%', 'AUC\n%']
+    titles += [f'TAR % at\nFAR {rate_name(far)}' for far in fars]
+    lines = []
+    for name, result in rows.items():
+        tars = dict(zip(result.fars.tolist(), result.tars.tolist(), strict=True))
+        line = [
+            name,
+            f'{result.num_same:,} + {result.num_different:,}',
+            _accuracy(result),
+            percent(result.eer),
+            percent(result.auc),
+            *(_tar(tars[far]) if far in tars else '' for far in fars),
+        ]
+        lines.append([words(text) for text in line])
+    table = table_text(Table([words(title) for title in titles], lines), box.ASCII2)
+    return f'{table}\n{_conventions(rows, TEXT_WIDTH)}'
+
+
+def plot_verification(
+    results: Mapping[str, VerificationResult], path: str | Path
+) -> None:
+    """Draw the ROC of all results and the score histograms of the last two.
+
+    The FAR axis is logarithmic and begins where the different pairs begin to
+    resolve it; the curve is the exact staircase. The dashed line in a histogram is
+    the threshold of the accuracy (the median over the folds). The file appears
+    complete or not at all; its suffix says the format (png, pdf, svg).
+    """
+    figure = Figure(figsize=(15, 5.6), dpi=110)
+    FigureCanvasAgg(figure)
+    shown = list(results.items())[-2:]
+    axes = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
+    draw_roc(axes[0], results, {name: curve_of(x) for name, x in results.items()})
+    for ax, (name, result) in zip(axes[1:], shown, strict=True):
+        draw_scores(ax, name, result)
+    note = _conventions(results, 190)
+    figure.text(0.012, 0.012, note, fontsize=8, color='0.3', va='bottom')
+    figure.tight_layout(rect=(0, 0.03 + 0.03 * note.count('\n'), 1, 1))
+    with replacing(path) as file:
+        figure.savefig(file, format=Path(path).suffix.lstrip('.') or 'png')
+
+
+def write_verification_json(
+    sets: Mapping[str, Mapping[str, VerificationResult]], path: str | Path
+) -> None:
+    """Write every figure but the scores: set → row → figures, as fractions.
+
+    A figure that is not a finite number (a FAR that is not resolvable, a threshold
+    that accepts nothing) is null. The file appears complete or not at all.
+    """
+    content = {
+        name: {row: _figures(result) for row, result in rows.items()}
+        for name, rows in sets.items()
+    }
+    with replacing(path) as file:
+        file.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+
+def _tar(rate: float) -> str:
+    return NOT_RESOLVABLE if math.isnan(rate) else percent(rate)
+
+
+def _accuracy(result: VerificationResult) -> str:
+    if math.isnan(result.accuracy):
+        return ''
+    std = result.accuracy_std
+    spread = '' if math.isnan(std) else f' ± {percent(std)}'
+    return percent(result.accuracy) + spread
+
+
+def _conventions(rows: Mapping[str, VerificationResult], width: int) -> str:
+    conventions = {name: result.convention for name, result in rows.items()}
+    if len(set(conventions.values())) == 1:
+        lines = [next(iter(conventions.values()))]
+    else:
+        lines = [f'{name}: {convention}' for name, convention in conventions.items()]
+    return '\n'.join(textwrap.fill(line, width) for line in lines)
+
+
+def _figures(result: VerificationResult) -> dict:
+    return {
+        'accuracy': finite(result.accuracy),
+        'accuracy_std': finite(result.accuracy_std),
+        'accuracy_thresholds': details(result)['accuracy_thresholds'],
+        'eer': finite(result.eer),
+        'auc': finite(result.auc),
+        'tar_at_far': [
+            {'far': float(far), 'tar': finite(tar), 'threshold': finite(threshold)}
+            for far, tar, threshold in zip(
+                result.fars, result.tars, result.thresholds, strict=True
+            )
+        ],
+        'num_same': result.num_same,
+        'num_different': result.num_different,
+        'convention': result.convention,
+    }

@@ -1,0 +1,356 @@
+"""Metrics on templates and on MegaFace: their figures, and what they refuse."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from mixed_sets import (
+    DISTRACTORS,
+    PAIRS,
+    PROBES,
+    SIZE,
+    TEMPLATES,
+    cosine,
+    embeddings,
+    feed,
+    megaface_set,
+    mixed_meta,
+    pooled,
+    protocol,
+    template_set,
+)
+
+from mmhyperface.errors import UserError
+from mmhyperface.evaluation import functional as F
+from mmhyperface.evaluation.metrics import (
+    FaceVerification,
+    MegaFaceIdentification,
+    TemplateIdentification,
+    TemplateVerification,
+)
+
+IJB = slice(PAIRS, PAIRS + TEMPLATES)
+MEGA = slice(PAIRS + TEMPLATES, SIZE)
+ALL = [
+    FaceVerification,
+    TemplateVerification,
+    TemplateIdentification,
+    MegaFaceIdentification,
+]
+POOLINGS = [
+    {},
+    {'norm': 'unit'},
+    {'detector_scores': False},
+    {'media': 'none', 'norm': 'unit', 'detector_scores': False},
+]
+
+
+def evaluated(metric, meta=None, **options):
+    metric.dataset_meta = mixed_meta() if meta is None else meta
+    feed(metric, **options)
+    return metric.evaluate(SIZE)
+
+
+@pytest.mark.parametrize('options', POOLINGS)
+def test_pairs_of_templates(options):
+    metric = TemplateVerification(fars=(1e-3, 0.05), **options)
+    figures = evaluated(metric)
+    result = metric.results_by_set['ijb']
+    first, second, same = template_set()['protocol'].pairs
+    templates = pooled(embeddings()[IJB], template_set(), **options)
+    scores = [
+        cosine(templates[i], templates[j]) for i, j in zip(first, second, strict=True)
+    ]
+    np.testing.assert_allclose(result.scores, scores, atol=1e-6)
+    assert figures == pytest.approx(
+        {
+            'ijb/eer': F.equal_error_rate(scores, same),
+            'ijb/auc': F.auc(scores, same),
+            'ijb/tar@far=1e-03': math.nan,
+            'ijb/tar@far=5e-02': F.tar_at_far(scores, same, 0.05).tars[0],
+        },
+        nan_ok=True,
+    )
+    np.testing.assert_array_equal(result.identity_a, first % 6)
+    np.testing.assert_array_equal(result.identity_b, second % 6)
+    assert result.counts == {'images': TEMPLATES, 'templates': 24}
+
+
+@pytest.mark.parametrize('options', POOLINGS)
+def test_search_for_templates(options):
+    metric = TemplateIdentification(ranks=(1, 2), fpirs=(0.25,), **options)
+    figures = evaluated(metric)
+    templates = pooled(embeddings()[IJB], template_set(), **options)
+    own = template_set()['protocol']
+    ranks, tpirs = [], []
+    for rows, subjects in own.galleries.values():
+        best_of_others, mated = [], []
+        for probe, subject in zip(*own.probes, strict=True):
+            scores = [cosine(templates[probe], templates[row]) for row in rows]
+            if subject not in subjects:
+                best_of_others.append(max(scores))
+                continue
+            mate = scores[subjects.tolist().index(subject)]
+            ranks.append(sum(score >= mate for score in scores))
+            mated.append((mate, ranks[-1]))
+        threshold = sorted(best_of_others)[-1 - int(0.25 * len(best_of_others))]
+        tpirs.append(np.mean([mate > threshold and rank == 1 for mate, rank in mated]))
+    assert figures == pytest.approx(
+        {
+            'ijb/rank-1': np.mean([rank == 1 for rank in ranks]),
+            'ijb/rank-2': np.mean([rank <= 2 for rank in ranks]),
+            'ijb/tpir@fpir=2.5e-01': np.mean(tpirs),
+        }
+    )
+    result = metric.results_by_set['ijb']
+    assert result.galleries == ['G1', 'G2']
+    assert result.counts['images'] == TEMPLATES
+    assert result.counts['templates'] == 24
+
+
+@pytest.mark.parametrize('options', [{'merged': True}, {'threshold': 'insightface'}])
+def test_other_searches(options):
+    metric = TemplateIdentification(**options)
+    evaluated(metric)
+    own = template_set()['protocol']
+    unit = F.pool_templates(
+        embeddings()[IJB],
+        *(template_set()[key] for key in ('template_ids', 'media_ids')),
+        template_set()['detector_scores'],
+    ).features
+    expected = F.identify(
+        unit[own.probes[0]],
+        own.probes[1],
+        [(unit[rows], subjects) for rows, subjects in own.galleries.values()],
+        **options,
+    )
+    assert metric.results_by_set['ijb'].figures() == expected.figures()
+    assert expected.convention in metric.results_by_set['ijb'].convention
+
+
+def test_mates_among_distractors():
+    metric = MegaFaceIdentification(counts=(30, 12), ranks=(1, 3), fars=(0.01,))
+    figures = evaluated(metric)
+    rows, own = embeddings()[MEGA].double().numpy(), megaface_set()
+    clean = np.flatnonzero(~own['noisy'])
+    probes = [i for i in clean if i < PROBES]
+    ranks = {12: [], 30: []}
+    for a in probes:
+        for b in probes:
+            if a == b or own['subjects'][a] != own['subjects'][b]:
+                continue
+            for count, found in ranks.items():
+                others = [i for i in clean if PROBES <= i < PROBES + count]
+                mate = cosine(rows[a], rows[b])
+                found.append(1 + sum(cosine(rows[a], rows[i]) >= mate for i in others))
+    for count, found in ranks.items():
+        for rank in (1, 3):
+            expected = np.mean([place <= rank for place in found])
+            assert figures[f'mega/rank-{rank}@{count}'] == pytest.approx(expected)
+    assert 0 < figures['mega/tar@far=1e-02'] <= 1
+    assert metric.results_by_set['mega'].counts['images'] == PROBES + DISTRACTORS
+
+
+def test_numbers_of_distractors_are_cut_to_those_there_are():
+    metric = MegaFaceIdentification()
+    evaluated(metric)
+    assert metric.results_by_set['mega'].distractors.tolist() == [10, DISTRACTORS]
+    with pytest.raises(UserError, match=r"'mega': 100 distractors .* has 37"):
+        MegaFaceIdentification(counts=(10, 100)).dataset_meta = mixed_meta()
+
+
+def test_noise_can_be_overwritten():
+    plain, other = MegaFaceIdentification(), MegaFaceIdentification(noise='overwrite')
+    evaluated(plain)
+    evaluated(other)
+    assert len(other.results_by_set['mega'].subjects) > len(
+        plain.results_by_set['mega'].subjects
+    )
+
+
+def test_conventions_in_words():
+    metric = TemplateVerification(norm='unit', detector_scores=False, media='none')
+    evaluated(metric)
+    words = metric.results_by_set['ijb'].convention
+    for part in ('brought to length 1', 'not weighted by detector score', 'cosine'):
+        assert part in words
+    for part in ('sum over images', 'flips fused by the model', 'ties', 'rejected'):
+        assert part in words
+    metric = TemplateIdentification()
+    evaluated(metric)
+    words = metric.results_by_set['ijb'].convention
+    for part in ('norm kept', 'weighted by detector score', 'mean over the images of'):
+        assert part in words
+    assert 'not weighted' not in words
+
+
+@pytest.mark.parametrize('kind', ALL)
+def test_order_repetition_and_precision_do_not_count(kind):
+    rows = embeddings().bfloat16()
+    expected = evaluated(kind(), rows=rows.float())
+    numbers = [*reversed(range(SIZE)), 0, 3, 3, 62, SIZE - 1]
+    assert repr(evaluated(kind(), rows=rows, numbers=numbers)) == repr(expected)
+
+
+@pytest.mark.parametrize('kind', ALL)
+@pytest.mark.parametrize('value', [0.0, math.nan, -math.inf])
+def test_useless_embeddings_are_named(kind, value):
+    name, number = {
+        'pairs': ('lfw', 7),
+        'templates': ('ijb', 70),
+        'megaface': ('mega', 190),
+    }[kind.KIND]
+    rows = embeddings()
+    rows[number] = value
+    with pytest.raises(UserError, match=f"'{name}': .* of sample {number}$"):
+        evaluated(kind(), rows=rows)
+    rows = embeddings()
+    rows[[number + 1]] = 1.0
+    numbers = [i for i in range(SIZE) if i != number]
+    with pytest.raises(UserError, match=f"'{name}': 1 of .* not processed: {number}$"):
+        evaluated(kind(), rows=rows, numbers=numbers)
+
+
+def test_only_own_images_are_kept():
+    metric = TemplateVerification()
+    metric.dataset_meta = mixed_meta()
+    feed(metric)
+    gathered = metric.store.gather()
+    np.testing.assert_array_equal(gathered.numbers, np.arange(SIZE)[IJB])
+    assert metric.store.gather() is None
+
+
+def test_embeddings_of_one_width():
+    metric = TemplateVerification()
+    metric.dataset_meta = mixed_meta()
+    feed(metric, [62])
+    with pytest.raises(UserError, match=r'differ in their dimensions: \[2, 24\]'):
+        metric.process(None, [{'sample_idx': 63, 'embedding': torch.ones(2)}])
+    with pytest.raises(UserError, match=r'must be \[D\], not \[1, 24\]'):
+        metric.process(None, [{'sample_idx': 63, 'embedding': torch.ones(1, 24)}])
+
+
+def without(**changes):
+    """The set of templates with another protocol."""
+    test_set = template_set()
+    parts = {**vars(test_set['protocol']), **changes}
+    return {'test_sets': {'ijb': {**test_set, 'protocol': protocol(**parts)}}}
+
+
+def test_sets_without_the_protocol_are_left_out():
+    meta = without(pairs=None)
+    meta['test_sets']['other'] = {**template_set(), 'offset': 0}
+    metric = TemplateVerification()
+    metric.dataset_meta = meta
+    assert list(metric.test_sets) == ['other']
+    with pytest.raises(
+        UserError, match=r"protocol 1:1, .* 'templates'; it has \['ijb'"
+    ):
+        TemplateVerification().dataset_meta = without(pairs=None)
+    with pytest.raises(
+        UserError, match=r"protocol 1:N, .* 'templates'; it has \['ijb'"
+    ):
+        TemplateIdentification().dataset_meta = without(probes=None, galleries={})
+    with pytest.raises(UserError, match=r"protocol MegaFace, .* it has \['ijb'\]"):
+        MegaFaceIdentification().dataset_meta = without()
+
+
+def test_unknown_subjects_give_no_identities():
+    subjects = template_set()['protocol'].subjects.copy()
+    subjects[3] = -1
+    metric = TemplateVerification()
+    evaluated(metric, without(subjects=subjects))
+    assert metric.results_by_set['ijb'].identity_a is None
+
+
+def changed(test_set, **changes):
+    return {'test_sets': {'x': {**test_set, **changes}}}
+
+
+ROWS = np.arange(3)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'meta', 'message'),
+    [
+        (
+            TemplateVerification,
+            changed(template_set(), media_ids=ROWS),
+            'lengths differ: num_images 83, template_ids 83, media_ids 3',
+        ),
+        (
+            TemplateVerification,
+            changed(template_set(), detector_scores=None),
+            'no detector scores; set detector_scores=False',
+        ),
+        (
+            TemplateVerification,
+            changed(template_set(), template_ids=np.zeros(TEMPLATES, int)),
+            'subjects of 24 templates, but the set has 1',
+        ),
+        (
+            TemplateVerification,
+            without(pairs=(ROWS, ROWS + 24, np.array([True, False, True]))),
+            'index_b goes from 24 to 26, but the set has 24 templates',
+        ),
+        (
+            TemplateVerification,
+            without(pairs=(ROWS, ROWS, np.ones(3, bool))),
+            r'same and different pairs; its 3 pairs hold \[True\]',
+        ),
+        (TemplateIdentification, without(galleries={}), 'no gallery'),
+        (
+            TemplateIdentification,
+            without(probes=(ROWS, ROWS[:2])),
+            'lengths differ: probes 3, subjects_of_probes 2',
+        ),
+        (
+            TemplateIdentification,
+            without(galleries={'G1': (ROWS, ROWS), 'G2': (ROWS + 3, ROWS + 2)}),
+            'galleries G1, G2 hold subject 2 more than once',
+        ),
+        (
+            TemplateIdentification,
+            without(galleries={'G1': (ROWS - 1, ROWS)}),
+            'gallery G1 goes from -1 to 1',
+        ),
+        (
+            MegaFaceIdentification,
+            changed(megaface_set(), noisy=np.zeros(3, bool)),
+            'lengths differ: num_images 55, subjects 55, noisy 3',
+        ),
+        (
+            MegaFaceIdentification,
+            changed(megaface_set(), subjects=megaface_set()['subjects'][::-1]),
+            'distractors must follow',
+        ),
+        (
+            MegaFaceIdentification,
+            changed(megaface_set(), subjects=np.zeros(PROBES + DISTRACTORS, int)),
+            '1 distractors are asked for, but the set has 0',
+        ),
+    ],
+)
+def test_bad_sets_are_reported_before_anything_is_computed(kind, meta, message):
+    with pytest.raises(UserError, match=message):
+        kind().dataset_meta = meta
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: TemplateVerification(norm='l2'), 'norm'),
+        (lambda: TemplateVerification(fars=(2,)), 'fars'),
+        (lambda: TemplateVerification(interpolation='cubic'), 'interpolation'),
+        (lambda: TemplateIdentification(media='max'), 'media'),
+        (lambda: TemplateIdentification(ranks=(0,)), 'ranks'),
+        (lambda: TemplateIdentification(threshold='highest'), 'threshold'),
+        (lambda: MegaFaceIdentification(noise='ignore'), 'noise'),
+        (lambda: MegaFaceIdentification(counts=(0,)), 'counts'),
+        (lambda: MegaFaceIdentification(ranks=()), 'ranks'),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(UserError, match=message):
+        make()

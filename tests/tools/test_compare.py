@@ -1,0 +1,264 @@
+"""Reports side by side, by the tool and from Python."""
+
+import json
+import math
+import runpy
+
+import numpy as np
+import pytest
+from small_results import identification, megaface, verification
+from test_tools import ROOT, call
+
+from mmhyperface.errors import UserError
+from mmhyperface.evaluation.intervals import paired_differences
+from mmhyperface.evaluation.report import (
+    compare,
+    comparison_json,
+    comparison_markdown,
+    comparison_text,
+    pictures,
+    write_report,
+)
+
+TOOL = ROOT / 'tools/analysis_tools/compare.py'
+DRAWS = 50
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    none = dict.fromkeys(pictures.PICTURES, lambda rows: {})
+    monkeypatch.setattr(pictures, 'PICTURES', none)
+
+
+def reports(folder, **sets):
+    return {
+        name: write_report(content, folder / name, name, draws=0)
+        for name, content in sets.items()
+    }
+
+
+def pairs(*args, **kwargs):
+    return {'lfw': {'1:1': {'trained': verification(*args, **kwargs)}}}
+
+
+def entries(compared):
+    return [
+        entry
+        for of_figure in compared.differences.values()
+        for entry in of_figure.values()
+    ]
+
+
+@pytest.mark.parametrize(
+    ('protocol', 'make'),
+    [('1:1', verification), ('1:N', identification), ('MegaFace', megaface)],
+)
+def test_equal_models(tmp_path, protocol, make):
+    sets = {'x': {protocol: {'trained': make()}}}
+    (compared,) = compare(reports(tmp_path, a=sets, b=sets), DRAWS)
+    assert not compared.not_comparable
+    figures = {
+        name
+        for name, value in make().figures().items()
+        if name != 'accuracy_std' and not math.isnan(value)
+    }
+    resolved = [
+        name
+        for name, of in compared.differences.items()
+        if of['b']['value'] is not None
+    ]
+    assert set(resolved) == figures
+    for name in resolved:
+        expected = {'value': 0, 'low': 0, 'high': 0, 'p_value': 1}
+        assert compared.differences[name]['b'] == expected
+
+
+def test_better_model(tmp_path):
+    found = reports(tmp_path, a=pairs(0.6), b=pairs(1.5), c=pairs(0.6, seed=1))
+    (compared,) = compare(found, DRAWS, level=0.9, seed=2)
+    expected = paired_differences(
+        [verification(0.6), verification(1.5), verification(0.6, seed=1)],
+        DRAWS,
+        level=0.9,
+        seed=2,
+    )
+    for name, (second, third) in expected.items():
+        if not math.isnan(second.value):
+            assert compared.differences[name]['b'] == second._asdict()
+            assert compared.differences[name]['c'] == third._asdict()
+    better = compared.differences['auc']['b']
+    assert better['p_value'] < 0.05
+    assert 0 < better['low'] <= better['value'] <= better['high']
+
+    text = comparison_text([compared], 0.9)
+    (line,) = [line for line in text.splitlines() if line.startswith('| AUC')]
+    values = [100 * verification(0.6).auc, 100 * verification(1.5).auc]
+    cell = (
+        f'{100 * better["value"]:+.2f} ({100 * better["low"]:+.2f} to '
+        f'{100 * better["high"]:+.2f}), p = {better["p_value"]:.2g}'
+    )
+    shown = [word.strip() for word in line.strip('|').split('|')]
+    assert shown[1:3] == [f'{value:.2f}' for value in values]
+    assert shown[4] == cell
+    assert 'their 90 % interval' in text
+    count = len([entry for entry in entries(compared) if entry['p_value'] is not None])
+    assert f'{count} stand here' in text.replace('\n', ' ')
+    assert f'p < {0.05 / count:.2g}' in text.replace('\n', ' ')
+    assert 'not resolvable' in text
+
+
+def test_other_pairs_and_identities(tmp_path):
+    known, unknown = verification(), verification(known=False)
+    relabelled = verification()
+    relabelled.identity_a = relabelled.identity_a[::-1].copy()
+    found = reports(
+        tmp_path,
+        a=pairs(),
+        fewer=pairs(people=10),
+        unknown=pairs(known=False),
+        others={'lfw': {'1:1': {'trained': relabelled}}},
+        good=pairs(1.2),
+    )
+    (compared,) = compare(found, DRAWS)
+    assert compared.not_comparable == {
+        'fewer': 'it was tested on other pairs',
+        'unknown': 'it was tested on other identities',
+        'others': 'it was tested on other identities',
+    }
+    assert set(compared.differences['auc']) == {'good'}
+    assert compared.figures['auc']['unknown'] == unknown.auc == known.auc
+    text = comparison_text([compared], 0.95)
+    assert 'No significance of fewer: it was tested on other pairs.' in text
+    assert 'fewer - a' not in text
+    assert 'good - a' in text
+
+    (compared,) = compare({name: found['unknown'] for name in 'xy'}, DRAWS)
+    assert compared.not_comparable == {
+        'y': 'the list does not tell who is on the images'
+    }
+    assert 'p is of each' not in comparison_text([compared], 0.95)
+
+
+def test_other_searches_and_distractors(tmp_path):
+    fewer = megaface()
+    fewer.used = fewer.used - 1
+    found = reports(
+        tmp_path,
+        a={'x': {'1:N': {'t': identification()}, 'MegaFace': {'t': megaface()}}},
+        b={'x': {'1:N': {'t': identification(merged=True)}, 'MegaFace': {'t': fewer}}},
+        c={'x': {'1:N': {'t': identification(people=12)}}},
+    )
+    searches, distractors = compare(found, DRAWS)
+    assert searches.not_comparable == {
+        'b': 'it was tested on other galleries',
+        'c': 'it was tested on other probes',
+    }
+    assert distractors.names == ['a', 'b']
+    assert distractors.not_comparable == {'b': 'it was tested on other distractors'}
+    assert 'The conventions differ' in comparison_text([searches], 0.95)
+
+
+def test_what_reports_share(tmp_path):
+    fewer = verification(accuracy=False)
+    fewer.fars, fewer.tars, fewer.thresholds = (
+        x[1:] for x in (fewer.fars, fewer.tars, fewer.thresholds)
+    )
+    found = reports(
+        tmp_path,
+        a={'alone': {'1:1': {'trained': verification()}}},
+        b=pairs(),
+        c={'lfw': {'1:1': {'untrained': verification(0.5), 'trained': fewer}}},
+    )
+    (compared,) = compare(found, DRAWS)
+    assert compared.names == ['b', 'c']
+    assert list(compared.figures) == ['eer', 'auc', 'tar@far=1e-03', 'tar@far=1e-02']
+    assert compared.rows == {'b': 'trained', 'c': 'trained'}
+    with pytest.raises(UserError, match="in common, with a row 'untrained'"):
+        compare(found, DRAWS, row='untrained')
+    with pytest.raises(UserError, match=r'a: alone \(1:1\); b: lfw \(1:1\)'):
+        compare({name: found[name] for name in 'ab'}, DRAWS)
+
+
+def test_reports_without_evidence(tmp_path):
+    without = write_report(pairs(), tmp_path / 'w', draws=0, evidence=False)
+    found = reports(tmp_path, a=pairs())
+    (compared,) = compare({'a': found['a'], 'b': without}, DRAWS)
+    assert compared.not_comparable == {'b': 'it was written without evidence'}
+    (compared,) = compare({'b': without, 'a': found['a']}, DRAWS)
+    assert compared.not_comparable == {'a': 'b was written without evidence'}
+
+
+def test_json_and_markdown(tmp_path):
+    sets = {'a|b*': {'1:1': {'trained': verification()}}}
+    found = compare(reports(tmp_path, one=sets, two=sets), DRAWS)
+    told = json.loads(
+        json.dumps(comparison_json(found, ['one', 'two'], DRAWS, 0.95, 0)),
+        parse_constant=pytest.fail,
+    )
+    (section,) = told['sets']['a|b*'].values()
+    assert section['first'] == 'one'
+    auc = verification().auc
+    assert section['figures']['auc'] == {'one': auc, 'two': auc}
+    assert section['differences']['auc']['two']['p_value'] == 1
+    assert section['figures']['tar@far=1e-06'] == {'one': None, 'two': None}
+    text = comparison_markdown(found, 0.95)
+    assert '## a\\|b\\*, 1:1' in text
+    assert f'{100 * auc:.2f} |' in text
+
+
+def test_tool(tmp_path, run_tool, capsys):
+    reports(tmp_path / 'run_a', report=pairs(0.6))
+    reports(tmp_path / 'run_b', report=pairs(1.5))
+    folders = [tmp_path / 'run_a/report', tmp_path / 'run_b/report/report.json']
+    command = (TOOL, *folders, '--draws', DRAWS)
+    done = call('python', *command, '--out', tmp_path / 'out.json')
+    assert '| figure ' in done.stdout
+    assert 'run_b - run_a' in done.stdout
+    told = json.loads((tmp_path / 'out.json').read_text())
+    assert told['names'] == ['run_a', 'run_b']
+    difference = told['sets']['lfw']['1:1']['differences']['auc']['run_b']
+    expected = verification(1.5).auc - verification(0.6).auc
+    np.testing.assert_allclose(difference['value'], expected)
+
+    out = tmp_path / 'out.md'
+    run_tool(*map(str, folders), '--draws', '2', '--names', 'x', 'y', '--out', str(out))
+    assert 'y - x' in out.read_text()
+    assert 'y - x' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['a'], 'at least two reports'),
+        (['a', 'nothing'], 'there is no report in'),
+        (['a', 'damaged'], r'report.json is damaged, or no report'),
+        (['a', 'old'], 'has format 0'),
+        (['a', 'torn'], 'is damaged, or no evidence'),
+        (['a', 'b', '--names', 'x'], '1 names for 2 reports'),
+        (['a', 'b', '--names', 'x', 'x'], "two columns have the name 'x'"),
+        (['a', 'a'], 'two columns have the name'),
+        (['a', 'b', '--out', 'x.html'], r'--out takes a .md or .json file'),
+        (['a', 'b', '--draws', '0'], 'draws is 0'),
+        (['a', 'b', '--level', '2', '--draws', '2'], 'level is 2'),
+    ],
+)
+def test_mistakes(tmp_path, monkeypatch, run_tool, arguments, message):
+    reports(tmp_path, a=pairs(), b=pairs(), torn=pairs())
+    next((tmp_path / 'torn/evidence').iterdir()).write_bytes(b'PK')
+    for name, text in (('damaged', '{"format'), ('old', '{"format": 0}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'report.json').write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        run_tool(*arguments)
+
+
+@pytest.fixture
+def run_tool(monkeypatch):
+    """The tool in this process."""
+
+    def run(*arguments):
+        monkeypatch.setattr('sys.argv', [str(TOOL), *arguments])
+        runpy.run_path(str(TOOL))['main']()
+
+    return run

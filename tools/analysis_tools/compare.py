@@ -1,0 +1,95 @@
+"""Set the reports of two or more tests side by side, with what their differences mean.
+
+    python tools/analysis_tools/compare.py work_dirs/a/report work_dirs/b/report
+
+Each is compared with the first. Differences have an interval and a p-value where both
+tests were of the same pairs or probes and the list tells who is on the images.
+"""
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+from mmhyperface.apis import report_errors
+from mmhyperface.errors import UserError
+from mmhyperface.evaluation.report import (
+    Compared,
+    compare,
+    comparison_json,
+    comparison_markdown,
+    comparison_text,
+    read_report,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('reports', nargs='+', help='folders of reports, or their report.json')
+    add('--names', nargs='+', help='names of the columns; by default of the folders')
+    add('--row', help='of the tables; by default the last, the network that was tested')
+    add('--draws', type=int, default=1000, help='of the bootstrap over identities')
+    add('--level', type=float, default=0.95, help='of the intervals')
+    add('--seed', type=int, default=0, help='of the draws')
+    add('--out', type=Path, help='write the comparison to this .md or .json file')
+    args = parser.parse_args()
+    if len(args.reports) < 2:
+        raise UserError('give at least two reports to compare')
+    if args.names is None:
+        args.names = column_names(args.reports)
+    if len(args.names) != len(args.reports):
+        raise UserError(
+            f'{len(args.names)} names for {len(args.reports)} reports: one for each'
+        )
+    twice = [name for name, count in Counter(args.names).items() if count > 1]
+    if twice:
+        raise UserError(f'two columns have the name {twice[0]!r}: give other --names')
+    if args.out and args.out.suffix not in ('.md', '.json'):
+        raise UserError(f'--out takes a .md or .json file, got {args.out}')
+    return args
+
+
+def column_names(reports: list[str]) -> list[str]:
+    """As many of the last folders' names as tell the reports apart."""
+    folders = [
+        (path.parent if path.name == 'report.json' else path).parts
+        for path in (Path(report).resolve() for report in reports)
+    ]
+    # Every test names its folder so.
+    folders = [parts[:-1] if parts[-1] == 'report' else parts for parts in folders]
+    for depth in range(1, max(map(len, folders)) + 1):
+        names = ['/'.join(parts[-depth:]) for parts in folders]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def written(args: argparse.Namespace, found: list[Compared]) -> str:
+    if args.out.suffix == '.md':
+        return comparison_markdown(found, args.level)
+    drawn = (args.draws, args.level, args.seed)
+    content = comparison_json(found, args.names, *drawn)
+    return json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+
+
+def main() -> None:
+    args = parse_args()
+    reports = map(read_report, args.reports)
+    found = compare(
+        dict(zip(args.names, reports, strict=True)),
+        args.draws,
+        args.level,
+        args.seed,
+        args.row,
+    )
+    print(comparison_text(found, args.level))
+    if args.out:
+        args.out.write_text(written(args, found), encoding='utf-8')
+
+
+if __name__ == '__main__':
+    with report_errors():
+        main()
