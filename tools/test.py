@@ -8,6 +8,8 @@ from mmhyperface.apis import (
     config_from,
     report_errors,
     require_checkpoint,
+    save_features,
+    type_name,
 )
 from mmhyperface.errors import UserError
 
@@ -16,6 +18,19 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument('checkpoint', help='path of the checkpoint')
     parser.add_argument('--out', help='write the figures to this .json or .pkl file')
+    parser.add_argument(
+        '--test-sets',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='test on these sets of configs/test_sets, or files like those, instead of '
+        "the config's",
+    )
+    parser.add_argument(
+        '--save-features',
+        metavar='FILE.npy',
+        help='write the embeddings of all images to this file, for eval_features.py',
+    )
     parser.add_argument(
         '--flip-fusion',
         choices=['sum', 'none', 'concat'],
@@ -26,19 +41,19 @@ def main() -> None:
     if args.out and not args.out.endswith(('.json', '.pkl')):
         raise UserError(f'--out takes a .json or .pkl file, got {args.out}')
 
-    cfg = config_from(args)
+    cfg = config_from(args, args.test_sets)
     if not cfg.get('test_dataloader'):
         raise UserError(f'{args.config} has no test_dataloader')
     cfg.load_from = args.checkpoint
-    # The type is a name, or the class itself in a new-style config.
-    model_type = getattr(cfg.model.type, '__name__', cfg.model.type)
-    if model_type.rpartition('.')[2] == 'FaceRecognizer':
+    if type_name(cfg.model) == 'FaceRecognizer':
         # Embeddings need no class centres, which may be most of the model.
         cfg.model.head = None
         if args.flip_fusion:
             cfg.model.flip_fusion = args.flip_fusion
     if args.amp:
         cfg.test_cfg.fp16 = True
+    if args.save_features:
+        save_features(cfg, args.save_features, args.checkpoint)
     runner = build_runner(cfg)
     figures = runner.test()
     if args.out and runner.rank == 0:

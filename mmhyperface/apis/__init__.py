@@ -8,6 +8,7 @@ from .launch import (
     report_errors,
     require_checkpoint,
 )
+from .testing import save_features, take_test_sets, type_name
 
 __all__ = [
     'argument_parser',
@@ -18,4 +19,7 @@ __all__ = [
     'load_config',
     'report_errors',
     'require_checkpoint',
+    'save_features',
+    'take_test_sets',
+    'type_name',
 ]

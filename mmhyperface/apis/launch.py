@@ -6,7 +6,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from mmengine.runner import Runner
 
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS, RUNNERS
+
+from .testing import take_test_sets
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Those which mmengine adds unless they are None.
@@ -78,10 +80,14 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def config_from(args: argparse.Namespace) -> Config:
-    """The config that the arguments of :func:`argument_parser` ask for."""
+def config_from(args: argparse.Namespace, test_sets: Sequence[str] = ()) -> Config:
+    """The config that the arguments of :func:`argument_parser` ask for.
+
+    Args:
+        test_sets: see :func:`load_config`.
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, test_sets)
     cfg.launcher = args.launcher
     if args.work_dir:
         cfg.work_dir = args.work_dir
@@ -90,21 +96,39 @@ def config_from(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def load_config(path: str, options: dict | None = None) -> Config:
+def load_config(
+    path: str, options: dict | None = None, test_sets: Sequence[str] = ()
+) -> Config:
     """Read a config and merge ``--cfg-options`` into it.
 
     The option ``data_root=PATH`` moves every data set that lies in the config's own
-    ``data_root``.
+    ``data_root``; or, with `test_sets`, in theirs.
+
+    Args:
+        test_sets: names or files of test sets that take the place of the config's, see
+            :func:`take_test_sets`.
 
     Raises:
-        UserError: If there is no such file.
+        UserError: If there is no such file, or test sets of several folders are to be
+            moved to one.
     """
     if not Path(path).is_file():
         raise UserError(f'there is no config {path}')
     cfg = Config.fromfile(path)
     options = dict(options or {})
-    if 'data_root' in cfg and 'data_root' in options:
-        _move(cfg._cfg_dict, cfg.data_root, options['data_root'])
+    if test_sets:
+        roots = take_test_sets(cfg, test_sets)
+    else:
+        roots = {cfg.data_root} if 'data_root' in cfg else set()
+    if 'data_root' in options:
+        if len(roots) > 1:
+            raise UserError(
+                f'data_root=... moves one folder, but the test sets lie in '
+                f'{", ".join(sorted(roots))}; set test_dataloader.dataset.datasets.'
+                'NUMBER.data_root=... of each'
+            )
+        for root in roots:
+            _move(cfg._cfg_dict, root, options['data_root'])
     cfg.merge_from_dict(options)
     return cfg
 

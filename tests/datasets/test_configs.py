@@ -1,16 +1,21 @@
-"""Each data set of configs/_base_ on a small one in its layout."""
+"""The data sets of the configs on small ones in their layouts."""
 
 import pickle
 from pathlib import Path
 
 import pytest
+from ijb_files import write_ijb
+from megaface_files import write_megaface
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from record_files import insightface_records, picture, write
 
 from mmhyperface.apis import dataset_config, load_config
 from mmhyperface.registry import DATASETS
 
-BASES = Path(__file__).parents[2] / 'configs' / '_base_' / 'datasets'
+CONFIGS = Path(__file__).parents[2] / 'configs'
+BASES = CONFIGS / '_base_' / 'datasets'
+TEST_SETS = CONFIGS / 'test_sets'
 RECORDS = {
     'casia_webface': 10_572,
     'vggface2': 8631,
@@ -38,13 +43,13 @@ def write_packs(folder: Path, names: list[str]) -> None:
 
 
 def built(name: str, phase: str, root: Path):
-    """A data set of a base whose folder is elsewhere, and its first item."""
-    cfg = load_config(str(BASES / f'{name}.py'), {'data_root': str(root)})
+    """A data set of a config whose folder is elsewhere; its first item is checked."""
+    path = name if name.endswith('.py') else BASES / f'{name}.py'
+    cfg = load_config(str(path), {'data_root': str(root)})
     options = dataset_config(cfg, phase)
-    for part in options.get('datasets', []):
-        part.folds = None
-    if options.type == 'FacePacks':
-        options.folds = None
+    for part in options.get('datasets', [options]):
+        if part.type.startswith('FacePa'):  # they are too small for ten folds
+            part.folds = None
     data = DATASETS.build(options)
     assert data[0]['inputs'].shape == (112, 112, 3)
     return data
@@ -94,8 +99,72 @@ def test_packs(tmp_path):
     assert combined['same'].tolist() == [True, False] * 4
 
 
+@pytest.mark.parametrize('name', PACKS)
+def test_one_pack(tmp_path, name):
+    write_packs(tmp_path, [name])
+    data = built(str(TEST_SETS / f'{name}.py'), 'test', tmp_path)
+    assert list(data.metainfo['test_sets']) == [name]
+
+
+def test_combined(tmp_path):
+    write_packs(tmp_path, LISTED)
+    sets = built(str(TEST_SETS / 'combined.py'), 'test', tmp_path).metainfo['test_sets']
+    assert list(sets) == [*LISTED, 'combined']
+    assert len(sets['combined']['same']) == 8
+
+
+@pytest.mark.parametrize('name', ['ijbb', 'ijbc'])
+def test_ijb(tmp_path, name):
+    truth = write_ijb(tmp_path, name.upper())
+    data = built(str(TEST_SETS / f'{name}.py'), 'test', tmp_path)
+    assert len(data) == len(truth.names)
+    (entry,) = data.metainfo['test_sets'].values()
+    assert list(entry['protocol'].galleries) == list(truth.galleries)
+
+
+def test_megaface(tmp_path):
+    truth = write_megaface(tmp_path)
+    data = built(str(TEST_SETS / 'megaface.py'), 'test', tmp_path)
+    assert len(data) == len(truth.probes) + len(truth.distractors)
+    assert data.metainfo['test_sets']['megaface']['noisy'].sum() == 3
+
+
+METRICS = {
+    'ijbb': ['TemplateVerification', 'TemplateIdentification'],
+    'ijbc': ['TemplateVerification', 'TemplateIdentification'],
+    'megaface': ['MegaFaceIdentification'],
+    **{name: ['FaceVerification'] for name in [*PACKS, 'combined']},
+}
+
+
+@pytest.mark.parametrize('name', METRICS)
+def test_a_test_set_replaces_that_of_any_config(name):
+    cfg = load_config(str(TEST_SETS / f'{name}.py'))
+    assert {key for key in cfg if key.startswith(('train', 'val', 'test'))} == {
+        'test_dataloader',
+        'test_evaluator',
+    }
+    assert [metric.type for metric in cfg.test_evaluator] == METRICS[name]
+    leaf = Config.fromfile(CONFIGS / 'sphereface2_r100_ms1m.py')
+    # Images are loaded as there.
+    for key in ('batch_size', 'num_workers', 'sampler', 'collate_fn', 'pin_memory'):
+        assert cfg.test_dataloader[key] == leaf.test_dataloader[key]
+    size = leaf.test_pipeline[0].size
+    for part in cfg.test_dataloader.dataset.get(
+        'datasets', [cfg.test_dataloader.dataset]
+    ):
+        sizes = [step.size for step in part.pipeline if step.get('size')]
+        assert sizes == [size]
+        assert part.data_root == cfg.data_root
+
+
+def test_every_test_set_is_told_of():
+    assert {path.stem for path in TEST_SETS.glob('*.py')} == set(METRICS)
+
+
 def test_every_base_is_told_of():
     found = {path.stem for path in BASES.glob('*.py')}
     general = {'face_record', 'face_list', 'verification_packs', 'verification_lists'}
     others = {'facefolder', 'synthetic_faces'}
-    assert found == {*RECORDS, *LISTS, *general, *others}
+    tests = {'evaluation_images', 'verification_pack', 'ijbb', 'ijbc', 'megaface'}
+    assert found == {*RECORDS, *LISTS, *general, *others, *tests}

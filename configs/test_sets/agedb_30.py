@@ -1,0 +1,2 @@
+_base_ = '../_base_/datasets/verification_pack.py'
+test_dataloader = dict(dataset=dict(ann_file='agedb_30.bin'))

@@ -1,0 +1,305 @@
+"""Features of any origin, examined from the command line."""
+
+import importlib.util
+import json
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ijb_files import write_ijb
+from megaface_files import write_megaface
+
+from mmhyperface.apis import report_errors
+from mmhyperface.evaluation import functional as F
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'eval_features.py'
+DIM = 16
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('eval_features', TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tool, monkeypatch, capsys):
+    """Calls the tool; its output, or the one line of an error."""
+
+    def call(*arguments, status=0):
+        monkeypatch.setattr('sys.argv', ['eval_features.py', *map(str, arguments)])
+        if status:
+            with pytest.raises(SystemExit) as stopped, report_errors():
+                tool.main()
+            assert stopped.value.code == status
+            return capsys.readouterr().err
+        tool.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+def features(count, seed=0, owners=None):
+    generator = np.random.default_rng(seed)
+    rows = generator.standard_normal((count, DIM))
+    if owners is not None:
+        rows += 1.2 * np.random.default_rng(99).standard_normal((100, DIM))[owners]
+    return rows.astype(np.float32)
+
+
+def shown(output, label):
+    """The rate in a line of a table, as a fraction."""
+    line = next(line for line in output.splitlines() if f'| {label} ' in line)
+    return float(re.search(r'\d+\.\d+', line.split('|', 2)[2])[0]) / 100
+
+
+def assert_shown(output, **figures):
+    for label, value in figures.items():
+        label = label.replace('_at_', ' at ').replace('_', '-')
+        assert shown(output, label) == pytest.approx(value, abs=5.1e-5)
+
+
+@pytest.fixture(scope='module')
+def ijb(tmp_path_factory):
+    root = tmp_path_factory.mktemp('ijb')
+    blank = np.zeros((112, 112, 3), np.uint8)
+    truth = write_ijb(
+        root, 'IJBB', 7, 4, image=lambda subject, number: blank, pictures=False
+    )
+    rows = features(len(truth.names), 1, truth.image_subjects)
+    mirrored = features(len(truth.names), 2, truth.image_subjects)
+    np.save(root / 'features.npy', rows)
+    np.save(root / 'mirrored.npy', mirrored)
+    np.save(root / 'half.npy', rows.astype(np.float16))
+    np.save(root / 'fused.npy', rows + mirrored)
+    return root, truth, rows, mirrored
+
+
+POOLINGS = [
+    ([], {}),
+    (['--norm', 'unit'], {'norm': 'unit'}),
+    (['--no-detector-scores', '--media', 'none'], {'media': 'none'}),
+    (['--flip', 'concat', '--norm', 'unit'], {'flip': 'concat', 'norm': 'unit'}),
+    (['--flip', 'none'], {'flip': 'none'}),
+]
+
+
+@pytest.mark.parametrize(('arguments', 'options'), POOLINGS)
+def test_ijb(run, ijb, arguments, options):
+    root, truth, rows, mirrored = ijb
+    output = run(
+        *('ijb', root / 'meta', root / 'features.npy', '--subset', 'IJBB'),
+        *('--mirrored', root / 'mirrored.npy', *arguments),
+    )
+    ids, unit = F.pool_templates(
+        rows,
+        truth.template_ids,
+        truth.media_ids,
+        None if '--no-detector-scores' in arguments else truth.scores,
+        mirrored,
+        **options,
+    )
+    place = {template: row for row, template in enumerate(ids.tolist())}
+    one, other = ([place[i] for i in column] for column in truth.pairs[:, :2].T)
+    scores = F.score_pairs(unit, np.array(one), np.array(other))
+    same = truth.pairs[:, 2]
+    galleries = [
+        (unit[[place[i] for i in members]], subjects)
+        for members, subjects in truth.galleries.values()
+    ]
+    probes, subjects = truth.probes
+    found = F.identify(unit[[place[i] for i in probes]], subjects, galleries)
+    assert_shown(
+        output,
+        EER=F.equal_error_rate(scores, same),
+        AUC=F.auc(scores, same),
+        rank_1=found.figures()['rank-1'],
+        rank_5=found.figures()['rank-5'],
+    )
+    words = {
+        'concat': 'image and mirror image concatenated',
+        'none': 'no mirror images',
+    }
+    assert words.get(options.get('flip'), 'image + mirror image') in ' '.join(
+        output.split()
+    )
+
+
+def test_ijb_without_mirror_images(run, ijb):
+    root, *_ = ijb
+    start = 'ijb', root / 'meta'
+    both = root / 'features.npy', '--mirrored', root / 'mirrored.npy'
+    apart = run(*start, *both, '--subset', 'IJBB')
+    fused = run(*start, root / 'fused.npy', '--subset', 'IJBB')
+    assert 'features as they were given' in ' '.join(fused.split())
+    for label in ('EER', 'AUC', 'rank-1'):
+        assert shown(fused, label) == shown(apart, label)
+    single = run(*start, root / 'half.npy', '--subset', 'IJBB', '--protocols', '1:1')
+    assert 'EER' in single
+    assert 'rank-1' not in single
+    merged = run(
+        *start, root / 'half.npy', '--subset', 'IJBB', '--protocols', '1:N', '--merged'
+    )
+    assert 'EER' not in merged
+    assert 'galleries merged' in merged
+
+
+def test_pairs_in_three_layouts(run, tmp_path):
+    same = np.arange(40) % 2 == 0
+    owners = np.arange(80) // 2
+    owners[3::4] += 41
+    rows, mirrored = features(80, 3, owners), features(80, 4, owners)
+    np.save(tmp_path / 'features.npy', rows)
+    np.save(tmp_path / 'mirrored.npy', mirrored)
+    np.save(tmp_path / 'same.npy', same)
+    (tmp_path / 'lfw.bin').write_bytes(pickle.dumps(([b'image'] * 80, same.tolist())))
+    (tmp_path / 'list.txt').write_text(
+        ''.join(f'{int(x)} {2 * i}.jpg {2 * i + 1}.jpg\n' for i, x in enumerate(same))
+    )
+    fused = rows + mirrored
+    scores = F.score_pairs(fused, np.arange(0, 80, 2), np.arange(1, 80, 2))
+    accuracy = F.kfold_accuracy(scores, same, 4)
+    for name in ('same.npy', 'lfw.bin', 'list.txt'):
+        output = run(
+            *('pairs', tmp_path / name, tmp_path / 'features.npy'),
+            *('--mirrored', tmp_path / 'mirrored.npy', '--folds', 4),
+        )
+        assert_shown(
+            output,
+            accuracy=accuracy.mean,
+            EER=F.equal_error_rate(scores, same),
+            AUC=F.auc(scores, same),
+        )
+    output = run(
+        *('pairs', tmp_path / 'same.npy', tmp_path / 'features.npy'),
+        *('--folds', 0, '--accuracy', 'global'),
+    )
+    plain = F.score_pairs(rows, np.arange(0, 80, 2), np.arange(1, 80, 2))
+    assert_shown(output, accuracy=F.global_accuracy(plain, same).accuracy)
+
+
+def test_images_of_a_list_stand_in_the_order_of_their_first_line(run, tmp_path):
+    pairs = [(1, 'c', 'a'), (0, 'a', 'b'), (1, 'b', 'c'), (0, 'd', 'c')]
+    text = ''.join(f'{same} {one} {other}\n' for same, one, other in pairs)
+    (tmp_path / 'list.txt').write_text(text)
+    rows = features(4, 5)
+    np.save(tmp_path / 'features.npy', rows)
+    place = {'c': 0, 'a': 1, 'b': 2, 'd': 3}
+    one, other = (np.array([place[p[side]] for p in pairs]) for side in (1, 2))
+    scores = F.score_pairs(rows, one, other)
+    output = run(
+        *('pairs', tmp_path / 'list.txt', tmp_path / 'features.npy'),
+        *('--folds', 2, '--out', tmp_path / 'report'),
+    )
+    assert_shown(output, AUC=F.auc(scores, [1, 0, 1, 0]))
+    content = json.loads((tmp_path / 'report' / 'report.json').read_text())
+    row = content['sets']['list']['1:1']['rows']['features']
+    assert row['figures']['auc'] == F.auc(scores, [1, 0, 1, 0])
+    assert (tmp_path / 'report' / 'report.html').is_file()
+
+
+@pytest.fixture(scope='module')
+def megaface(tmp_path_factory):
+    root = tmp_path_factory.mktemp('megaface')
+    truth = write_megaface(root, 5, 3, 21, 2, 3, image=None, pictures=False)
+    owners = np.array(truth.probe_subjects)
+    probes, distractors = features(15, 6, owners), features(21, 7)
+    np.save(root / 'probes.npy', probes)
+    np.save(root / 'distractors.npy', distractors)
+    return root, truth, probes, distractors
+
+
+@pytest.mark.parametrize('noise', ['remove', 'overwrite', None])
+def test_megaface(run, megaface, noise):
+    root, truth, probes, distractors = megaface
+    output = run(
+        *('megaface', root, root / 'probes.npy', root / 'distractors.npy'),
+        *(['--noise', noise] if noise else ['--no-noise-lists']),
+    )
+    found = F.megaface_identification(
+        probes,
+        np.array(truth.probe_subjects),
+        distractors,
+        counts=(10, 21),
+        noisy_probes=np.array(truth.noisy_probes) if noise else None,
+        noisy_distractors=np.array(truth.noisy_distractors) if noise else None,
+        noise=noise or 'remove',
+    ).figures()
+    for count in (10, 21):
+        assert shown(output, f'rank-1, {count} distractors') == pytest.approx(
+            found[f'rank-1@{count}'], abs=5.1e-5
+        )
+
+
+def test_fewer_distractors(run, megaface):
+    root, _, _, distractors = megaface
+    np.save(root / 'few.npy', distractors[:12])
+    start = 'megaface', root, root / 'probes.npy', root / 'few.npy'
+    output = run(*start, '--num-distractors', 12, '--counts', 5)
+    assert 'rank-1, 5 distractors' in output
+    assert 'rank-1, 12' not in output
+    error = run(*start, status=1)
+    assert 'few.npy has 12 rows, but the list of the distractors tells of 21' in error
+    error = run(*start, '--num-distractors', 12, '--counts', 13, status=1)
+    assert '13 distractors are asked for, but the set has 12' in error
+
+
+def spoil(rows, where, value):
+    rows = rows.copy()
+    rows[where] = value
+    return rows
+
+
+def test_bad_files_are_told_at_once(run, ijb, tmp_path):
+    root, _, rows, _ = ijb
+    command = 'ijb', root / 'meta', tmp_path / 'x.npy', '--subset', 'IJBB'
+    for content, message in (
+        (
+            rows[1:],
+            rf'x\.npy has {len(rows) - 1} rows, but .*meta tells of {len(rows)}',
+        ),
+        (rows[0], r'expected features \[N, D\] .* shape \[16\]'),
+        (rows.astype(np.int32), 'got int32'),
+        (np.array([{}]), r'cannot be read as a \.npy file'),
+        (spoil(rows, (3, 2), np.nan), r"'ijbb': .* of sample 3$"),
+        (spoil(rows, 4, 0), r"'ijbb': the embedding is zero, .* of sample 4$"),
+    ):
+        np.save(tmp_path / 'x.npy', content, allow_pickle=True)
+        error = run(*command, status=1)
+        assert error.startswith('error: ')
+        assert re.search(message, error, re.MULTILINE), error
+    (tmp_path / 'x.npy').write_bytes(b'no features')
+    assert 'cannot be read' in run(*command, status=1)
+    np.savez(tmp_path / 'x.npz', rows=rows)
+    (tmp_path / 'x.npz').rename(tmp_path / 'x.npy')
+    assert 'an archive of several arrays' in run(*command, status=1)
+    (tmp_path / 'x.npy').unlink()
+    assert 'cannot be read' in run(*command, status=1)
+
+    np.save(tmp_path / 'x.npy', rows)
+    assert '--mirrored' in run(*command, '--flip', 'sum', status=1)
+    np.save(tmp_path / 'narrow.npy', rows[:, :5])
+    error = run(*command, '--mirrored', tmp_path / 'narrow.npy', status=1)
+    assert '16 values' in error
+    assert 'of 5' in error
+    np.save(tmp_path / 'nan.npy', spoil(rows, 5, np.nan))
+    error = run(*command, '--mirrored', tmp_path / 'nan.npy', status=1)
+    assert 'the mirrored embedding is zero, NaN or infinite of sample 5' in error
+
+
+def test_bad_labels(run, tmp_path):
+    np.save(tmp_path / 'features.npy', features(8))
+    for labels in (np.array([0.0, 1]), np.array([[0, 1]]), np.array([0, 2])):
+        np.save(tmp_path / 'same.npy', labels)
+        error = run('pairs', tmp_path / 'same.npy', tmp_path / 'features.npy', status=1)
+        assert 'same.npy: expected one of True and False, or 1 and 0' in error
+    np.save(tmp_path / 'same.npy', np.array([0, 1, 0, 1]))
+    command = 'pairs', tmp_path / 'same.npy', tmp_path / 'features.npy'
+    assert 'folds=10 of the 4 pairs' in run(*command, status=1)
+    np.save(tmp_path / 'features.npy', features(9))
+    error = run(*command, '--folds', 2, status=1)
+    assert 'features.npy has 9 rows' in error

@@ -1,0 +1,297 @@
+"""Test sets of configs/test_sets in the place of a config's own, and saved features."""
+
+import json
+import pickle
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from ijb_files import drawn_faces, write_ijb
+from megaface_files import write_megaface
+from mmpretrain.structures import DataSample
+from runs import CONFIGS, small_config
+from test_tools import call
+
+from mmhyperface.apis import load_config, save_features, take_test_sets
+from mmhyperface.apis.feature_files import examine_config
+from mmhyperface.errors import UserError
+from mmhyperface.evaluation import functional as F
+from mmhyperface.registry import MODELS
+
+CONFIG = CONFIGS / 'sphereface2_quickstart.py'
+SETS = ['ijbc', 'megaface', 'lfw']
+
+
+def types(configs):
+    return [config['type'] for config in configs]
+
+
+def test_sets_and_metrics_of_several_files():
+    cfg = load_config(str(CONFIG), test_sets=['ijbc', 'lfw', 'ijbb', 'megaface'])
+    own = load_config(str(CONFIG)).test_dataloader
+    loader = cfg.test_dataloader
+    assert loader.batch_size == own.batch_size
+    assert loader.num_workers == own.num_workers
+    assert loader.dataset.type == 'FaceTestSets'
+    assert types(loader.dataset.datasets) == [
+        'IJBTemplates',
+        'FacePack',
+        'IJBTemplates',
+        'MegaFaceImages',
+    ]
+    assert types(cfg.test_evaluator) == [
+        'TemplateVerification',
+        'TemplateIdentification',
+        'FaceVerification',
+        'MegaFaceIdentification',
+    ]
+    assert cfg.val_dataloader.dataset == load_config(str(CONFIG)).val_dataloader.dataset
+
+
+def test_sets_that_are_put_together_are_not_listed_twice():
+    cfg = load_config(str(CONFIG), test_sets=['lfw', 'combined'])
+    dataset = cfg.test_dataloader.dataset
+    files = [inner.ann_file for inner in dataset.datasets]
+    assert files == ['lfw.bin', 'agedb_30.bin', 'calfw.bin', 'cplfw.bin']
+    assert dataset.combined == {'combined': ['lfw', 'agedb_30', 'calfw', 'cplfw']}
+    assert types(cfg.test_evaluator) == ['FaceVerification']
+
+
+def test_options_come_after_the_test_sets(tmp_path):
+    options = {
+        'data_root': str(tmp_path),
+        'test_dataloader.dataset.datasets.1.folds': 5,
+        'test_dataloader.batch_size': 3,
+    }
+    cfg = load_config(str(CONFIG), options, ['lfw', 'cfp_fp'])
+    roots = {inner.data_root for inner in cfg.test_dataloader.dataset.datasets}
+    assert roots == {str(tmp_path)}
+    assert cfg.test_dataloader.dataset.datasets[1].folds == 5
+    assert cfg.test_dataloader.batch_size == 3
+    with pytest.raises(UserError, match=r'data/ijb/IJBC, data/val; set test_datal'):
+        load_config(str(CONFIG), options, ['lfw', 'ijbc'])
+
+
+def test_a_config_without_a_test_gets_one():
+    cfg = load_config(str(CONFIG))
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    take_test_sets(cfg, ['lfw'])
+    assert cfg.test_dataloader.batch_size == 64
+    assert cfg.test_cfg == {}
+
+
+def test_what_is_no_test_set(tmp_path):
+    cfg = load_config(str(CONFIG))
+    with pytest.raises(UserError, match=r"no test set 'lwf': .*one of .*ijbc, lfw"):
+        take_test_sets(cfg, ['lwf'])
+    plain = tmp_path / 'plain.py'
+    plain.write_text('model = dict()')
+    with pytest.raises(UserError, match=r'plain\.py has no test_dataloader'):
+        take_test_sets(cfg, [str(plain)])
+    other = tmp_path / 'other.py'
+    other.write_text(
+        "_base_ = 'mmhyperface::test_sets/lfw.py'\n"
+        "test_evaluator = [dict(type='FaceVerification', accuracy='grid')]"
+    )
+    with pytest.raises(UserError, match='FaceVerification with different options'):
+        take_test_sets(cfg, ['cfp_fp', str(other)])
+    take_test_sets(cfg, [str(other)])
+    assert cfg.test_evaluator[0].accuracy == 'grid'
+
+
+def test_a_file_may_inherit_from_the_package(tmp_path):
+    cfg = load_config(str(CONFIG))
+    mine = tmp_path / 'mine.py'
+    mine.write_text("_base_ = 'mmhyperface::test_sets/lfw.py'")
+    take_test_sets(cfg, ['lfw', 'cfp_fp', str(mine)])
+    files = [inner.ann_file for inner in cfg.test_dataloader.dataset.datasets]
+    assert files == ['lfw.bin', 'cfp_fp.bin']
+    assert types(cfg.test_evaluator) == ['FaceVerification']
+
+
+def test_where_features_are_saved(tmp_path):
+    path = str(tmp_path / 'features.npy')
+    cfg = load_config(str(CONFIG))
+    metrics = cfg.test_evaluator
+    for evaluator in (metrics, [metrics], {'metrics': [metrics]}):
+        cfg.test_evaluator = evaluator
+        cfg.model.flip_fusion = 'concat'
+        save_features(cfg, path, 'some.pth')
+        assert cfg.test_evaluator.type == 'mmhyperface.FaceEvaluator'
+        assert cfg.test_evaluator.save_features == path
+        assert types(cfg.test_evaluator.metrics) == ['FaceVerification']
+        assert cfg.test_evaluator.about_features.flip_fusion == 'concat'
+    cfg.test_evaluator = dict(type='Evaluator', metrics=[])
+    with pytest.raises(UserError, match='Evaluator saves no features'):
+        save_features(cfg, path, 'some.pth')
+    with pytest.raises(UserError, match=r'to a \.npy file'):
+        save_features(cfg, path + '.txt', 'some.pth')
+
+
+@pytest.fixture(scope='module')
+def tested(tmp_path_factory):
+    """IJB-C, MegaFace and LFW in miniature, tested by an untrained network."""
+    root = tmp_path_factory.mktemp('tested')
+    ijb = write_ijb(root / 'ijb', subjects=6, probes=3)
+    megaface = write_megaface(root / 'megaface')
+    (root / 'val').mkdir()
+    face = drawn_faces(6, 2)
+    people = []  # in each fold as many pairs of one person as of two
+    for i in range(6):
+        people += [(i, 0), (i, 1), (i, 0), ((i + 1) % 6, 1)]
+    images = [cv2.imencode('.png', face(*who))[1].tobytes() for who in people]
+    (root / 'val' / 'lfw.bin').write_bytes(pickle.dumps((images, [True, False] * 6)))
+    cfg = small_config(
+        root,
+        **{
+            'model.backbone.input_size': 112,
+            'model.head.num_classes': 7,
+            'train_dataloader.dataset.num_identities': 7,
+        },
+    )
+    cfg.default_hooks.report = dict(
+        type='VerificationReportHook', baselines=[], draws=20
+    )
+    torch.manual_seed(0)
+    network = MODELS.build(cfg.model)
+    torch.save({'state_dict': network.state_dict()}, root / 'untrained.pth')
+    config = root / 'small.py'
+    cfg.dump(config)
+    options = [
+        f'test_dataloader.dataset.datasets.0.data_root={root / "ijb"}',
+        f'test_dataloader.dataset.datasets.1.data_root={root / "megaface"}',
+        f'test_dataloader.dataset.datasets.2.data_root={root / "val"}',
+        'test_dataloader.dataset.datasets.2.folds=2',
+    ]
+    call(
+        *('python', 'tools/test.py', config, root / 'untrained.pth'),
+        *('--work-dir', root / 'work', '--out', root / 'figures.json'),
+        *('--test-sets', *SETS, '--save-features', root / 'features.npy'),
+        *('--cfg-options', *options),
+        *('test_dataloader.num_workers=0', 'test_dataloader.batch_size=5'),
+    )
+    figures = json.loads((root / 'figures.json').read_text())
+    features = np.load(root / 'features.npy').astype(np.float64)
+    return SimpleNamespace(**locals())
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def test_features_are_those_of_aligned_images(tested):
+    """Whole crops, as they were drawn, give nearly the same as the loose ones."""
+    tested.network.eval()
+    tested.network.flip_fusion = 'sum'
+    drawn = [
+        tested.ijb.image(*who)
+        for who in zip(tested.ijb.image_subjects, tested.ijb.numbers, strict=True)
+    ]
+    batch = {'inputs': [torch.from_numpy(x.transpose(2, 0, 1).copy()) for x in drawn]}
+    batch['data_samples'] = [DataSample() for _ in drawn]
+    with torch.no_grad():
+        found = tested.network.val_step(batch)
+    rows = unit(torch.stack([sample.embedding for sample in found]).double().numpy())
+    saved = unit(tested.features[: len(rows)])
+    centre = saved.mean(0)
+    alike = unit(rows - centre) @ unit(saved - centre).T
+    assert (alike.argmax(1) == np.arange(len(rows))).mean() > 0.9
+
+
+def ijb_templates(tested):
+    """Templates by id, from what was written to the meta files."""
+    truth, templates = tested.ijb, {}
+    for template in set(truth.template_ids.tolist()):
+        media = {}
+        for i in np.flatnonzero(truth.template_ids == template):
+            media.setdefault(truth.media_ids[i], []).append(
+                tested.features[i] * truth.scores[i]
+            )
+        templates[template] = unit(
+            sum(np.mean(rows, axis=0) for rows in media.values())
+        )
+    return templates
+
+
+def test_ijb_from_end_to_end(tested):
+    templates = ijb_templates(tested)
+    scores = [templates[a] @ templates[b] for a, b, _ in tested.ijb.pairs]
+    same = tested.ijb.pairs[:, 2]
+    figures = {
+        name.removeprefix('ijbc/'): value
+        for name, value in tested.figures.items()
+        if name.startswith('ijbc/')
+    }
+    assert figures['eer'] == pytest.approx(F.equal_error_rate(scores, same))
+    assert figures['auc'] == pytest.approx(F.auc(scores, same))
+    tar = F.tar_at_far(scores, same, 0.1).tars[0]
+    assert figures['tar@far=1e-01'] == pytest.approx(tar)
+    ranks = []
+    for ids, subjects in tested.ijb.galleries.values():
+        gallery = np.array([templates[i] for i in ids])
+        for probe, subject in zip(*tested.ijb.probes, strict=True):
+            found = gallery @ templates[probe]
+            if subject in subjects:
+                ranks.append((found >= found[subjects.tolist().index(subject)]).sum())
+    assert len(ranks) == 18
+    assert figures['rank-1'] == pytest.approx(np.mean([r == 1 for r in ranks]))
+    assert figures['rank-5'] == 1
+    assert 0 < figures['rank-1'] < 1
+
+
+def test_megaface_from_end_to_end(tested):
+    truth, start = tested.megaface, len(tested.ijb.names)
+    count = len(truth.probes)
+    probes = unit(tested.features[start : start + count])
+    others = unit(tested.features[start + count : start + count + 12])
+    others = others[~np.array(truth.noisy_distractors)]
+    clean = np.flatnonzero(~np.array(truth.noisy_probes))
+    ranks = [
+        1 + (others @ probes[a] >= probes[a] @ probes[b]).sum()
+        for a in clean
+        for b in clean
+        if a != b and truth.probe_subjects[a] == truth.probe_subjects[b]
+    ]
+    expected = np.mean([rank == 1 for rank in ranks])
+    assert tested.figures['megaface/rank-1@12'] == pytest.approx(expected)
+
+
+def test_a_report_of_all_protocols(tested):
+    content = json.loads((tested.root / 'work/report/report.json').read_text())
+    assert {name: list(parts) for name, parts in content['sets'].items()} == {
+        'ijbc': ['1:1', '1:N'],
+        'megaface': ['MegaFace'],
+        'lfw': ['1:1'],
+    }
+    for name, value in tested.figures.items():
+        set_name, _, figure = name.partition('/')
+        found = [
+            row['figures'][figure]
+            for part in content['sets'].get(set_name, {}).values()
+            for row in part['rows'].values()
+            if figure in row['figures']
+        ]
+        assert found in ([value], [None] if value != value else [])
+
+
+def test_saved_features_give_the_same_figures(tested):
+    options = dict(option.split('=') for option in tested.options)
+    cfg = load_config(str(tested.config), options, SETS)
+    cfg.test_dataloader.dataset.datasets[2].folds = 2
+    for image in tested.root.glob('*/*/*.jpg'):
+        image.unlink()  # no image is needed
+    found = examine_config(cfg, str(tested.root / 'features.npy'))
+    again = {
+        f'{name}/{figure}': value
+        for name, results in found.items()
+        for result in results.values()
+        for figure, value in result.figures().items()
+    }
+    expected = {name: tested.figures[name] for name in again}
+    assert len(again) > 20
+    assert repr(again) == repr(expected)
+    cfg.test_dataloader.dataset.datasets[0].name = 'other'
+    with pytest.raises(UserError, match=r'other test sets: .*features\.json'):
+        examine_config(cfg, str(tested.root / 'features.npy'))
