@@ -13,7 +13,10 @@ from mmengine.config import Config
 from mmhyperface.datasets import FacePack, FacePairs
 from mmhyperface.datasets.face_dataset import FaceDataset
 from mmhyperface.datasets.ijb_meta import read_ijb_meta
-from mmhyperface.datasets.megaface_lists import read_megaface_lists
+from mmhyperface.datasets.megaface_lists import (
+    read_feature_files,
+    read_megaface_lists,
+)
 from mmhyperface.datasets.pair_sets import consecutive_folds
 from mmhyperface.datasets.template_sets import template_test_set
 from mmhyperface.errors import UserError
@@ -180,15 +183,20 @@ def examine_megaface(
     metric: MegaFaceIdentification,
     probes: str,
     distractors: str,
+    suffix: str = '',
     **options: Any,
 ) -> Results:
     """Features of MegaFace's probes and distractors, in the order of their lists.
 
     Args:
+        probes, distractors: ``.npy`` files, or folders with the devkit's file of each
+            image.
+        suffix: of the latter, what follows the path of an image.
         options: of :func:`read_megaface_lists`.
 
     Raises:
-        UserError: see :func:`read_megaface_lists` and :func:`open_features`.
+        UserError: see :func:`read_megaface_lists`, :func:`open_features` and
+            :func:`read_feature_files`.
     """
     lists = read_megaface_lists(lists_dir, **options)
     test_set = {
@@ -199,9 +207,14 @@ def examine_megaface(
         'noisy': lists.noisy,
     }
     metric.dataset_meta = {'test_sets': {'megaface': test_set}}
-    rows = open_features(probes, len(lists.probes), 'the list of the probes')
-    others = open_features(
-        distractors, len(lists.distractors), 'the list of the distractors'
+    rows, others = (
+        read_feature_files(path, paths, suffix)
+        if Path(path).is_dir()
+        else open_features(path, len(paths), f'the list of the {what}')
+        for path, paths, what in (
+            (probes, lists.probes, 'probes'),
+            (distractors, lists.distractors, 'distractors'),
+        )
     )
     with naming('megaface'):
         result = metric.search(test_set, rows, others, FLIPS['given'])

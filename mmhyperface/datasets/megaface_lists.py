@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.progress import track
 
 from mmhyperface.errors import UserError
 
@@ -142,6 +143,33 @@ def read_feature_file(path: str) -> npt.NDArray[np.float32]:
             f'{count}: it is cut off or damaged'
         )
     return np.frombuffer(data, '<f4', offset=_HEADER.size).astype(np.float32)
+
+
+def read_feature_files(
+    folder: str, paths: npt.NDArray[np.bytes_], suffix: str
+) -> npt.NDArray[np.float32]:
+    """Features [N, D] from one file of each image, ``folder/path`` and `suffix`.
+
+    Of cleaned features the value that marks noise is one of the D: by cosine it keeps
+    noise away from everything else.
+
+    Raises:
+        UserError: a file that :func:`read_feature_file` refuses, or of another number
+            of values than the first one.
+    """
+    rows = np.empty((0, 0), np.float32)
+    for i, path in enumerate(track(paths.tolist(), f'reading {folder}')):
+        file = os.path.join(folder, path.decode() + suffix)
+        feature = read_feature_file(file)
+        if not i:
+            rows = np.empty((len(paths), len(feature)), np.float32)
+        if len(feature) != rows.shape[1]:
+            raise UserError(
+                f'{file}: has {len(feature)} values, but the features before it '
+                f'{rows.shape[1]}'
+            )
+        rows[i] = feature
+    return rows
 
 
 @dataclass

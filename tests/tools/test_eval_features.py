@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ijb_files import write_ijb
-from megaface_files import write_megaface
+from megaface_files import write_feature, write_megaface
 
 from mmhyperface.apis import report_errors
 from mmhyperface.evaluation import functional as F
@@ -233,6 +233,29 @@ def test_megaface(run, megaface, noise):
         assert shown(output, f'rank-1, {count} distractors') == pytest.approx(
             found[f'rank-1@{count}'], abs=5.1e-5
         )
+
+
+def test_files_of_the_devkit(run, megaface):
+    root, truth, probes, distractors = megaface
+    for name, paths, rows in (
+        ('facescrub', truth.probes, probes),
+        ('megaface', truth.distractors, distractors),
+    ):
+        for path, row in zip(paths, rows, strict=True):
+            file = root / 'features' / name / f'{path}_ours.bin'
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_feature(file, row.astype(np.float32))
+    folders = root / 'features' / 'facescrub', root / 'features' / 'megaface'
+    output = run('megaface', root, *folders, '--suffix', '_ours.bin')
+    arrays = run('megaface', root, root / 'probes.npy', root / 'distractors.npy')
+    figures = [line for line in arrays.splitlines() if 'rank-1' in line]
+    assert figures
+    assert [line for line in output.splitlines() if 'rank-1' in line] == figures
+    write_feature(file, row[1:])
+    error = run('megaface', root, *folders, '--suffix', '_ours.bin', status=1)
+    assert f'{file}: has {len(row) - 1} values, but the features before it' in error
+    error = run('megaface', root, *folders, status=1)
+    assert 'cannot read the feature' in error
 
 
 def test_fewer_distractors(run, megaface):

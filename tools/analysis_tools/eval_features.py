@@ -184,8 +184,18 @@ def _add_mirrored(parser: argparse.ArgumentParser) -> None:
 
 def _add_megaface(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('lists_dir', help='folder of the lists')
-    parser.add_argument('probes', help='features in the order of facescrub_lst')
-    parser.add_argument('distractors', help='features in the order of megaface_lst')
+    parser.add_argument(
+        'probes',
+        help="features in the order of facescrub_lst, or a folder of devkit's files",
+    )
+    parser.add_argument(
+        'distractors', help='features in the order of megaface_lst, or such a folder'
+    )
+    parser.add_argument(
+        '--suffix',
+        default='',
+        help="of the devkit's files, after the path of an image: _r100ii.bin",
+    )
     parser.add_argument(
         '--num-distractors', type=int, help='only the first so many are there'
     )
@@ -205,6 +215,7 @@ def _megaface(args: argparse.Namespace) -> Results:
         MegaFaceIdentification(counts=args.counts, noise=args.noise),
         args.probes,
         args.distractors,
+        args.suffix,
         num_distractors=args.num_distractors,
         **(noise if args.no_noise_lists else {}),
     )
