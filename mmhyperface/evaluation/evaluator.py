@@ -1,12 +1,15 @@
 """An evaluator that keeps embeddings once, whatever number of metrics need them."""
 
 import json
+import logging
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 
 from mmhyperface.datasets.new_files import new_files
@@ -33,7 +36,8 @@ class FaceEvaluator(Evaluator):
         about_features: what else ``NAME.json`` is to tell.
 
     Raises:
-        UserError: a file of another name, or where none can be written.
+        UserError: a file of another name, or where none can be written. If that comes
+            to light after the test, an error is logged, and the figures stay.
     """
 
     def __init__(
@@ -68,12 +72,6 @@ class FaceEvaluator(Evaluator):
             needed |= embedding_metric.test_sets
         self.store.ranges = None if self.save_features else sample_ranges(needed)
 
-    def fresh(self) -> 'FaceEvaluator':
-        """Another evaluator of the metrics of embeddings, which has no samples yet."""
-        other = FaceEvaluator([metric.fresh() for metric in self.embedding_metrics])
-        other.store.ranges = self.store.ranges
-        return other
-
     def process(
         self, data_samples: Sequence[BaseDataElement], data_batch: Any = None
     ) -> None:
@@ -107,7 +105,10 @@ class FaceEvaluator(Evaluator):
     def _examine(self, embeddings: Embeddings | None, size: int) -> dict[str, float]:
         # First of all: whatever is wrong with the test, the features have their price.
         if self.save_features is not None:
-            self._save(self.save_features, embeddings, size)
+            try:
+                self._save(self.save_features, embeddings, size)
+            except UserError as error:
+                print_log(f'Features are not saved: {error}', 'current', logging.ERROR)
         figures: dict[str, float] = {}
         for metric in self.embedding_metrics:
             _add(figures, metric.compute_metrics(embeddings))
@@ -172,9 +173,12 @@ def require_place(path: Path) -> None:
     Raises:
         UserError: If it cannot be, or the file has another ending.
     """
-    if path.suffix != '.npy':
+    if path.suffix != '.npy' or path.is_dir():
         raise UserError(f'features are saved to a .npy file, not to {path}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The folder may not be ours to write to.
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise UserError(f'{path} cannot be written: {error}') from None

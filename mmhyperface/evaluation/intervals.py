@@ -11,7 +11,7 @@ Intervals are percentiles of what the figures then are.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import singledispatch
+from functools import cache, singledispatch
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,8 +56,9 @@ def confidence_intervals(
     """Lowest and highest value of each figure, by its name.
 
     Empty where a result does not know its identities; without the figures that are not
-    exact (grids, interpolations), those that are NaN in every draw, and EER and AUC of
-    more than a million pairs.
+    exact (grids, interpolations) or not resolvable, without EER and AUC of more than a
+    million pairs, and where a result kept too few scores for an end of the interval. In
+    a draw, a FAR below what it resolves accepts what lies above all different pairs.
 
     Args:
         draws: how many times identities are drawn.
@@ -68,11 +69,13 @@ def confidence_intervals(
     """
     drawn = _drawn([result], draws, seed)
     low, high = _tails(level)
-    return {
-        name: (float(np.nanquantile(x, low)), float(np.nanquantile(x, high)))
+    figures = result.figures()
+    found = {
+        name: (_quantile(x, low), _quantile(x, high))
         for name, x in (drawn[0] if drawn else {}).items()
-        if not np.isnan(x).all()
+        if not np.isnan(figures[name])
     }
+    return {name: ends for name, ends in found.items() if np.isfinite(ends).all()}
 
 
 def paired_differences(
@@ -81,12 +84,14 @@ def paired_differences(
     """Each result against the first, for every figure that all have.
 
     All see the same draws, so what they have in common does not count as a difference.
-    The results must be of the same pairs or probes; empty where their identities are
-    not known.
+    The results must be of the same pairs or probes, by the same rules; empty where
+    their identities are not known. NaN where :func:`confidence_intervals` has none.
 
     Raises:
         UserError: results of other pairs; no draws, or a level outside (0, 1).
     """
+    if not results:
+        return {}
     first = results[0]
     for other in results[1:]:
         reason = unlike(first, other)
@@ -98,16 +103,16 @@ def paired_differences(
         return {}
     values = [result.figures() for result in results]
     shared = set(drawn[0]).intersection(*drawn, *values)
-    return {
-        name: [
-            _difference(
-                value[name] - values[0][name], x[name] - drawn[0][name], low, high
-            )
-            for value, x in zip(values[1:], drawn[1:], strict=True)
-        ]
-        for name in drawn[0]
-        if name in shared
+    found: dict[str, list[Difference]] = {
+        name: [] for name in drawn[0] if name in shared
     }
+    for name, differences in found.items():
+        for value, x in zip(values[1:], drawn[1:], strict=True):
+            with np.errstate(invalid='ignore'):  # of infinities, which are unknown
+                apart = x[name] - drawn[0][name]
+            observed = value[name] - values[0][name]
+            differences.append(_difference(observed, apart, low, high))
+    return found
 
 
 def unlike(first: Result, other: Result) -> str | None:
@@ -132,6 +137,7 @@ def _(result: VerificationResult) -> dict[str, list[Any]]:
     return {
         'pairs': [result.same],
         'identities': [result.identity_a, result.identity_b],
+        'folds or by another rule': [result.folds, result.interpolation, result.fars],
     }
 
 
@@ -140,6 +146,7 @@ def _(result: IdentificationResult) -> dict[str, list[Any]]:
     return {
         'probes': [result.subjects],
         'galleries': [result.galleries, result.merged, result.mate_ranks > 0],
+        'thresholds': [result.threshold],
     }
 
 
@@ -184,8 +191,7 @@ def _(result: VerificationResult) -> tuple[int, Callable[[Ints], Figures]] | Non
         )
         found = {'eer': scores.equal_error_rate(), 'auc': scores.auc()}
         if result.interpolation == 'exact':
-            tars = scores.tar_at_far(result.fars).tars
-            found |= _by_rate('tar@far', result.fars, tars)
+            found |= _by_rate('tar@far', result.fars, scores.staircase(result.fars))
         if result.folds is not None:
             found['accuracy'] = weighted_fold_accuracy(
                 result.scores, same, result.folds, of_pair
@@ -202,26 +208,40 @@ def _highest_tars(
     scores, same = result.scores, result.same
     positives = np.flatnonzero(same)
     positives = positives[np.argsort(scores[positives])]
-    negatives = np.flatnonzero(~same)
-    # Half as many again as needed, since those that are drawn again may weigh less.
-    needed = int(1.5 * result.fars.max() * len(negatives)) + 64
-    between = _PairCounts(a[negatives], b[negatives], identities)
-    if needed < len(negatives):
-        place = len(negatives) - needed
-        negatives = negatives[np.argpartition(scores[negatives], place)[place:]]
-    negatives = negatives[np.argsort(scores[negatives])]
-    ascending = scores[positives], scores[negatives]
-    person, first, second = a[positives], a[negatives], b[negatives]
+    person = a[positives]
+    every = np.flatnonzero(~same)
+    between = _PairCounts(a[every], b[every], identities)
+
+    @cache
+    def highest(count: int) -> Ints:
+        """The different pairs with the highest scores, ascending."""
+        chosen = every
+        if count < len(every):
+            place = len(every) - count
+            chosen = every[np.argpartition(scores[every], place)[place:]]
+        return chosen[np.argsort(scores[chosen])]
+
+    # Half as many again as needed, since those that are drawn may weigh less; where
+    # that is not enough, all.
+    enough = min(int(1.5 * result.fars.max(initial=0) * len(every)) + 64, len(every))
 
     def figures(weights: Ints) -> Figures:
-        of_same, of_different = weights[person], weights[first] * weights[second]
+        of_same = weights[person]
         if result.interpolation != 'exact' or not of_same.any():
             return {}
-        left_out = between.total(weights) - int(of_different.sum())
-        tars = SortedScores.weighted(
-            ascending[0], of_same, ascending[1], of_different, left_out
-        ).tar_at_far(result.fars)
-        return _by_rate('tar@far', result.fars, tars.tars)
+        for count in (enough, len(every)):
+            pairs = highest(count)
+            of_different = weights[a[pairs]] * weights[b[pairs]]
+            tars = SortedScores.weighted(
+                scores[positives],
+                of_same,
+                scores[pairs],
+                of_different,
+                between.total(weights) - int(of_different.sum()),
+            ).staircase(result.fars)
+            if not np.isnan(tars).any():
+                break
+        return _by_rate('tar@far', result.fars, tars)
 
     return figures
 
@@ -252,7 +272,7 @@ def _(result: IdentificationResult) -> tuple[int, Callable[[Ints], Figures]]:
             f'rank-{rank}': float(rate)
             for rank, rate in zip(result.ranks, rates.rank_rates, strict=True)
         }
-        return ranks | _by_rate('tpir@fpir', result.fpirs, rates.tpirs)
+        return ranks | _by_rate('tpir@fpir', result.fpirs, _beyond(rates.tpirs))
 
     return int(result.subjects.max()) + 1, figures
 
@@ -266,9 +286,14 @@ def _(result: MegaFaceResult) -> tuple[int, Callable[[Ints], Figures]]:
             for row, count in enumerate(result.distractors)
             for column, rank in enumerate(result.ranks)
         }
-        return ranks | _by_rate('tar@far', result.fars, rates.tars)
+        return ranks | _by_rate('tar@far', result.fars, _beyond(rates.tars))
 
     return len(result.num_impostors), figures
+
+
+def _beyond(rates: Floats) -> Floats:
+    """Rates by a threshold below the scores that were kept are above all others."""
+    return np.where(np.isnan(rates), np.inf, rates)
 
 
 def _by_rate(name: str, rates: Floats, values: Floats) -> Figures:
@@ -311,15 +336,21 @@ def _tails(level: float) -> tuple[float, float]:
     return (1 - level) / 2, (1 + level) / 2
 
 
+def _quantile(drawn: Floats, share: float) -> float:
+    """Of the draws that have a figure; infinite or NaN where it is not known."""
+    drawn = np.sort(drawn[~np.isnan(drawn)])
+    with np.errstate(invalid='ignore'):
+        return float(np.quantile(drawn, share)) if len(drawn) else float('nan')
+
+
 def _difference(value: float, drawn: Floats, low: float, high: float) -> Difference:
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn) or np.isnan(value):
+    if np.isnan(value) or not np.isfinite(drawn).all():
         return Difference(value, float('nan'), float('nan'), float('nan'))
     # With one more draw, the observed one, p is never 0.
     below, above = (1 + np.count_nonzero(x <= 0) for x in (drawn, -drawn))
     return Difference(
         value,
-        float(np.quantile(drawn, low)),
-        float(np.quantile(drawn, high)),
+        _quantile(drawn, low),
+        _quantile(drawn, high),
         float(min(1.0, 2 * min(below, above) / (len(drawn) + 1))),
     )

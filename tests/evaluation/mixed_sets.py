@@ -1,9 +1,9 @@
 """One test of all kinds of test sets, and embeddings of its images."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import torch
+
+from mmhyperface.datasets.template_sets import TemplateProtocols
 
 DIM = 24
 PAIRS, TEMPLATES, PROBES, DISTRACTORS = 61, 83, 18, 37
@@ -17,8 +17,7 @@ METRICS = [
 
 
 def protocol(**parts):
-    """What :class:`TemplateProtocols` is to a metric."""
-    return SimpleNamespace(**parts)
+    return TemplateProtocols(**parts)
 
 
 def pair_set():

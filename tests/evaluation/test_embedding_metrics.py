@@ -16,6 +16,7 @@ from mixed_sets import (
     feed,
     megaface_set,
     mixed_meta,
+    pair_set,
     pooled,
     protocol,
     template_set,
@@ -311,6 +312,26 @@ ROWS = np.arange(3)
             'galleries G1, G2 hold subject 2 more than once',
         ),
         (
+            TemplateVerification,
+            changed(template_set(), detector_scores=-np.ones(TEMPLATES)),
+            'detector scores are negative, NaN or infinite of images 0, 1',
+        ),
+        (
+            TemplateIdentification,
+            without(probes=(ROWS, ROWS), galleries={'G1': (ROWS, ROWS + 100)}),
+            'no probe has a mate in a gallery',
+        ),
+        (
+            MegaFaceIdentification,
+            changed(megaface_set(), noisy=np.ones(PROBES + DISTRACTORS, bool)),
+            'no subject has two images',
+        ),
+        (
+            MegaFaceIdentification,
+            changed(megaface_set(), noisy=np.ones(PROBES + DISTRACTORS)),
+            'noisy must be booleans, not float64',
+        ),
+        (
             TemplateIdentification,
             without(galleries={'G1': (ROWS - 1, ROWS)}),
             'gallery G1 goes from -1 to 1',
@@ -354,3 +375,76 @@ def test_bad_sets_are_reported_before_anything_is_computed(kind, meta, message):
 def test_bad_arguments(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+def test_noisy_images_need_no_direction():
+    noisy = np.flatnonzero(megaface_set()['noisy']) + MEGA.start
+    rows = embeddings()
+    expected = evaluated(MegaFaceIdentification())
+    rows[noisy[0]], rows[noisy[-1]] = 0, float('nan')
+    found = evaluated(MegaFaceIdentification(), rows=rows)
+    assert repr(found) == repr(expected)
+
+
+def test_labels_may_be_numbers():
+    pairs = template_set()['protocol'].pairs
+    metric = TemplateVerification()
+    numbers = without(pairs=(*pairs[:2], pairs[2].astype(np.uint8)))
+    expected = evaluated(TemplateVerification(), {'test_sets': {'ijb': template_set()}})
+    assert repr(evaluated(metric, numbers)) == repr(expected)
+    assert metric.results_by_set['ijb'].same.dtype == bool
+
+
+@pytest.mark.parametrize('fusion', ['sum', 'concat', 'none', None])
+def test_how_flips_were_fused_is_told(fusion):
+    metric = TemplateVerification()
+    metric.dataset_meta = {'test_sets': {'ijb': template_set()}}
+    told = {} if fusion is None else {'flip_fusion': fusion}
+    for i, row in enumerate(embeddings()):
+        metric.process(None, [{'sample_idx': i, 'embedding': row, **told}])
+    metric.evaluate(SIZE)
+    words = {
+        'sum': 'image + mirror image',
+        'concat': 'image and mirror image concatenated',
+        'none': 'no mirror images',
+        None: 'flips fused by the model',
+    }
+    assert words[fusion] in metric.results_by_set['ijb'].convention
+
+
+def test_embeddings_of_several_shapes():
+    metric = TemplateVerification()
+    metric.dataset_meta = {'test_sets': {'ijb': template_set()}}
+
+    def samples(*rows):
+        return [
+            {'sample_idx': IJB.start + i, 'embedding': x} for i, x in enumerate(rows)
+        ]
+
+    with pytest.raises(UserError, match=r'differ in their dimensions: \[2, 3\]'):
+        metric.process(None, samples(np.ones(2), np.ones(3)))
+    with pytest.raises(UserError, match=r'must be \[D\], not \[2, 2\]'):
+        metric.process(None, samples(np.ones((2, 2))))
+    metric.process(None, samples(np.ones(2, np.float16)))
+    with pytest.raises(UserError, match=r'dimensions: \[2, 3\]'):
+        metric.process(None, samples(np.ones(3)))
+
+
+def test_folds_of_any_numbers_are_numbered_from_0():
+    meta = {'test_sets': {'lfw': pair_set()}}
+    folds = np.arange(143) % 4
+    meta['test_sets']['lfw']['folds'] = folds * 1000 - 5
+    metric = FaceVerification()
+    metric.dataset_meta = meta
+    for i, row in enumerate(embeddings()):
+        metric.process(None, [{'sample_idx': i, 'embedding': row}])
+    metric.evaluate(SIZE)
+    np.testing.assert_array_equal(metric.results_by_set['lfw'].folds, folds)
+    meta['test_sets']['lfw']['folds'] = np.zeros(143, int)
+    with pytest.raises(UserError, match="'lfw': all pairs are in one fold"):
+        metric.dataset_meta = meta
+    meta['test_sets']['lfw']['folds'] = None
+    with pytest.raises(UserError, match="'lfw': 100 stratified folds need"):
+        FaceVerification(folds=100).dataset_meta = meta
+    with pytest.raises(UserError, match="folds is a number from 2 on, not '10'"):
+        FaceVerification(folds='10')

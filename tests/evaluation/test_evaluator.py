@@ -1,6 +1,7 @@
 """The evaluator that keeps embeddings once: alone, among others, on many processes."""
 
 import json
+import logging
 import pickle
 
 import numpy as np
@@ -127,17 +128,6 @@ def test_figures_of_one_name_are_refused_early():
         ready(FaceEvaluator([*METRICS, {**METRICS[1], 'norm': 'unit'}]))
 
 
-def test_fresh_shares_nothing_that_changes():
-    evaluator = FaceEvaluator([*METRICS, Samples()])
-    figures = evaluated(evaluator)
-    other = evaluator.fresh()
-    feed(other, rows=-(embeddings() ** 3))
-    assert evaluator.store.gather() is None
-    assert other.evaluate(SIZE).keys() == figures.keys() - {'samples/sum'}
-    assert evaluator.metrics[0].results_by_set['lfw'].eer == figures['lfw/eer']
-    assert other.metrics[0].results_by_set['lfw'].eer != figures['lfw/eer']
-
-
 def test_saved_features(tmp_path):
     path = tmp_path / 'new' / 'features.npy'
     evaluator = FaceEvaluator(
@@ -171,11 +161,18 @@ def test_features_are_saved_whatever_is_wrong_with_the_test(tmp_path):
     np.testing.assert_array_equal(np.load(path), rows.numpy())
 
 
-def test_features_that_are_not_all_there_are_not_saved(tmp_path):
+def test_features_that_are_not_all_there_are_not_saved(tmp_path, monkeypatch):
     path = tmp_path / 'features.npy'
     numbers = [i for i in range(SIZE) if i != 100]
-    with pytest.raises(UserError, match='embeddings of 198 of 199 samples'):
-        evaluated(FaceEvaluator(METRICS[:1], str(path)), numbers=numbers)
+    evaluator = FaceEvaluator(METRICS[:1], str(path))
+    logged = []
+    monkeypatch.setattr(
+        'mmhyperface.evaluation.evaluator.print_log', lambda *what: logged.append(what)
+    )
+    # The figures of sets that are all there stay.
+    assert 'lfw/auc' in evaluated(evaluator, numbers=numbers)
+    assert 'embeddings of 198 of 199 samples' in logged[0][0]
+    assert logged[0][2] == logging.ERROR
     assert not list(tmp_path.iterdir())
 
 
@@ -185,6 +182,9 @@ def test_a_place_for_features_is_checked_early(tmp_path):
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='cannot be written'):
         FaceEvaluator(METRICS, str(tmp_path / 'file' / 'features.npy'))
+    (tmp_path / 'folder.npy').mkdir()
+    with pytest.raises(UserError, match=r'not to .*folder\.npy'):
+        FaceEvaluator(METRICS, str(tmp_path / 'folder.npy'))
 
 
 def test_the_runner_takes_it_by_default():

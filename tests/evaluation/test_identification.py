@@ -136,6 +136,53 @@ def test_identical_templates_rank_last():
     np.testing.assert_array_equal(result.rank_rates, [0, 0, 1])
 
 
+@pytest.mark.parametrize('seed', range(4))
+def test_equal_features_tie_whatever_rounding_says(seed):
+    """In single precision equal features need not have equal products."""
+    rng = np.random.default_rng(seed)
+    people = rng.normal(size=(50, 512)).astype(np.float32)
+    # Each mate has a twin under another name.
+    rows = np.concatenate([people, people])
+    result = identify(people * 3, np.arange(50), [(rows, np.arange(100))], ranks=(1, 2))
+    np.testing.assert_array_equal(result.rank_rates, [0, 1])
+    # A network that sees no difference is none.
+    flat = np.repeat(people[:1], 50, axis=0)
+    galleries = [(flat[:30], np.arange(30)), (flat[30:], np.arange(30, 50))]
+    result = identify(flat * 7, np.arange(50), galleries, ranks=(1,), fpirs=(0.5,))
+    assert list(result.figures().values()) == [0, 0]
+    result = identify(flat * 7, np.arange(50), galleries, (1,), (0.5,), merged=True)
+    assert list(result.figures().values()) == [0, 0]
+
+
+def test_a_share_that_rounding_leaves_above_a_number():
+    probes, subjects, galleries = _searches(probes=100)
+    assert 0.07 * 100 > 7
+    result = identify(probes, subjects, galleries, (1,), (0.07,), merged=True)
+    _compare(result, _loop(probes, subjects, galleries, (1,), (0.07,), merged=True))
+
+
+def test_subjects_of_any_integer_type():
+    probes, subjects, galleries = _searches()
+    expected = identify(probes, subjects, galleries, fpirs=(0.1,)).figures()
+    for dtype in (np.uint8, np.int16, np.uint64):
+        named = [(rows, of.astype(dtype)) for rows, of in galleries]
+        result = identify(probes, subjects.astype(dtype), named, fpirs=(0.1,))
+        assert result.figures() == expected
+    big = np.uint64(2**63) + subjects.astype(np.uint64)
+    with pytest.raises(UserError, match='below 2⁶³'):
+        identify(probes, big, galleries)
+
+
+def test_types_of_features_may_differ():
+    probes, subjects, galleries = _searches()
+    (rows, of), second = galleries
+    mixed = [(rows.astype(np.float32), of), second]
+    result = identify(probes.astype(np.float32), subjects, mixed, RANKS, FPIRS)
+    assert result.mate_scores.dtype == np.float64
+    expected = identify(probes, subjects, galleries, RANKS, FPIRS)
+    np.testing.assert_array_equal(result.rank_rates, expected.rank_rates)
+
+
 def test_cmc_ends_with_the_ranks_and_rises():
     result = identify(*_searches(noise=2), ranks=(1, 5))
     assert result.cmc[0] == result.rank_rates[0]
@@ -193,6 +240,10 @@ ROWS, OF = GALLERIES[0]
         (dict(ranks=(1.5,)), 'ranks must be integers from 1 on'),
         (dict(fpirs=(1.5,)), r'must lie in \[0, 1\]'),
         (dict(threshold='best'), "threshold is 'best'"),
+        (dict(galleries=[ROWS]), 'gallery 1: expected a pair'),
+        (dict(names=['one']), 'galleries 2, names 1'),
+        (dict(ranks=5), 'ranks must be integers from 1 on'),
+        (dict(fpirs='often'), 'must be numbers'),
     ],
 )
 def test_bad_input(changes, message):
@@ -221,3 +272,6 @@ def test_thresholds_with_weights_are_those_of_repeated_scores():
     repeated = np.repeat(scores, weights)
     expected = [repeated[n] if n < len(repeated) else np.nan for n in allowed]
     np.testing.assert_array_equal(thresholds_among(scores, weights, allowed), expected)
+    expected = [*expected[:7], -np.inf, -np.inf]
+    found = thresholds_among(scores, weights, allowed, total=7)
+    np.testing.assert_array_equal(found, expected)

@@ -138,7 +138,12 @@ def test_noise_lists(noise):
     _compare(result, expected)
     np.testing.assert_array_equal(result.used, [0, 6, 33, 75])
     assert result.counts['noisy probes'] == 3
-    assert noise[:6] in result.convention or 'overwritten' in result.convention
+    words = {'remove': 'noisy images removed', 'overwrite': 'noisy probes overwritten'}
+    assert words[noise] in result.convention
+    assert (result.counts['distractors'], result.counts['probes']) == (
+        80,
+        23 if noise == 'overwrite' else 20,
+    )
 
 
 def test_distractors_that_tie_count_against_the_mate():
@@ -147,6 +152,23 @@ def test_distractors_that_tie_count_against_the_mate():
         probes, [5, 5], np.eye(2)[[1, 0, 0]], (1, 2, 3), (1, 2, 3), ()
     )
     np.testing.assert_array_equal(result.rates, [[1, 1, 1], [0, 1, 1], [0, 0, 1]])
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_equal_features_tie_whatever_rounding_says(seed):
+    """In single precision equal features need not have equal products."""
+    rng = np.random.default_rng(seed)
+    of, people = np.arange(30) // 3, rng.normal(size=(30, 512)).astype(np.float32)
+    # Each image has a twin among the distractors.
+    result = megaface_identification(
+        people + people[of * 3], of, 5 * (people + people[of * 3]), (30,), (1,), ()
+    )
+    np.testing.assert_array_equal(result.rates, [[0]])
+    # A network that sees no difference is none.
+    flat = np.repeat(people[:1], 30, axis=0)
+    result = megaface_identification(flat, of, 7 * flat, (5, 30), (1, 5), (0.1, 0.5))
+    assert not result.rates.any()
+    assert not result.tars.any()
 
 
 def test_figures_by_name():
@@ -173,6 +195,7 @@ PROBES, SUBJECTS, DISTRACTORS = _images()
         (dict(counts=(10, 10)), 'must ascend'),
         (dict(counts=(0, 10)), 'counts must be integers from 1'),
         (dict(ranks=(0,)), 'ranks must be integers from 1'),
+        (dict(counts=5), 'counts must be integers from 1'),
         (dict(fars=(2,)), r'must lie in \[0, 1\]'),
         (dict(noise='ignore'), "noise is 'ignore'"),
         (dict(probes=PROBES * np.nan), 'probes are zero or not finite in rows 0, 1'),

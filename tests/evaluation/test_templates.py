@@ -168,6 +168,7 @@ def _set(row, value):
         (dict(mirrored=_set(3, np.inf)), r'NaN or infinite in rows 3$'),
         (dict(detector_scores=_set(5, np.nan)), r'detector scores .* of images 5$'),
         (dict(detector_scores=_set(5, -0.1)), r'detector scores are negative'),
+        (dict(detector_scores=np.full(40, 'a')), 'detector_scores must be numbers'),
         (dict(norm='l2'), "norm is 'l2'; it can be"),
         (dict(flip='max'), "flip is 'max'"),
         (dict(media='sum'), "media is 'sum'"),
@@ -204,6 +205,39 @@ def test_rows_of_templates(ids):
     for unknown in (min(ids) - 1, max(ids) + 1, -(10**13), 5):
         with pytest.raises(UserError, match=f'no image belongs to template {unknown}$'):
             template_rows(np.array(ids), np.append(wanted, unknown))
+
+
+@pytest.mark.filterwarnings('error')
+def test_views_and_arrays_that_are_only_read():
+    features, _, template, media_ids, scores = _images()
+    expected = pool_templates(features, template, media_ids, scores).features
+    found = pool_templates(
+        features[::-1], template[::-1], media_ids[::-1], scores[::-1]
+    ).features
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+    for array in (features, template, media_ids, scores):
+        array.flags.writeable = False
+    found = pool_templates(features, template, media_ids, scores).features
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.int8, np.uint16, np.uint64])
+def test_ids_of_any_integer_type(dtype):
+    features, _, template, media_ids, scores = _images()
+    small = np.unique(template, return_inverse=True)[1]
+    expected = pool_templates(features, small, media_ids + 3, scores)
+    found = pool_templates(
+        features, small.astype(dtype), (media_ids + 3).astype(dtype), scores
+    )
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_array_equal(found.features, expected.features)
+    wanted = small[:5].astype(dtype)
+    np.testing.assert_array_equal(template_rows(found.ids, wanted), small[:5])
+
+
+def test_ids_that_do_not_ascend():
+    with pytest.raises(UserError, match='ids must ascend'):
+        template_rows(np.array([5, 1, 2]), np.array([1]))
 
 
 def test_rows_of_no_templates():

@@ -424,6 +424,20 @@ def test_useless_rows_among_many_pairs(monkeypatch, value):
         F.score_pairs(rows, pairs, pairs + 4)
 
 
+def test_features_of_any_size():
+    rng = np.random.default_rng(0)
+    rows, a, b = rng.normal(size=(9, 4)), np.arange(8), np.arange(1, 9)
+    expected = F.score_pairs(rows, a, b)
+    for scale in (1e-100, 1e100):
+        np.testing.assert_allclose(F.score_pairs(rows * scale, a, b), expected)
+
+
+@pytest.mark.parametrize('fars', ['often', [[0.5]], None])
+def test_what_is_no_rate(fars):
+    with pytest.raises(UserError, match='must be numbers'):
+        F.tar_at_far([0.1, 0.2], [True, False], fars)
+
+
 # ---- one sort for all rates
 
 

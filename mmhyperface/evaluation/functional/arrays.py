@@ -1,5 +1,6 @@
 """What the functions on arrays have in common: what they take, and how they refuse."""
 
+import warnings
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,15 +19,31 @@ BLOCK_VALUES = 2**20
 
 
 def to_numpy(values: Array) -> npt.NDArray[Any]:
-    """The values where numpy can have them, without a copy if that is possible."""
+    """The values where numpy can have them, without a copy if that is possible.
+
+    Raises:
+        UserError: lists of different lengths in a list.
+    """
     if isinstance(values, torch.Tensor):
         values = values.detach()
         # numpy has no bfloat16; both half types are exact in float32.
         if values.dtype in (torch.bfloat16, torch.float16):
             values = values.float()
         return values.cpu().numpy()
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise UserError(f'this is no array: {error}') from None
     return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def to_torch(array: npt.NDArray[Any]) -> torch.Tensor:
+    """The array, which is only read, without a copy if that is possible."""
+    if any(stride < 0 for stride in array.strides):
+        array = array.copy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'The given NumPy array is not writable')
+        return torch.from_numpy(array)
 
 
 def as_rows(features: Array, name: str = 'features') -> Floats:
@@ -44,10 +61,10 @@ def as_rows(features: Array, name: str = 'features') -> Floats:
 
 
 def as_integers(values: Array, name: str) -> Ints:
-    """Integers [N].
+    """Integers [N], of a type with a sign.
 
     Raises:
-        UserError: another shape or type.
+        UserError: another shape or type, or numbers from 2⁶³ on.
     """
     given = to_numpy(values)
     if given.ndim != 1 or (given.dtype.kind not in 'iu' and len(given)):
@@ -55,7 +72,23 @@ def as_integers(values: Array, name: str) -> Ints:
             f'{name} must be integers in one dimension, not {given.dtype} of shape '
             f'{list(given.shape)}'
         )
-    return given if given.dtype.kind in 'iu' else given.astype(np.int64)
+    if given.dtype.kind == 'i':
+        return given
+    if given.dtype == np.uint64 and given.max(initial=0) > np.iinfo(np.int64).max:
+        raise UserError(f'{name} must lie below 2⁶³, not at {given.max()}')
+    return given.astype(np.int64)
+
+
+def as_counts(values: Any, name: str) -> Ints:
+    """Integers from 1 on, [N].
+
+    Raises:
+        UserError: anything else, or none.
+    """
+    given = np.asarray(values)
+    if given.ndim != 1 or given.dtype.kind not in 'iu' or not (given >= 1).all():
+        raise UserError(f'{name} must be integers from 1 on, not {values!r}')
+    return given.astype(np.int64)
 
 
 def check_lengths(**arrays: Any) -> None:
@@ -101,11 +134,19 @@ def unusable_rows(features: Array) -> Ints:
     return np.flatnonzero(~(np.isfinite(squares) & (squares > 0)))
 
 
+def rounding(scores: Floats) -> float:
+    """How far cosines of equal features may be apart, computed in two ways."""
+    return 8 * float(np.finfo(scores.dtype).eps)
+
+
 def floor_product(rates: Floats, count: float) -> Ints:
-    """⌊rate·count⌋, where a product that rounding left below an integer is that one."""
+    """⌊rate·count⌋, where a product that rounding left below an integer is that one.
+
+    Of negative rates it is −⌈|rate|·count⌉.
+    """
     product = rates * count
     nearest = np.rint(product)
-    close = np.abs(product - nearest) <= 4 * np.finfo(np.float64).eps * nearest
+    close = np.abs(product - nearest) <= 4 * np.finfo(np.float64).eps * abs(nearest)
     return np.where(close, nearest, np.floor(product)).astype(np.int64)
 
 
@@ -115,8 +156,10 @@ def as_rates(rates: Any, name: str) -> Floats:
     Raises:
         UserError: a rate outside.
     """
-    # Through their decimals: 1e-4 in float32 is below 1/10000 once widened.
     given = np.atleast_1d(to_numpy(rates))
+    if given.ndim != 1 or (given.dtype.kind not in 'iuf' and len(given)):
+        raise UserError(f'{name} must be numbers in one dimension, not {rates!r}')
+    # Through their decimals: 1e-4 in float32 is below 1/10000 once widened.
     values = np.array([float(str(rate)) for rate in given], np.float64)
     if not ((values >= 0) & (values <= 1)).all():
         raise UserError(f'{name} must lie in [0, 1]: {values.tolist()}')

@@ -9,7 +9,7 @@ class Highest:
     """Keeps the highest of scores that come in blocks, and the rows they are of.
 
     Args:
-        count: how many to keep, at least.
+        count: how many to keep.
     """
 
     def __init__(self, count: int) -> None:
@@ -54,19 +54,22 @@ class Highest:
         self._scores, self._rows, self._held = [scores], [rows], len(scores)
 
 
-def thresholds_among(descending: Floats, weights: Ints | None, allowed: Ints) -> Floats:
-    """The (n + 1)-th highest score for each n of ``allowed`` [F].
+def thresholds_among(
+    descending: Floats, weights: Ints, allowed: Ints, total: int | None = None
+) -> Floats:
+    """Thresholds that at most n scores lie above, for each n of ``allowed`` [F].
 
     Args:
         descending: [M]. There may be more scores below, that were not kept.
-        weights: [M], how many times each counts; None: once.
+        weights: [M], how many times each counts.
+        total: the weight of all scores, if it is known.
 
     Returns:
-        [F]; NaN where not so many scores were kept.
+        [F], the (n + 1)-th highest score, or minus infinity where all are allowed; NaN
+        where not so many scores were kept, or there are none.
     """
-    passed = np.cumsum(
-        np.ones(len(descending), np.int64) if weights is None else weights
-    )
-    places = np.searchsorted(passed, allowed, 'right')
-    padded = np.append(descending.astype(np.float64), np.nan)
-    return padded[places]
+    places = np.searchsorted(np.cumsum(weights), allowed, 'right')
+    found = np.append(descending.astype(np.float64), np.nan)[places]
+    if total:
+        found[allowed >= total] = -np.inf
+    return found

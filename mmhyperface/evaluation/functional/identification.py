@@ -17,11 +17,13 @@ from .arrays import (
     Bools,
     Floats,
     Ints,
+    as_counts,
     as_integers,
     as_rates,
     as_rows,
     check_lengths,
     floor_product,
+    rounding,
     unit_rows,
     unusable_rows,
 )
@@ -59,7 +61,8 @@ def identify(
     """Search probes in galleries by the cosine of their templates.
 
     The rank of a probe's mate is 1 + the number of other subjects with at least its
-    score: ties count against it. Scores are of the type of the templates.
+    score: ties count against it, and scores within rounding tie. Scores are of the
+    widest type of the templates.
 
     Galleries apart (IJB's protocol): each is searched with all probes. The threshold is
     set by the highest score of each non-mated probe (whose subject the gallery lacks),
@@ -90,26 +93,25 @@ def identify(
     """
     if threshold not in THRESHOLDS:
         raise UserError(f'threshold is {threshold!r}; it can be {tuple(THRESHOLDS)}')
-    wanted = np.asarray(ranks)
-    if wanted.ndim != 1 or wanted.dtype.kind not in 'iu' or (wanted < 1).any():
-        raise UserError(f'ranks must be integers from 1 on, not {ranks}')
+    wanted = as_counts(ranks, 'ranks')
     rates = as_rates(fpirs, 'false positive identification rates')
-    names = (
-        [f'gallery {i + 1}' for i in range(len(galleries))] if names is None else names
-    )
+    if names is None:
+        names = [f'gallery {i + 1}' for i in range(len(galleries))]
+    check_lengths(galleries=galleries, names=names)
     searched = _unit('probes', probes, probe_subjects)
     enrolled = [
-        _unit(f'{name}: features', *gallery)
+        _unit(f'{name}: features', *_two(name, gallery))
         for name, gallery in zip(names, galleries, strict=True)
     ]
     _check_subjects(names, [subjects for _, subjects in enrolled])
     _check_widths(names, searched[0], [rows for rows, _ in enrolled])
-    highest = Highest(0)
+    kept = 0
     if merged:
         rows, subjects = (np.concatenate(part) for part in zip(*enrolled, strict=True))
         enrolled, names = [(rows, subjects)], ['merged']
-        # Twice as many, since identities that are drawn again may weigh less.
-        highest.count = 2 * int(np.ceil(rates.max(initial=0) * len(searched[0]))) + 64
+        # More than are needed, since identities that are drawn again may weigh less.
+        kept = 4 * int(np.ceil(rates.max(initial=0) * len(searched[0]))) + 1024
+    highest = Highest(kept)
     found = [_search(*searched, *gallery, highest) for gallery in enrolled]
     mates, places, others = (np.stack(part) for part in zip(*found, strict=True))
     if not places.any():
@@ -131,7 +133,7 @@ def identify(
         counts={
             'probes': len(searched[0]),
             'subjects': len(np.unique(searched[1])),
-            **_gallery_counts(names, enrolled, places),
+            **_gallery_counts(names, enrolled, places, merged),
         },
     )
     _fill_in(result)
@@ -149,7 +151,8 @@ def probe_rates(
     Args:
         ranks: [K].
         fpirs: [F].
-        weights: how many times each subject counts; None: once.
+        weights: how many times each subject counts, where any FPIR has a threshold;
+            None: once, and a FPIR that non-mated probes cannot resolve has none.
     """
     of_probe = (
         np.ones(len(result.subjects), np.int64)
@@ -163,12 +166,13 @@ def probe_rates(
         rank_rates = (within * counted[..., None]).sum((0, 1)) / counted.sum()
         thresholds = np.stack(
             [
-                _thresholds(result, gallery, fpirs, of_probe)
+                _thresholds(result, gallery, fpirs, of_probe, weights is None)
                 for gallery in range(len(result.galleries))
             ]
         )
+        least = thresholds + rounding(result.mate_scores)
         accepted = mated[..., None] & (
-            result.mate_scores[..., None] > thresholds[:, None, :]
+            result.mate_scores[..., None] > least[:, None, :]
         )
         if not result.merged:
             accepted &= (result.mate_ranks == 1)[..., None]
@@ -186,6 +190,12 @@ def _unit(name: str, features: Array, subjects: Array) -> tuple[Floats, Ints]:
     if len(bad):
         raise UserError(f'{name} are zero or not finite in rows {some(bad)}')
     return unit_rows(rows), of
+
+
+def _two(name: str, gallery: tuple[Array, Array]) -> tuple[Array, Array]:
+    if not isinstance(gallery, tuple | list) or len(gallery) != 2:
+        raise UserError(f'{name}: expected a pair of features and subjects')
+    return gallery[0], gallery[1]
 
 
 def _check_subjects(names: Sequence[str], subjects: list[Ints]) -> None:
@@ -225,9 +235,10 @@ def _search(
     order = np.argsort(enrolled)
     place = np.minimum(np.searchsorted(enrolled[order], subjects), len(order) - 1)
     mate = np.where(enrolled[order[place]] == subjects, order[place], -1)
-    scores = np.full(len(probes), np.nan, probes.dtype)
+    kind = np.result_type(probes, features)
+    scores = np.full(len(probes), np.nan, kind)
     ranks = np.zeros(len(probes), np.int64)
-    others = np.empty(len(probes), probes.dtype)
+    others = np.empty(len(probes), kind)
     step = max(BLOCK_ENTRIES // len(features), 1)
     for start in range(0, len(probes), step):
         product = probes[start : start + step] @ features.T
@@ -236,7 +247,9 @@ def _search(
         own = product[mated, column]
         scores[start + mated] = own
         product[mated, column] = -np.inf
-        ranks[start + mated] = 1 + _at_least(product, own, mated)
+        # Equal features need not have equal products: they are of other columns.
+        least = own - rounding(own)
+        ranks[start + mated] = 1 + _at_least(product, least, mated)
         others[start : start + step] = product.max(1)
         highest.add(product, start)
     return scores, ranks, others
@@ -252,27 +265,32 @@ def _at_least(product: Floats, own: Floats, rows: Ints) -> Ints:
 
 
 def _thresholds(
-    result: IdentificationResult, gallery: int, fpirs: Floats, of_probe: Ints
+    result: IdentificationResult,
+    gallery: int,
+    fpirs: Floats,
+    of_probe: Ints,
+    resolvable: bool,
 ) -> Floats:
-    """[F], NaN where the FPIR is not resolvable."""
+    """[F]; NaN where there is nothing to set one by.
+
+    Args:
+        resolvable: also where the non-mated probes cannot resolve the FPIR.
+    """
     if result.merged:
         wanted = -floor_product(-fpirs, of_probe.sum())  # ⌈FPIR·P⌉
-        found = thresholds_among(
-            result.impostors, of_probe[result.impostor_probes], wanted - 1
-        )
+        weights = of_probe[result.impostor_probes]
+        found = thresholds_among(result.impostors, weights, wanted - 1)
         return np.where(wanted > 0, found, np.nan)
     free = result.mate_ranks[gallery] == 0
     scores, weights = result.best_others[gallery][free], of_probe[free]
     order = np.argsort(-scores)
-    allowed = floor_product(fpirs, weights.sum())
+    scores, weights = scores[order], weights[order]
+    total = int(weights.sum())
+    allowed = floor_product(fpirs, total)
     if result.threshold == 'insightface':
-        return thresholds_among(
-            scores[order], weights[order], np.maximum(allowed, 1) - 1
-        )
-    found = thresholds_among(scores[order], weights[order], allowed)
-    # More than all of them: FPIR = 1 accepts everything.
-    found[(allowed > 0) & (allowed >= weights.sum())] = -np.inf
-    return np.where(allowed > 0, found, np.nan)
+        return thresholds_among(scores, weights, np.maximum(allowed, 1) - 1, total)
+    found = thresholds_among(scores, weights, allowed, total)
+    return np.where(allowed > 0, found, np.nan) if resolvable else found
 
 
 def _fill_in(result: IdentificationResult) -> None:
@@ -299,14 +317,18 @@ def _curve_fpirs(result: IdentificationResult) -> Floats:
 
 
 def _gallery_counts(
-    names: Sequence[str], enrolled: list[tuple[Floats, Ints]], ranks: Ints
+    names: Sequence[str],
+    enrolled: list[tuple[Floats, Ints]],
+    ranks: Ints,
+    merged: bool,
 ) -> dict[str, int]:
     counts = {}
     for name, (_, subjects), places in zip(names, enrolled, ranks, strict=True):
         mated: Bools = places > 0
         counts[f'enrolled in {name}'] = len(subjects)
         counts[f'mated probes of {name}'] = int(np.count_nonzero(mated))
-        counts[f'non-mated probes of {name}'] = int(np.count_nonzero(~mated))
+        if not merged:
+            counts[f'non-mated probes of {name}'] = int(np.count_nonzero(~mated))
     return counts
 
 
@@ -314,8 +336,8 @@ def _convention(merged: bool, threshold: str) -> str:
     if merged:
         return (
             'galleries merged; threshold: the ⌈FPIR·probes⌉-th highest score of all '
-            'comparisons of different subjects, no condition on the rank; ties count '
-            'against the mate'
+            'comparisons of different subjects, rounded up however few the probes are; '
+            'no condition on the rank; ties count against the mate'
         )
     return (
         f'galleries apart; threshold: {THRESHOLDS[threshold]} by their highest scores; '

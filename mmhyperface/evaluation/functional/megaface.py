@@ -16,11 +16,15 @@ from .arrays import (
     Bools,
     Floats,
     Ints,
+    as_counts,
     as_integers,
     as_rates,
     as_rows,
+    blocks,
     check_lengths,
     floor_product,
+    rounding,
+    row_dots,
     to_numpy,
     unit_rows,
     unusable_rows,
@@ -56,9 +60,9 @@ def megaface_identification(
 
     Each ordered pair (a, b) of images of one subject is a search: of a, in a gallery of
     b and the first N distractors, by cosine. The rank of b is 1 + the number of
-    distractors with at least its score. For verification the same pairs are those of
-    one subject and all pairs of a probe and a distractor those of two; TAR is exact, as
-    :func:`tar_at_far` has it.
+    distractors with at least its score; scores within rounding tie. For verification
+    the same pairs are those of one subject and all pairs of a probe and a distractor
+    those of two; TAR is exact, as :func:`tar_at_far` has it.
 
     The products are made in blocks: of all scores only the highest are kept.
 
@@ -89,7 +93,7 @@ def megaface_identification(
         raise UserError(
             f'probes have {rows.shape[1]} values but distractors {others.shape[1]}'
         )
-    wanted, asked = _positive(ranks, 'ranks'), _positive(counts, 'counts')
+    wanted, asked = as_counts(ranks, 'ranks'), as_counts(counts, 'counts')
     if (asked > len(others)).any() or (np.diff(asked) <= 0).any():
         raise UserError(
             f'counts must ascend up to the {len(others)} distractors there are: '
@@ -98,12 +102,13 @@ def megaface_identification(
     rates = as_rates(fars, 'false accept rates')
     bad_probes = _flags(noisy_probes, len(rows), 'noisy_probes')
     bad_others = _flags(noisy_distractors, len(others), 'noisy_distractors')
+    check_probes(subjects, bad_probes, noise)
     unit, people = _clean(rows, subjects, bad_probes, noise)
     first, second = _ordered_pairs(people)
-    mates = np.einsum('ij,ij->i', unit[first], unit[second])
+    mates = _products(unit, first, second)
     total = len(unit) * int(np.count_nonzero(~bad_others))
-    # Twice as many, since identities that are drawn again may weigh less.
-    highest = Highest(2 * int(floor_product(rates, total).max(initial=0)) + 64)
+    # More than are needed, since identities that are drawn again may weigh less.
+    highest = Highest(4 * int(floor_product(rates, total).max(initial=0)) + 1024)
     deepest = int(wanted.max(initial=1))
     places = _ranks(unit, others, bad_others, asked, deepest, (first, mates), highest)
     scores, of_probe = highest.result()
@@ -122,7 +127,9 @@ def megaface_identification(
         counts={
             'probes': len(unit),
             'subjects': int(people.max()) + 1,
+            'distractors': len(others),
             'ordered pairs of a subject': len(first),
+            'different pairs': total,
             'noisy probes': int(bad_probes.sum()),
             'noisy distractors': int(bad_others.sum()),
         },
@@ -138,32 +145,27 @@ def megaface_rates(
     """Rates of what a result keeps.
 
     Args:
-        weights: how many times each subject counts; None: once.
+        weights: how many times each subject counts, where any FAR has a threshold;
+            None: once, and a FAR that the impostors cannot resolve has none.
     """
+    resolvable = weights is None
     if weights is None:
         weights = np.ones(len(result.num_impostors), np.int64)
     counted = weights[result.subjects]
     within = result.mate_ranks[..., None] <= result.ranks  # C x Q x K
     total = int(weights @ result.num_impostors)
     allowed = floor_product(result.fars, total)
-    found = thresholds_among(
-        result.impostors, weights[result.impostor_subjects], allowed
+    thresholds = thresholds_among(
+        result.impostors, weights[result.impostor_subjects], allowed, total
     )
-    found[(allowed > 0) & (allowed >= total)] = -np.inf
-    thresholds = np.where(allowed > 0, found, np.nan)
-    accepted = result.mate_scores[:, None] > thresholds
+    if resolvable:
+        thresholds[allowed == 0] = np.nan
+    accepted = result.mate_scores[:, None] > thresholds + rounding(result.mate_scores)
     with np.errstate(invalid='ignore'):
         rates = np.einsum('cqk,q->ck', within, counted) / counted.sum()
         tars = counted @ accepted / counted.sum()
     tars[np.isnan(thresholds)] = np.nan
     return MegaFaceRates(rates, tars, thresholds)
-
-
-def _positive(values: Sequence[int], name: str) -> Ints:
-    given = np.asarray(values)
-    if given.ndim != 1 or given.dtype.kind not in 'iu' or (given < 1).any():
-        raise UserError(f'{name} must be integers from 1 on, not {values}')
-    return given
 
 
 def _flags(flags: Array | None, count: int, name: str) -> Bools:
@@ -175,6 +177,23 @@ def _flags(flags: Array | None, count: int, name: str) -> Bools:
             f'{name} must be {count} booleans, not {given.dtype} {list(given.shape)}'
         )
     return given
+
+
+def check_probes(subjects: Ints, noisy: Bools, noise: str) -> None:
+    """Raises:
+    UserError: If there is no mate to search for, or nothing to overwrite noise with.
+    """
+    clean, counts = np.unique(subjects[~noisy], return_counts=True)
+    lost = np.setdiff1d(subjects, clean)
+    if noise == 'overwrite' and len(lost):
+        raise UserError(
+            f'all images of subject {some(lost)} are noisy; nothing is there to '
+            'overwrite them with'
+        )
+    if noise == 'overwrite':
+        counts = np.unique(subjects, return_counts=True)[1]
+    if counts.max(initial=0) < 2:
+        raise UserError('no subject has two images: there is nothing to search for')
 
 
 def _clean(
@@ -189,12 +208,6 @@ def _clean(
     names, people = np.unique(subjects[~noisy], return_inverse=True)
     if noise == 'overwrite' and noisy.any():
         where = np.searchsorted(names, subjects[noisy])
-        known = np.isin(subjects[noisy], names)
-        if not known.all():
-            raise UserError(
-                f'all images of subject {some(np.unique(subjects[noisy][~known]))} are '
-                'noisy; nothing is there to overwrite them with'
-            )
         sums = np.zeros((len(names), rows.shape[1]), clean.dtype)
         np.add.at(sums, people, clean)
         clean = np.concatenate([clean, unit_rows(sums[where])])
@@ -212,11 +225,17 @@ def _ordered_pairs(people: Ints) -> tuple[Ints, Ints]:
     offset = np.arange(len(first)) - np.repeat(np.cumsum(size) - size, size)
     second = begin[first] + offset
     apart = first != second
-    if not apart.any():
-        raise UserError('no subject has two images: there is nothing to search for')
     pairs = order[first[apart]], order[second[apart]]
     ascending = np.argsort(pairs[0], kind='stable')
     return pairs[0][ascending], pairs[1][ascending]
+
+
+def _products(rows: Floats, first: Ints, second: Ints) -> Floats:
+    """[Q], the products of these rows, in blocks."""
+    found = np.empty(len(first), rows.dtype)
+    for part in blocks(len(first), rows.shape[1]):
+        found[part] = row_dots(rows[first[part]], rows[second[part]])
+    return found
 
 
 def _ranks(
@@ -247,7 +266,10 @@ def _ranks(
                 highest.add(product, low)
                 _keep_nearest(nearest[low : low + PROBES], product)
         if row < len(counts):
-            ranks[row] = 1 + np.count_nonzero(nearest[first] >= mates[:, None], axis=1)
+            for part in blocks(len(first), deepest):
+                # Equal features need not have equal products, made in another way.
+                least = mates[part, None] - rounding(mates)
+                ranks[row, part] = 1 + (nearest[first[part]] >= least).sum(1)
         done = count
     return ranks
 

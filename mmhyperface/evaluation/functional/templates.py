@@ -24,6 +24,7 @@ from .arrays import (
     check_lengths,
     row_dots,
     to_numpy,
+    to_torch,
     unit_rows,
     unusable_rows,
 )
@@ -65,8 +66,8 @@ def pool_templates(
             have been fused.
         norm: ``'keep'``: image features keep their lengths, which tell quality;
             ``'unit'``: each is brought to length 1, after the flips are fused.
-        flip: ``'sum'`` of an image and its mirror image, ``'concat'``, giving [T, 2D],
-            or ``'none'``, leaving ``mirrored`` aside.
+        flip: with ``mirrored``, ``'sum'`` of an image and its mirror image,
+            ``'concat'``, giving [T, 2D], or ``'none'``, leaving ``mirrored`` aside.
         media: ``'mean'`` as above; ``'none'``: every image counts by itself.
 
     Returns:
@@ -97,8 +98,8 @@ def pool_templates(
     check_lengths(features=parts[0], template_ids=given, media_ids=media_of)
     if not len(given):
         raise UserError('there are no images')
+    weights = image_weights(detector_scores, given)
     ids, template = np.unique(given, return_inverse=True)
-    weights = _scores(detector_scores, template, ids)
     if media == 'mean':
         weights = weights / _images_of_medium(template, media_of)
     if norm == 'unit':
@@ -123,34 +124,44 @@ def template_rows(ids: Array, wanted: Array) -> Ints:
         ids: [T], ascending, as :class:`Templates` has them.
 
     Raises:
-        UserError: ids that no template has.
+        UserError: ids that no template has, or that do not ascend.
     """
-    asked = as_integers(wanted, 'wanted')
-    rows = rows_of(as_integers(ids, 'ids'), asked)
+    known, asked = as_integers(ids, 'ids'), as_integers(wanted, 'wanted')
+    if (np.diff(known) <= 0).any():
+        raise UserError('ids must ascend, each once, as those of Templates do')
+    rows = rows_of(known, asked)
     if rows.min(initial=0) < 0:
         unknown = np.unique(asked[rows < 0])
         raise UserError(f'no image belongs to template {some(unknown)}')
     return rows
 
 
-def _scores(detector_scores: Array | None, template: Ints, ids: Ints) -> Floats:
-    """The images' weights, float64 [N]."""
+def image_weights(detector_scores: Array | None, template_ids: Ints) -> Floats:
+    """The weights of images, float64 [N], of their templates [N].
+
+    Raises:
+        UserError: see :func:`pool_templates`.
+    """
     if detector_scores is None:
-        return np.ones(len(template))
-    scores = to_numpy(detector_scores).astype(np.float64)
-    if scores.ndim != 1:
-        raise UserError(f'detector_scores must be [N], not {list(scores.shape)}')
-    check_lengths(features=template, detector_scores=scores)
+        return np.ones(len(template_ids))
+    scores = to_numpy(detector_scores)
+    if scores.ndim != 1 or scores.dtype.kind not in 'iuf':
+        raise UserError(
+            f'detector_scores must be numbers [N], not {scores.dtype} of shape '
+            f'{list(scores.shape)}'
+        )
+    scores = scores.astype(np.float64)
+    check_lengths(template_ids=template_ids, detector_scores=scores)
     bad = np.flatnonzero(~(np.isfinite(scores) & (scores >= 0)))
     if len(bad):
         raise UserError(
             f'detector scores are negative, NaN or infinite of images {some(bad)}'
         )
-    empty = np.bincount(template, scores, len(ids)) == 0
-    if empty.any():
+    dark = np.setdiff1d(template_ids, template_ids[scores > 0])
+    if len(dark):
         raise UserError(
-            f'no image of template {some(ids[empty])} is usable: all their detector '
-            'scores are 0'
+            f'no image of template {some(dark)} is usable: all their detector scores '
+            'are 0'
         )
     return scores
 
@@ -180,7 +191,7 @@ def _weighted_sums(rows: Floats, template: Ints, weights: Floats, count: int) ->
     starts = np.searchsorted(template[order], np.arange(count))
     return embedding_bag(
         torch.from_numpy(order),
-        torch.from_numpy(rows),
+        to_torch(rows),
         torch.from_numpy(starts),
         mode='sum',
         per_sample_weights=torch.from_numpy(weights[order].astype(rows.dtype)),

@@ -186,8 +186,8 @@ def kfold_accuracy(
         UserError: also when the training pairs of a fold are all of one kind.
     """
     scores, same = _pairs(scores, same)
-    fold_of, count = _fold_ids(folds, len(scores))
-    _check_training_folds(same, fold_of, count)
+    fold_of = check_folds(folds, same)
+    count = int(fold_of.max()) + 1
     if grid is None:
         accuracies, thresholds = _kfold_exact(scores, same, fold_of, count)
     else:
@@ -449,8 +449,9 @@ def score_pairs(templates: Array, index_a: Array, index_b: Array) -> Floats:
     for part in blocks(len(first), rows.shape[1]):
         a = rows[first[part]].astype(np.float64, copy=False)
         b = rows[second[part]].astype(np.float64, copy=False)
-        norms = np.sqrt(row_dots(a, a) * row_dots(b, b))
-        scores[part] = row_dots(a, b) / norms
+        # The product of the squares could overflow.
+        lengths = np.sqrt(row_dots(a, a)), np.sqrt(row_dots(b, b))
+        scores[part] = row_dots(a, b) / lengths[0] / lengths[1]
     return scores
 
 
@@ -542,13 +543,24 @@ def _nearest(counts: _Counts, rates: Floats) -> tuple[Floats, Floats]:
     return tar, counts.thresholds[nearest]
 
 
-def _fold_ids(folds: int | Array, pairs: int) -> tuple[Ints, int]:
+def check_folds(folds: int | Array, same: Bools) -> Ints:
+    """The fold of each pair, [P], numbered from 0.
+
+    Raises:
+        UserError: see :func:`kfold_accuracy`.
+    """
+    fold_of = _fold_ids(folds, len(same))
+    _check_training_folds(same, fold_of, int(fold_of.max()) + 1)
+    return fold_of
+
+
+def _fold_ids(folds: int | Array, pairs: int) -> Ints:
     if isinstance(folds, int | np.integer):
         if not 2 <= folds <= pairs:
             raise UserError(f'{pairs} pairs cannot be cut into {folds} folds')
         sizes = np.full(folds, pairs // folds)
         sizes[: pairs % folds] += 1
-        return np.repeat(np.arange(folds), sizes), int(folds)
+        return np.repeat(np.arange(folds), sizes)
     given = to_numpy(folds)
     if given.shape != (pairs,) or given.dtype.kind not in 'iu':
         raise UserError(
@@ -558,7 +570,7 @@ def _fold_ids(folds: int | Array, pairs: int) -> tuple[Ints, int]:
     names, fold_of = np.unique(given, return_inverse=True)
     if len(names) < 2:
         raise UserError('all pairs are in one fold; at least two are needed')
-    return fold_of, len(names)
+    return fold_of
 
 
 def _check_training_folds(same: Bools, fold_of: Ints, count: int) -> None:

@@ -11,7 +11,7 @@ from mmengine.evaluator import BaseMetric
 
 from mmhyperface.errors import UserError
 
-from ..functional.arrays import Ints, check_lengths
+from ..functional.arrays import Ints, as_integers, check_lengths
 from ..results import Result
 from .embedding_store import EmbeddingStore
 from .embeddings import Embeddings, SetFeatures
@@ -177,8 +177,13 @@ def on_main_process(compute: Callable[[], T]) -> T:
     if is_main_process():
         try:
             answer[0] = compute()
-        except Exception as error:  # the other ranks wait for an answer
+        except UserError as error:
             answer[1] = error
+        except Exception as error:
+            # The other ranks wait for an answer, and not every error can be sent.
+            answer[1] = RuntimeError(f'rank 0 failed: {error!r}')
+            broadcast_object_list(answer)
+            raise
     broadcast_object_list(answer)
     value, failure = answer
     if failure is not None:
@@ -210,6 +215,7 @@ def check_pairs(first: Ints, second: Ints, same: Any, count: int, what: str) -> 
     """Raises:
     UserError: If pairs do not fit one another, the set, or verification.
     """
+    first, second = as_integers(first, 'index_a'), as_integers(second, 'index_b')
     check_lengths(index_a=first, index_b=second, same=same)
     kinds = [kind for kind in (False, True) if (same == kind).any()]
     if len(kinds) != 2:

@@ -33,15 +33,19 @@ class EmbeddingStore:
     Attributes:
         ranges: Of numbers of samples, (first, one past the last), whose embeddings
             are kept; None: all.
+        flip: How mirror images were fused, as far as samples tell by ``flip_fusion``.
     """
 
     def __init__(self, ranges: Sequence[tuple[int, int]] | None = None) -> None:
         self.ranges = ranges
+        self.flip = 'model'
         self._pieces: list[Piece] = []
         self._free = 0  # rows of the last piece
 
     def add(self, data_samples: Sequence[dict]) -> None:
         """Keep the ``embedding`` [D] of each sample, by its ``sample_idx``.
+
+        A sample may tell of its ``flip_fusion``, see :class:`.FaceRecognizer`.
 
         Raises:
             UserError: embeddings that differ in their number of dimensions.
@@ -50,12 +54,14 @@ class EmbeddingStore:
         kept = np.flatnonzero(self._wanted(numbers))
         if not len(kept):
             return
+        chosen = [torch.as_tensor(data_samples[i]['embedding']) for i in kept.tolist()]
+        for one in chosen:
+            if one.ndim != 1:
+                raise UserError(f'an embedding must be [D], not {list(one.shape)}')
+        _check_one_dim({len(one) for one in chosen} | {self._dim or len(chosen[0])})
+        self.flip = data_samples[0].get('flip_fusion', self.flip)
         # One transfer for the batch.
-        stacked = torch.stack([data_samples[i]['embedding'] for i in kept.tolist()])
-        rows = stacked.detach().float().cpu().numpy()
-        if rows.ndim != 2:
-            raise UserError(f'an embedding must be [D], not {list(rows.shape[1:])}')
-        _check_one_dim({rows.shape[1], self._dim or rows.shape[1]})
+        rows = torch.stack(chosen).detach().float().cpu().numpy()
         self._append(numbers[kept], rows)
 
     def gather(self) -> Embeddings | None:
@@ -71,9 +77,11 @@ class EmbeddingStore:
         limit = PIECE_BYTES // get_world_size()
         told = all_gather_object((self._dim, self._num_pieces(limit)))
         dims = {dim for dim, _ in told if dim is not None}
-        if not dims:
+        if len(dims) != 1:
+            self._pieces.clear()
+            self._free = 0
+            _check_one_dim(dims)
             return None
-        _check_one_dim(dims)
         numbers = gather_object(self._numbers())
         pieces = self._take(limit)
         if not is_main_process():
@@ -87,7 +95,7 @@ class EmbeddingStore:
             for piece in (own, *gather_object(None)[1:]):
                 if piece is not None:
                     rows[np.searchsorted(known, piece[0])] = piece[1]
-        return Embeddings(known, rows)
+        return Embeddings(known, rows, flip=self.flip)
 
     @property
     def _dim(self) -> int | None:

@@ -10,6 +10,7 @@ from mmhyperface.errors import UserError, some
 
 from ..functional import Templates, pool_templates
 from ..functional.arrays import Floats, Ints, check_lengths, unusable_rows
+from ..functional.templates import image_weights
 
 # What is known of mirror images, in words; the keys are pool_templates' flips.
 FLIPS = {
@@ -65,6 +66,7 @@ def check_templates(test_set: dict[str, Any], pooling: Pooling) -> int:
         if lists['detector_scores'] is None:
             raise UserError('it has no detector scores; set detector_scores=False')
     check_lengths(num_images=range(test_set['num_images']), **lists)
+    image_weights(lists.get('detector_scores'), np.asarray(test_set['template_ids']))
     count = len(np.unique(test_set['template_ids']))
     if len(test_set['protocol'].subjects) != count:
         raise UserError(
@@ -149,10 +151,13 @@ class Embeddings:
             UserError: an image without one, or whose embedding has no direction.
         """
         if name not in self._sets:
-            self._sets[name] = self._part(test_set['offset'], test_set['num_images'])
+            self._sets[name] = self._part(test_set)
         return self._sets[name]
 
-    def _part(self, offset: int, count: int) -> SetFeatures:
+    def _part(self, test_set: dict[str, Any]) -> SetFeatures:
+        offset, count = test_set['offset'], test_set['num_images']
+        # What is removed need not have a direction.
+        removed = test_set.get('noisy', np.zeros(count, np.bool_))
         first, last = np.searchsorted(self.numbers, (offset, offset + count))
         if last - first < count:
             wanted = np.arange(offset, offset + count)
@@ -164,6 +169,7 @@ class Embeddings:
         mirrored = None if self.mirrored is None else self.mirrored[first:last]
         for kind, part in (('embedding', rows), ('mirrored embedding', mirrored)):
             bad = np.empty(0, np.int64) if part is None else unusable_rows(part)
+            bad = bad[~removed[bad]]
             if len(bad):
                 raise UserError(
                     f'the {kind} is zero, NaN or infinite of sample '

@@ -18,7 +18,7 @@ from ..functional import (
     tar_at_far,
 )
 from ..functional.arrays import Bools, Floats, Ints, as_rates, check_lengths
-from ..functional.verification import INTERPOLATIONS
+from ..functional.verification import INTERPOLATIONS, check_folds
 from ..results import VerificationResult
 from .base import EmbeddingMetric, check_pairs
 from .embeddings import SetFeatures
@@ -72,6 +72,8 @@ class FaceVerification(EmbeddingMetric):
         if accuracy not in ACCURACIES:
             raise UserError(f'accuracy is {accuracy!r}; it can be {tuple(ACCURACIES)}')
         check_interpolation(interpolation)
+        if not isinstance(folds, int) or folds < 2:
+            raise UserError(f'folds is a number from 2 on, not {folds!r}')
         self.fars = as_rates(fars, 'fars').tolist()
         self.folds = folds
         self.folds_seed = folds_seed
@@ -87,6 +89,8 @@ class FaceVerification(EmbeddingMetric):
         if identities is not None:
             check_lengths(num_images=range(count), identities=identities)
         check_pairs(test_set['index_a'], test_set['index_b'], same, count, 'images')
+        if self.accuracy != 'global':
+            self._folds(same, test_set['folds'])
 
     def examine(
         self, name: str, test_set: dict, features: SetFeatures
@@ -117,10 +121,11 @@ class FaceVerification(EmbeddingMetric):
             return dict(
                 accuracy=accuracy, accuracy_thresholds=np.array([threshold])
             ), how
-        origin = 'from the list'
         if folds is None:
-            folds = stratified_folds(same, self.folds, self.folds_seed)
             origin = f'stratified from seed {self.folds_seed}'
+        else:
+            origin = 'from the list'
+        folds = self._folds(same, folds)
         grid = INSIGHTFACE_GRID if self.accuracy == 'grid' else None
         mean, std, accuracies, thresholds = kfold_accuracy(scores, same, folds, grid)
         return dict(
@@ -129,6 +134,12 @@ class FaceVerification(EmbeddingMetric):
             accuracy_thresholds=thresholds,
             folds=folds if grid is None else None,
         ), f'{len(accuracies)} folds {origin}, {how}, mean ± std (ddof 0)'
+
+    def _folds(self, same: Bools, folds: Ints | None) -> Ints:
+        """The fold of each pair, numbered from 0."""
+        if folds is None:
+            folds = stratified_folds(same, self.folds, self.folds_seed)
+        return check_folds(folds, same)
 
 
 def check_interpolation(interpolation: str) -> None:
@@ -149,12 +160,13 @@ def verification_result(
     convention: str,
     **known: Any,
 ) -> VerificationResult:
-    """The result of pairs: EER, AUC and TAR@FAR from their scores [P].
+    """The result of pairs: EER, AUC and TAR@FAR from their scores and kinds, [P].
 
     Args:
         convention: of the scores, in words, to which that of TAR@FAR is added.
         known: other attributes of the result.
     """
+    same = np.asarray(same, bool)
     ordered = SortedScores(scores, same)
     if interpolation == 'exact':
         tars = ordered.tar_at_far(fars)

@@ -9,12 +9,11 @@ from mmhyperface.errors import UserError
 from mmhyperface.registry import METRICS
 
 from ..functional import megaface_identification
-from ..functional.arrays import Floats, as_rates, check_lengths
-from ..functional.megaface import COUNTS, NOISE
+from ..functional.arrays import Floats, as_counts, as_rates, check_lengths
+from ..functional.megaface import COUNTS, NOISE, check_probes
 from ..results import MegaFaceResult
 from .base import EmbeddingMetric
 from .embeddings import SetFeatures
-from .template_identification import check_ranks
 
 
 @METRICS.register_module()
@@ -48,14 +47,12 @@ class MegaFaceIdentification(EmbeddingMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if counts is not None and (
-            not len(counts) or any(not isinstance(n, int) or n < 1 for n in counts)
-        ):
-            raise UserError(f'counts of distractors are integers from 1, not {counts}')
         if noise not in NOISE:
             raise UserError(f'noise is {noise!r}; it can be {NOISE}')
-        self.counts = None if counts is None else sorted(set(counts))
-        self.ranks = check_ranks(ranks)
+        self.counts = counts
+        if counts is not None:
+            self.counts = np.unique(as_counts(counts, 'counts')).tolist()
+        self.ranks = as_counts(ranks, 'ranks').tolist()
         self.fars = as_rates(fars, 'fars').tolist()
         self.noise = noise
 
@@ -69,6 +66,9 @@ class MegaFaceIdentification(EmbeddingMetric):
         probes = int(np.count_nonzero(subjects >= 0))
         if (subjects[:probes] < 0).any():
             raise UserError('its distractors must follow its probes')
+        if test_set['noisy'].dtype != np.bool_:
+            raise UserError(f'noisy must be booleans, not {test_set["noisy"].dtype}')
+        check_probes(subjects[:probes], test_set['noisy'][:probes], self.noise)
         there = len(subjects) - probes
         if not there or max(self.counts or [0]) > there:
             raise UserError(

@@ -9,7 +9,7 @@ from mmhyperface.errors import UserError, some
 from mmhyperface.registry import METRICS
 
 from ..functional import identify
-from ..functional.arrays import as_rates, check_lengths
+from ..functional.arrays import as_counts, as_rates, check_lengths
 from ..functional.identification import THRESHOLDS
 from ..results import IdentificationResult
 from .base import EmbeddingMetric, check_rows
@@ -54,7 +54,7 @@ class TemplateIdentification(EmbeddingMetric):
             raise UserError(
                 f'threshold is {threshold!r}; it can be {tuple(THRESHOLDS)}'
             )
-        self.ranks = check_ranks(ranks)
+        self.ranks = as_counts(ranks, 'ranks').tolist()
         self.fpirs = as_rates(fpirs, 'fpirs').tolist()
         self.merged = merged
         self.threshold = threshold
@@ -74,15 +74,15 @@ class TemplateIdentification(EmbeddingMetric):
         for name, (rows, subjects) in protocol.galleries.items():
             check_lengths(**{f'gallery {name}': rows, 'its subjects': subjects})
             check_rows(f'gallery {name}', rows, count, 'templates')
-        enrolled, times = np.unique(
-            np.concatenate([subjects for _, subjects in protocol.galleries.values()]),
-            return_counts=True,
-        )
+        everyone = [subjects for _, subjects in protocol.galleries.values()]
+        enrolled, times = np.unique(np.concatenate(everyone), return_counts=True)
         if (times > 1).any():
             raise UserError(
                 f'the galleries {", ".join(protocol.galleries)} hold subject '
                 f'{some(enrolled[times > 1])} more than once'
             )
+        if not np.isin(protocol.probes[1], enrolled).any():
+            raise UserError('no probe has a mate in a gallery')
 
     def examine(
         self, name: str, test_set: dict, features: SetFeatures
@@ -112,14 +112,3 @@ class TemplateIdentification(EmbeddingMetric):
             **result.counts,
         }
         return result
-
-
-def check_ranks(ranks: Sequence[int]) -> tuple[int, ...]:
-    """The ranks.
-
-    Raises:
-        UserError: If one is no rank, or there is none.
-    """
-    if not len(ranks) or any(not isinstance(k, int) or k < 1 for k in ranks):
-        raise UserError(f'ranks are integers from 1, not {ranks!r}')
-    return tuple(ranks)

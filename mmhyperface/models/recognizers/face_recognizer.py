@@ -129,6 +129,8 @@ class FaceRecognizer(BaseModel):
     ) -> list[DataSample]:
         """Data samples with ``embedding`` set: fp32 [D], [2D] for ``concat``.
 
+        They tell how the mirror image was fused, too: ``flip_fusion``.
+
         Embeddings are not normalised: their norm tells the image's quality, and
         the protocols that need unit vectors normalise.
         """
@@ -142,4 +144,5 @@ class FaceRecognizer(BaseModel):
         samples = list(data_samples or [DataSample() for _ in embeddings])
         for sample, embedding in zip(samples, embeddings, strict=True):
             sample.set_field(embedding, 'embedding')
+            sample.set_metainfo({'flip_fusion': self.flip_fusion})
         return samples
