@@ -208,18 +208,19 @@ def _highest_tars(
     scores, same = result.scores, result.same
     positives = np.flatnonzero(same)
     positives = positives[np.argsort(scores[positives])]
-    person = a[positives]
+    person, of_positives = a[positives], scores[positives]
     every = np.flatnonzero(~same)
     between = _PairCounts(a[every], b[every], identities)
 
     @cache
-    def highest(count: int) -> Ints:
-        """The different pairs with the highest scores, ascending."""
+    def highest(count: int) -> tuple[Floats, Ints, Ints]:
+        """Of the different pairs with the highest scores, ascending: these, a and b."""
         chosen = every
         if count < len(every):
             place = len(every) - count
             chosen = every[np.argpartition(scores[every], place)[place:]]
-        return chosen[np.argsort(scores[chosen])]
+        chosen = chosen[np.argsort(scores[chosen])]
+        return scores[chosen], a[chosen], b[chosen]
 
     # Half as many again as needed, since those that are drawn may weigh less; where
     # that is not enough, all.
@@ -230,12 +231,12 @@ def _highest_tars(
         if result.interpolation != 'exact' or not of_same.any():
             return {}
         for count in (enough, len(every)):
-            pairs = highest(count)
-            of_different = weights[a[pairs]] * weights[b[pairs]]
+            values, first, second = highest(count)
+            of_different = weights[first] * weights[second]
             tars = SortedScores.weighted(
-                scores[positives],
+                of_positives,
                 of_same,
-                scores[pairs],
+                values,
                 of_different,
                 between.total(weights) - int(of_different.sum()),
             ).staircase(result.fars)
