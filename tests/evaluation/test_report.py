@@ -200,6 +200,7 @@ def _runner(folder, epochs=1, hooks=None, **kwargs):
         'sampler': {'type': 'DefaultSampler', 'shuffle': False},
     }
     evaluator = Evaluator(FaceVerification(fars=(0.1,), folds=3))
+    torch.manual_seed(0)
     return Runner(
         _Network(),
         str(folder),
@@ -221,8 +222,8 @@ def _runner(folder, epochs=1, hooks=None, **kwargs):
     )
 
 
-def _rows(folder, name='verification.json'):
-    return json.loads((folder / name).read_text())['faces']
+def _rows(folder):
+    return json.loads((folder / 'verification.json').read_text())['faces']
 
 
 def test_report_of_a_training(tmp_path):
@@ -246,6 +247,28 @@ def test_report_of_a_training(tmp_path):
         None, [{'sample_idx': i, 'embedding': images[i]} for i in range(IMAGES)]
     )
     assert rows['raw pixels']['auc'] == pixels.evaluate(IMAGES)['faces/auc']
+
+
+class _Fusions(FaceVerification):
+    """Notes how the samples that it sees were fused with their mirror images."""
+
+    seen = ()
+
+    def process(self, data_batch, data_samples):
+        self.seen += tuple(sample.get('flip_fusion') for sample in data_samples)
+        super().process(data_batch, data_samples)
+
+    def fresh(self):
+        return self
+
+
+def test_pixels_are_not_fused_with_their_mirror_image(tmp_path):
+    runner = _runner(tmp_path, hooks=[VerificationReportHook(('pixels',))])
+    metric = _Fusions(fars=(0.1,), folds=3)
+    runner.val_loop.evaluator.metrics[:] = [metric]
+    metric.dataset_meta = _Faces().metainfo
+    runner.call_hook('before_train')
+    assert metric.seen == ('none',) * IMAGES
 
 
 def test_evaluation_before_training_changes_nothing(tmp_path):
@@ -300,10 +323,6 @@ def test_resumed_run_and_test_remember_the_baselines(tmp_path):
 
     tested = _runner(tmp_path / 'test', load_from=str(checkpoint))
     tested.test()
-    rows = _rows(tmp_path / 'test', 'verification_test.json')
-    assert rows == before
-    assert (tmp_path / 'test' / 'verification_test.png').exists()
-
     report = read_report(tmp_path / 'test' / 'report')
     told = report.content['sets']['faces']['1:1']['rows']
     assert list(told) == list(before)
@@ -357,9 +376,20 @@ def test_report_of_every_protocol(tmp_path, caplog):
     assert content['checkpoint'] is None
     assert content['intervals']['draws'] == 3
     assert 'megaface, MegaFace' in caplog.text
-    pairs = json.loads((tmp_path / 'verification_test.json').read_text())
-    assert list(pairs) == ['lfw', 'grid/lfw']
-    assert (tmp_path / 'verification_test_grid_lfw.png').is_file()
+    # A test writes nothing else.
+    assert [path.name for path in tmp_path.iterdir()] == ['deep']
+
+
+def test_training_with_several_sets(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    hook = VerificationReportHook(out_file='pairs.png')
+    hook.trained = {'lfw': verification(), 'grid/lfw': _result()}
+    hook.after_train(_test_of(tmp_path))
+    files = ['pairs.json', 'pairs_grid_lfw.png', 'pairs_lfw.png']
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+    told = json.loads((tmp_path / 'pairs.json').read_text())
+    assert list(told) == ['lfw', 'grid/lfw']
+    assert f'grid/lfw (picture: {tmp_path / "pairs_grid_lfw.png"})' in caplog.text
 
 
 def test_no_report_without_results(tmp_path):

@@ -3,18 +3,33 @@
 import json
 import math
 from dataclasses import fields
+from functools import partial
+from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from small_results import identification, megaface, verification
 
 from mmhyperface.errors import UserError
+from mmhyperface.evaluation import intervals
 from mmhyperface.evaluation.functional import identify
 from mmhyperface.evaluation.intervals import confidence_intervals
-from mmhyperface.evaluation.report import read_report, write_report, writing
+from mmhyperface.evaluation.report import (
+    drawing,
+    missing,
+    pictures,
+    read_report,
+    report_text,
+    write_report,
+    writing,
+)
 from mmhyperface.evaluation.report.content import content_of
-from mmhyperface.evaluation.report.tables import as_markdown, as_text, sections_of
+from mmhyperface.evaluation.report.missing import why_no_interval
+from mmhyperface.evaluation.report.tables import as_markdown, sections_of
 from mmhyperface.evaluation.results import VerificationResult
 
 ODD = 'a/very|long *name* <b>&</b> $x$ ' + 'of a list ' * 8
@@ -57,7 +72,7 @@ def content(sets, draws=0):
 
 
 def text_of(sets, draws=0):
-    return as_text(sections_of(content(sets, draws)))
+    return report_text(sets, draws, level=0.9)
 
 
 def null(value):
@@ -112,7 +127,9 @@ def test_json_has_all_there_is(written):
         assert result.counts.items() <= found['counts'].items()
         intervals = confidence_intervals(result, DRAWS, seed=3)
         assert found['intervals'] == {key: list(x) for key, x in intervals.items()}
-        assert (found['no_intervals'] is None) == bool(intervals)
+        numbers = {key for key, x in figures.items() if math.isfinite(x)}
+        without = numbers - set(intervals) - {'accuracy_std'}
+        assert found['no_intervals'] == {x: why_no_interval(result, x) for x in without}
 
 
 def test_json_has_counts_and_thresholds(written):
@@ -176,6 +193,9 @@ def test_json_has_counts_and_thresholds(written):
 
 def test_evidence_rebuilds_the_results(written):
     sets, report = written
+    assert sorted(path.name[:3] for path in report.folder.glob('evidence/*')) == [
+        f'{number:02d}_' for number in range(1, 9)
+    ]
     again = read_report(report.folder / 'report.json')
     assert again.content == report.content
     for name, protocol, row, found in rows_of(report.content):
@@ -246,7 +266,7 @@ def test_lines_of_the_protocols():
         *('TPIR at FPIR 1e-03, G1', 'TPIR at FPIR 1e-03, G2', 'TPIR at FPIR 1e-01'),
         *('TPIR at FPIR 1e-01, G1', 'TPIR at FPIR 1e-01, G2'),
     ]
-    assert '90 % interval' in lines[2]
+    assert '90 % interval' in lines[4]
 
     merged = identification(merged=True)
     lines = text_of({'a': {'1:N': {'x': merged}}}, draws=5).splitlines()
@@ -260,12 +280,87 @@ def test_lines_of_the_protocols():
 
 
 def test_no_intervals_and_why():
-    unknown = text_of({'a': {'1:1': {'x': verification(known=False)}}}, draws=5)
+    result = verification(known=False)
+    unknown = text_of({'a': {'1:1': {'x': result}}}, draws=5)
     assert 'No intervals: the list does not tell who is on the images' in unknown
-    assert ' to ' not in unknown.split('images,')[0]
-    assert 'No intervals: none were asked for' in text_of(
-        {'a': {'1:1': {'x': verification()}}}
+    assert '% interval' not in unknown
+    result.counts = {'templates': 7}
+    templates = text_of({'a': {'1:1': {'x': result}}}, draws=5)
+    assert 'No intervals: it is not known who is in the templates, which' in templates
+
+    none = text_of({'a': {'1:1': {'x': verification()}}})
+    assert 'No intervals: none were asked for' in none
+    assert '% interval' not in none
+    assert 'bootstrap' not in none
+
+
+def line_of(text, figure):
+    (line,) = [line for line in text.splitlines() if line.startswith(f'| {figure} ')]
+    return [cell.strip() for cell in line.strip('|').split('|')]
+
+
+def test_figures_without_an_interval(monkeypatch):
+    result = verification()
+    result.folds = None
+    result.interpolation = 'linear'
+    text = text_of({'a': {'1:1': {'x': result}}}, draws=5)
+    assert line_of(text, 'AUC')[2]
+    for figure in ('accuracy', 'TAR at FAR 1e-03'):
+        assert line_of(text, figure)[2] == ''
+    assert (
+        'No interval: accuracy (only an exact accuracy over folds is drawn again); '
+        'TAR at FAR 1e-03, TAR at FAR 1e-02 (only exact TARs are drawn again, not '
+        'interpolated ones)'
+    ) in text.replace('\n', ' ')
+
+    for module in (intervals, missing):
+        monkeypatch.setattr(module, 'MANY_PAIRS', 100)
+    told = content({'a': {'1:1': {'x': verification()}}}, draws=5)
+    (row,) = told['sets']['a']['1:1']['rows'].values()
+    assert list(row['intervals']) == ['tar@far=1e-03', 'tar@far=1e-02']
+    assert row['no_intervals'] == dict.fromkeys(
+        ('accuracy', 'eer', 'auc'), missing.MANY
     )
+
+
+def test_figures_that_draws_do_not_resolve():
+    kept = megaface()
+    kept.impostors = kept.impostors[:3]
+    kept.impostor_subjects = kept.impostor_subjects[:3]
+    told = content({'a': {'MegaFace': {'x': kept}}}, draws=20)
+    (row,) = told['sets']['a']['MegaFace']['rows'].values()
+    assert row['figures']['tar@far=1e-03'] is not None
+    assert row['no_intervals'] == {'tar@far=1e-03': missing.FEW_SCORES}
+
+    alone = verification()
+    alone.identity_a = alone.identity_b = np.zeros(len(alone.same), np.int64)
+    alone.identity_b = 1 - alone.same.astype(np.int64)
+    assert why_no_interval(alone, 'auc') == missing.ONE_KIND
+
+
+def test_single_galleries_have_no_interval():
+    text = text_of({'a': {'1:N': {'x': identification()}}}, draws=5)
+    assert 'No interval: single galleries (only the mean' in text
+    assert 'No interval' not in text_of(
+        {'a': {'1:N': {'x': identification(merged=True)}}}, draws=5
+    )
+
+
+def test_text_explains_itself_once(written):
+    _, report = written
+    lines = report.text().splitlines()
+    assert lines[0] == 'Test <of> a net'
+    assert 'fewer comparisons of different' in lines[-4]
+    assert lines[-3].startswith('Threshold: what a score has to exceed')
+    assert (
+        lines[-1] == f'Intervals: bootstrap over identities, {DRAWS} draws from seed 3.'
+    )
+    assert report.text().count('fewer comparisons of different') == 1
+
+
+def test_text_is_that_of_a_written_report(written):
+    sets, report = written
+    assert report_text(sets, DRAWS, seed=3, title='Test <of> a net') == report.text()
 
 
 def test_notes_of_unlike_rows():
@@ -281,7 +376,7 @@ def test_notes_of_unlike_rows():
     assert len([line for line in lines if 'FAR 1e-03' in line]) == 1
     (line,) = [line for line in lines if 'FAR 1e-01' in line]
     assert [cell.strip() for cell in line.strip('|').split('|')] == [
-        *('TAR at FAR 1e-01', 'two', '50.00', '', 'none'),
+        *('TAR at FAR 1e-01', 'two', '50.00', 'none'),
     ]
 
 
@@ -324,6 +419,93 @@ def test_pictures_of_unresolvable_searches(tmp_path):
     )
     write_report({'x': {'1:N': {'a': searches}}}, tmp_path, draws=0)
     assert len(list(tmp_path.glob('pictures/*'))) == 3
+
+
+@pytest.mark.parametrize(
+    'counts',
+    [
+        [300],
+        [100, 200, 300],
+        [200, 300, 400, 500, 700, 900, 1000],
+        [10, 100, 1000, 10_000, 20_000],
+        [10**power for power in range(1, 7)],
+        [*range(10_000, 1_000_000, 90_000), 1_000_000],
+    ],
+)
+@pytest.mark.filterwarnings('error')
+def test_names_of_distractor_counts_stand_apart(counts):
+    result = megaface()
+    result.distractors = np.array(counts)
+    result.rates = np.linspace(1, 0.5, 2 * len(counts)).reshape(-1, 2)
+    ax = drawn(partial(drawing.draw_distractors, results={'a': result}))
+    np.testing.assert_array_equal(ax.get_xticks(), counts)
+    assert not len(ax.get_xticks(minor=True))
+    names = apart(ax)
+    assert names[-1] == f'{counts[-1]:,}'
+    assert set(names) <= {f'{count:,}' for count in counts}
+    assert len(names) > 1 or len(counts) == 1
+
+
+@pytest.mark.parametrize('ranks', [1, 2, 3, 5, 10, 30, 100])
+def test_names_of_ranks_stand_apart(ranks):
+    result = identification()
+    result.cmc = np.linspace(0.5, 1, ranks)
+    names = apart(drawn(partial(drawing.draw_cmc, results={'a': result})))
+    every = ['1', '2', '5', '10', '20', '50', '100']
+    assert names == [name for name in every if int(name) <= ranks]
+
+
+def drawn(draw):
+    """The axes of a picture as large as a report's."""
+    figure = Figure(figsize=(pictures.WIDTH, pictures.HEIGHT), dpi=pictures.DPI)
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    draw(ax)
+    figure.tight_layout()
+    figure.canvas.draw()
+    return ax
+
+
+def apart(ax):
+    """The names that stand below the axes, none upon another."""
+    low, high = ax.get_xlim()
+    labels = [
+        label
+        for label in ax.get_xticklabels()
+        if label.get_text() and low <= label.get_position()[0] <= high
+    ]
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+    return [label.get_text() for label in labels]
+
+
+def test_lowest_resolvable_rate_has_a_line():
+    """The lowest FPIR has no threshold here."""
+    result = identification()
+    assert np.isnan(result.thresholds[:, 0]).all()
+    ax = drawn(partial(drawing.draw_searches, result=result))
+    lines = [line.get_xdata()[0] for line in ax.lines]
+    assert lines == result.thresholds[:, 1].tolist()
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert f'threshold, FPIR 1e-01, G1: {lines[0]:.4f}' in names
+
+
+def test_titles_of_pictures(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Axes, 'set_title', lambda ax, text, **_: seen.append(text))
+    sets = {
+        'a$': {'MegaFace': {'x': megaface()}},
+        'word ' * 80: {'1:1': {'x': verification()}},
+    }
+    write_report(sets, tmp_path, draws=0)
+    short, *long = seen
+    assert short == 'a\\$, MegaFace: identification among distractors'
+    assert len(long) == 3
+    for text, what in zip(long, ('ROC', 'DET', 'scores, x'), strict=True):
+        assert text.startswith('word word')
+        assert text.endswith(f'word , 1:1: {what}')
+        assert max(map(len, text.splitlines())) <= pictures.TITLE_WIDTH
+        assert text.count('\n') == 2
 
 
 def contents(folder):
@@ -373,6 +555,10 @@ def test_what_is_no_report(tmp_path):
         read_report(tmp_path)
     with pytest.raises(UserError, match='there is no report in'):
         read_report(tmp_path / 'nothing')
+    for text in ('<html>', '{}'):
+        (tmp_path / 'report.html').write_text(text)
+        with pytest.raises(UserError, match=r'give the folder, or the report\.json'):
+            read_report(tmp_path / 'report.html')
     file = tmp_path / 'report.json'
     damaged = ['', '{', '[]', '{}', '{"format": 1}', '{"format": 1, "sets": []}', '\0']
     for text in damaged:

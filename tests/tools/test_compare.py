@@ -10,12 +10,14 @@ from small_results import identification, megaface, verification
 from test_tools import ROOT, call
 
 from mmhyperface.errors import UserError
+from mmhyperface.evaluation import intervals
 from mmhyperface.evaluation.intervals import paired_differences
 from mmhyperface.evaluation.report import (
     compare,
     comparison_json,
     comparison_markdown,
     comparison_text,
+    missing,
     pictures,
     write_report,
 )
@@ -139,6 +141,19 @@ def test_other_pairs_and_identities(tmp_path):
     assert 'p is of each' not in comparison_text([compared], 0.95)
 
 
+def test_figures_that_are_not_drawn_again(tmp_path, monkeypatch):
+    found = reports(tmp_path, a=pairs(), b=pairs(1.2))
+    for module in (intervals, missing):
+        monkeypatch.setattr(module, 'MANY_PAIRS', 100)
+    (compared,) = compare(found, DRAWS)
+    assert set(compared.differences) >= {'tar@far=1e-03', 'tar@far=1e-02'}
+    assert compared.no_intervals == dict.fromkeys(
+        ('accuracy', 'eer', 'auc'), missing.MANY
+    )
+    text = comparison_text([compared], 0.95).replace('\n', ' ')
+    assert f'No significance of accuracy, EER, AUC: {missing.MANY}.' in text
+
+
 def test_other_searches_and_distractors(tmp_path):
     fewer = megaface()
     fewer.used = fewer.used - 1
@@ -226,6 +241,27 @@ def test_tool(tmp_path, run_tool, capsys):
     assert 'y - x' in capsys.readouterr().out
 
 
+def test_out_in_a_new_folder(tmp_path, monkeypatch, run_tool):
+    reports(tmp_path, a=pairs(), b=pairs(1.2))
+    monkeypatch.chdir(tmp_path)
+    run_tool('a', 'b', '--draws', '2', '--out', 'new/folder/x.md')
+    text = (tmp_path / 'new/folder/x.md').read_text()
+    assert text.startswith('# Comparison')
+    run_tool('a', 'b', '--draws', '3', '--out', 'new/folder/x.md')
+    assert (tmp_path / 'new/folder/x.md').read_text() != text
+    with pytest.raises(UserError, match='draws is 0'):
+        run_tool('a', 'b', '--draws', '0', '--out', 'new/y.json')
+    assert not (tmp_path / 'new/y.json').exists()
+
+
+def test_names_of_columns():
+    names = runpy.run_path(str(TOOL))['column_names']
+    assert names(['/x/a/report', '/x/b/report/report.json']) == ['a', 'b']
+    assert names(['/x/a/report', '/y/a']) == ['x/a', 'y/a']
+    assert names(['/a', '/x/a']) == ['a', 'x/a']
+    assert names(['/a', '/']) == ['a', '/']
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -236,7 +272,12 @@ def test_tool(tmp_path, run_tool, capsys):
         (['a', 'torn'], 'is damaged, or no evidence'),
         (['a', 'b', '--names', 'x'], '1 names for 2 reports'),
         (['a', 'b', '--names', 'x', 'x'], "two columns have the name 'x'"),
-        (['a', 'a'], 'two columns have the name'),
+        (['a', 'a'], 'a report of .*/a is given twice: give --names'),
+        (['a', 'a/report.json'], 'a report of .*/a is given twice: give --names'),
+        (['a/report.json', 'b/report.html'], r'give the folder, or the report.json'),
+        (['a', 'b', '--out', 'folder.md'], r'--out takes a .md or .json file'),
+        (['a', 'b', '--out', 'a/report.html/x.md'], r'--out .* cannot be written'),
+        (['a', 'b', '--out', '/proc/x.md'], r'--out .* cannot be written'),
         (['a', 'b', '--out', 'x.html'], r'--out takes a .md or .json file'),
         (['a', 'b', '--draws', '0'], 'draws is 0'),
         (['a', 'b', '--level', '2', '--draws', '2'], 'level is 2'),
@@ -245,6 +286,7 @@ def test_tool(tmp_path, run_tool, capsys):
 def test_mistakes(tmp_path, monkeypatch, run_tool, arguments, message):
     reports(tmp_path, a=pairs(), b=pairs(), torn=pairs())
     next((tmp_path / 'torn/evidence').iterdir()).write_bytes(b'PK')
+    (tmp_path / 'folder.md').mkdir()
     for name, text in (('damaged', '{"format'), ('old', '{"format": 0}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / 'report.json').write_text(text)

@@ -120,7 +120,7 @@ def test_testing_repeats_the_figures_of_training(trained, tmp_path, processes):
     trained_row = training['synthetic']['trained']
     assert figures['synthetic/accuracy'] == trained_row['accuracy']
     assert figures['synthetic/auc'] == trained_row['auc']
-    assert (tmp_path / 'verification_test.png').is_file()
+    assert (tmp_path / 'report' / 'report.html').is_file()
 
 
 def test_resume_auto_and_amp(trained, tmp_path):

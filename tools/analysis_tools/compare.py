@@ -47,24 +47,42 @@ def parse_args() -> argparse.Namespace:
     twice = [name for name, count in Counter(args.names).items() if count > 1]
     if twice:
         raise UserError(f'two columns have the name {twice[0]!r}: give other --names')
-    if args.out and args.out.suffix not in ('.md', '.json'):
-        raise UserError(f'--out takes a .md or .json file, got {args.out}')
+    if args.out:
+        check_out(args.out)
     return args
 
 
+def check_out(path: Path) -> None:
+    """Before the draws, which may take long."""
+    if path.suffix not in ('.md', '.json') or path.is_dir():
+        raise UserError(f'--out takes a .md or .json file, got {path}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        path.open('a').close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f'--out {path} cannot be written: {error}') from None
+
+
 def column_names(reports: list[str]) -> list[str]:
-    """As many of the last folders' names as tell the reports apart."""
-    folders = [
-        (path.parent if path.name == 'report.json' else path).parts
-        for path in (Path(report).resolve() for report in reports)
-    ]
+    """As many of the last folders' names as tell the reports apart.
+
+    Raises:
+        UserError: nothing does.
+    """
+    folders = [Path(report).resolve() for report in reports]
+    folders = [path.parent if path.name == 'report.json' else path for path in folders]
     # Every test names its folder so.
-    folders = [parts[:-1] if parts[-1] == 'report' else parts for parts in folders]
-    for depth in range(1, max(map(len, folders)) + 1):
-        names = ['/'.join(parts[-depth:]) for parts in folders]
+    folders = [path.parent if path.name == 'report' else path for path in folders]
+    depths = [path.parts[1:] or path.parts for path in folders]
+    for depth in range(1, max(map(len, depths)) + 1):
+        names = ['/'.join(parts[-depth:]) for parts in depths]
         if len(set(names)) == len(names):
-            break
-    return names
+            return names
+    twice = next(path for path in folders if folders.count(path) > 1)
+    raise UserError(f'a report of {twice} is given twice: give --names')
 
 
 def written(args: argparse.Namespace, found: list[Compared]) -> str:

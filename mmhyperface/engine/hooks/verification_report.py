@@ -41,9 +41,7 @@ class VerificationReportHook(Hook):
     :class:`FaceVerification` of the evaluator takes part.
 
     After a test the results of every :class:`EmbeddingMetric` make a report, see
-    :func:`.write_report`, and its tables go to the log. Picture and JSON file of
-    :class:`FaceVerification` are made as after training, with ``_test`` added to their
-    names.
+    :func:`.write_report`, and its tables go to the log.
 
     The baselines travel in the checkpoints, so a resumed run and a test show those
     of the beginning, for test sets whose pairs are the same. Nothing is evaluated
@@ -103,10 +101,17 @@ class VerificationReportHook(Hook):
     def after_train(self, runner: Runner) -> None:
         if not self.trained:
             return
-        pictures = self._summarise(runner, self.trained, self.out_file)
-        for name, rows in self._with_baselines(self.trained).items():
+        sets = {name: self._rows(name, x) for name, x in self.trained.items()}
+        path = Path(runner.work_dir) / self.out_file
+        write_verification_json(sets, path.with_suffix('.json'))
+        for name, rows in sets.items():
+            picture = path
+            if len(sets) > 1:
+                label = name.replace('/', '_')
+                picture = path.with_name(f'{path.stem}_{label}{path.suffix}')
+            plot_verification(rows, picture, f'{name}, 1:1')
             runner.logger.info(
-                f'Verification on {name} (picture: {pictures[name]})\n'
+                f'Verification on {name} (picture: {picture})\n'
                 f'{verification_table(rows)}'
             )
 
@@ -115,10 +120,6 @@ class VerificationReportHook(Hook):
         tested = [_results([metric]) for metric in metrics]
         if not any(tested):
             return
-        path = Path(self.out_file)
-        pairs = _results(_metrics(runner.test_loop.evaluator))
-        if pairs:
-            self._summarise(runner, pairs, f'{path.stem}_test{path.suffix}')
         sets: dict[str, dict[str, dict[str, Result]]] = {}
         for results in tested:
             for name, result in results.items():
@@ -151,27 +152,6 @@ class VerificationReportHook(Hook):
             }
             for baseline, states in checkpoint.get(CHECKPOINT_KEY, {}).items()
         }
-
-    def _summarise(
-        self, runner: Runner, results: Results, out_file: str
-    ) -> dict[str, Path]:
-        """Writes the JSON file, and a picture for each set, whose path is returned."""
-        sets = self._with_baselines(results)
-        path = Path(runner.work_dir) / out_file
-        pictures = {}
-        for name, rows in sets.items():
-            pictures[name] = path
-            if len(sets) > 1:
-                label = name.replace('/', '_')
-                pictures[name] = path.with_name(f'{path.stem}_{label}{path.suffix}')
-            plot_verification(rows, pictures[name])
-        write_verification_json(sets, path.with_suffix('.json'))
-        return pictures
-
-    def _with_baselines(
-        self, results: Results
-    ) -> dict[str, dict[str, VerificationResult]]:
-        return {name: self._rows(name, result) for name, result in results.items()}
 
     def _rows(self, name: str, trained: Result) -> dict[str, Any]:
         rows = {
@@ -236,6 +216,10 @@ def _pixels(model: BaseModel, batch: Any) -> list[dict]:
     recognizer = model.module if is_model_wrapper(model) else model
     data = recognizer.data_preprocessor(batch, False)
     return [
-        {'sample_idx': sample.sample_idx, 'embedding': image.flatten()}
+        {
+            'sample_idx': sample.sample_idx,
+            'embedding': image.flatten(),
+            'flip_fusion': 'none',
+        }
         for sample, image in zip(data['data_samples'], data['inputs'], strict=True)
     ]

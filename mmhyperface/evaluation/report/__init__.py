@@ -7,7 +7,7 @@ from .comparison_tables import (
     comparison_text,
 )
 from .training import plot_verification, verification_table, write_verification_json
-from .writing import Report, read_report, write_report
+from .writing import Report, read_report, report_text, write_report
 
 __all__ = [
     'Compared',
@@ -20,6 +20,7 @@ __all__ = [
     'comparison_text',
     'plot_verification',
     'read_report',
+    'report_text',
     'verification_table',
     'write_report',
     'write_verification_json',

@@ -14,9 +14,8 @@ from mmhyperface.errors import UserError
 from ..intervals import paired_differences, unlike
 from ..results import Result
 from .content import finite
+from .missing import unknown_identities, why_no_interval
 from .writing import Report
-
-UNKNOWN_IDENTITIES = 'the list does not tell who is on the images'
 
 
 @dataclass
@@ -29,6 +28,7 @@ class Compared:
         figures: figure → report → value, of figures that two or more share.
         differences: figure → report → {value, low, high, p_value} to the first.
         not_comparable: report → why there are no differences.
+        no_intervals: figure → why its differences have none.
         conventions: of each report.
         evidence: whether a report has it.
     """
@@ -44,6 +44,7 @@ class Compared:
         default_factory=dict
     )
     not_comparable: dict[str, str] = field(default_factory=dict)
+    no_intervals: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_tests(self) -> int:
@@ -159,13 +160,20 @@ def _add_differences(
             compared.not_comparable[name] = 'it was written without evidence'
             continue
         result = _result(compared, reports, name)
-        reason = unlike(base, result)
-        drawn = {} if reason else paired_differences([base, result], draws, level, seed)
-        if not drawn:
-            compared.not_comparable[name] = reason or UNKNOWN_IDENTITIES
+        reason = unlike(base, result) or unknown_identities(base)
+        if reason is not None:
+            compared.not_comparable[name] = reason
+            continue
+        drawn = paired_differences([base, result], draws, level, seed)
         for figure, of_figure in drawn.items():
             told = {key: finite(x) for key, x in of_figure[-1]._asdict().items()}
             compared.differences.setdefault(figure, {})[name] = told
+        for figure, values in compared.figures.items():
+            known = None not in (values.get(first), values.get(name))
+            entry = compared.differences.get(figure, {}).get(name, {})
+            drawn_again = entry.get('p_value') is not None
+            if known and not drawn_again and figure != 'accuracy_std':
+                compared.no_intervals[figure] = why_no_interval(base, figure)
 
 
 def _result(compared: Compared, reports: Mapping[str, Report], key: str) -> Result:

@@ -8,6 +8,7 @@ from .tables import (
     NOT_RESOLVABLE,
     Cell,
     Table,
+    by_reason,
     escaped,
     figure_label,
     percent,
@@ -32,6 +33,7 @@ def comparison_json(
             'figures': compared.figures,
             'differences': compared.differences,
             'not_comparable': compared.not_comparable,
+            'no_intervals': compared.no_intervals,
         }
     return {
         'format': FORMAT,
@@ -77,6 +79,10 @@ def comparison_notes(compared: Compared, level: float) -> list[str]:
             'has p < 0.05 where there is none; for all at once ask for '
             f'p < {0.05 / max(count, 1):.2g}.'
         )
+    notes += [
+        f'No significance of {", ".join(names)}: {reason}.'
+        for reason, names in by_reason(compared.no_intervals).items()
+    ]
     for name, reason in compared.not_comparable.items():
         notes.append(f'No significance of {name}: {reason}.')
     if len(set(compared.conventions.values())) == 1:

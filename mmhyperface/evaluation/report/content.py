@@ -23,10 +23,10 @@ from ..results import (
     VerificationResult,
     rate_name,
 )
+from .missing import why_no_interval
 
 FORMAT = 1
-UNKNOWN_IDENTITIES = 'No intervals: the list does not tell who is on the images'
-NOT_DRAWN = 'No intervals: none were asked for'
+NOT_DRAWN = 'none were asked for'
 
 # Test set -> protocol -> row (a model, or a baseline) -> result.
 Sets = Mapping[str, Mapping[str, Mapping[str, Result]]]
@@ -172,14 +172,14 @@ def _row(result: Result, draws: int, level: float, seed: int) -> dict[str, Any]:
 
 
 def _intervals(result: Result, draws: int, level: float, seed: int) -> dict[str, Any]:
-    if not draws:
-        return {'intervals': {}, 'no_intervals': NOT_DRAWN}
-    found = confidence_intervals(result, draws, level, seed)
-    if not found:
-        return {'intervals': {}, 'no_intervals': UNKNOWN_IDENTITIES}
+    found = confidence_intervals(result, draws, level, seed) if draws else {}
     return {
         'intervals': {
             name: [finite(low), finite(high)] for name, (low, high) in found.items()
         },
-        'no_intervals': None,
+        'no_intervals': {
+            name: why_no_interval(result, name) if draws else NOT_DRAWN
+            for name, value in result.figures().items()
+            if name not in found and name != 'accuracy_std' and math.isfinite(value)
+        },
     }

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import NullLocator, PercentFormatter
 
 from ..functional.verification import SortedScores
 from ..results import (
@@ -28,6 +28,8 @@ NAME_LENGTH = 32
 FEWEST = 0.1
 COLORS = ('tab:orange', 'tab:blue')  # of different and of same people
 GRID_COLOR = '0.9'
+DIGIT_SHARE = 0.026  # of an axis, that a digit of a name takes, and a gap
+RANK_TICKS = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
 # Rates that a deviate axis names, if they lie on it.
 DEVIATE_TICKS = (
     *(1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01),
@@ -73,7 +75,6 @@ def draw_roc(
         ylim=(0, 1.005),
         xlabel=f'false accept rate (from 1 / {round(1 / lowest):,} different pairs)',
         ylabel='true accept rate',
-        title='ROC',
     )
     _finish(ax)
 
@@ -97,12 +98,11 @@ def draw_det(
     ax.set(
         xlabel='false accept rate (scale of normal deviates)',
         ylabel='false reject rate (scale of normal deviates)',
-        title='DET',
     )
     _finish(ax)
 
 
-def draw_scores(ax: Axes, name: str, result: VerificationResult) -> None:
+def draw_scores(ax: Axes, result: VerificationResult) -> None:
     """Histograms of both kinds of pairs, with thresholds of the accuracy and of a FAR.
 
     The FAR is the lowest that is resolvable.
@@ -117,11 +117,14 @@ def draw_scores(ax: Axes, name: str, result: VerificationResult) -> None:
         strictest = resolvable[np.argmin(result.fars[resolvable])]
         lines[f'FAR {rate_name(result.fars[strictest])}'] = result.thresholds[strictest]
     _histograms(ax, kinds, lines)
-    ax.set(title=f'Scores, {label(name)}', ylabel='share of the pairs of a kind')
+    ax.set_ylabel('share of the pairs of a kind')
 
 
-def draw_searches(ax: Axes, name: str, result: IdentificationResult) -> None:
-    """Histograms of what the thresholds separate, with those of the lowest FPIR."""
+def draw_searches(ax: Axes, result: IdentificationResult) -> None:
+    """Histograms of what the thresholds separate, with those of an FPIR.
+
+    The FPIR is the lowest that is resolvable.
+    """
     mated = result.mate_ranks > 0
     if result.merged:
         others = {'probes, highest of another subject': result.best_others.ravel()}
@@ -129,16 +132,16 @@ def draw_searches(ax: Axes, name: str, result: IdentificationResult) -> None:
         others = {'probes without a mate, highest': result.best_others[~mated]}
     kinds = {**others, 'probes with a mate, that score': result.mate_scores[mated]}
     lines: dict[str, float | None] = {}
-    if len(result.fpirs):
-        strict = int(np.argmin(result.fpirs))
+    resolvable = np.flatnonzero(np.isfinite(result.thresholds).any(axis=0))
+    if len(resolvable):
+        strictest = resolvable[np.argmin(result.fpirs[resolvable])]
+        fpir = f'FPIR {rate_name(result.fpirs[strictest])}'
         for gallery, threshold in zip(
-            result.galleries, result.thresholds[:, strict], strict=True
+            result.galleries, result.thresholds[:, strictest], strict=True
         ):
-            lines[f'FPIR {rate_name(result.fpirs[strict])}, {label(gallery)}'] = (
-                threshold
-            )
+            lines[f'{fpir}, {label(gallery)}'] = threshold
     _histograms(ax, kinds, lines)
-    ax.set(title=f'Scores, {label(name)}', ylabel='share of the searches of a kind')
+    ax.set_ylabel('share of the searches of a kind')
 
 
 def draw_cmc(ax: Axes, results: Mapping[str, IdentificationResult]) -> None:
@@ -146,10 +149,9 @@ def draw_cmc(ax: Axes, results: Mapping[str, IdentificationResult]) -> None:
     for name, result in results.items():
         ranks = np.arange(1, len(result.cmc) + 1)
         ax.plot(ranks, result.cmc, marker='.', label=label(name))
-    ax.set(
-        xscale='log', xlabel='rank', ylabel='share of the mated searches', title='CMC'
-    )
-    ax.xaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+    ax.set(xscale='log', xlabel='rank', ylabel='share of the mated searches')
+    last = max(len(result.cmc) for result in results.values())
+    _count_axis(ax, np.array([rank for rank in RANK_TICKS if rank <= last]))
     ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=' %'))
     _finish(ax)
 
@@ -167,7 +169,6 @@ def draw_open_set(ax: Axes, results: Mapping[str, IdentificationResult]) -> None
         ylim=(0, 1.005),
         xlabel='false positive identification rate',
         ylabel='true positive identification rate',
-        title='Open-set identification',
     )
     _finish(ax)
 
@@ -186,7 +187,9 @@ def draw_distractors(ax: Axes, results: Mapping[str, MegaFaceResult]) -> None:
         xscale='log',
         xlabel='distractors',
         ylabel='share of the ordered pairs of mates',
-        title='MegaFace identification',
+    )
+    _count_axis(
+        ax, np.unique(np.concatenate([x.distractors for x in results.values()]))
     )
     ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=' %'))
     _finish(ax)
@@ -196,6 +199,21 @@ def _finish(ax: Axes) -> None:
     ax.grid(True, which='both', color=GRID_COLOR)
     ax.set_axisbelow(True)
     ax.legend(loc='best', fontsize='small')
+
+
+def _count_axis(ax: Axes, counts: npt.NDArray[np.integer]) -> None:
+    """A tick for each count [C], ascending, with a name where there is room."""
+    names = [''] * len(counts)
+    per_digit = DIGIT_SHARE * math.log10(counts[-1] / counts[0])
+    right = math.inf  # where the next name begins
+    for number in reversed(range(len(counts))):
+        half = per_digit * (1 + len(str(counts[number]))) / 2
+        place = math.log10(counts[number])
+        if place + half <= right:
+            names[number] = f'{counts[number]:,}'
+            right = place - half
+    ax.xaxis.set_ticks(counts, names)
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def _deviates(rates: Floats) -> Floats:

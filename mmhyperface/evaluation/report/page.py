@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .tables import Section, facts, reading
+from .tables import ABOUT_FILES, Section, facts, reading
 
 TEMPLATE = 'report.html.jinja'
 
@@ -37,7 +37,7 @@ def as_page(content: dict[str, Any], sections: Sequence[Section], folder: Path) 
     return template.render(
         title=content['title'],
         facts=list(facts(content).values()),
-        reading=reading(content),
+        reading=[*reading(content), ABOUT_FILES],
         sections=sections,
         inlined=inlined,
     )

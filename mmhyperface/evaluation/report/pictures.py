@@ -30,6 +30,7 @@ from .files import file_name, replacing
 # Small enough that the letters can be read on a phone, where it fills the width.
 WIDTH, HEIGHT, DPI = 5.2, 3.9, 200  # inches, without the small print
 NOTE_SIZE, NOTE_WIDTH, LINE_HEIGHT = 7, 96, 0.115  # points, letters, inches
+TITLE_SIZE, TITLE_WIDTH, TITLE_LINES = 9.5, 62, 3  # points, letters
 
 Draw = Callable[[Axes], None]
 
@@ -55,24 +56,41 @@ def draw_pictures(
     pictures = []
     for kind, (title, draw) in PICTURES[protocol](rows).items():
         file = f'pictures/{file_name(number, kind, name)}.png'
-        save_picture(draw, note, folder / file)
-        pictures.append({'title': f'{name}, {protocol}: {title}', 'file': file})
+        title = f'{name}, {protocol}: {title}'
+        save_picture(draw, title, note, folder / file)
+        pictures.append({'title': title, 'file': file})
     return pictures
 
 
-def save_picture(draw: Draw, note: str, path: Path) -> None:
+def save_picture(draw: Draw, title: str, note: str, path: Path) -> None:
+    """With title and note in it, for the file may be looked at alone."""
     lines = [
         line for part in note.split('\n') for line in textwrap.wrap(part, NOTE_WIDTH)
     ]
     print_height = LINE_HEIGHT * len(lines)
     figure = Figure(figsize=(WIDTH, HEIGHT + print_height), dpi=DPI)
     FigureCanvasAgg(figure)
-    draw(figure.subplots())
-    text = '\n'.join(lines).replace('$', r'\$')
+    ax = figure.subplots()
+    draw(ax)
+    ax.set_title(_plain(_shortened(title)), fontsize=TITLE_SIZE)
+    text = _plain('\n'.join(lines))
     figure.text(0.015, 0.01, text, fontsize=NOTE_SIZE, color='0.3', va='bottom')
     figure.tight_layout(rect=(0, print_height / (HEIGHT + print_height), 1, 1))
     with replacing(path) as file:
         figure.savefig(file, format='png')
+
+
+def _shortened(title: str) -> str:
+    """Without its middle if it is long, for the end says what is shown."""
+    lines = textwrap.wrap(title, TITLE_WIDTH)
+    if len(lines) > TITLE_LINES:
+        lines = [*lines[: TITLE_LINES - 1], f'… {title[2 - TITLE_WIDTH :]}']
+    return '\n'.join(lines)
+
+
+def _plain(text: str) -> str:
+    """No dollar begins a formula."""
+    return text.replace('$', r'\$')
 
 
 def _verification(
@@ -107,7 +125,7 @@ def _histograms(
     return {
         f'scores_{number}': (
             f'scores, {name}',
-            partial(draw, name=name, result=result),
+            partial(draw, result=result),
         )
         for number, (name, result) in enumerate(rows.items())
     }

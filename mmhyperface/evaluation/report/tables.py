@@ -6,7 +6,7 @@ Made from the content (see :mod:`.content`), so that every number shown is one o
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import groupby
@@ -21,6 +21,11 @@ NOT_RESOLVABLE = 'not resolvable'
 NO_THRESHOLD = 'none'  # accepts everything, or nothing
 
 MODEL = 'model'  # title of the column that tells rows apart
+ABOUT_FILES = (
+    'All digits are in report.json. tools/analysis_tools/compare.py sets reports '
+    'side by side.'
+)
+OF_A_GALLERY = 'only the mean over the galleries is drawn again'
 TEXT_WIDTH = 120
 TABLE_WIDTH = 10_000  # a limit; a table is as wide as its columns
 
@@ -49,6 +54,10 @@ class Table:
 
     titles: list[Cell]
     lines: list[list[Cell]]
+
+    @property
+    def has_models(self) -> bool:
+        return MODEL in (title.text for title in self.titles[:2])
 
     @property
     def groups(self) -> list[tuple[str, list[list[Cell]]]]:
@@ -93,14 +102,17 @@ def sections_of(content: dict[str, Any]) -> list[Section]:
     ]
 
 
-def as_text(sections: Sequence[Section]) -> str:
+def as_text(content: dict[str, Any], sections: Sequence[Section]) -> str:
     """For a terminal or a log."""
-    return '\n\n'.join(
+    parts = [content['title']]
+    parts += [
         section_text(
             section.title, section.table, [note.text for note in section.notes]
         )
         for section in sections
-    )
+    ]
+    parts.append('\n'.join(textwrap.fill(x, TEXT_WIDTH) for x in reading(content)))
+    return '\n\n'.join(parts)
 
 
 def section_text(title: str, table: Table, notes: Sequence[str]) -> str:
@@ -117,7 +129,7 @@ def as_markdown(content: dict[str, Any], sections: Sequence[Section]) -> str:
             *(escaped(note.text) for note in section.notes),
             *(f'![{escaped(p["title"])}]({p["file"]})' for p in section.pictures),
         ]
-    parts += ['---', *reading(content)]
+    parts += ['---', *reading(content), ABOUT_FILES]
     return '\n\n'.join(parts) + '\n'
 
 
@@ -136,16 +148,19 @@ def facts(content: dict[str, Any]) -> dict[str, str]:
 def reading(content: dict[str, Any]) -> list[str]:
     """What the numbers mean, in sentences."""
     drawn = content['intervals']
-    return [
+    lines = [
         f'Rates are in percent; {NOT_RESOLVABLE}: fewer comparisons of different '
         'people than it takes to tell so low a rate.',
-        f'Intervals: bootstrap over identities, {drawn["draws"]:,} draws from seed '
-        f'{drawn["seed"]}.',
         'Threshold: what a score has to exceed to be accepted at this rate; of the '
-        'accuracy what it has to reach, the median over the folds.',
-        'All digits are in report.json. tools/analysis_tools/compare.py sets reports '
-        'side by side.',
+        'accuracy what it has to reach, the median over the folds; '
+        f'{NO_THRESHOLD}: it accepts everything, or nothing.',
     ]
+    if drawn['draws']:
+        lines.append(
+            f'Intervals: bootstrap over identities, {drawn["draws"]:,} draws from seed '
+            f'{drawn["seed"]}.'
+        )
+    return lines
 
 
 def table_text(table: Table, style: box.Box) -> str:
@@ -192,13 +207,24 @@ def figure_label(name: str) -> str:
     return known.get(name, name)
 
 
+def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """The labels of the figures that share a reason."""
+    found: dict[str, list[str]] = {}
+    for figure, reason in reasons.items():
+        found.setdefault(reason, []).append(figure_label(figure))
+    return found
+
+
 def _pointer(*keys: str | int) -> str:
     return ''.join(f'/{str(key).replace("~", "~0").replace("/", "~1")}' for key in keys)
 
 
 def _table(rows: dict[str, Any], root: str, level: float) -> Table:
-    """All rows of a figure stand together; with one row it needs no name."""
-    titles = ['figure', '%', f'{level:g} % interval', 'threshold']
+    """All rows of a figure stand together; with one row it needs no name.
+
+    Without intervals it has no column for them.
+    """
+    drawn = any(row['intervals'] for row in rows.values())
     labels = dict.fromkeys(
         (figure, gallery)
         for row in rows.values()
@@ -212,10 +238,17 @@ def _table(rows: dict[str, Any], root: str, level: float) -> Table:
         for name, row in rows.items():
             cells = _cells(row, root + _pointer(name), figure, gallery)
             if cells:
-                first = [words(label)] + ([words(name)] if len(rows) > 1 else [])
-                lines.append(first + cells)
-    if len(rows) > 1:
-        titles.insert(1, MODEL)
+                rate, interval, threshold = cells
+                named = [words(name)] if len(rows) > 1 else []
+                between = [interval] if drawn else []
+                lines.append([words(label), *named, rate, *between, threshold])
+    titles = [
+        'figure',
+        *([MODEL] if len(rows) > 1 else []),
+        '%',
+        *([f'{level:g} % interval'] if drawn else []),
+        'threshold',
+    ]
     return Table([words(title) for title in titles], lines)
 
 
@@ -322,4 +355,11 @@ def _convention(row: dict[str, Any], root: str) -> Cell:
 
 
 def _no_intervals(row: dict[str, Any], root: str) -> Cell:
-    return words(row['no_intervals']) if row['no_intervals'] else Cell(())
+    """By reason; without names where no figure has one."""
+    found = by_reason(row['no_intervals'])
+    if len(found) == 1 and not row['intervals']:
+        return words(f'No intervals: {next(iter(found))}')
+    if row['intervals'] and any(_galleries(row, name) for name in row['figures']):
+        found[OF_A_GALLERY] = ['single galleries']
+    parts = [f'{", ".join(names)} ({reason})' for reason, names in found.items()]
+    return words(f'No interval: {"; ".join(parts)}') if parts else Cell(())

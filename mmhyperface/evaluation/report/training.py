@@ -12,7 +12,7 @@ from rich import box
 
 from ..results import VerificationResult, rate_name
 from .content import details, finite
-from .drawing import curve_of, draw_roc, draw_scores
+from .drawing import curve_of, draw_roc, draw_scores, label
 from .files import replacing
 from .tables import (
     NOT_RESOLVABLE,
@@ -49,7 +49,7 @@ def verification_table(rows: Mapping[str, VerificationResult]) -> str:
 
 
 def plot_verification(
-    results: Mapping[str, VerificationResult], path: str | Path
+    results: Mapping[str, VerificationResult], path: str | Path, title: str = '1:1'
 ) -> None:
     """Draw the ROC of all results and the score histograms of the last two.
 
@@ -63,8 +63,11 @@ def plot_verification(
     shown = list(results.items())[-2:]
     axes = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
     draw_roc(axes[0], results, {name: curve_of(x) for name, x in results.items()})
+    axes[0].set_title('ROC')
     for ax, (name, result) in zip(axes[1:], shown, strict=True):
-        draw_scores(ax, name, result)
+        draw_scores(ax, result)
+        ax.set_title(f'scores, {label(name)}')
+    figure.suptitle(title.replace('$', r'\$'))
     note = _conventions(results, 190)
     figure.text(0.012, 0.012, note, fontsize=8, color='0.3', va='bottom')
     figure.tight_layout(rect=(0, 0.03 + 0.03 * note.count('\n'), 1, 1))

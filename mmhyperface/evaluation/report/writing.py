@@ -20,7 +20,7 @@ folder. Of each row ::
     counts        {what: how many} of what they stand on
     figures       {name: value}; null: the rate is not resolvable
     intervals     {name: [low, high]}
-    no_intervals  why there are none, or null
+    no_intervals  {name: why it has none}, of the other figures that are numbers
     thresholds    [{figure, gallery, value, threshold}]: the operating threshold of
                   a figure, which is the rate that it gives; gallery is null but for
                   1:N, where the figure is the mean over the galleries. That of the
@@ -39,6 +39,7 @@ Names stand in the order of the test. A newer version may add keys without anoth
 
 import json
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from .pictures import draw_pictures
 from .tables import as_markdown, as_text, sections_of
 
 JSON = 'report.json'
+TITLE = 'Face recognition test'
 OWNED = ('pictures/*.png', 'evidence/*.npz')
 
 
@@ -69,7 +71,7 @@ class Report:
 
     def text(self) -> str:
         """All tables, for a terminal or a log."""
-        return as_text(sections_of(self.content))
+        return as_text(self.content, sections_of(self.content))
 
     def result(self, name: str, protocol: str, row: str) -> Result:
         """What a row's figures stand on.
@@ -95,7 +97,7 @@ class Report:
 def write_report(
     sets: Sets,
     folder: str | Path,
-    title: str = 'Face recognition test',
+    title: str = TITLE,
     config: str | None = None,
     checkpoint: str | None = None,
     draws: int = 200,
@@ -135,6 +137,23 @@ def write_report(
     return Report(Path(folder), content)
 
 
+def report_text(
+    sets: Sets,
+    draws: int = 200,
+    level: float = 0.95,
+    seed: int = 0,
+    title: str = TITLE,
+) -> str:
+    """The tables of a report for a terminal, of which no file is written.
+
+    Args:
+        sets, draws, level, seed: as of :func:`write_report`.
+    """
+    about = {'config': None, 'checkpoint': None}
+    content = content_of(sets, title, draws, level, seed, about)
+    return as_text(content, sections_of(content))
+
+
 def read_report(path: str | Path) -> Report:
     """The report in a folder, or of a ``report.json``.
 
@@ -149,12 +168,16 @@ def read_report(path: str | Path) -> Report:
             f'there is no report in {path}: expected the folder that a test wrote, or '
             f'its {JSON}'
         )
+    if file.suffix != '.json':
+        raise UserError(f'{file} cannot be read: give the folder, or the {JSON} in it')
     try:
         content = json.loads(file.read_text(encoding='utf-8'))
         found = content['format']
         sections = sections_of(content) if found == FORMAT else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f'{file} is damaged, or no report: {error!r}') from None
+        raise UserError(
+            f'{file} is damaged, or no report ({error}): test again, or copy it anew'
+        ) from None
     if sections is None:
         raise UserError(
             f'{file} has format {found}, this version reads format {FORMAT}: write '
@@ -166,17 +189,14 @@ def read_report(path: str | Path) -> Report:
 def _add_files(
     content: dict[str, Any], sets: Sets, folder: Path, evidence: bool
 ) -> None:
-    numbers = iter(range(1, 10**6))
-    for section in sections_of(content):
+    numbers = count(1)
+    for number, section in enumerate(sections_of(content), 1):
         rows = sets[section.name][section.protocol]
         told = content['sets'][section.name][section.protocol]
         note = '\n'.join(cell.text for cell in section.notes)
-        told['pictures'] = draw_pictures(
-            next(numbers), section.name, rows, note, folder
-        )
+        told['pictures'] = draw_pictures(number, section.name, rows, note, folder)
         for row, result in rows.items():
             if evidence:
-                number = next(numbers)
-                file = f'evidence/{file_name(number, section.name, row)}.npz'
+                file = f'evidence/{file_name(next(numbers), section.name, row)}.npz'
                 save_evidence(result, folder / file)
                 told['rows'][row]['evidence'] = file
