@@ -78,8 +78,9 @@ def wanted_size(config: ConfigDict) -> tuple[int, int] | None:
         # New-style configs name the class itself.
         name = getattr(step['type'], '__name__', step['type'])
         if name.endswith('LoadFace') and step.get('resize') is False:
-            loader = TRANSFORMS.build(step)
-            return loader.height, loader.width
+            size = TRANSFORMS.build(step).size
+            if size is not None:
+                return size
     inner = [*config.get('datasets', []), *filter(None, [config.get('dataset')])]
     return next(filter(None, map(wanted_size, inner)), None)
 

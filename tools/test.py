@@ -1,5 +1,7 @@
 """Verify a trained face recogniser on the test sets of its config."""
 
+from pathlib import Path
+
 import mmengine
 
 from mmhyperface.apis import (
@@ -8,6 +10,7 @@ from mmhyperface.apis import (
     config_from,
     report_errors,
     require_checkpoint,
+    require_file,
     save_features,
     type_name,
 )
@@ -29,7 +32,8 @@ def main() -> None:
     parser.add_argument(
         '--save-features',
         metavar='FILE.npy',
-        help='write the embeddings of all images to this file, for eval_features.py',
+        help='write the embeddings of all images to this file, and what they are to '
+        'FILE.json, for eval_features.py',
     )
     parser.add_argument(
         '--flip-fusion',
@@ -40,6 +44,15 @@ def main() -> None:
     require_checkpoint(args.checkpoint)
     if args.out and not args.out.endswith(('.json', '.pkl')):
         raise UserError(f'--out takes a .json or .pkl file, got {args.out}')
+    if args.out:
+        require_file(args.out)
+    if args.out and args.save_features:
+        description = Path(args.save_features).with_suffix('.json')
+        if Path(args.out).resolve() == description.resolve():
+            raise UserError(
+                f'--out {args.out} would replace what --save-features writes beside '
+                f'{args.save_features}; give it another name'
+            )
 
     cfg = config_from(args, args.test_sets)
     if not cfg.get('test_dataloader'):

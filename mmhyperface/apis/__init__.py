@@ -8,6 +8,7 @@ from .launch import (
     report_errors,
     require_checkpoint,
 )
+from .places import require_file, require_folder
 from .testing import save_features, take_test_sets, type_name
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     'load_config',
     'report_errors',
     'require_checkpoint',
+    'require_file',
+    'require_folder',
     'save_features',
     'take_test_sets',
     'type_name',

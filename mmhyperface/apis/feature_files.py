@@ -1,8 +1,8 @@
-"""Features in ``.npy`` files, and what metrics find out from them."""
+"""What metrics find out from features in files."""
 
 import copy
 import inspect
-import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,22 @@ import numpy as np
 from mmengine.config import Config
 
 from mmhyperface.datasets import FacePack, FacePairs
-from mmhyperface.datasets.face_dataset import FaceDataset
 from mmhyperface.datasets.ijb_meta import read_ijb_meta
+from mmhyperface.datasets.megaface_images import megaface_test_set
 from mmhyperface.datasets.megaface_lists import (
+    feature_width,
     read_feature_files,
     read_megaface_lists,
 )
-from mmhyperface.datasets.pair_sets import consecutive_folds
+from mmhyperface.datasets.pair_sets import (
+    consecutive_folds,
+    pair_test_set,
+    require_both_in_folds,
+)
 from mmhyperface.datasets.template_sets import template_test_set
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation.evaluator import FaceEvaluator, set_places
-from mmhyperface.evaluation.functional.arrays import Floats
+from mmhyperface.evaluation.functional.arrays import Bools
 from mmhyperface.evaluation.metrics import EmbeddingMetric, MegaFaceIdentification
 from mmhyperface.evaluation.metrics.base import naming
 from mmhyperface.evaluation.metrics.embeddings import FLIPS, Embeddings
@@ -29,75 +34,21 @@ from mmhyperface.evaluation.results import Result
 from mmhyperface.registry import DATASETS
 
 from .launch import dataset_config
+from .npy_files import (
+    about_features,
+    open_embeddings,
+    open_features,
+    open_labels,
+    require_usable,
+)
 from .testing import metrics_of
 
 # Test set -> protocol -> result.
 Results = dict[str, dict[str, Result]]
 
-FLOATS = ('float16', 'float32', 'float64')
-
-
-def open_features(path: str, count: int, source: str) -> Floats:
-    """Features [N, D] of a ``.npy`` file, which stay on the disk if possible.
-
-    Args:
-        count: N, as many as are expected.
-        source: what expects them, for errors.
-
-    Raises:
-        UserError: If the file cannot be read, or holds anything else.
-    """
-    try:
-        # What is written to a copy does not reach the file; torch likes it better
-        # than an array that is read-only.
-        rows = np.load(path, mmap_mode='c', allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path} cannot be read as a .npy file: {error}') from None
-    if not isinstance(rows, np.ndarray):
-        raise UserError(f'{path} is no .npy file, but an archive of several arrays')
-    if rows.ndim != 2 or rows.dtype.name not in FLOATS:
-        raise UserError(
-            f'{path}: expected features [N, D] of {", ".join(FLOATS)}, got '
-            f'{rows.dtype} of shape {list(rows.shape)}'
-        )
-    if len(rows) != count:
-        raise UserError(f'{path} has {len(rows)} rows, but {source} tells of {count}')
-    if rows.dtype == np.float16:
-        return rows.astype(np.float32)
-    return rows.view(np.ndarray)
-
-
-def open_embeddings(
-    path: str, count: int, source: str, mirrored: str | None, flip: str | None
-) -> Embeddings:
-    """Features in one file, and in another one those of the mirror images.
-
-    Args:
-        path, count, source: see :func:`open_features`.
-        mirrored: the other file, if there is one.
-        flip: how they are fused; None: the sum.
-
-    Raises:
-        UserError: also where both are of different widths.
-    """
-    rows = open_features(path, count, source)
-    numbers = np.arange(count)
-    if mirrored is None:
-        if flip not in (None, 'none'):
-            raise UserError(
-                f'to fuse by {flip!r}, give the features of the mirror images too: '
-                '--mirrored'
-            )
-        return Embeddings(numbers, rows, flip='none' if flip == 'none' else 'given')
-    others = open_features(mirrored, count, source)
-    if others.shape != rows.shape:
-        raise UserError(
-            f'{path} has features of {rows.shape[1]} values, {mirrored} of '
-            f'{others.shape[1]}'
-        )
-    if flip == 'none':
-        return Embeddings(numbers, rows, flip='none')
-    return Embeddings(numbers, rows, others, flip or 'sum')
+# Of a list that does not tell of its own.
+FOLDS = 10
+NO_FOLDS = '--folds 0'
 
 
 def examine_config(cfg: Config, path: str) -> Results:
@@ -111,16 +62,20 @@ def examine_config(cfg: Config, path: str) -> Results:
     options = dataset_config(cfg, 'test')
     _leave_images(options)
     dataset: Any = DATASETS.build(options)
-    embeddings = open_features(path, len(dataset), 'the data set of the config')
+    rows = open_features(path, len(dataset), 'the data set of the config')
     test_sets = dataset.metainfo.get('test_sets', {})
-    _check_places(Path(path).with_suffix('.json'), test_sets)
+    about = about_features(path)
+    _check_places(path, about, test_sets)
     evaluator = FaceEvaluator(
         [copy.deepcopy(metric) for metric in metrics_of(cfg.get('test_evaluator'))]
     )
     evaluator.dataset_meta = dataset.metainfo
-    return _examine(
-        evaluator.embedding_metrics, Embeddings(np.arange(len(dataset)), embeddings)
+    require_usable(path, rows, unused=_noise_of(test_sets, len(rows)))
+    flip = about.get('flip_fusion')
+    embeddings = Embeddings(
+        np.arange(len(rows)), rows, flip=flip if flip in FLIPS else 'model'
     )
+    return _examine(evaluator.embedding_metrics, embeddings)
 
 
 def examine_ijb(
@@ -137,11 +92,14 @@ def examine_ijb(
     Raises:
         UserError: see :func:`read_ijb_meta` and :func:`open_embeddings`.
     """
-    meta = read_ijb_meta(meta_dir, subset, protocols)
+    advice = 'Check the folder of the meta files and --subset'
+    meta = read_ijb_meta(meta_dir, subset, protocols, advice, '--protocols {}')
     test_set = template_test_set(
         meta.template_ids, meta.media_ids, meta.detector_scores, meta.protocol
     )
-    embeddings = open_embeddings(path, len(meta.names), meta_dir, mirrored, flip)
+    embeddings = open_embeddings(
+        path, len(meta.names), meta_dir, mirrored, flip, meta.names
+    )
     return _examine_one(subset.lower(), test_set, metrics, embeddings)
 
 
@@ -159,21 +117,19 @@ def examine_pairs(
         pairs: a list that :class:`FacePairs` reads, and rows are its distinct images in
             the order in which it first names them; or a ``.bin`` pack, or a ``.npy``
             file of P labels, and rows 2i and 2i + 1 are pair i.
-        folds: consecutive ones; None: the list is not organised in any.
+        folds: so many consecutive ones; 0: none; None: those of an LFW list, 10 of any
+            other.
 
     Raises:
         UserError: see the data sets and :func:`open_embeddings`.
     """
     name = Path(pairs).stem
-    if pairs.endswith('.npy'):
-        test_set = _labelled_pairs(pairs, folds)
-    else:
-        dataset: FaceDataset
-        if pairs.endswith('.bin'):
-            dataset = FacePack(pairs, name, folds=folds)
-        else:
-            dataset = FacePairs(pairs, name, folds=folds, check_files=False)
-        test_set = dataset.metainfo['test_sets'][name]
+    test_set, tells_of_folds = _pairs_of(pairs, name)
+    if folds is not None or not tells_of_folds:
+        same = test_set['same']
+        wanted = FOLDS if folds is None else folds or None
+        test_set['folds'] = consecutive_folds(len(same), wanted, pairs, NO_FOLDS)
+        require_both_in_folds(same, test_set['folds'], pairs, NO_FOLDS)
     embeddings = open_embeddings(path, test_set['num_images'], pairs, mirrored, flip)
     return _examine_one(name, test_set, metrics, embeddings)
 
@@ -198,26 +154,41 @@ def examine_megaface(
         UserError: see :func:`read_megaface_lists`, :func:`open_features` and
             :func:`read_feature_files`.
     """
-    lists = read_megaface_lists(lists_dir, **options)
-    test_set = {
-        'kind': 'megaface',
-        'offset': 0,
-        'num_images': len(lists.subjects),
-        'subjects': lists.subjects,
-        'noisy': lists.noisy,
-    }
-    metric.dataset_meta = {'test_sets': {'megaface': test_set}}
-    rows, others = (
-        read_feature_files(path, paths, suffix)
-        if Path(path).is_dir()
-        else open_features(path, len(paths), f'the list of the {what}')
-        for path, paths, what in (
-            (probes, lists.probes, 'probes'),
-            (distractors, lists.distractors, 'distractors'),
-        )
+    lists = read_megaface_lists(
+        lists_dir,
+        advice='Check the folder of the lists',
+        no_noise='--no-noise-lists',
+        **options,
     )
+    test_set = megaface_test_set(lists)
+    metric.dataset_meta = {'test_sets': {'megaface': test_set}}
+    parts = (
+        (probes, lists.probes, 'the list of the probes'),
+        (distractors, lists.distractors, 'the list of the distractors'),
+    )
+    opened = [
+        None if Path(path).is_dir() else open_features(path, len(images), source)
+        for path, images, source in parts
+    ]
+    # Before a million files are read.
+    one, other = (
+        feature_width(path, images, suffix) if rows is None else rows.shape[1]
+        for rows, (path, images, _) in zip(opened, parts, strict=True)
+    )
+    if one != other:
+        cleaned = ': one of them is cleaned' if abs(one - other) == 1 else ''
+        raise UserError(
+            f'{probes} has features of {one} values, {distractors} of {other}{cleaned}'
+        )
+    noisy = np.split(lists.noisy, [len(lists.probes)])
+    features = []
+    for rows, unused, (path, images, _) in zip(opened, noisy, parts, strict=True):
+        if rows is None:
+            rows = read_feature_files(path, images, suffix)
+        require_usable(path, rows, images, unused)
+        features.append(rows)
     with naming('megaface'):
-        result = metric.search(test_set, rows, others, FLIPS['given'])
+        result = metric.search(test_set, features[0], features[1], FLIPS['given'])
     return {'megaface': {result.protocol: result}}
 
 
@@ -243,28 +214,19 @@ def _examine(metrics: Iterable[EmbeddingMetric], embeddings: Embeddings) -> Resu
     return found
 
 
-def _labelled_pairs(path: str, folds: int | None) -> dict[str, Any]:
-    try:
-        labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f'{path} cannot be read as a .npy file: {error}') from None
-    if (
-        not isinstance(labels, np.ndarray)
-        or labels.ndim != 1
-        or labels.dtype.kind not in 'biu'
-        or not np.isin(labels, (0, 1)).all()
-    ):
-        raise UserError(f'{path}: expected one of True and False, or 1 and 0, a pair')
-    return dict(
-        kind='pairs',
-        offset=0,
-        num_images=2 * len(labels),
-        index_a=np.arange(0, 2 * len(labels), 2),
-        index_b=np.arange(1, 2 * len(labels), 2),
-        same=labels.astype(bool),
-        folds=consecutive_folds(len(labels), folds, path),
-        identities=None,
-    )
+def _pairs_of(path: str, name: str) -> tuple[dict[str, Any], bool]:
+    """The test set of a list, and whether this tells of its folds."""
+    if not os.path.isfile(path):
+        raise UserError(f'there is no list of pairs {path}')
+    if path.endswith('.npy'):
+        same = open_labels(path)
+        first = np.arange(0, 2 * len(same), 2)
+        return pair_test_set(2 * len(same), first, first + 1, same, None, path), False
+    if path.endswith('.bin'):
+        pack = FacePack(path, name, folds=None)
+        return pack.metainfo['test_sets'][name], False
+    listed = FacePairs(path, name, check_files=False)
+    return listed.metainfo['test_sets'][name], listed.is_lfw
 
 
 def _leave_images(options: Any) -> None:
@@ -277,17 +239,28 @@ def _leave_images(options: Any) -> None:
         options.check_files = False
 
 
-def _check_places(path: Path, test_sets: Mapping[str, dict]) -> None:
-    """What the test told that saved the features, if it is known."""
-    if not path.is_file():
+def _noise_of(test_sets: Mapping[str, dict], count: int) -> Bools:
+    """Which of so many images are noise of MegaFace, whose features may be anything."""
+    noise = np.zeros(count, np.bool_)
+    for test_set in test_sets.values():
+        if test_set['kind'] == 'megaface':
+            start = test_set['offset']
+            noise[start : start + test_set['num_images']] = test_set['noisy']
+    return noise
+
+
+def _check_places(
+    path: str, about: Mapping[str, Any], test_sets: Mapping[str, dict]
+) -> None:
+    """Whether the test that saved the features, if it is known, had these sets."""
+    description = Path(path).with_suffix('.json')
+    if not description.is_file():
         return
-    try:
-        saved = json.loads(path.read_text(encoding='utf-8'))['test_sets']
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path} does not tell of test sets: {error!r}') from None
+    if 'test_sets' not in about:
+        raise UserError(f'{description} does not tell of the test sets of {path}')
     here = set_places(dict(test_sets))
-    if saved != here:
+    if about['test_sets'] != here:
         raise UserError(
-            f'the features are those of other test sets: {path} tells of {saved}, the '
-            f'config of {here}'
+            f'the features are those of other test sets: {description} tells of '
+            f'{about["test_sets"]}, the config of {here}'
         )

@@ -10,6 +10,8 @@ from mmengine.config import Config, ConfigDict
 import mmhyperface
 from mmhyperface.errors import UserError
 
+from .places import require_file
+
 # In a repository a link to its configs.
 TEST_SETS = Path(mmhyperface.__file__).parent / '.mim' / 'configs' / 'test_sets'
 
@@ -63,6 +65,7 @@ def save_features(cfg: Config, path: str, checkpoint: str) -> None:
     from mmhyperface.evaluation.evaluator import require_place
 
     require_place(Path(path))
+    require_file(Path(path).with_suffix('.json'))
     evaluator = cfg.test_evaluator
     options = {}
     if isinstance(evaluator, dict) and 'metrics' in evaluator:

@@ -5,7 +5,9 @@ import os
 import pickle
 import unicodedata
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +22,23 @@ from .damage import DamagedImage, Skipped
 #: So many damaged images one after the other are more than some damage.
 MOST_IN_A_ROW = 1000
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.pgm', '.webp')
+
+
+# Where in the config of a loader the data set is that is being built.
+_place = ContextVar('_place', default='dataset')
+
+
+@contextmanager
+def building(number: int) -> Generator[None, None, None]:
+    """Lets a data set know that it is ``datasets[number]`` of another one.
+
+    Advice in its errors then names the option that reaches it.
+    """
+    token = _place.set(f'{_place.get()}.datasets.{number}')
+    try:
+        yield
+    finally:
+        _place.reset(token)
 
 
 class FaceDataset(BaseDataset):
@@ -265,7 +284,8 @@ class FaceDataset(BaseDataset):
 
     def _option(self, name: str) -> str:
         """Advice to set an argument, with the way to do so from the command line."""
-        return f'{name} (for instance --cfg-options {self.LOADER}.dataset.{name}=...)'
+        place = f'{self.LOADER}.{_place.get()}.{name}'
+        return f'{name} (for instance --cfg-options {place}=...)'
 
 
 def as_extensions(extensions: str | Sequence[str]) -> tuple[str, ...]:

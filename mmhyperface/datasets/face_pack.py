@@ -73,7 +73,7 @@ class FacePack(FaceDataset):
         except OSError as error:
             raise UserError(
                 f"cannot read the pack '{self.ann_file}': {error.strerror}. Set "
-                f'{self._option("ann_file")}'
+                f'ann_file, or {self._option("data_root")}'
             ) from None
         pack = load_data(content, self.ann_file)
         if type(pack) not in (tuple, list) or len(pack) != 2:

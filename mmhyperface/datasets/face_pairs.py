@@ -56,6 +56,9 @@ class FacePairs(FaceDataset):
 
     LOADER = 'test_dataloader'
 
+    #: Whether the list is one of LFW's, which tells of its folds, once it is read.
+    is_lfw = False
+
     def __init__(
         self,
         ann_file: str,
@@ -76,10 +79,12 @@ class FacePairs(FaceDataset):
         )
 
     def load_data_list(self) -> list[dict]:
-        lines = list(read_lines(self.ann_file, f'Set {self._option("ann_file")}'))
+        advice = f'Set data_root, or {self._option("ann_file")}'
+        lines = list(read_lines(self.ann_file, advice))
         if not lines:
             raise self._error(f"the list '{self.ann_file}' has no pairs")
-        if len(split_fields(lines[0][1])) <= 2:
+        self.is_lfw = len(split_fields(lines[0][1])) <= 2
+        if self.is_lfw:
             pairs, folds = self._read_lfw(lines)
         else:
             pairs = [self._parse_opensphere(*line) for line in lines]

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
+from .face_dataset import building
 from .face_pack import FacePack
 from .pair_sets import join_identities
 
@@ -42,8 +43,7 @@ class FaceTestSets(Dataset):
         combined: str | dict[str, Sequence[str]] | None = None,
     ) -> None:
         self.datasets: list[Any] = [
-            DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-            for dataset in datasets
+            _built(number, dataset) for number, dataset in enumerate(datasets)
         ]
         if not self.datasets:
             raise UserError('FaceTestSets: datasets is empty; list at least one')
@@ -152,6 +152,11 @@ class FacePacks(FaceTestSets):
             for name in names
         ]
         super().__init__(packs, combined)
+
+
+def _built(number: int, dataset: dict | Dataset) -> Any:
+    with building(number):
+        return DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
 
 def _test_sets_of(dataset: Any) -> dict[str, dict]:

@@ -11,6 +11,7 @@
   line for each image.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from mmengine.logging import print_log
 
 from mmhyperface.errors import UserError, some
 from mmhyperface.lookup import rows_of
@@ -34,6 +36,21 @@ from .template_sets import (
 #: Names of the galleries.
 SUBSETS = {'IJBB': ('S1', 'S2'), 'IJBC': ('G1', 'G2')}
 PROTOCOLS = ('1:1', '1:N')
+#: Of the sets as they were published.
+SIZES = {
+    'IJBB': {'images': 227_630, 'templates': 12_115, 'pairs': 8_010_270},
+    'IJBC': {
+        'images': 469_375,
+        'templates': 23_124,
+        'pairs': 15_658_489,
+        'probes': 19_593,
+        'gallery G1': 1_772,
+        'gallery G2': 1_759,
+    },
+}
+#: The share of the pairs of a kind whose labels may contradict the subjects of 1:N:
+#: published labels have errors too, but other files are another data set.
+MOST_CONTRADICTIONS = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +79,13 @@ def read_ijb_meta(
     subset: str,
     protocols: Sequence[str] = PROTOCOLS,
     advice: str = 'Check the folder of the meta files',
+    one_protocol: str = "protocols=['{}']",
 ) -> IJBMeta:
     """Reads the meta files of a folder; images are not needed.
+
+    There is a warning where their sizes are not those that were published, of templates
+    that 1:N does not use, which may be for a file that is cut off, and where the
+    labels of at most 1 % of the pairs of a kind contradict the subjects of 1:N.
 
     Args:
         meta_dir: the folder.
@@ -71,6 +93,7 @@ def read_ijb_meta(
         protocols: '1:1', '1:N' or both: files of the other one need not be there.
             Without the latter, nothing tells whose template one is.
         advice: ends the error of a file that is missing.
+        one_protocol: how to ask for a single protocol, for the same error.
 
     Raises:
         UserError: with file and line, where there is one: files that are missing,
@@ -81,7 +104,7 @@ def read_ijb_meta(
     if isinstance(protocols, str) or set(protocols) - set(PROTOCOLS) or not protocols:
         raise UserError(f'protocols is some of {PROTOCOLS}, got {protocols!r}')
     files = _Files(meta_dir, subset)
-    files.require(protocols, advice)
+    files.require(protocols, advice, one_protocol)
 
     names, landmarks, scores = _read_images(files.images)
     template_ids, media_ids = _read_templates(files.templates, names, files.images)
@@ -92,6 +115,7 @@ def read_ijb_meta(
         protocol = _read_search(files, ids, pairs)
     else:
         protocol = TemplateProtocols(np.full(len(ids), -1, np.int64), pairs)
+    _compare_sizes(meta_dir, subset, len(names), protocol)
     return IJBMeta(names, landmarks, scores, template_ids, media_ids, protocol)
 
 
@@ -102,7 +126,7 @@ class _Files:
         def path(name: str) -> str:
             return os.path.join(meta_dir, f'{subset.lower()}_{name}')
 
-        self.folder = meta_dir
+        self.folder, self.subset = meta_dir, subset
         self.images = path('name_5pts_score.txt')
         self.templates = path('face_tid_mid.txt')
         self.pairs = path('template_pair_label.txt')
@@ -111,7 +135,7 @@ class _Files:
             name: path(f'1N_gallery_{name}.csv') for name in SUBSETS[subset]
         }
 
-    def require(self, protocols: Sequence[str], advice: str) -> None:
+    def require(self, protocols: Sequence[str], advice: str, one_protocol: str) -> None:
         if not os.path.isdir(self.folder):
             raise UserError(f"there is no folder '{self.folder}'. {advice}")
         of_protocol = {
@@ -120,15 +144,25 @@ class _Files:
         }
         for path in (self.images, self.templates):
             if not os.path.isfile(path):
-                raise UserError(f'{path}: there is no such file. {advice}')
+                raise UserError(
+                    f'{path}: there is no such file{self._elsewhere()}. {advice}'
+                )
         for protocol in protocols:
             for path in of_protocol[protocol]:
                 if not os.path.isfile(path):
-                    others = tuple(p for p in PROTOCOLS if p != protocol)
+                    (other,) = (p for p in PROTOCOLS if p != protocol)
                     raise UserError(
                         f'{path}: there is no such file, which {protocol} needs. '
-                        f'{advice}, or go without it: protocols={others}'
+                        f'{advice}, or go without it: {one_protocol.format(other)}'
                     )
+
+    def _elsewhere(self) -> str:
+        """Where there are such files, in words."""
+        for folder in (self.folder, os.path.join(self.folder, 'meta')):
+            for subset in (self.subset, *SUBSETS):
+                if os.path.isfile(_Files(folder, subset).images):
+                    return f", but '{folder}' has the files of {subset}"
+        return ''
 
 
 def _read_images(path: str) -> tuple[Any, Any, Any]:
@@ -140,11 +174,14 @@ def _read_images(path: str) -> tuple[Any, Any, Any]:
     )
     finite = np.isfinite(rows['points']).all(axis=1)
     _refuse_line(path, ~finite, 'a landmark is no finite number')
+    points = rows['points'].reshape(-1, 5, 2)
+    one_point = (points == points[:, :1]).all(axis=(1, 2))
+    _refuse_line(path, one_point, 'all five landmarks are one point')
     scores = np.ascontiguousarray(rows['score'])
     _refuse_line(path, ~(scores >= 0) | np.isinf(scores), 'the score is no number ≥ 0')
     longest = int(np.char.str_len(rows['name']).max())
     names = rows['name'].astype(f'S{longest}')
-    return names, rows['points'].reshape(-1, 5, 2).copy(), scores
+    return names, points.copy(), scores
 
 
 def _read_templates(path: str, names: Any, images: str) -> tuple[Ints, Ints]:
@@ -194,7 +231,49 @@ def _read_search(files: _Files, ids: Ints, pairs: Any) -> TemplateProtocols:
     subjects = subjects_of_templates(
         ids, {**by_path, files.probes: probes}, files.probes
     )
+    unused = np.count_nonzero(subjects < 0)
+    if unused:
+        _warn(
+            f'{files.folder}: {unused} of {len(ids)} templates are in no gallery and '
+            'no probe list: is a file cut off?'
+        )
+    if pairs is not None:
+        _check_labels(files.pairs, subjects, *pairs)
     return TemplateProtocols(subjects, pairs, probes, galleries)
+
+
+def _check_labels(path: str, subjects: Ints, a: Ints, b: Ints, same: Any) -> None:
+    """
+    Raises:
+        UserError: if more than :data:`MOST_CONTRADICTIONS` of the pairs of a kind
+            contradict the subjects, where both are known.
+    """
+    of_a, of_b = subjects[a], subjects[b]
+    wrong = (of_a >= 0) & (of_b >= 0) & ((of_a == of_b) != same)
+    what = 'the label contradicts the subjects of the galleries and probes'
+    if max(wrong[same].mean(), wrong[~same].mean()) > MOST_CONTRADICTIONS:
+        _refuse_line(path, wrong, what)
+    if wrong.any():
+        _warn(_told(path, wrong, what))
+
+
+def _compare_sizes(
+    folder: str, subset: str, num_images: int, protocol: TemplateProtocols
+) -> None:
+    found = {'images': num_images, 'templates': len(protocol.subjects)}
+    if protocol.pairs is not None:
+        found['pairs'] = len(protocol.pairs[0])
+    if protocol.probes is not None:
+        found['probes'] = len(protocol.probes[0])
+    for name, (rows, _) in protocol.galleries.items():
+        found[f'gallery {name}'] = len(rows)
+    differing = [
+        f'{found[what]:,} {what} (published: {size:,})'
+        for what, size in SIZES[subset].items()
+        if found.get(what, size) != size
+    ]
+    if differing:
+        _warn(f'{folder}: this is not the whole {subset}: {", ".join(differing)}')
 
 
 def _read_subjects(path: str, ids: Ints) -> tuple[Ints, Ints]:
@@ -235,5 +314,13 @@ def _refuse_line(path: str, wrong: Any, what: str, table: bool = False) -> None:
         UserError: if one of the rows is wrong.
     """
     if wrong.any():
-        line = line_of(path, int(wrong.argmax()), table)
-        raise UserError(f'{path}:{line}: {what} ({wrong.sum()} of {len(wrong)} lines)')
+        raise UserError(_told(path, wrong, what, table))
+
+
+def _told(path: str, wrong: Any, what: str, table: bool = False) -> str:
+    line = line_of(path, int(wrong.argmax()), table)
+    return f'{path}:{line}: {what} ({wrong.sum()} of {len(wrong)} lines)'
+
+
+def _warn(message: str) -> None:
+    print_log(message, 'current', logging.WARNING)

@@ -98,7 +98,7 @@ class MegaFaceImages(FaceDataset):
         self._length = len(lists.subjects)
         if self.check_files:
             self._check()
-        test_set = _entry(lists)
+        test_set = megaface_test_set(lists)
         set_test_set(self, self.name, test_set, self.data_root, 'probes')
 
     def _check(self) -> None:
@@ -131,7 +131,8 @@ class MegaFaceImages(FaceDataset):
         return dict(img_path=path, sample_idx=idx)
 
 
-def _entry(lists: MegaFaceLists) -> dict[str, Any]:
+def megaface_test_set(lists: MegaFaceLists) -> dict[str, Any]:
+    """The entry of a set whose images are all items of one data set."""
     return dict(
         kind='megaface',
         offset=0,

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 from rich.progress import track
 
 from mmhyperface.errors import UserError
@@ -59,6 +60,7 @@ def read_megaface_lists(
     megaface_noises: str | None = 'megaface_noises.txt',
     num_distractors: int | None = None,
     advice: str = 'Check data_root',
+    no_noise: str = 'None',
 ) -> MegaFaceLists:
     """Reads the lists; images are not needed.
 
@@ -70,6 +72,7 @@ def read_megaface_lists(
         megaface_noises: of the distractors, likewise.
         num_distractors: only the first so many.
         advice: ends the error of a file that cannot be read.
+        no_noise: how to ask for no list of noise, for errors.
 
     Raises:
         UserError: with file and line, where there is one: a file that cannot be read
@@ -80,7 +83,8 @@ def read_megaface_lists(
     root = partial(os.path.join, data_root)
     probes = _read_list(root(facescrub_list), advice)
     noise = facescrub_noises and root(facescrub_noises)
-    noisy_probes = _noise_among(probes, noise, advice, parts=1)
+    without = f'without a list of noise: {no_noise}'
+    noisy_probes = _noise_among(probes, noise, advice, without, parts=1)
     names, subjects = np.unique(np.array(probes.identities()), return_inverse=True)
     if (np.bincount(subjects[~noisy_probes], minlength=1) < 2).all():
         raise UserError(
@@ -89,7 +93,7 @@ def read_megaface_lists(
         )
     distractors = _read_list(root(megaface_list), advice)
     noise = megaface_noises and root(megaface_noises)
-    noisy = _noise_among(distractors, noise, advice, parts=3)
+    noisy = _noise_among(distractors, noise, advice, without, parts=3)
     listed = len(distractors.paths)
     count = listed if num_distractors is None else num_distractors
     if type(count) is not int or not 1 <= count <= listed:
@@ -145,20 +149,37 @@ def read_feature_file(path: str) -> npt.NDArray[np.float32]:
     return np.frombuffer(data, '<f4', offset=_HEADER.size).astype(np.float32)
 
 
+def feature_width(folder: str, paths: npt.NDArray[np.bytes_], suffix: str) -> int:
+    """The number of values of the first of the files of :func:`read_feature_files`.
+
+    Raises:
+        UserError: see there; if it is missing, the suffix may be wrong.
+    """
+    file = os.path.join(folder, paths[0].decode() + suffix)
+    if not os.path.isfile(file):
+        raise UserError(
+            f'{file}: there is no such file. What follows the path of an image in the '
+            f'names of its features is --suffix, here {suffix!r}'
+        )
+    return len(read_feature_file(file))
+
+
 def read_feature_files(
     folder: str, paths: npt.NDArray[np.bytes_], suffix: str
 ) -> npt.NDArray[np.float32]:
     """Features [N, D] from one file of each image, ``folder/path`` and `suffix`.
 
     Of cleaned features the value that marks noise is one of the D: by cosine it keeps
-    noise away from everything else.
+    noise away from what is not noise. The progress is shown on stderr.
 
     Raises:
         UserError: a file that :func:`read_feature_file` refuses, or of another number
             of values than the first one.
     """
     rows = np.empty((0, 0), np.float32)
-    for i, path in enumerate(track(paths.tolist(), f'reading {folder}')):
+    console = Console(stderr=True)
+    told = track(paths.tolist(), f'reading {folder}', console=console)
+    for i, path in enumerate(told):
         file = os.path.join(folder, path.decode() + suffix)
         feature = read_feature_file(file)
         if not i:
@@ -248,26 +269,29 @@ def _read_json(path: str) -> _Listed:
     return _Listed(path, [p.encode() for p in paths], None, ids)
 
 
-def _noise_among(listed: _Listed, path: str | None, advice: str, parts: int) -> Any:
+def _noise_among(
+    listed: _Listed, path: str | None, advice: str, without: str, parts: int
+) -> Any:
     """Which images are noise, bool, by so many last parts of their paths.
 
     Raises:
-        UserError: if none is, though the list of noise is not empty.
+        UserError: if none is, or the list of noise is empty.
     """
     if path is None:
         return np.zeros(len(listed.paths), bool)
     noise = {
         _last(line.split('\t')[-1].encode(), parts)
-        for _, line in read_lines(path, advice)
+        for _, line in read_lines(path, f'{advice}; {without}')
         if not line.startswith('#')
     }
+    if not noise:
+        raise UserError(f'{path}: lists no image. Fetch it again; {without}')
     noisy = np.array([_last(image, parts) in noise for image in listed.paths])
-    if noise and not noisy.any():
+    if not noisy.any():
         raise UserError(
             f'{path}: none of its {len(noise)} images is in {listed.file}. One is '
             f'{min(noise).decode()!r} here and '
-            f'{_last(listed.paths[0], parts).decode()!r} there; without a list of '
-            'noise: None'
+            f'{_last(listed.paths[0], parts).decode()!r} there; {without}'
         )
     return noisy
 

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 
@@ -39,8 +40,8 @@ def read_rows(
             more of them.
 
     Raises:
-        UserError: a file that cannot be read, or is empty, or a line that has not
-            these fields.
+        UserError: a file that cannot be read, or is empty, a line that has not these
+            fields, or a table whose last line has fewer than its header.
     """
     dtype = np.dtype(list(fields))
     kinds = _kinds(dtype)
@@ -67,6 +68,8 @@ def read_rows(
     except (ValueError, Warning) as error:
         _refuse_line(path, kinds, expected, advice, table)
         raise UserError(f'{path}: cannot be read: {error}. {advice}'.rstrip()) from None
+    if table:
+        _check_end(path, advice)
     for name in dtype.names or ():
         if rows[name].dtype.kind == 'S':
             _check_names(path, rows[name], table)
@@ -99,6 +102,18 @@ def _check_header(path: str, kinds: list[type], expected: str, advice: str) -> N
                 f'{line.strip()!r:.200}'
             )
         return
+
+
+def _check_end(path: str, advice: str) -> None:
+    # Where the fields that are read are there, a cut line would pass.
+    lines = ((number, x) for number, x in raw_lines(path, advice) if x.strip())
+    _, header = next(lines)
+    for number, line in deque(lines, maxlen=1):
+        if line.count(',') < header.count(','):
+            raise UserError(
+                f'{path}:{number}: the last line has fewer fields than the header, got '
+                f'{line.strip()!r:.200}: the file is cut off'
+            )
 
 
 def _refuse_line(

@@ -18,6 +18,7 @@ others, -1 is an image that belongs to none of them.
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,19 +42,33 @@ def set_pairs(
     """Checks one set of pairs and makes it the test set of `dataset`.
 
     Raises:
-        UserError: pairs of one kind only, in all or in a fold, or `indices` or
-            `on_error` that would tear the pairs apart. `source` is where the pairs
-            come from.
+        UserError: see :func:`pair_test_set`; `indices` or `on_error` that would tear
+            the pairs apart.
+    """
+    test_set = pair_test_set(
+        num_images, index_a, index_b, same, folds, source, identities
+    )
+    set_test_set(dataset, name, test_set, source, 'pairs')
+
+
+def pair_test_set(
+    num_images: int,
+    index_a: np.ndarray,
+    index_b: np.ndarray,
+    same: np.ndarray,
+    folds: np.ndarray | None,
+    source: str,
+    identities: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """The entry of a set whose images are all items of one data set.
+
+    Raises:
+        UserError: pairs of one kind only, in all or in a fold. `source` is where the
+            pairs come from.
     """
     require_both_kinds(same, source)
-    for fold in np.unique(folds) if folds is not None else ():
-        inside = same[folds == fold]
-        if inside.all() or not inside.any():
-            raise UserError(
-                f'{source}: fold {fold + 1} holds only pairs of {_kind(inside[0])}. A '
-                'list that is not organised in folds goes without: folds=None'
-            )
-    test_set = dict(
+    require_both_in_folds(same, folds, source)
+    return dict(
         kind='pairs',
         offset=0,
         num_images=num_images,
@@ -63,7 +78,6 @@ def set_pairs(
         folds=folds,
         identities=identities,
     )
-    set_test_set(dataset, name, test_set, source, 'pairs')
 
 
 def require_both_kinds(same: np.ndarray, source: str) -> None:
@@ -78,20 +92,42 @@ def require_both_kinds(same: np.ndarray, source: str) -> None:
         )
 
 
-def consecutive_folds(count: int, folds: int | None, source: str) -> np.ndarray | None:
+def require_both_in_folds(
+    same: np.ndarray,
+    folds: np.ndarray | None,
+    source: str,
+    no_folds: str = 'folds=None',
+) -> None:
+    """
+    Raises:
+        UserError: a fold with pairs of one kind only; `no_folds` asks for none.
+    """
+    for fold in np.unique(folds) if folds is not None else ():
+        inside = same[folds == fold]
+        if inside.all() or not inside.any():
+            raise UserError(
+                f'{source}: fold {fold + 1} holds only pairs of {_kind(inside[0])}. A '
+                f'list that is not organised in folds goes without: {no_folds}'
+            )
+
+
+def consecutive_folds(
+    count: int, folds: int | None, source: str, no_folds: str = 'folds=None'
+) -> np.ndarray | None:
     """The fold of each of so many pairs, int64, if the folds follow one another.
 
     Sizes are equal, or the first folds are larger by one. None if there are no folds.
 
     Raises:
-        UserError: fewer than two folds, or more than pairs. `source` is theirs.
+        UserError: fewer than two folds, or more than pairs. `source` is theirs, and
+            `no_folds` asks for none.
     """
     if folds is None:
         return None
     if not isinstance(folds, int) or not 2 <= folds <= count:
         raise UserError(
             f"folds={folds!r} of the {count} pairs of '{source}': expected at least 2, "
-            'and a pair for each'
+            f'and a pair for each; without folds: {no_folds}'
         )
     sizes = [len(part) for part in np.array_split(np.arange(count), folds)]
     return np.repeat(np.arange(folds), sizes)

@@ -9,7 +9,12 @@ import pytest
 from ijb_files import GALLERIES, write_ijb
 from torch.utils.data import DataLoader
 
-from mmhyperface.datasets import FaceTestSets, IJBTemplates, collate_faces
+from mmhyperface.datasets import (
+    FaceTestSets,
+    IJBTemplates,
+    collate_faces,
+    ijb_meta,
+)
 from mmhyperface.datasets.ijb_meta import read_ijb_meta
 from mmhyperface.datasets.template_sets import TemplateProtocols
 from mmhyperface.errors import UserError
@@ -49,6 +54,13 @@ def edit(path: Path, change) -> None:
 def refused(meta: Path, message: str, **kwargs) -> None:
     with pytest.raises(UserError, match=message):
         read_ijb_meta(str(meta), 'IJBC', **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def warnings(monkeypatch):
+    lines = []
+    monkeypatch.setattr(ijb_meta, 'print_log', lambda msg, *_: lines.append(msg))
+    return lines
 
 
 # Meta files ---------------------------------------------------------------------
@@ -106,7 +118,7 @@ def test_one_protocol_needs_no_files_of_the_other(meta):
     refused(
         meta,
         r'ijbc_1N_gallery_G1\.csv: there is no such file, which 1:N needs\. Look, or '
-        r"go without it: protocols=\('1:1',\)",
+        r"go without it: protocols=\['1:1'\]$",
         advice='Look',
     )
     found = read_ijb_meta(str(meta), 'IJBC', protocols=['1:1']).protocol
@@ -184,6 +196,11 @@ def set_field(line, field, value, separator=' '):
             set_field(7, 11, '-0.5'),
             r'score\.txt:8: the score is no number ≥ 0',
         ),
+        (
+            'name_5pts_score.txt',
+            lambda lines: [*lines[:5], '6.jpg' + 5 * ' 3 4' + ' 1', *lines[6:]],
+            r'score\.txt:6: all five landmarks are one point .1 of 43 lines',
+        ),
         ('name_5pts_score.txt', set_field(7, 11, 'nan'), r':8: the score is no number'),
         ('name_5pts_score.txt', set_field(7, 11, 'inf'), r':8: the score is no number'),
         ('name_5pts_score.txt', set_field(7, 11, ''), r':8: expected `name x1 y1'),
@@ -239,6 +256,89 @@ def test_spoiled_files(meta, name, change, message):
     refused(meta, message)
 
 
+@pytest.mark.parametrize('name', ['1N_probe_mixed.csv', '1N_gallery_G2.csv'])
+@pytest.mark.parametrize('fields', [1, 2, 6])
+def test_a_table_that_is_cut_within_a_line(meta, name, fields):
+    edit(
+        meta / f'ijbc_{name}',
+        lambda lines: [*lines[:-1], ','.join(lines[-1].split(',')[:fields])],
+    )
+    refused(meta, rf'{name}:\d+: (expected|the last line has fewer fields)')
+
+
+def test_a_table_that_is_cut_between_lines(meta, warnings):
+    path = meta / 'ijbc_1N_probe_mixed.csv'
+    last = path.read_text().splitlines()[-1].split(',')[0]
+    edit(path, lambda lines: [x for x in lines if not x.startswith(f'{last},')])
+    # The pairs are those of templates that still are there.
+    found = read_ijb_meta(str(meta), 'IJBC').protocol
+    assert (found.subjects < 0).sum() == 1
+    told, sizes = warnings
+    assert told == (
+        f'{meta}: 1 of 18 templates are in no gallery and no probe list: is a file cut '
+        'off?'
+    )
+    assert '11 probes (published: 19,593)' in sizes
+
+
+def test_sizes_are_those_that_were_published(meta, warnings, monkeypatch):
+    read_ijb_meta(str(meta), 'IJBC')
+    (line,) = warnings
+    assert line == (
+        f'{meta}: this is not the whole IJBC: 43 images (published: 469,375), 18 '
+        'templates (published: 23,124), 72 pairs (published: 15,658,489), 12 probes '
+        '(published: 19,593), 3 gallery G1 (published: 1,772), 3 gallery G2 '
+        '(published: 1,759)'
+    )
+    read_ijb_meta(str(meta), 'IJBC', protocols=['1:1'])
+    assert 'probes' not in warnings[1]
+    sizes = {'images': 43, 'templates': 18, 'pairs': 72, 'gallery G1': 3}
+    monkeypatch.setitem(ijb_meta.SIZES, 'IJBC', sizes)
+    read_ijb_meta(str(meta), 'IJBC')
+    assert len(warnings) == 2
+
+
+def flip_labels(line_numbers, repeated=1):
+    def change(lines):
+        lines *= repeated
+        for number in line_numbers:
+            lines[number] = lines[number][:-1] + str(1 - int(lines[number][-1]))
+
+    return change
+
+
+def test_labels_that_contradict_the_subjects(meta, warnings):
+    path = meta / 'ijbc_template_pair_label.txt'
+    labels = [int(line[-1]) for line in path.read_text().splitlines()]
+    text = path.read_text()
+    for label in (0, 1):
+        place = labels.index(label)
+        path.write_text(text)
+        edit(path, flip_labels([place]))
+        refused(
+            meta,
+            rf'label\.txt:{place + 1}: the label contradicts the subjects .*\(1 of 72',
+        )
+        # Where nothing tells of subjects, nothing contradicts.
+        read_ijb_meta(str(meta), 'IJBC', protocols=['1:1'])
+        del warnings[:]
+        path.write_text(text)
+        edit(path, flip_labels([place, place + 72 * 3], repeated=40))
+        found = read_ijb_meta(str(meta), 'IJBC').protocol
+        assert (found.pairs[2] != np.tile(labels, 40)).sum() == 2
+        assert warnings[0].startswith(f'{path}:{place + 1}: the label contradicts')
+        assert warnings[0].endswith('(2 of 2880 lines)')
+        del warnings[:]
+
+
+def test_files_elsewhere(meta):
+    refused(
+        meta.parent, rf"score\.txt: there is no such file, but '{meta}' has the file"
+    )
+    with pytest.raises(UserError, match=rf"but '{meta}' has the files of IJBC\. Look"):
+        read_ijb_meta(str(meta), 'IJBB', advice='Look')
+
+
 def test_a_template_without_weight(meta, tmp_path):
     lines = (meta / 'ijbc_face_tid_mid.txt').read_text().splitlines()
     template = lines[0].split()[1]
@@ -263,7 +363,7 @@ def test_galleries_that_share_a_subject(meta):
     edit(
         meta / 'ijbc_1N_gallery_G2.csv',
         lambda lines: [
-            f'{template},{subject}' if line.startswith(f'{template},') else line
+            f'{template},{subject},,,,,' if line.startswith(f'{template},') else line
             for line in lines
         ],
     )
@@ -275,14 +375,17 @@ def test_a_subject_with_two_templates_in_a_gallery(meta):
     _, subject = lines_of(meta, 'gallery_G1')
     edit(
         meta / 'ijbc_1N_gallery_G1.csv',
-        lambda lines: [*lines, f'{template},{subject}'],
+        lambda lines: [*lines, f'{template},{subject},,,,,'],
     )
     refused(meta, rf'G1\.csv: subjects with more than one template: {subject}$')
 
 
 def test_a_template_with_other_subjects_in_other_files(meta):
     template, _ = lines_of(meta, 'gallery_G1')
-    edit(meta / 'ijbc_1N_probe_mixed.csv', lambda lines: [*lines, f'{template},9999'])
+    edit(
+        meta / 'ijbc_1N_probe_mixed.csv',
+        lambda lines: [*lines, f'{template},9999,,,,,'],
+    )
     refused(
         meta,
         rf'mixed\.csv: templates with another subject in another file: {template}$',
@@ -293,7 +396,7 @@ def test_a_probe_that_is_in_a_gallery(meta):
     template, subject = lines_of(meta, 'gallery_G1')
     edit(
         meta / 'ijbc_1N_probe_mixed.csv',
-        lambda lines: [*lines, f'{template},{subject}'],
+        lambda lines: [*lines, f'{template},{subject},,,,,'],
     )
     refused(meta, rf'mixed\.csv: probes that are in a gallery too: {template}$')
 

@@ -138,8 +138,12 @@ def test_listed_twice(tmp_path, as_json):
 
 
 def test_noise_that_matches_nothing(truth):
-    (truth.root / 'megaface_noises.txt').write_text('# none\n')
-    assert read_megaface_lists(str(truth.root)).noisy.sum() == 1
+    for content in ('', '# none\n'):
+        (truth.root / 'megaface_noises.txt').write_text(content)
+        refused(
+            truth.root,
+            r'megaface_noises\.txt: lists no image\. .*; without a list of noise: None',
+        )
     (truth.root / 'megaface_noises.txt').write_text('x\t2/3/b.jpg\n1/2/a.jpg\n')
     refused(
         truth.root,

@@ -120,6 +120,10 @@ def test_tables(tmp_path, data):
     ('data', 'message'),
     [
         (TABLE[TABLE.index(b'7') :], ":1: expected a header line above .*'7,1,img"),
+        (
+            TABLE + b'9,3',
+            ":4: the last line has fewer fields .* got '9,3'",
+        ),
         (TABLE + b'9', ":4: expected `name x y id`, got '9'"),
         (TABLE + b'9,x', ":4: expected .* got '9,x'"),
         (b'T,S\n', ': has no line'),

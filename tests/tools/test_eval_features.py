@@ -12,7 +12,9 @@ from ijb_files import write_ijb
 from megaface_files import write_feature, write_megaface
 
 from mmhyperface.apis import report_errors
+from mmhyperface.datasets import ijb_meta
 from mmhyperface.evaluation import functional as F
+from mmhyperface.evaluation.functional.identification import THRESHOLDS
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'eval_features.py'
 DIM = 16
@@ -27,7 +29,14 @@ def tool():
 
 
 @pytest.fixture
-def run(tool, monkeypatch, capsys):
+def warnings(monkeypatch):
+    lines = []
+    monkeypatch.setattr(ijb_meta, 'print_log', lambda msg, *_: lines.append(msg))
+    return lines
+
+
+@pytest.fixture
+def run(tool, warnings, monkeypatch, capsys):
     """Calls the tool; its output, or the one line of an error."""
 
     def call(*arguments, status=0):
@@ -129,7 +138,7 @@ def test_ijb(run, ijb, arguments, options):
     )
 
 
-def test_ijb_without_mirror_images(run, ijb):
+def test_ijb_without_mirror_images(run, warnings, ijb):
     root, *_ = ijb
     start = 'ijb', root / 'meta'
     both = root / 'features.npy', '--mirrored', root / 'mirrored.npy'
@@ -138,14 +147,17 @@ def test_ijb_without_mirror_images(run, ijb):
     assert 'features as they were given' in ' '.join(fused.split())
     for label in ('EER', 'AUC', 'rank-1'):
         assert shown(fused, label) == shown(apart, label)
-    single = run(*start, root / 'half.npy', '--subset', 'IJBB', '--protocols', '1:1')
+    (line,) = set(warnings)
+    assert 'meta: this is not the whole IJBB: ' in line
+    single = run(*start, root / 'half.npy', '--subset', 'ijbb', '--protocols', '1:1')
     assert 'EER' in single
     assert 'rank-1' not in single
-    merged = run(
-        *start, root / 'half.npy', '--subset', 'IJBB', '--protocols', '1:N', '--merged'
-    )
+    search = *start, root / 'half.npy', '--subset', 'IJBB', '--protocols', '1:N'
+    merged = run(*search, '--merged')
     assert 'EER' not in merged
     assert 'galleries merged' in merged
+    peer = run(*search, '--fpir-threshold', 'insightface')
+    assert THRESHOLDS['insightface'] in ' '.join(peer.split())
 
 
 def test_pairs_in_three_layouts(run, tmp_path):
@@ -182,6 +194,69 @@ def test_pairs_in_three_layouts(run, tmp_path):
     assert_shown(output, accuracy=F.global_accuracy(plain, same).accuracy)
 
 
+def lfw_list(tmp_path, header, folds):
+    """In each fold three pairs of one person and three of two; and its features."""
+    pairs, lines = [], [header]
+    for fold in range(folds):
+        for i in range(3):
+            lines.append(f'p{fold}{i}\t1\t2')
+            pairs.append((f'p{fold}{i}/1', f'p{fold}{i}/2'))
+        for i in range(3):
+            other = f'p{fold}{(i + 1) % 3}'
+            lines.append(f'p{fold}{i}\t1\t{other}\t2')
+            pairs.append((f'p{fold}{i}/1', f'{other}/2'))
+    (tmp_path / 'pairs.txt').write_text('\n'.join(lines))
+    images = list(dict.fromkeys(image for pair in pairs for image in pair))
+    owners = np.unique([i.split('/')[0] for i in images], return_inverse=True)[1]
+    rows = features(len(images), 8, owners)
+    np.save(tmp_path / 'features.npy', rows)
+    one, other = (np.array([images.index(p[side]) for p in pairs]) for side in (0, 1))
+    same = np.tile(np.repeat([True, False], 3), folds)
+    return F.score_pairs(rows, one, other), same
+
+
+def test_a_list_of_lfw_has_its_own_folds(run, tmp_path):
+    scores, same = lfw_list(tmp_path, '4\t3', 4)
+    command = 'pairs', tmp_path / 'pairs.txt', tmp_path / 'features.npy'
+    output = run(*command)
+    accuracy = F.kfold_accuracy(scores, same, np.repeat(np.arange(4), 6))
+    assert_shown(output, accuracy=accuracy.mean, AUC=F.auc(scores, same))
+    assert '4 folds from the list' in ' '.join(output.split())
+    output = run(*command, '--folds', 2)
+    accuracy = F.kfold_accuracy(scores, same, np.repeat(np.arange(2), 12))
+    assert_shown(output, accuracy=accuracy.mean)
+    assert '10 folds stratified' in ' '.join(run(*command, '--folds', 0).split())
+
+
+def test_a_list_of_lfw_without_folds(run, tmp_path):
+    lfw_list(tmp_path, '12', 4)
+    lines = (tmp_path / 'pairs.txt').read_text().splitlines()
+    lines[1:] = sorted(lines[1:], key=lambda line: line.count('\t'))
+    (tmp_path / 'pairs.txt').write_text('\n'.join(lines))
+    output = run('pairs', tmp_path / 'pairs.txt', tmp_path / 'features.npy')
+    assert '10 folds stratified' in ' '.join(output.split())
+
+
+def test_lists_that_do_not_fit(run, tmp_path):
+    np.save(tmp_path / 'features.npy', features(8))
+    lines = [f'{int(i < 2)} {i}a {i}b\n' for i in range(4)]
+    (tmp_path / 'list.txt').write_text(''.join(lines))
+    for arguments, message in (
+        (['gone.txt'], 'there is no list of pairs'),
+        (['gone.bin'], 'there is no list of pairs'),
+        (['list.txt', '--folds', 2], 'fold 1 holds only .*goes without: --folds 0$'),
+        (['list.txt'], 'folds=10 of the 4 pairs .*without folds: --folds 0$'),
+        (['list.txt', '--folds', -1], 'folds=-1 of the 4 pairs'),
+    ):
+        name, *more = arguments
+        error = run(
+            *('pairs', tmp_path / name, tmp_path / 'features.npy', *more), status=1
+        )
+        assert re.search(message, error, re.MULTILINE), error
+        assert '--cfg-options' not in error
+        assert 'folds=None' not in error
+
+
 def test_images_of_a_list_stand_in_the_order_of_their_first_line(run, tmp_path):
     pairs = [(1, 'c', 'a'), (0, 'a', 'b'), (1, 'b', 'c'), (0, 'd', 'c')]
     text = ''.join(f'{same} {one} {other}\n' for same, one, other in pairs)
@@ -193,13 +268,40 @@ def test_images_of_a_list_stand_in_the_order_of_their_first_line(run, tmp_path):
     scores = F.score_pairs(rows, one, other)
     output = run(
         *('pairs', tmp_path / 'list.txt', tmp_path / 'features.npy'),
-        *('--folds', 2, '--out', tmp_path / 'report'),
+        *('--folds', 2, '--out', tmp_path / 'report', '--draws', 0),
     )
     assert_shown(output, AUC=F.auc(scores, [1, 0, 1, 0]))
     content = json.loads((tmp_path / 'report' / 'report.json').read_text())
+    assert content['title'] == f'{tmp_path}/features.npy on {tmp_path}/list.txt'
+    assert content['intervals']['draws'] == 0
+    assert (content['config'], content['checkpoint']) == (None, None)
     row = content['sets']['list']['1:1']['rows']['features']
     assert row['figures']['auc'] == F.auc(scores, [1, 0, 1, 0])
     assert (tmp_path / 'report' / 'report.html').is_file()
+
+
+def test_a_report_tells_of_what_it_is(run, ijb, tmp_path):
+    root, _, rows, _ = ijb
+    np.save(tmp_path / 'r50.npy', rows)
+    about = {'config': 'r50.py', 'checkpoint': 'r50.pth', 'test_sets': {}}
+    (tmp_path / 'r50.json').write_text(json.dumps(about))
+    output = run(
+        *('ijb', root / 'meta', tmp_path / 'r50.npy', '--subset', 'IJBB'),
+        *('--out', tmp_path / 'report', '--protocols', '1:N', '--draws', 15),
+    )
+    content = json.loads((tmp_path / 'report' / 'report.json').read_text())
+    assert content['title'] == f'{tmp_path}/r50.npy on IJBB, {root}/meta'
+    assert (content['config'], content['checkpoint']) == ('r50.py', 'r50.pth')
+    assert content['intervals']['draws'] == 15
+    assert 'rank-1' in output
+
+
+def test_places_are_checked_before_the_work(run, tmp_path):
+    (tmp_path / 'file').touch()
+    for place in (tmp_path / 'file', tmp_path / 'file' / 'below'):
+        # Neither the meta files nor the features are there.
+        error = run('ijb', 'gone', 'gone.npy', '--out', place, status=1)
+        assert f'{tmp_path / "file"} is no folder' in error
 
 
 @pytest.fixture(scope='module')
@@ -254,8 +356,57 @@ def test_files_of_the_devkit(run, megaface):
     write_feature(file, row[1:])
     error = run('megaface', root, *folders, '--suffix', '_ours.bin', status=1)
     assert f'{file}: has {len(row) - 1} values, but the features before it' in error
-    error = run('megaface', root, *folders, status=1)
-    assert 'cannot read the feature' in error
+    write_feature(file, row)
+    for folder in folders:
+        paths = [root / 'probes.npy', root / 'distractors.npy']
+        paths[folders.index(folder)] = folder
+        error = run('megaface', root, *paths, status=1)
+        assert re.search(r"there is no such file\. .* is --suffix, here ''$", error)
+
+
+def test_a_part_that_is_cleaned_is_told_at_once(run, megaface):
+    root, truth, _, distractors = megaface
+    folder = root / 'cleaned'
+    write_feature(folder / f'{truth.distractors[0]}.bin', distractors[0], 100)
+    # The other files are not even there.
+    error = run(
+        *('megaface', root, root / 'probes.npy', folder, '--suffix', '.bin'), status=1
+    )
+    assert re.search(r'probes\.npy has .* of 16 values, .*cleaned of 17: one', error)
+    np.save(root / 'narrow.npy', distractors[:, :9])
+    start = 'megaface', root, root / 'probes.npy'
+    error = run(*start, root / 'narrow.npy', status=1)
+    assert 'of 16 values' in error
+    assert 'of 9\n' in error
+
+
+def test_only_noise_may_have_no_direction(run, megaface):
+    root, truth, _, distractors = megaface
+    np.save(root / 'nan.npy', spoil(distractors, 20, np.nan))
+    command = 'megaface', root, root / 'probes.npy', root / 'nan.npy'
+    assert 'rank-1' in run(*command)
+    error = run(*command, '--no-noise-lists', status=1)
+    place = f'is row 20; the first is of {truth.distractors[20]}'
+    assert f'nan.npy: zero, NaN or infinite, counted from 0, {place}' in error
+    np.save(root / 'nan.npy', spoil(distractors, [3, 20], np.nan))
+    assert f'is row 3; the first is of {truth.distractors[3]}' in run(
+        *command, status=1
+    )
+
+
+def test_lists_of_noise_that_are_missing_or_empty(run, megaface, tmp_path):
+    root, *_ = megaface
+    for name in ('facescrub_lst', 'megaface_lst', 'megaface_noises.txt'):
+        (tmp_path / name).write_text((root / name).read_text())
+    command = 'megaface', tmp_path, root / 'probes.npy', root / 'distractors.npy'
+    error = run(*command, status=1)
+    assert 'Check the folder of the lists; without a list of noise: --no-noise' in error
+    for content in ('', '# nothing\n'):
+        (tmp_path / 'facescrub_noises.txt').write_text(content)
+        error = run(*command, status=1)
+        assert 'noises.txt: lists no image. ' in error
+        assert error.endswith('without a list of noise: --no-noise-lists\n')
+    assert 'rank-1' in run(*command, '--no-noise-lists')
 
 
 def test_fewer_distractors(run, megaface):
@@ -288,8 +439,11 @@ def test_bad_files_are_told_at_once(run, ijb, tmp_path):
         (rows[0], r'expected features \[N, D\] .* shape \[16\]'),
         (rows.astype(np.int32), 'got int32'),
         (np.array([{}]), r'cannot be read as a \.npy file'),
-        (spoil(rows, (3, 2), np.nan), r"'ijbb': .* of sample 3$"),
-        (spoil(rows, 4, 0), r"'ijbb': the embedding is zero, .* of sample 4$"),
+        (
+            spoil(rows, (3, 2), np.nan),
+            r'x\.npy: zero, NaN or infinite, counted from 0, is row 3; .* 4\.jpg$',
+        ),
+        (spoil(rows, 4, 0), r'is row 4; the first is of 5\.jpg$'),
     ):
         np.save(tmp_path / 'x.npy', content, allow_pickle=True)
         error = run(*command, status=1)
@@ -311,15 +465,36 @@ def test_bad_files_are_told_at_once(run, ijb, tmp_path):
     assert 'of 5' in error
     np.save(tmp_path / 'nan.npy', spoil(rows, 5, np.nan))
     error = run(*command, '--mirrored', tmp_path / 'nan.npy', status=1)
-    assert 'the mirrored embedding is zero, NaN or infinite of sample 5' in error
+    assert 'nan.npy: zero, NaN or infinite, counted from 0, is row 5' in error
+
+
+def test_advice_for_ijb(run, ijb, tmp_path):
+    root, *_ = ijb
+    error = run('ijb', root / 'meta', 'x.npy', status=1)
+    assert f"no such file, but '{root}/meta' has the files of IJBB. Check" in error
+    assert '--subset' in error
+    error = run('ijb', root, 'x.npy', '--subset', 'IJBB', status=1)
+    assert f"no such file, but '{root}/meta' has the files of IJBB. Check" in error
+    meta = tmp_path / 'meta'
+    meta.mkdir()
+    for path in (root / 'meta').glob('*.txt'):
+        (meta / path.name).write_text(path.read_text())
+    error = run('ijb', meta, 'x.npy', '--subset', 'IJBB', status=1)
+    assert error.endswith('or go without it: --protocols 1:1\n')
 
 
 def test_bad_labels(run, tmp_path):
     np.save(tmp_path / 'features.npy', features(8))
-    for labels in (np.array([0.0, 1]), np.array([[0, 1]]), np.array([0, 2])):
+    for labels, got in (
+        (np.array([0.0, 1]), 'float64 of shape [2]'),
+        (np.array([[0, 1]]), 'int64 of shape [1, 2]'),
+        (np.array([], bool), 'bool of shape [0]'),
+        (np.array([0, 2]), 'values from 0 to 2'),
+    ):
         np.save(tmp_path / 'same.npy', labels)
         error = run('pairs', tmp_path / 'same.npy', tmp_path / 'features.npy', status=1)
-        assert 'same.npy: expected one of True and False, or 1 and 0' in error
+        assert 'same.npy: expected True and False, or the integers 1 and 0' in error
+        assert f'got {got}' in error
     np.save(tmp_path / 'same.npy', np.array([0, 1, 0, 1]))
     command = 'pairs', tmp_path / 'same.npy', tmp_path / 'features.npy'
     assert 'folds=10 of the 4 pairs' in run(*command, status=1)

@@ -8,22 +8,28 @@ r"""Examine features that any model made: no network and no image is needed.
     python tools/analysis_tools/eval_features.py megaface data/megaface \
         PROBES.npy DISTRACTORS.npy
 
-Features are .npy files, [N, D], not normalised, a row for each image.
+Features are .npy files, [N, D], not normalised, a row for each image. Of an array x
+[N, 1024] that has an image's features and then those of its mirror image, x[:, :512]
+are FEATURES.npy and x[:, 512:] those for --mirrored.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmhyperface.apis import load_config, report_errors
+from mmhyperface.apis import load_config, report_errors, require_folder
 from mmhyperface.apis.feature_files import (
+    FOLDS,
     Results,
     examine_config,
     examine_ijb,
     examine_megaface,
     examine_pairs,
 )
+from mmhyperface.apis.npy_files import about_features
+from mmhyperface.datasets.ijb_meta import PROTOCOLS, SUBSETS
 from mmhyperface.evaluation.functional.identification import THRESHOLDS
 from mmhyperface.evaluation.functional.megaface import NOISE
 from mmhyperface.evaluation.functional.verification import INTERPOLATIONS
@@ -35,10 +41,8 @@ from mmhyperface.evaluation.metrics import (
     TemplateVerification,
 )
 from mmhyperface.evaluation.metrics.embeddings import MEDIA, NORMS
-from mmhyperface.evaluation.metrics.face_verification import ACCURACIES
-from mmhyperface.evaluation.report import write_report
-from mmhyperface.evaluation.report.content import content_of
-from mmhyperface.evaluation.report.tables import as_text, sections_of
+from mmhyperface.evaluation.metrics.face_verification import ACCURACIES, TARS
+from mmhyperface.evaluation.report import report_text, write_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,8 +65,17 @@ def parse_args() -> argparse.Namespace:
         command.add_argument(
             '--out', metavar='DIR', help='write a report with pictures to this folder'
         )
+        command.add_argument(
+            '--draws',
+            type=int,
+            default=200,
+            help='of the bootstrap, for intervals; 0: none (default: %(default)s)',
+        )
         command.set_defaults(run=run)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.draws < 0:
+        parser.error(f'--draws is a number from 0 on, not {args.draws}')
+    return args
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -86,11 +99,23 @@ def _config(args: argparse.Namespace) -> Results:
 
 def _add_ijb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('meta_dir', help='folder of the meta files')
-    parser.add_argument('features', help='in the order of ijbc_name_5pts_score.txt')
-    parser.add_argument('--subset', choices=['IJBB', 'IJBC'], default='IJBC')
+    parser.add_argument(
+        'features',
+        help='in the order of ijbc_name_5pts_score.txt, or ijbb_name_5pts_score.txt',
+    )
+    parser.add_argument(
+        '--subset',
+        type=str.upper,
+        choices=tuple(SUBSETS),
+        default='IJBC',
+        help='which of the two it is (default: %(default)s)',
+    )
     _add_mirrored(parser)
     parser.add_argument(
-        '--norm', choices=tuple(NORMS), default='keep', help='of image features'
+        '--norm',
+        choices=tuple(NORMS),
+        default='keep',
+        help='of image features (default: %(default)s)',
     )
     parser.add_argument(
         '--no-detector-scores',
@@ -101,16 +126,26 @@ def _add_ijb(parser: argparse.ArgumentParser) -> None:
         '--media',
         choices=tuple(MEDIA),
         default='mean',
-        help='over the images of a medium; none: all images count alike',
+        help='over the images of a medium; none: all images count alike (default: '
+        '%(default)s)',
     )
     parser.add_argument(
-        '--protocols', nargs='+', choices=['1:1', '1:N'], default=['1:1', '1:N']
+        '--protocols',
+        nargs='+',
+        choices=PROTOCOLS,
+        default=PROTOCOLS,
+        help='1:1 needs no files of 1:N, and the other way round (default: both)',
     )
-    parser.add_argument('--interpolation', choices=INTERPOLATIONS, default='exact')
+    _add_interpolation(parser)
     parser.add_argument(
         '--merged', action='store_true', help='search the galleries as one'
     )
-    parser.add_argument('--threshold', choices=tuple(THRESHOLDS), default='exact')
+    parser.add_argument(
+        '--fpir-threshold',
+        choices=tuple(THRESHOLDS),
+        default='exact',
+        help=f'of TPIR@FPIR. {_explained(THRESHOLDS)} (default: %(default)s)',
+    )
 
 
 def _ijb(args: argparse.Namespace) -> Results:
@@ -127,7 +162,7 @@ def _ijb(args: argparse.Namespace) -> Results:
     if '1:N' in args.protocols:
         metrics.append(
             TemplateIdentification(
-                merged=args.merged, threshold=args.threshold, **pooling
+                merged=args.merged, threshold=args.fpir_threshold, **pooling
             )
         )
     return examine_ijb(
@@ -152,22 +187,40 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--folds',
         type=int,
-        default=10,
-        help='consecutive folds of equal size; 0: the list has none',
+        help='consecutive folds of equal size; 0: the list has none (default: an LFW '
+        f"list's own, {FOLDS} of any other)",
     )
-    parser.add_argument('--accuracy', choices=tuple(ACCURACIES), default='exact')
-    parser.add_argument('--interpolation', choices=INTERPOLATIONS, default='exact')
+    parser.add_argument(
+        '--accuracy',
+        choices=tuple(ACCURACIES),
+        default='exact',
+        help=f'whose threshold it has. {_explained(ACCURACIES)} (default: %(default)s)',
+    )
+    _add_interpolation(parser)
 
 
 def _pairs(args: argparse.Namespace) -> Results:
     metric = FaceVerification(accuracy=args.accuracy, interpolation=args.interpolation)
     return examine_pairs(
         args.pairs,
-        args.folds or None,
+        args.folds,
         [metric],
         args.features,
         args.mirrored,
         args.flip,
+    )
+
+
+def _explained(choices: Mapping[str, str]) -> str:
+    return '; '.join(f'{name}: {words}' for name, words in choices.items())
+
+
+def _add_interpolation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--interpolation',
+        choices=INTERPOLATIONS,
+        default='exact',
+        help=f'of TAR@FAR. {_explained(TARS)} (default: %(default)s)',
     )
 
 
@@ -202,7 +255,13 @@ def _add_megaface(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--counts', nargs='+', type=int, help='of distractors; by default 10 … 10⁶'
     )
-    parser.add_argument('--noise', choices=NOISE, default='remove')
+    parser.add_argument(
+        '--noise',
+        choices=NOISE,
+        default='remove',
+        help='what is done to noisy images; insightface overwrites their features '
+        '(default: %(default)s)',
+    )
     parser.add_argument(
         '--no-noise-lists', action='store_true', help='take all images as they are'
     )
@@ -221,8 +280,21 @@ def _megaface(args: argparse.Namespace) -> Results:
     )
 
 
+def _title(args: argparse.Namespace) -> str:
+    """What is examined, and on what."""
+    if args.command == 'megaface':
+        return f'{args.probes} and {args.distractors} on MegaFace, {args.lists_dir}'
+    mirrored = getattr(args, 'mirrored', None)
+    features = f'{args.features} and {mirrored}' if mirrored else args.features
+    if args.command == 'ijb':
+        return f'{features} on {args.subset}, {args.meta_dir}'
+    return f'{features} on {args.config if args.command == "config" else args.pairs}'
+
+
 def main() -> None:
     args = parse_args()
+    if args.out:
+        require_folder(args.out)
     source = args.probes if args.command == 'megaface' else args.features
     sets = {
         name: {
@@ -231,11 +303,16 @@ def main() -> None:
         }
         for name, results in args.run(args).items()
     }
-    if args.out:
-        print(write_report(sets, args.out).text())
+    if not args.out:
+        print(report_text(sets, args.draws, title=_title(args)))
         return
-    about = {'config': None, 'checkpoint': None}
-    print(as_text(sections_of(content_of(sets, '', 0, 0.95, 0, about))))
+    about = {
+        key: value
+        for key, value in about_features(source).items()
+        if key in ('config', 'checkpoint') and isinstance(value, str)
+    }
+    report = write_report(sets, args.out, _title(args), draws=args.draws, **about)
+    print(report.text())
 
 
 if __name__ == '__main__':
