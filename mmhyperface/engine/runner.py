@@ -30,7 +30,7 @@ from mmhyperface.engine.shared_rows import (
     together,
 )
 from mmhyperface.errors import UserError
-from mmhyperface.evaluation import FaceEvaluator
+from mmhyperface.evaluation.evaluator import FaceEvaluator
 from mmhyperface.models.heads.centre_state import (
     CentreState,
     MappedRows,

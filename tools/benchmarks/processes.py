@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch.multiprocessing import ProcessExitedException
 
-from mmhyperface.apis import report_errors
 from mmhyperface.errors import UserError
 
 
@@ -24,6 +23,9 @@ def _process(rank: int, world: int, port: int, task: Callable, args: tuple) -> N
         MASTER_ADDR='127.0.0.1',
         MASTER_PORT=str(port),
     )
+    # Not above: who only measures need not have all of mmengine in memory.
+    from mmhyperface.apis import report_errors
+
     with report_errors():
         task(*args)
 

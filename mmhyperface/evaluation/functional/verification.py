@@ -19,6 +19,7 @@ Conventions
 """
 
 import bisect
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -464,7 +465,9 @@ def _scores_among(
     place_a = np.cumsum(used_first, dtype=np.int32) - np.int32(1)
     place_b = np.cumsum(used_second, dtype=np.int32) - np.int32(1)
     width = np.int32(len(b))
-    step = max(PRODUCT_ENTRIES // len(b), 1)
+    # Each block of the product costs a walk over all pairs.
+    num_blocks = min(math.ceil(len(a) * len(b) / PRODUCT_ENTRIES), len(a))
+    step = math.ceil(len(a) / num_blocks)
     scores = np.empty(len(first), rows.dtype)
     for start in range(0, len(a), step):
         product = torch.from_numpy(a[start : start + step] @ b.T).view(-1)
