@@ -385,7 +385,7 @@ def test_fast_enough():
 
 def _many(monkeypatch, entries):
     """score_pairs takes products of all rows with all others from five pairs on."""
-    module = 'mmhyperface.evaluation.functional.verification'
+    module = 'mmhyperface.evaluation.functional.pair_scores'
     monkeypatch.setattr(f'{module}.MANY_PAIRS', 5)
     monkeypatch.setattr(f'{module}.PRODUCT_ENTRIES', entries)
 

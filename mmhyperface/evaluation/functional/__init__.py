@@ -2,6 +2,7 @@
 
 from .identification import identify
 from .megaface import megaface_identification
+from .pair_scores import score_pairs
 from .templates import Templates, pool_templates, template_rows
 from .verification import (
     INSIGHTFACE_GRID,
@@ -15,7 +16,6 @@ from .verification import (
     global_accuracy,
     kfold_accuracy,
     roc,
-    score_pairs,
     stratified_folds,
     tar_at_far,
 )

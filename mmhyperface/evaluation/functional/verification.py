@@ -19,13 +19,11 @@ Conventions
 """
 
 import bisect
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mmhyperface.errors import UserError, some
 
@@ -34,28 +32,15 @@ from .arrays import (
     Bools,
     Floats,
     Ints,
-    as_integers,
     as_rates,
-    as_rows,
-    blocks,
     floor_product,
-    row_dots,
     to_numpy,
-    unit_rows,
-    unusable_rows,
 )
 
 # Squared distances that insightface tries (arcface_torch/eval/verification.py).
 INSIGHTFACE_GRID = np.arange(0, 4, 0.01)
 
 INTERPOLATIONS = ('exact', 'linear', 'nearest')
-
-# From so many pairs on, score_pairs may take one product of all rows with all others,
-# if that has at most so many entries for each pair.
-MANY_PAIRS = 2**18
-MOST_ENTRIES_A_PAIR = 8
-# Entries of a product that are held at once, at most: 512 MB of float32.
-PRODUCT_ENTRIES = 2**27
 
 
 class RocCurve(NamedTuple):
@@ -422,64 +407,6 @@ class _Sorted:
         return self.total - passed
 
 
-def score_pairs(templates: Array, index_a: Array, index_b: Array) -> Floats:
-    """Cosine of the rows ``index_a`` [P] and ``index_b`` [P] of templates [T, D].
-
-    In float64 and in blocks of rows, so that the memory is that of the templates and a
-    score does not depend on its neighbours. Millions of pairs among few templates, as
-    IJB has them, are taken from the products of all with all, in blocks and in the type
-    of the templates.
-
-    Raises:
-        UserError: for an index outside the templates, or a row in use that is zero or
-            not finite.
-    """
-    rows = as_rows(templates, 'templates')
-    first, second = _row_index(index_a, len(rows)), _row_index(index_b, len(rows))
-    if len(first) != len(second):
-        raise UserError(f'{len(first)} first and {len(second)} second rows of pairs')
-    used_first, used_second = _used(first, len(rows)), _used(second, len(rows))
-    unusable = unusable_rows(rows)
-    bad = unusable[(used_first | used_second)[unusable]]
-    if len(bad):
-        raise UserError(f'features are zero or not finite in rows {some(bad)}')
-    entries = np.count_nonzero(used_first) * np.count_nonzero(used_second)
-    if len(first) >= MANY_PAIRS and entries <= MOST_ENTRIES_A_PAIR * len(first):
-        return _scores_among(rows, used_first, used_second, first, second)
-    scores = np.empty(len(first))
-    for part in blocks(len(first), rows.shape[1]):
-        a = rows[first[part]].astype(np.float64, copy=False)
-        b = rows[second[part]].astype(np.float64, copy=False)
-        # The product of the squares could overflow.
-        lengths = np.sqrt(row_dots(a, a)), np.sqrt(row_dots(b, b))
-        scores[part] = row_dots(a, b) / lengths[0] / lengths[1]
-    return scores
-
-
-def _scores_among(
-    rows: Floats, used_first: Bools, used_second: Bools, first: Ints, second: Ints
-) -> Floats:
-    """Scores of pairs from the products of all first with all second rows."""
-    a, b = unit_rows(rows[used_first]), unit_rows(rows[used_second])
-    # Where each row of the templates is among those in use.
-    place_a = np.cumsum(used_first, dtype=np.int32) - np.int32(1)
-    place_b = np.cumsum(used_second, dtype=np.int32) - np.int32(1)
-    width = np.int32(len(b))
-    # Each block of the product costs a walk over all pairs.
-    num_blocks = min(math.ceil(len(a) * len(b) / PRODUCT_ENTRIES), len(a))
-    step = math.ceil(len(a) / num_blocks)
-    scores = np.empty(len(first), rows.dtype)
-    for start in range(0, len(a), step):
-        product = torch.from_numpy(a[start : start + step] @ b.T).view(-1)
-        for low in range(0, len(first), MANY_PAIRS):
-            part = slice(low, low + MANY_PAIRS)
-            row, column = place_a[first[part]], place_b[second[part]]
-            inside = slice(None) if step >= len(a) else (row // step == start // step)
-            entry = (row[inside] - np.int32(start)) * width + column[inside]
-            scores[part][inside] = product.index_select(0, torch.from_numpy(entry))
-    return scores
-
-
 def _labels(same: Array) -> Bools:
     labels = to_numpy(same)
     if labels.ndim != 1:
@@ -633,20 +560,3 @@ def _kfold_grid(
     correct = gains[np.arange(count), best] + held_different
     accuracies = correct / np.bincount(fold_of, minlength=count)
     return accuracies, 1 - limits[best] / 2
-
-
-def _row_index(index: Array, rows: int) -> Ints:
-    given = as_integers(index, 'row numbers')
-    if len(given) and not 0 <= given.min() <= given.max() < rows:
-        raise UserError(
-            f'row numbers go from {given.min()} to {given.max()}, but there are '
-            f'{rows} rows'
-        )
-    return given
-
-
-def _used(index: Ints, rows: int) -> Bools:
-    """Which rows an index names, [T]."""
-    used = np.zeros(rows, np.bool_)
-    used[index] = True
-    return used
