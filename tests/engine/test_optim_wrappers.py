@@ -297,6 +297,6 @@ def check(world: int) -> None:
     check_a_model_that_is_one_part(rank)
 
 
-@pytest.mark.parametrize('world', [2, 3])
+@pytest.mark.parametrize('world', [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_parts_on_several_ranks(world):
     spawn(world, check, world)

@@ -228,6 +228,7 @@ def test_exchanged_bytes(tmp_path):
         assert payload(f'{loss}, split', 'gradient of the features') == expected
 
 
+@pytest.mark.slow
 def test_million_identities_at_a_smaller_number(tmp_path):
     out = tmp_path / 'out.json'
     run(
