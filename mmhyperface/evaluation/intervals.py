@@ -35,6 +35,7 @@ Figures = dict[str, float]
 # Of more pairs only the TARs are drawn again, whose FARs need few of the pairs.
 MANY_PAIRS = 2**20
 MOST_COUNTS = 2**26
+SPARE_PAIRS = 64
 
 
 class Difference(NamedTuple):
@@ -222,9 +223,10 @@ def _highest_tars(
         chosen = chosen[np.argsort(scores[chosen])]
         return scores[chosen], a[chosen], b[chosen]
 
-    # Half as many again as needed, since those that are drawn may weigh less; where
-    # that is not enough, all.
-    enough = min(int(1.5 * result.fars.max(initial=0) * len(every)) + 64, len(every))
+    # More than needed, since those that are drawn may weigh less; where that is not
+    # enough, all.
+    needed = int(1.5 * result.fars.max(initial=0) * len(every))
+    enough = min(needed + SPARE_PAIRS, len(every))
 
     def figures(weights: Ints) -> Figures:
         of_same = weights[person]

@@ -86,10 +86,15 @@ def test_draws_that_need_more_than_the_highest_take_all(monkeypatch):
     result = _verification()
     of_one = (result.identity_a == 3) & ~result.same
     result.scores = np.where(of_one, 9 + result.scores, result.scores)
-    result.fars, result.tars = np.array([0.1]), np.array([0.1])
-    expected = confidence_intervals(result, draws=300)['tar@far=1e-01']
+    result.fars, result.tars = np.array([0.02, 0.1]), np.array([0.1, 0.1])
+    _, every = resampler(result)
     monkeypatch.setattr('mmhyperface.evaluation.intervals.MANY_PAIRS', PAIRS - 1)
-    assert confidence_intervals(result, draws=300)['tar@far=1e-01'] == expected
+    monkeypatch.setattr('mmhyperface.evaluation.intervals.SPARE_PAIRS', 0)
+    _, highest = resampler(result)
+    for drawn in (np.ones(PEOPLE, int), np.where(np.arange(PEOPLE) == 3, 0, 2)):
+        expected = every(drawn)
+        assert 0 < expected['tar@far=1e-01'] < 1
+        assert highest(drawn) == {name: expected[name] for name in highest(drawn)}
 
 
 def test_an_end_that_the_kept_scores_do_not_tell():
@@ -137,6 +142,8 @@ def test_a_far_that_needs_more_than_the_highest_is_unknown():
     )
     found = scores.tar_at_far([0.05, 0.1, 0.2, 1.0])
     np.testing.assert_array_equal(found.thresholds, [np.nan, 1, np.nan, -np.inf])
+    tars = scores.staircase([0.05, 0.1, 0.2, 1.0])
+    np.testing.assert_array_equal(tars, [1, 1, np.nan, 1])
 
 
 def _identification(seed=0, noise=0.8, **options):

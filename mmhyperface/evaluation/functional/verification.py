@@ -275,7 +275,8 @@ class SortedScores:
         """Of ascending scores, pair i of which counts so many times.
 
         ``left_out`` is the weight of lower negatives that are not among these. Then
-        only :meth:`tar_at_far` works, and gives NaN for a FAR that would need them.
+        only :meth:`tar_at_far` and :meth:`staircase` work, and give NaN for a FAR that
+        would need them.
         """
         scores = cls.__new__(cls)
         scores.positives = _Sorted(positives, positive_weights)
@@ -296,11 +297,15 @@ class SortedScores:
         return TarAtFar(tars, thresholds)
 
     def staircase(self, fars: npt.ArrayLike) -> Floats:
-        """The best TAR [K] at a FAR of at most each of these [K]: the exact ROC."""
+        """The best TAR [K] at a FAR of at most each of these [K]: the exact ROC.
+
+        NaN where negatives that were left out would be needed.
+        """
         rates = np.asarray(fars, np.float64)
         allowed = floor_product(rates, self.negatives.total)
         thresholds = self.negatives.thresholds(allowed)
-        return self.positives.above(thresholds) / self.positives.total
+        tars = self.positives.above(thresholds) / self.positives.total
+        return np.where(np.isnan(thresholds), np.nan, tars)
 
     def auc(self) -> float:
         # Twice the area in integers, so that nothing is rounded before the division.
