@@ -102,6 +102,7 @@ def test_each_step_is_paired_with_one_of_the_floor(step, tmp_path, monkeypatch):
     assert taken == [*['Floor'] * 8, *['Floor', 'function'] * 12]
 
 
+@pytest.mark.slow
 def test_classifier_step_knows_what_the_floor_keeps(tmp_path):
     out = tmp_path / 'out.json'
     classes, dim = 40_000, 256
@@ -204,6 +205,7 @@ def test_a_missing_peer_says_where_it_was_looked_for(peers, tmp_path):
         peers.load(tmp_path, peer)
 
 
+@pytest.mark.slow
 def test_exchanged_bytes(tmp_path):
     classes, dim, batch = 301, 16, 4
     out = tmp_path / 'out.json'
@@ -307,6 +309,7 @@ def test_arguments_that_cannot_be(monkeypatch, command, message):
         import_module(sys.argv[0]).parse_args()
 
 
+@pytest.mark.slow
 def test_a_mistake_that_another_process_meets_is_one_message():
     text = run(
         'million_identities.py',
