@@ -1,6 +1,7 @@
 """Whether what a tool is to write can be written, asked before the work."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from mmhyperface.errors import UserError
@@ -20,10 +21,18 @@ def require_folder(path: str | Path) -> None:
 
 
 def require_file(path: str | Path) -> None:
-    """
+    """Makes the folder of a file.
+
     Raises:
         UserError: If no such file can be written.
     """
-    if Path(path).is_dir():
-        raise UserError(f'{path} is a folder; name a file')
-    require_folder(Path(path).absolute().parent)
+    file = Path(path)
+    if file.is_dir():
+        raise UserError(f'{file} is a folder; name a file')
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Not the file itself: other processes may try at the same time.
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise UserError(f'{file} cannot be written: {error}') from None

@@ -161,7 +161,10 @@ def test_places_that_cannot_be(tmp_path, monkeypatch):
     out = tmp_path / 'y.json'
     for arguments, message in (
         (['--out', tmp_path / 'x.json'], r'x\.json is a folder; name a file'),
-        (['--out', tmp_path / 'some.pth' / 'y.json'], r'some\.pth is no folder'),
+        (
+            ['--out', tmp_path / 'some.pth' / 'y.json'],
+            r'some\.pth.y\.json cannot be written',
+        ),
         (
             ['--out', out, '--save-features', tmp_path / 'x.json' / '..' / 'y.npy'],
             r'y\.json would replace what --save-features writes beside',

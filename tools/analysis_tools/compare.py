@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from mmhyperface.apis import report_errors
+from mmhyperface.apis import report_errors, require_file
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation.report import (
     Compared,
@@ -48,22 +48,10 @@ def parse_args() -> argparse.Namespace:
     if twice:
         raise UserError(f'two columns have the name {twice[0]!r}: give other --names')
     if args.out:
-        check_out(args.out)
+        if args.out.suffix not in ('.md', '.json'):
+            raise UserError(f'--out takes a .md or .json file, got {args.out}')
+        require_file(args.out)
     return args
-
-
-def check_out(path: Path) -> None:
-    """Before the draws, which may take long."""
-    if path.suffix not in ('.md', '.json') or path.is_dir():
-        raise UserError(f'--out takes a .md or .json file, got {path}')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        there = path.exists()
-        path.open('a').close()
-        if not there:
-            path.unlink()
-    except OSError as error:
-        raise UserError(f'--out {path} cannot be written: {error}') from None
 
 
 def column_names(reports: list[str]) -> list[str]:

@@ -1,6 +1,5 @@
-"""Files that are complete or not there at all."""
+"""The files of a report: their names, and how they take the places of older ones."""
 
-import os
 import re
 import shutil
 import tempfile
@@ -15,25 +14,6 @@ def file_name(number: int, *words: str) -> str:
     """A name that any file system takes, without suffix; the number tells it apart."""
     plain = re.sub(r'[^A-Za-z0-9.-]+', '_', '_'.join(words)).strip('_.')
     return f'{number:02d}_{plain[:NAME_LENGTH]}'
-
-
-@contextmanager
-def replacing(path: str | Path) -> Generator[Path, None, None]:
-    """A temporary file beside ``path`` that takes its place when all went well."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f'.{target.name}.')
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp's files are private; these have the rights of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

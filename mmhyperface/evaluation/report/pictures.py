@@ -25,7 +25,7 @@ from .drawing import (
     draw_scores,
     draw_searches,
 )
-from .files import file_name, replacing
+from .files import file_name
 
 # Small enough that the letters can be read on a phone, where it fills the width.
 WIDTH, HEIGHT, DPI = 5.2, 3.9, 200  # inches, without the small print
@@ -76,8 +76,7 @@ def save_picture(draw: Draw, title: str, note: str, path: Path) -> None:
     text = _plain('\n'.join(lines))
     figure.text(0.015, 0.01, text, fontsize=NOTE_SIZE, color='0.3', va='bottom')
     figure.tight_layout(rect=(0, print_height / (HEIGHT + print_height), 1, 1))
-    with replacing(path) as file:
-        figure.savefig(file, format='png')
+    figure.savefig(path, format='png')
 
 
 def _shortened(title: str) -> str:

@@ -10,10 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich import box
 
+from mmhyperface.datasets.new_files import new_files
+
 from ..results import VerificationResult, rate_name
 from .content import details, finite
 from .drawing import curve_of, draw_roc, draw_scores, label
-from .files import replacing
 from .tables import (
     NOT_RESOLVABLE,
     TEXT_WIDTH,
@@ -71,7 +72,7 @@ def plot_verification(
     note = _conventions(results, 190)
     figure.text(0.012, 0.012, note, fontsize=8, color='0.3', va='bottom')
     figure.tight_layout(rect=(0, 0.03 + 0.03 * note.count('\n'), 1, 1))
-    with replacing(path) as file:
+    with new_files([str(path)], overwrite=True) as (file,):
         figure.savefig(file, format=Path(path).suffix.lstrip('.') or 'png')
 
 
@@ -87,8 +88,8 @@ def write_verification_json(
         name: {row: _figures(result) for row, result in rows.items()}
         for name, rows in sets.items()
     }
-    with replacing(path) as file:
-        file.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+    with new_files([str(path)], overwrite=True) as (file,):
+        file.write(json.dumps(content, indent=2).encode() + b'\n')
 
 
 def _tar(rate: float) -> str:
