@@ -1,0 +1,123 @@
+"""OpenSphere (https://github.com/ydwen/opensphere), both of its programs.
+
+Until 2022 (revision 032c31b, which holds the papers' recipes) ``backbone_ITER.pth`` and
+``head_ITER.pth`` are state dicts of wrapped networks, names after ``module.``, and the
+class centres ``w`` are columns, [D, C]. Since 2023 ``model_ITER.pth`` holds both, under
+``backbone`` and ``head``, and ``ckpt_ITER.pth`` holds that under ``model``; the class
+centres are rows, [C, D]. SphereFace2's bias is ``b`` in both. The backbones' names and
+the input are ours.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from mmhyperface.errors import UserError, some
+
+from .network import Network, network_of, require_kind
+from .state_dicts import State, as_state, unwrapped
+
+PEER = 'OpenSphere'
+KINDS = (('IResNet', None), ('SFNet', None))
+#: Of the program: in separate files, or in one.
+REVISIONS = ('2022', '2023')
+
+
+def to_ours(
+    backbone: Any,
+    head: Any = None,
+    variant: str | None = None,
+    with_head: bool = True,
+) -> Network:
+    """
+    Args:
+        backbone: What ``backbone_ITER.pth``, ``model_ITER.pth`` or ``ckpt_ITER.pth``
+            holds.
+        head: What ``head_ITER.pth`` holds.
+        variant: Of an SFNet without batch norm, see :class:`SFNet`: ``paper`` for
+            ``sfnet*_deprecated``, else ``opensphere``.
+        with_head: Whether to take the class centres, if there are any.
+
+    Raises:
+        UserError: If they are not those of one of its networks, or the variant is
+            needed.
+    """
+    if isinstance(backbone, dict):
+        backbone = backbone.get('model', backbone)
+    together = isinstance(backbone, dict) and isinstance(backbone.get('backbone'), dict)
+    if together:
+        if head is not None:
+            raise UserError('the file of the backbone holds a head, too; give no other')
+        backbone, head = backbone['backbone'], backbone.get('head')
+    state = unwrapped(as_state(backbone, 'the backbone'))
+    centres: Tensor | None = None
+    loss: State = {}
+    if head is not None and with_head:
+        centres, loss = _centres(unwrapped(as_state(head, 'the head')))
+        if not together:
+            centres = centres.t()
+    options = {}
+    if _is_plain_sfnet(state):
+        # The newer program has no other.
+        variant = variant or ('opensphere' if together else None)
+        if variant is None:
+            raise UserError(
+                'whether an SFNet without batch norm adds before or after its last '
+                'ReLU is not told by its weights: give --variant paper if the config '
+                'of the run names sfnet*_deprecated, else --variant opensphere'
+            )
+        options['variant'] = variant
+    network = network_of(state, centres, loss, options)
+    require_kind(network, PEER, KINDS)
+    return network
+
+
+def _is_plain_sfnet(state: State) -> bool:
+    return 'layer1.0.conv1.bias' in state
+
+
+def _centres(head: State) -> tuple[Tensor, State]:
+    others = [key for key in head if key not in ('w', 'b')]
+    if 'w' not in head or others or head['w'].ndim != 2:
+        raise UserError(
+            f'the head has {some(list(head))}, where class centres `w` belong; '
+            'convert the backbone alone with --drop-head'
+        )
+    bias = head.get('b')
+    if bias is None:
+        return head['w'], {}
+    if bias.numel() != 1:
+        raise UserError(
+            "the head's `b` is a bias per class, of a linear classifier; its `w` are "
+            'no class centres of ours. Convert the backbone alone with --drop-head'
+        )
+    return head['w'], {'bias': bias}
+
+
+def from_ours(network: Network, revision: str, step: int = 0) -> dict[str, Any]:
+    """Files for OpenSphere, by name.
+
+    Args:
+        revision: Of :data:`REVISIONS`.
+        step: The iteration that their names tell.
+
+    Raises:
+        UserError: If OpenSphere has no such network.
+    """
+    require_kind(network, PEER, KINDS)
+    head: State = {}
+    if network.centres is not None:
+        head['w'] = network.centres
+        if 'bias' in network.loss:
+            head['b'] = network.loss['bias']
+    if revision == '2023':
+        model = {'backbone': network.backbone, **({'head': head} if head else {})}
+        return {f'model_{step}.pth': model}
+    files = {f'backbone_{step}.pth': _wrapped(network.backbone)}
+    if head:
+        files[f'head_{step}.pth'] = _wrapped({**head, 'w': head['w'].t()})
+    return files
+
+
+def _wrapped(state: State) -> State:
+    return {f'module.{key}': value for key, value in state.items()}

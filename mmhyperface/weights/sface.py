@@ -1,0 +1,74 @@
+"""SFace's torch code (https://github.com/zhongyy/SFace), and face.evoLVe.
+
+Backbone and head are plain state dicts of their own, in ``Backbone_*_checkpoint.pth``
+and ``Head_*_checkpoint.pth``. Names are ours; the class centres are ``weight`` [C, D],
+or ``kernel`` [D, C] in some heads. The backbones of SFace take pixels of 0 to 255, in
+RGB, and compute (x − 127.5) · 0.078125 in their forward pass, where we feed
+(x − 127.5) / 127.5: the first layer takes up the factor. face.evoLVe, whose IR it is,
+feeds what we do.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from mmhyperface.errors import UserError, some
+
+from .architectures import label
+from .network import Network, network_of, require_kind
+from .state_dicts import State, as_state, scaled_input, unwrapped
+
+PEER = 'SFace'
+#: Who trains such networks, by the name of the option.
+ORIGINS = {'sface': PEER, 'evolve': 'face.evoLVe'}
+KINDS = (('IR', 'evolve'), ('MobileFaceNet', None))
+#: What each feeds its first layer, in units of our input.
+SCALES = {'sface': 0.078125 * 127.5, 'evolve': 1.0}
+
+
+def to_ours(backbone: Any, head: Any = None, origin: str = 'sface') -> Network:
+    """
+    Args:
+        backbone: What ``Backbone_*.pth`` holds.
+        head: What ``Head_*.pth`` holds.
+        origin: ``sface`` or ``evolve``, whose program trained them.
+
+    Raises:
+        UserError: If they are not those of one of its networks.
+    """
+    state = unwrapped(as_state(backbone, 'the backbone'))
+    centres = None
+    if head is not None:
+        centres = _centres(unwrapped(as_state(head, 'the head')))
+    network = network_of(state, centres)
+    require_kind(network, PEER, KINDS)
+    scaled = scaled_input(network.backbone, network.config, SCALES[origin])
+    return Network(scaled, network.config, network.centres)
+
+
+def _centres(head: State) -> Tensor:
+    if set(head) == {'weight'}:
+        return head['weight']
+    if set(head) == {'kernel'} and head['kernel'].ndim == 2:
+        return head['kernel'].t()
+    raise UserError(
+        f'the head has {some(list(head))}, where class centres `weight` or `kernel` '
+        'alone belong; convert the backbone alone'
+    )
+
+
+def from_ours(network: Network, origin: str = 'sface') -> dict[str, Any]:
+    """Files for SFace, by name.
+
+    The input's factor is taken out of the first layer, up to one rounding to fp32.
+
+    Raises:
+        UserError: If SFace has no such network.
+    """
+    require_kind(network, PEER, KINDS)
+    state = scaled_input(network.backbone, network.config, 1 / SCALES[origin])
+    name = label({**network.config, 'variant': ''}).split()[0].replace('-', '_')
+    files = {f'Backbone_{name}_checkpoint.pth': state}
+    if network.centres is not None:
+        files['Head_SFaceLoss_checkpoint.pth'] = {'weight': network.centres}
+    return files

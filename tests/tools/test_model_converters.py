@@ -1,0 +1,302 @@
+"""Weights there and back again, by the tools as a user calls them."""
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+import pytest
+import torch
+from runs import small_config
+from test_tools import ROOT
+
+from mmhyperface.apis import build_runner, report_errors
+from mmhyperface.errors import UserError
+
+TOOLS = ROOT / 'tools' / 'model_converters'
+CLASSES, DIM = 11, 16
+
+
+@pytest.fixture
+def convert(monkeypatch, capsys) -> Callable[..., str]:
+    """Calls a converter as the command line does; gives what it prints."""
+    monkeypatch.syspath_prepend(TOOLS)
+
+    def run(tool: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        import_module(tool).main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def plain_sfnet() -> dict:
+    """OpenSphere's SFNet-4 without batch norm, of 8 channels, for 32 x 32 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {'fc.weight': (DIM, 8 * 4), 'fc.bias': (DIM,)}
+    for stage, inp in enumerate((3, 8, 8, 8), 1):
+        shapes[f'layer{stage}.0.conv1.weight'] = (8, inp, 3, 3)
+        shapes[f'layer{stage}.0.conv1.bias'] = (8,)
+    return {
+        key: torch.randn(shape, generator=generator) for key, shape in shapes.items()
+    }
+
+
+@pytest.fixture
+def opensphere(tmp_path) -> dict:
+    head = {'w': torch.randn(CLASSES, DIM), 'b': torch.tensor([-2.0])}
+    model = {'backbone': plain_sfnet(), 'head': head}
+    torch.save(model, tmp_path / 'model_7.pth')
+    return model
+
+
+def test_a_converted_checkpoint_is_loaded_strictly(tmp_path, convert, opensphere):
+    # The config's head is that of SphereFace2, which has a bias.
+    ours = tmp_path / 'new' / 'sfnet4.pth'
+    told = convert('opensphere_to_mmhyperface', tmp_path / 'model_7.pth', ours)
+    assert 'SFNet-4 (opensphere), 32 x 32 pixels' in told
+    assert "'widths': [8, 8, 8, 8]" in told
+    runner = build_runner(small_config(tmp_path / 'run', load_from=str(ours)))
+    runner.load_checkpoint(str(ours), strict=True)
+    state = runner.model.state_dict()
+    assert torch.equal(state['head.weight'], opensphere['head']['w'])
+    assert torch.equal(state['head.loss_module.bias'], opensphere['head']['b'])
+    for key, value in opensphere['backbone'].items():
+        assert torch.equal(state[f'backbone.{key}'], value)
+    meta = torch.load(ours, weights_only=True)['meta']
+    assert meta['converted_from'] == {'peer': 'OpenSphere', 'files': ['model_7.pth']}
+    assert meta['backbone']['depth'] == 4
+    assert meta['input'] == {'channels': 'RGB', 'mean': 127.5, 'std': 127.5, 'size': 32}
+
+    back = tmp_path / 'back'
+    told = convert('mmhyperface_to_opensphere', ours, back, '--revision', '2022')
+    assert told.splitlines()[-2:] == ['  backbone_0.pth', '  head_0.pth']
+    again = tmp_path / 'again.pth'
+    convert(
+        'opensphere_to_mmhyperface',
+        back / 'backbone_0.pth',
+        again,
+        *('--head', back / 'head_0.pth', '--variant', 'opensphere'),
+    )
+    first, second = (
+        torch.load(path, weights_only=True)['state_dict'] for path in (ours, again)
+    )
+    assert list(first) == list(second)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_files_are_not_replaced_unasked(tmp_path, convert, opensphere):
+    ours = tmp_path / 'ours.pth'
+    convert('opensphere_to_mmhyperface', tmp_path / 'model_7.pth', ours, '--drop-head')
+    before = ours.read_bytes()
+    with pytest.raises(UserError, match='--overwrite'):
+        convert('opensphere_to_mmhyperface', tmp_path / 'model_7.pth', ours)
+    assert ours.read_bytes() == before
+    arguments = (tmp_path / 'model_7.pth', ours, '--overwrite')
+    convert('opensphere_to_mmhyperface', *arguments)
+    assert 'head.weight' in torch.load(ours, weights_only=True)['state_dict']
+
+
+def test_errors_tell_the_file_and_leave_nothing(tmp_path, convert, opensphere):
+    del opensphere['backbone']['fc.bias']
+    torch.save(opensphere, tmp_path / 'model_7.pth')
+    with pytest.raises(UserError, match=r'model_7\.pth: these weights do not fit'):
+        convert(
+            'opensphere_to_mmhyperface', tmp_path / 'model_7.pth', tmp_path / 'a.pth'
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ['model_7.pth']
+
+
+# ---- the others, with one network of each family
+
+
+def iresnet() -> dict:
+    """insightface's IResNet-18 for 16 x 16 pixels, of zeros but for a few."""
+    shapes = {'conv1': (64, 3, 3, 3), 'fc': (DIM, 512)}
+    norms, prelus = {'bn1': 64, 'bn2': 512, 'features': DIM}, {'prelu': 64}
+    inp = 64
+    for stage, width in enumerate((64, 128, 256, 512), 1):
+        for block in range(2):
+            name = f'layer{stage}.{block}'
+            norms |= {f'{name}.bn1': inp, f'{name}.bn2': width, f'{name}.bn3': width}
+            prelus[f'{name}.prelu'] = width
+            shapes[f'{name}.conv1'] = (width, inp, 3, 3)
+            shapes[f'{name}.conv2'] = (width, width, 3, 3)
+            if block == 0:
+                shapes[f'{name}.downsample.0'] = (width, inp, 1, 1)
+                norms[f'{name}.downsample.1'] = width
+            inp = width
+    state = {f'{name}.weight': torch.zeros(shape) for name, shape in shapes.items()}
+    state |= {f'{name}.weight': torch.ones(width) for name, width in prelus.items()}
+    state['fc.bias'] = torch.zeros(DIM)
+    state['conv1.weight'].normal_()
+    for name, width in norms.items():
+        for entry in ('weight', 'bias', 'running_mean', 'running_var'):
+            state[f'{name}.{entry}'] = torch.rand(width)
+    return state
+
+
+def evolve_ir() -> dict:
+    """face.evoLVe's IR-18 for 16 x 16 pixels, likewise."""
+    state = {'input_layer.0.weight': torch.randn(64, 3, 3, 3)}
+    norms, prelus = {'input_layer.1': 64}, {'input_layer.2': 64}
+    inp = 64
+    for block, width in enumerate(w for w in (64, 128, 256, 512) for _ in range(2)):
+        name = f'body.{block}.res_layer'
+        norms |= {f'{name}.0': inp, f'{name}.4': width}
+        prelus[f'{name}.2'] = width
+        state[f'{name}.1.weight'] = torch.zeros(width, inp, 3, 3)
+        state[f'{name}.3.weight'] = torch.zeros(width, width, 3, 3)
+        if inp != width:
+            short = f'body.{block}.shortcut_layer'
+            state[f'{short}.0.weight'] = torch.zeros(width, inp, 1, 1)
+            norms[f'{short}.1'] = width
+        inp = width
+    norms |= {'output_layer.0': 512, 'output_layer.4': DIM}
+    state['output_layer.3.weight'] = torch.zeros(DIM, 512)
+    state['output_layer.3.bias'] = torch.zeros(DIM)
+    state |= {f'{name}.weight': torch.ones(width) for name, width in prelus.items()}
+    for name, width in norms.items():
+        for entry in ('weight', 'bias', 'running_mean', 'running_var'):
+            state[f'{name}.{entry}'] = torch.rand(width)
+    return state
+
+
+def test_insightface_there_and_back(tmp_path, convert):
+    run, rows = tmp_path / 'run', torch.randn(13, DIM)
+    run.mkdir()
+    state = iresnet()
+    torch.save(state, run / 'model.pt')
+    # 11 ranks: gpu_10 comes after gpu_9.
+    for rank, part in enumerate(rows.split([2, 2, *[1] * 9])):
+        torch.save({'weight': part}, run / f'softmax_fc_gpu_{rank}.pt')
+    ours = tmp_path / 'ours.pth'
+    told = convert(
+        'insightface_to_mmhyperface', run / 'model.pt', ours, '--classifier', run
+    )
+    assert 'IResNet-18, 16 x 16 pixels' in told
+    assert '13 class centres' in told
+    assert torch.equal(
+        torch.load(ours, weights_only=True)['state_dict']['head.weight'], rows
+    )
+    convert('mmhyperface_to_insightface', ours, tmp_path / 'back', '--world-size', 2)
+    files = sorted(path.name for path in (tmp_path / 'back').iterdir())
+    assert files == ['model.pt', 'softmax_fc_gpu_0.pt', 'softmax_fc_gpu_1.pt']
+    back = torch.load(tmp_path / 'back' / 'model.pt', weights_only=True)
+    assert all(torch.equal(back[key], value) for key, value in state.items())
+    shard = tmp_path / 'back' / 'softmax_fc_gpu_1.pt'
+    assert torch.equal(torch.load(shard, weights_only=True)['weight'], rows[7:])
+    # Not the memory of all the rows, which it is a part of.
+    assert shard.stat().st_size < 2500
+
+    (run / 'softmax_fc_gpu_3.pt').unlink()
+    with pytest.raises(UserError, match='rank 3, but softmax_fc_gpu_10'):
+        convert(
+            'insightface_to_mmhyperface',
+            *(run / 'model.pt', ours, '--classifier', run, '--overwrite'),
+        )
+
+
+def test_checkpoints_of_all_processes_hold_the_head(tmp_path, convert):
+    state, rows = iresnet(), torch.randn(5, DIM)
+    for rank, part in enumerate(rows.split(3)):
+        content = {
+            'epoch': 3,
+            # The same on all ranks; read from that which is named.
+            'state_dict_backbone': state if rank == 1 else {},
+            'state_dict_softmax_fc': {'weight': part},
+            'state_optimizer': {'state': {}, 'param_groups': []},
+        }
+        torch.save(content, tmp_path / f'checkpoint_gpu_{rank}.pt')
+    tool, source = 'insightface_to_mmhyperface', tmp_path / 'checkpoint_gpu_1.pt'
+    convert(tool, source, tmp_path / 'ours.pth', '--num-classes', 5)
+    found = torch.load(tmp_path / 'ours.pth', weights_only=True)
+    assert torch.equal(found['state_dict']['head.weight'], rows)
+    assert found['meta']['converted_from']['files'][1:] == [
+        'checkpoint_gpu_0.pt',
+        'checkpoint_gpu_1.pt',
+    ]
+    assert 'no class' in convert(tool, source, tmp_path / 'bare.pth', '--drop-head')
+
+
+def test_cvlface_there_and_back(tmp_path, convert):
+    state = {f'net.{key}': value for key, value in iresnet().items()}
+    torch.save(state, tmp_path / 'model.pt')
+    ours, back = tmp_path / 'ours.pth', tmp_path / 'back'
+    convert('cvlface_to_mmhyperface', tmp_path / 'model.pt', ours, '--channels', 'bgr')
+    found = torch.load(ours, weights_only=True)['state_dict']['backbone.conv1.weight']
+    assert torch.equal(found, state['net.conv1.weight'][:, [2, 1, 0]])
+    convert('mmhyperface_to_cvlface', ours, back, '--channels', 'bgr')
+    returned = torch.load(back / 'model.pt', weights_only=True)
+    assert all(torch.equal(returned[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize(('origin', 'factor'), [('sface', 9.9609375), ('evolve', 1)])
+def test_sface_there_and_back(tmp_path, convert, origin, factor):
+    state, rows = evolve_ir(), torch.randn(CLASSES, DIM)
+    source, head = tmp_path / 'Backbone_IR_18.pth', tmp_path / 'Head.pth'
+    torch.save(state, source)
+    torch.save({'weight': rows}, head)
+    ours, back = tmp_path / 'ours.pth', tmp_path / 'back'
+    convert('sface_to_mmhyperface', source, ours, '--head', head, '--origin', origin)
+    found = torch.load(ours, weights_only=True)['state_dict']
+    first = state['input_layer.0.weight']
+    assert torch.equal(found['backbone.input_layer.0.weight'], first * factor)
+    convert('mmhyperface_to_sface', ours, back, '--origin', origin)
+    returned = torch.load(back / 'Backbone_IR_18_checkpoint.pth', weights_only=True)
+    torch.testing.assert_close(returned['input_layer.0.weight'], first)
+    returned = torch.load(back / 'Head_SFaceLoss_checkpoint.pth', weights_only=True)
+    assert torch.equal(returned['weight'], rows)
+    peer = torch.load(ours, weights_only=True)['meta']['converted_from']['peer']
+    assert peer == {'sface': 'SFace', 'evolve': 'face.evoLVe'}[origin]
+    with pytest.raises(UserError, match='AdaFace has no IR-18'):
+        convert('mmhyperface_to_adaface', ours, tmp_path / 'other')
+    assert not (tmp_path / 'other').exists()
+
+
+def test_adaface_there_and_back(tmp_path, convert):
+    state = {}
+    for key, value in evolve_ir().items():
+        # Batch norm between the convolutions: layers 2 to 4 move on by one.
+        *above, layer, entry = key.split('.')
+        if 'res_layer' in above and int(layer) >= 2:
+            if layer == '2':
+                width = len(value)
+                for name in ('weight', 'bias', 'running_mean', 'running_var'):
+                    state[f'model.{".".join(above)}.2.{name}'] = torch.rand(width)
+            layer = str(int(layer) + 1)
+        if key not in ('output_layer.4.weight', 'output_layer.4.bias'):
+            state[f'model.{".".join([*above, layer, entry])}'] = value
+    state['head.kernel'] = torch.randn(DIM, CLASSES)
+    source, ours = tmp_path / 'last.ckpt', tmp_path / 'ours.pth'
+    torch.save({'epoch': 25, 'state_dict': state}, source)
+    told = convert('adaface_to_mmhyperface', source, ours)
+    assert 'IR-18 (tface)' in told
+    assert '11 class centres' in told
+    convert('mmhyperface_to_adaface', ours, tmp_path / 'back')
+    returned = torch.load(tmp_path / 'back' / 'adaface_ir18.ckpt', weights_only=True)
+    for key, value in state.items():
+        assert torch.equal(returned['state_dict'][key], value)
+
+
+def test_publish(tmp_path, convert, opensphere):
+    ours = tmp_path / 'ours.pth'
+    convert('opensphere_to_mmhyperface', tmp_path / 'model_7.pth', ours)
+    told = convert('publish_model', ours, tmp_path / 'zoo' / 'sfnet4.pth')
+    (file,) = (tmp_path / 'zoo').iterdir()
+    assert told.startswith(f'{file}: ')
+
+
+def test_one_message_and_no_traceback(tmp_path, convert, capsys):
+    source = tmp_path / 'model.pt'
+    source.write_bytes(b'version https://git-lfs.github.com/spec/v1\n')
+    with pytest.raises(SystemExit), report_errors():
+        convert('insightface_to_mmhyperface', source, tmp_path / 'a.pth')
+    assert capsys.readouterr().err == (
+        f'error: {source} is a pointer of git-lfs, not the file itself; run '
+        '`git lfs pull`\n'
+    )
+
+
+def test_no_checkouts(tmp_path, convert):
+    with pytest.raises(UserError, match='has none of insightface, opensphere'):
+        convert('check_with_peers', '--peer-dir', tmp_path)

@@ -1,0 +1,120 @@
+"""Checkpoints for others hold the weights, and no more than one must know."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from runs import small_config, train
+
+from mmhyperface.apis import build_runner
+from mmhyperface.errors import UserError
+from mmhyperface.weights import from_checkpoint, publish, read_checkpoint
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory) -> Path:
+    """The folder of a short run with a moving average, in two formats."""
+    folder = tmp_path_factory.mktemp('run')
+    ema = [{'type': 'EMAHook', 'momentum': 0.1}]
+    options = {'custom_hooks': ema, 'train_cfg.max_iters': 2}
+    options['default_hooks.checkpoint.interval'] = 2
+    train(small_config(folder / 'files', **options))
+    runner = build_runner(
+        small_config(
+            folder / 'parts',
+            resume=True,
+            load_from=str(folder / 'files' / 'iter_2.pth'),
+            centre_parts_above=0,
+            **{**options, 'train_cfg.max_iters': 4},
+        )
+    )
+    runner.train()
+    return folder
+
+
+def load(path) -> dict:
+    return torch.load(path, weights_only=True)
+
+
+def test_the_averaged_weights_are_published(run, tmp_path):
+    source = run / 'files' / 'iter_2.pth'
+    whole = torch.load(source)
+    file = publish(str(source), str(tmp_path / 'sfnet4.pth'), False, '')
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert file.name == f'sfnet4-{digest[:8]}.pth'
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    found = load(file)
+    assert set(found) == {'meta', 'state_dict'}
+    assert set(found['state_dict']) == set(whole['state_dict'])
+    for key, value in whole['state_dict'].items():
+        assert torch.equal(found['state_dict'][key], value)
+    # mmengine keeps the weights that are not averaged elsewhere.
+    other = whole['ema_state_dict']['module.backbone.fc.weight']
+    assert not torch.equal(found['state_dict']['backbone.fc.weight'], other)
+    assert found['meta']['iter'] == 2
+
+
+def test_the_same_weights_have_the_same_name(run, tmp_path):
+    source = str(run / 'files' / 'iter_2.pth')
+    one = publish(source, str(tmp_path / 'a.pth'), False, '')
+    other = publish(source, str(tmp_path / 'b'), False, '')
+    assert one.name[1:] == other.name[1:]
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_no_path_of_the_machine_is_told(run, tmp_path):
+    source = str(run / 'files' / 'iter_2.pth')
+    assert str(run) in str(torch.load(source)['meta'])
+    meta = load(publish(source, str(tmp_path / 'a.pth'), False, ''))['meta']
+    assert str(run) not in str(meta)
+    assert "work_dir = 'files'" in meta['cfg']
+    assert "type='SFNet'" in meta['cfg']
+
+
+def test_a_folder_becomes_one_file(run, tmp_path):
+    source = run / 'parts' / 'iter_4.pth'
+    assert source.is_dir()
+    found = load(publish(str(source), str(tmp_path / 'a.pth'), False, ''))
+    assert found['state_dict']['head.weight'].shape == (11, 16)
+    cfg = small_config(tmp_path / 'again')
+    runner = build_runner(cfg)
+    (file,) = tmp_path.glob('a-*.pth')
+    runner.load_checkpoint(str(file), strict=True)
+    assert torch.equal(
+        runner.model.state_dict()['head.weight'], found['state_dict']['head.weight']
+    )
+
+
+def test_only_the_embedding_in_half_precision(run, tmp_path):
+    source = str(run / 'files' / 'iter_2.pth')
+    whole = publish(source, str(tmp_path / 'a.pth'), False, '')
+    half = publish(source, str(tmp_path / 'b.pth'), True, 'float16')
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    found = load(half)
+    assert not [key for key in found['state_dict'] if key.startswith('head.')]
+    assert 'dataset_meta' not in found['meta']
+    expected = load(whole)['state_dict']
+    for key, value in found['state_dict'].items():
+        assert torch.equal(value, expected[key].half())
+
+
+def test_ours_from_a_folder(run):
+    network = from_checkpoint(read_checkpoint(str(run / 'parts' / 'iter_4.pth')))
+    assert network.config['type'] == 'SFNet'
+    assert network.centres.shape == (11, 16)
+    assert list(network.loss) == ['bias']
+
+
+def test_what_cannot_be_published(tmp_path):
+    with pytest.raises(UserError, match='there is no checkpoint'):
+        publish(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'), False, '')
+    (tmp_path / 'a.pth').write_bytes(b'version https://git-lfs.github.com/spec/v1\n')
+    with pytest.raises(UserError, match='git lfs pull'):
+        publish(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'), False, '')
+    torch.save({'optimizer': {}}, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match='it has no state_dict'):
+        publish(str(tmp_path / 'a.pth'), str(tmp_path / 'b.pth'), False, '')
+    torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
+    with pytest.raises(UserError, match='cannot be written'):
+        publish(str(tmp_path / 'a.pth'), str(tmp_path / 'no' / 'b.pth'), False, '')

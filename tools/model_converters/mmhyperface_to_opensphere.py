@@ -1,0 +1,34 @@
+"""Make a checkpoint of ours files for OpenSphere.
+
+Its program of 2022 reads backbone_ITER.pth and head_ITER.pth, that of 2023
+model_ITER.pth.
+"""
+
+import argparse
+
+from mmhyperface.apis import report_errors
+from mmhyperface.weights import opensphere
+from mmhyperface.weights.writing import from_ours_parser, read_ours, write_files
+
+
+def parse_args() -> argparse.Namespace:
+    parser = from_ours_parser(__doc__)
+    parser.add_argument(
+        '--revision',
+        choices=opensphere.REVISIONS,
+        default='2023',
+        help='of its program; 2022 is that of the papers, 032c31b',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    network, meta = read_ours(args)
+    files = opensphere.from_ours(network, args.revision, meta.get('iter', 0))
+    write_files(network, files, args)
+
+
+if __name__ == '__main__':
+    with report_errors():
+        main()

@@ -1,0 +1,34 @@
+"""Make a checkpoint of ours files for SFace's torch code, or for face.evoLVe.
+
+It writes Backbone_NAME_checkpoint.pth, whose first layer is divided by the 9.9609375
+that SFace's input is larger than ours, and Head_SFaceLoss_checkpoint.pth.
+"""
+
+import argparse
+
+from mmhyperface.apis import report_errors
+from mmhyperface.weights import sface
+from mmhyperface.weights.writing import from_ours_parser, read_ours, write_files
+
+
+def parse_args() -> argparse.Namespace:
+    parser = from_ours_parser(__doc__)
+    parser.add_argument(
+        '--origin',
+        choices=list(sface.ORIGINS),
+        default='sface',
+        help='whose code will read them; for evolve, face.evoLVe, the first layer '
+        'stays as it is',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    network, _ = read_ours(args)
+    write_files(network, sface.from_ours(network, args.origin), args)
+
+
+if __name__ == '__main__':
+    with report_errors():
+        main()
