@@ -451,7 +451,9 @@ class Planner:
         wrapper = cfg.get('optim_wrapper') or {}
         if not wrapper.get('optimizer'):
             raise UserError('plan: the config has no optim_wrapper.optimizer')
-        self.clips = bool(wrapper.get('clip_grad'))
+        self.clips = bool(
+            wrapper.get('clip_grad') and wrapper.get('clip_centres', True)
+        )
         self.optimizer = wrapper['optimizer']
         self.rule = measure_optimizer(self.optimizer)
         amp = str(wrapper.get('type', '')).endswith('AmpOptimWrapper')
@@ -633,7 +635,8 @@ class Planner:
             )
         if self.fused_update and self.clips:
             notes.append(
-                'fused_update does not go with clip_grad: set the latter to None'
+                'fused_update does not go with clipping of the centres: set '
+                'clip_grad to None, or clip_centres to False'
             )
         if not self.activations:
             notes.append('activations of the network are left out')

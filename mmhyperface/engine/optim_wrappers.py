@@ -4,6 +4,9 @@ A parameter whose rows are split over the ranks tells so by its attribute ``shar
 a :class:`mmhyperface.dist.Shard`. Its gradient is a part of a bigger one, so what
 concerns the whole gradient takes an exchange: the norm that clips it, and whether
 it overflowed. Without such parameters nothing differs from mmengine.
+
+All class centres have that attribute, split or not; other parameters of the head,
+such as SphereFace2's bias, have the attribute ``of_classifier``.
 """
 
 from collections.abc import Generator
@@ -26,13 +29,45 @@ DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
 class OptimWrapper(optim.OptimWrapper):
     """mmengine's ``OptimWrapper`` that clips by the norm over all ranks.
 
-    The norm that is logged is the one of all ranks, too.
+    The norm that is logged is the one that clips, of all ranks.
 
     Args:
+        args: Arguments of mmengine's ``OptimWrapper``.
+        clip_centres: Whether ``clip_grad`` concerns the class centres, too. If not,
+            it concerns the network alone, as ``clip_grad_norm_(backbone.parameters(),
+            5)`` of insightface's arcface_torch does, and all that belongs to
+            :class:`~mmhyperface.models.HypersphereHead` steps unclipped: the centres
+            and the loss's own parameters.
         kwargs: Arguments of mmengine's ``OptimWrapper``.
+
+    Raises:
+        UserError: With ``clip_centres=False``, if the optimizer holds no centres.
     """
 
+    def __init__(self, *args: Any, clip_centres: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.clip_centres = clip_centres
+        groups = self.optimizer.param_groups
+        held = any(_is_classifier(p) for group in groups for p in group['params'])
+        if not (clip_centres or held):
+            raise UserError(
+                f'{type(self).__name__}: clip_centres=False leaves the centres of a '
+                'HypersphereHead out of clipping, but the optimizer holds none; leave '
+                'optim_wrapper.clip_centres out'
+            )
+
     def _clip_grad(self) -> None:
+        if self.clip_centres:
+            self._clip_all()
+            return
+        # DDP gives all ranks the same gradient of the network.
+        network = [p for p in self._parameters() if not _is_classifier(p)]
+        network = [p for p in network if p.grad is not None]
+        norm = self.clip_func(network, **self.clip_grad_kwargs) if network else None
+        if norm is not None:
+            self.message_hub.update_scalar(f'train/{self.grad_name}', float(norm))
+
+    def _clip_all(self) -> None:
         parts = self._parts()
         # Clipping by value knows no other element.
         if not parts or self.grad_name != 'grad_norm':
@@ -180,6 +215,10 @@ def _grad_scaler(device_type: str, enabled: bool, options: dict) -> Any:
 def _is_part(parameter: nn.Parameter) -> bool:
     shard = getattr(parameter, 'shard', None)
     return shard is not None and shard.world_size > 1
+
+
+def _is_classifier(parameter: nn.Parameter) -> bool:
+    return hasattr(parameter, 'shard') or hasattr(parameter, 'of_classifier')
 
 
 def _norm(tensors: list[Tensor], order: float) -> Tensor:

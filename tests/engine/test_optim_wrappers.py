@@ -1,11 +1,12 @@
 """Clipping and loss scaling: split over ranks as on one; and DDP leaves parts alone."""
 
+import copy
 import math
 
 import pytest
 import torch
 from mmengine import optim
-from mmengine.dist import all_gather
+from mmengine.dist import all_gather, all_reduce
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from runs import small_config, spawn
@@ -19,6 +20,7 @@ from mmhyperface.compat.distributed import (
 from mmhyperface.dist import Shard
 from mmhyperface.engine.optim_wrappers import AmpOptimWrapper, OptimWrapper
 from mmhyperface.errors import UserError
+from mmhyperface.models import HypersphereHead, SphereFace2Loss
 from mmhyperface.registry import OPTIM_WRAPPERS
 
 scaled = pytest.mark.skipif(
@@ -133,6 +135,117 @@ def test_a_constant_scale_stays():
     assert wrapper.loss_scaler.get_scale() == 8
 
 
+# ------------------------------------------------- clipping of the network alone
+
+# Which all gradients here exceed.
+CLIP = dict(max_norm=1e-3)
+CLASSES = 7
+
+
+def network_and_head(**options: object) -> nn.ModuleDict:
+    """The same on all ranks, but for the rows of centres that a rank keeps."""
+    torch.manual_seed(0)
+    loss = SphereFace2Loss(r=8.0, m=0.3, loss_weight=20.0)
+    head = HypersphereHead(CLASSES, 4, loss, init_std=1.0, **options)
+    torch.manual_seed(1)
+    return nn.ModuleDict(dict(network=nn.Linear(3, 4), head=head)).train()
+
+
+def loss_of(model: nn.ModuleDict, rank: int = 0, world: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(6, 3, generator=generator).chunk(world)[rank]
+    y = torch.tensor([0, 5, 2, 2, 6, 0]).chunk(world)[rank]
+    return model['head']._loss(model['network'](x), y)['loss']
+
+
+def clipped_by_torch(clip: dict = CLIP) -> tuple[nn.ModuleDict, float]:
+    """Two steps of the network and the head; the network's last norm."""
+    model = network_and_head(sharded=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss_of(model).backward()
+        norm = nn.utils.clip_grad_norm_(model['network'].parameters(), **clip)
+        optimizer.step()
+    return model, norm.item()
+
+
+def clipped_by_ours(
+    model: nn.ModuleDict, cls: type, clip: dict = CLIP, rank: int = 0, world: int = 1
+) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    wrapper = cls(optimizer=optimizer, clip_grad=dict(clip), clip_centres=False)
+    model['head'].attach(optimizer)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss_of(model, rank, world).backward()
+        for parameter in model['network'].parameters():
+            all_reduce(parameter.grad, op='mean')
+        wrapper.step()
+
+
+def is_the_same(model: nn.ModuleDict, whole: nn.ModuleDict) -> bool:
+    shard, expected = model['head'].shard, dict(whole.named_parameters())
+    expected['head.weight'] = expected['head.weight'][shard.start : shard.stop]
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, expected.pop(name), msg=name)
+    return not expected
+
+
+ROWS = {
+    'all': {},
+    # So many are drawn that all are.
+    'sampled': dict(sample_rate=0.999),
+    'fused': dict(fused_update=True, engine='blocked'),
+}
+
+
+@pytest.mark.parametrize('cls', [OptimWrapper, AmpOptimWrapper])
+@pytest.mark.parametrize('rows', ROWS)
+def test_the_network_alone_is_clipped(rows, cls):
+    whole, norm = clipped_by_torch()
+    assert norm > 10 * CLIP['max_norm']
+    # A copy, as the moving average of a network is one, is clipped alike.
+    model = copy.deepcopy(network_and_head(**ROWS[rows]))
+    clipped_by_ours(model, cls)
+    assert logged_norm() == pytest.approx(norm, rel=1e-5)
+    assert is_the_same(model, whole)
+
+
+@pytest.mark.parametrize('order', [1, 3, 'inf'])
+def test_the_network_is_clipped_by_any_norm(order):
+    clip = dict(max_norm=1e-3, norm_type=order)
+    whole, norm = clipped_by_torch(clip)
+    model = network_and_head()
+    clipped_by_ours(model, OptimWrapper, clip)
+    assert logged_norm() == pytest.approx(norm, rel=1e-5)
+    assert is_the_same(model, whole)
+
+
+def test_values_of_the_network_alone_are_clipped():
+    network, centres, bias = parameters(*gradients(5))
+    centres.shard, bias.of_classifier = Shard(5), True
+    clip = dict(type='value', clip_value=0.1)
+    parts = [network, centres, bias]
+    wrapped(OptimWrapper, parts, clip_grad=clip, clip_centres=False).step()
+    assert network.grad.abs().max().item() == pytest.approx(0.1)
+    assert min(p.grad.abs().max().item() for p in parts[1:]) > 0.2
+
+
+def test_a_frozen_network_leaves_nothing_to_clip():
+    model = network_and_head()
+    model['network'].requires_grad_(False)
+    before = model['head'].weight.detach().clone()
+    clip = dict(optimizer=torch.optim.SGD(model.parameters(), 0.5), clip_grad=CLIP)
+    OptimWrapper(**clip, clip_centres=False).update_params(loss_of(model))
+    assert (model['head'].weight - before).norm() > 0.5 * CLIP['max_norm']
+
+
+def test_without_centres_they_cannot_be_left_out():
+    with pytest.raises(UserError, match=r'clip_centres=False .* holds none'):
+        wrapped(OptimWrapper, parameters(torch.ones(2)), clip_centres=False)
+
+
 # ------------------------------------------------------------ on several processes
 
 
@@ -170,6 +283,17 @@ def check_what_is_in_the_groups(world: int, rank: int) -> None:
     wrapper.step()
     torch.testing.assert_close(parts[-1], whole[-1][rank : rank + 1])
     assert not absent.any()
+
+
+def check_clipping_of_the_network(world: int, rank: int) -> None:
+    whole, norm = clipped_by_torch()
+    for rows in ('all', 'sampled'):
+        model = network_and_head(sharded=True, **ROWS[rows])
+        clipped_by_ours(model, OptimWrapper, rank=rank, world=world)
+        norms = all_gather(torch.tensor([logged_norm()], dtype=torch.float64))
+        assert len({value.item() for value in norms}) == 1
+        assert logged_norm() == pytest.approx(norm, rel=1e-5)
+        assert is_the_same(model, whole)
 
 
 def check_values_and_mistakes(world: int, rank: int) -> None:
@@ -291,6 +415,7 @@ def check(world: int) -> None:
     if hasattr(torch.amp, 'GradScaler') and world == 2:
         check_scaling_without_a_gradient(rank)
     check_what_is_in_the_groups(world, rank)
+    check_clipping_of_the_network(world, rank)
     check_values_and_mistakes(world, rank)
     check_nonfinite(world, rank)
     check_ddp(world, rank)

@@ -253,7 +253,10 @@ def test_rounding_of_the_expected_gradient_is_none_of_its_business(
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(clip_grad=dict(max_norm=5)), r'optim_wrapper\.clip_grad needs'),
+        (
+            dict(clip_grad=dict(max_norm=5)),
+            r'optim_wrapper\.clip_grad needs.*optim_wrapper\.clip_centres=False',
+        ),
         (
             dict(clip_grad=None, accumulative_counts=2),
             r'optim_wrapper\.accumulative_counts accumulates several',

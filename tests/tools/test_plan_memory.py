@@ -225,6 +225,18 @@ def test_parts_add_up():
     assert plan.peak == max(sum(column) for column in zip(*parts.values(), strict=True))
 
 
+@pytest.mark.parametrize('clip_centres', [True, False])
+def test_a_fused_update_does_not_go_with_clipped_centres(clip_centres):
+    cfg = config(
+        **{
+            'model.head.fused_update': True,
+            'optim_wrapper.clip_centres': clip_centres,
+        }
+    )
+    notes = Planner(cfg, activations=False).plan(4).notes
+    assert any('clip_centres' in note for note in notes) == clip_centres
+
+
 def test_options_change_their_parts():
     rows = 250_001 * 16 * 4
     ema = dict(custom_hooks=[dict(type='mmengine.EMAHook')])

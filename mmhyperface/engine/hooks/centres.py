@@ -22,7 +22,7 @@ class CentresHook(Hook):
     Raises:
         UserError: Before training, where the centres could not be trained exactly:
             split centres under another wrapper or runner than mmhyperface's; a fused
-            update together with gradient clipping, accumulation or a loss scaler.
+            update together with clipping of the centres, accumulation or a loss scaler.
     """
 
     # EMAHook swaps the network's weights before validation: bring them up to date
@@ -92,10 +92,12 @@ def _heads(runner: Runner) -> list[HypersphereHead]:
 
 def _check_fused(wrapper: OptimWrapper) -> None:
     advice = 'leave it out, or set model.head.fused_update=False'
-    if wrapper.clip_grad_kwargs:
+    if wrapper.clip_grad_kwargs and getattr(wrapper, 'clip_centres', True):
         raise UserError(
             'fused_update lets the centres step before the norm of all gradients is '
-            f'known, which optim_wrapper.clip_grad needs: {advice}'
+            f'known, which optim_wrapper.clip_grad needs: {advice}, or clip the '
+            'network alone by optim_wrapper.clip_centres=False of '
+            "'mmhyperface.OptimWrapper'"
         )
     if wrapper._accumulative_counts > 1:
         raise UserError(

@@ -77,12 +77,15 @@ class HypersphereHead(CentreState, BaseModule):
             of all ranks; else every rank keeps all. ``auto`` splits large ones.
         sample_rate: Share of the centres that take part in a step: those of the
             batch, and others drawn at random. The rest costs nothing in that step,
-            and momentum and weight decay pass it by, as in Partial FC.
+            and momentum and weight decay pass it by, as in the first code of
+            Partial FC.
         catch_up: Whether a centre that was passed by makes up for the momentum and
-            weight decay that it missed when it is next drawn, exactly.
+            weight decay that it missed when it is next drawn, exactly: as if they
+            acted on all centres in each step, as in insightface's partial_fc_v2.
         fused_update: Whether the centres take their SGD step while the engine walks
-            them, without a buffer for their gradient. Needs plain SGD, and neither
-            clipping nor accumulation of gradients.
+            them, without a buffer for their gradient. Needs plain SGD without
+            accumulation of gradients, and no clipping of theirs
+            (``optim_wrapper.clip_centres=False``, or no ``clip_grad``).
         matmul_dtype: Type of the operands of the matrix products, ``bfloat16`` or
             ``float16``; by default that of the cosines. Not for ``dense``.
         init_cfg: See mmengine's ``BaseModule``.
@@ -147,8 +150,8 @@ class HypersphereHead(CentreState, BaseModule):
         self.matmul_dtype = matmul_dtype
         self.shard = self._own_shard(sharded)
         self.weight = nn.Parameter(torch.empty(len(self.shard), in_channels))
-        self.weight.shard = self.shard  # type: ignore[attr-defined]
         self.loss_module = build_loss(loss)
+        self._mark_parameters()
         self.rows: SampledRows | SteppedRows | None = None
         self._skipped: SkippedSteps | None = None
         self._walker: Blocked | None = None
@@ -206,7 +209,13 @@ class HypersphereHead(CentreState, BaseModule):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         # Copies of parameters lose their attributes.
+        self._mark_parameters()
+
+    def _mark_parameters(self) -> None:
+        """Tell optimizer wrappers which parameters are centres, and which are ours."""
         self.weight.shard = self.shard  # type: ignore[attr-defined]
+        for parameter in self.loss_module.parameters():
+            parameter.of_classifier = True  # type: ignore[attr-defined]
 
     def attach(self, optimizer: Optimizer) -> None:
         """Connect sampled centres, or such that step in the walk, with the optimizer.
