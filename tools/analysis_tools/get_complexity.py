@@ -1,0 +1,170 @@
+"""Tell a network's parameters, multiply-adds, activations and speed.
+
+python tools/analysis_tools/get_complexity.py configs/sphereface2_r100_ms1m.py
+"""
+
+import argparse
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mmhyperface.apis import load_config, report_errors, require_file
+from mmhyperface.apis.complexity import (
+    Complexity,
+    Speed,
+    build_modules,
+    complexity_of,
+    speed_of,
+)
+from mmhyperface.errors import UserError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('config', help='path of the config')
+    add('--num-classes', type=int, help='number of identities, of the head')
+    add(
+        '--input-size',
+        type=int,
+        nargs='+',
+        metavar='PIXELS',
+        help="height and width of images; by default the backbone's",
+    )
+    add(
+        '--batch-sizes',
+        type=int,
+        nargs='*',
+        default=[1, 32],
+        metavar='B',
+        help='to measure the speed with; none: not at all (default: 1 32)',
+    )
+    add('--repeats', type=int, default=10, help='batches of which the median counts')
+    add('--device', help='where to measure; by default a GPU if there is one')
+    add('--threads', type=int, help="of the processor; by default torch's own choice")
+    add('--amp', action='store_true', help='measure with automatic mixed precision')
+    add('--json', type=Path, help='write the figures to this file')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override entries of the config: a.b=1 c.d=[x,y]',
+    )
+    args = parser.parse_args()
+    if args.repeats < 1 or min(args.batch_sizes, default=1) < 1:
+        raise UserError('--repeats and --batch-sizes must be at least 1')
+    if args.input_size and len(args.input_size) > 2:
+        raise UserError('--input-size takes one number, or height and width')
+    if args.json:
+        require_file(args.json)
+    return args
+
+
+def device_of(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f'--device {name} cannot be used: {reason}') from None
+    return device
+
+
+def where(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    return f'{platform.machine()} processor, {torch.get_num_threads()} threads'
+
+
+def measure(
+    cfg: Config, args: argparse.Namespace, size: tuple[int, int]
+) -> tuple[list[Speed], str]:
+    """Speeds, and where they were measured."""
+    device = device_of(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    modules = build_modules(cfg, device)
+    speeds = [
+        speed_of(modules, batch, size, device, args.repeats, args.amp)
+        for batch in args.batch_sizes
+    ]
+    return speeds, where(device) + (', mixed precision' if args.amp else '')
+
+
+def tables_of(found: Complexity, speeds: list[Speed], place: str) -> list[Table]:
+    height, width = found.input_size
+    sizes = Table(
+        'part',
+        'parameters',
+        'multiply-adds per image',
+        title=f'images of {height} x {width}',
+        box=box.SIMPLE,
+    )
+    for name in ('backbone', 'neck', 'head'):
+        size = getattr(found, name)
+        if size is not None:
+            macs = f'{size.macs / 1e9:.4g} G'
+            sizes.add_row(name, f'{size.parameters:,}', macs)
+    if not speeds:
+        return [sizes]
+    times = Table(
+        'images at once', 'images / s', 'ms', title=f'forward, {place}', box=box.SIMPLE
+    )
+    for speed in speeds:
+        times.add_row(
+            str(speed.batch_size),
+            f'{speed.images_per_second:.4g}',
+            f'{1e3 * speed.seconds:.4g}',
+        )
+    return [sizes, times]
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    if args.num_classes is not None and (cfg.get('model') or {}).get('head'):
+        cfg.model.head.num_classes = args.num_classes
+    wanted = args.input_size and (args.input_size[0], args.input_size[-1])
+    found = complexity_of(cfg, wanted)
+    speeds, place = [], ''
+    if args.batch_sizes:
+        speeds, place = measure(cfg, args, found.input_size)
+    console = Console(width=100)
+    for table in tables_of(found, speeds, place):
+        for column in table.columns[1:]:
+            column.justify = 'right'
+        console.print(table)
+    console.print(
+        f'A training keeps {found.activations / 1e6:.4g} MB of activations per image, '
+        'in single precision.'
+    )
+    if found.head is None and cfg.model.get('head'):
+        console.print(
+            'Without the head, no HypersphereHead of known size: give --num-classes.'
+        )
+    if args.json:
+        told: dict[str, Any] = asdict(found)
+        told['speed'] = [
+            {**asdict(speed), 'images_per_second': speed.images_per_second}
+            for speed in speeds
+        ]
+        told['measured_on'] = place or None
+        args.json.write_text(json.dumps(told, indent=1) + '\n', encoding='utf-8')
+
+
+if __name__ == '__main__':
+    with report_errors():
+        main()

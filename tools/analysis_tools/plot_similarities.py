@@ -1,0 +1,145 @@
+"""Plot how alike pairs are to a network, and how far images are from class centres.
+
+    python tools/analysis_tools/plot_similarities.py \
+        configs/sphereface2_quickstart.py work_dirs/a/iter_800.pth --out picture.png
+
+The pairs are those of the config's test sets. A file of features that `tools/test.py
+--save-features` has written may stand in the place of a checkpoint.
+"""
+
+import argparse
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from mmhyperface.apis import load_config, report_errors, require_checkpoint
+from mmhyperface.apis.feature_files import examine_config
+from mmhyperface.apis.network import (
+    build_dataset,
+    embed,
+    head_of,
+    load_runner,
+    require_names,
+)
+from mmhyperface.errors import UserError
+from mmhyperface.evaluation.results import VerificationResult
+from mmhyperface.visualization import (
+    CentreAngles,
+    centre_angles,
+    draw_similarities,
+    require_picture,
+    save_figure,
+)
+
+Pairs = dict[str, VerificationResult]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('config', help='path of the config')
+    add('sources', nargs='+', metavar='CHECKPOINT', help='or FEATURES.npy')
+    add('--out', default='similarities.png', help='picture to write')
+    add('--names', nargs='+', help='of the rows; by default of the folders')
+    add(
+        '--train-images',
+        type=int,
+        default=1000,
+        metavar='N',
+        help='so many images of the training set, chosen at random, are compared with '
+        'the class centres; 0: none (default: %(default)s)',
+    )
+    add('--seed', type=int, default=0, help='of that choice')
+    add(
+        '--test-sets',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='these sets of configs/test_sets, or files like those, instead of the '
+        "config's",
+    )
+    add(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override entries of the config: a.b=1 c.d=[x,y]',
+    )
+    args = parser.parse_args()
+    if args.train_images < 0:
+        raise UserError(f'--train-images is a number, got {args.train_images}')
+    args.names = require_names(args.names, args.sources)
+    for source in args.sources:
+        if not source.endswith('.npy'):
+            require_checkpoint(source)
+    require_picture(args.out)
+    return args
+
+
+def verifications(results: dict[str, dict[str, Any]], source: str) -> Pairs:
+    """Those of set -> protocol -> result that are of pairs."""
+    found = {
+        name: result
+        for name, protocols in results.items()
+        for result in protocols.values()
+        if isinstance(result, VerificationResult)
+    }
+    if not found:
+        raise UserError(f'{source}: no test set has pairs to verify')
+    return found
+
+
+def tested(runner: Runner, source: str) -> Pairs:
+    """What the metrics of a test found out."""
+    runner.test()
+    results: dict[str, dict[str, Any]] = {}
+    for metric in runner.test_loop.evaluator.metrics:
+        for name, result in getattr(metric, 'results_by_set', {}).items():
+            results.setdefault(name, {})[result.protocol] = result
+    return verifications(results, source)
+
+
+def training_angles(
+    runner: Runner, cfg: Config, dataset: Any, count: int, seed: int
+) -> CentreAngles:
+    """Of so many images of a training set."""
+    head = head_of(runner.model, cfg.filename)
+    order = np.random.default_rng(seed).permutation(len(dataset))[:count]
+    numbers = np.sort(order).tolist()
+    labels = torch.tensor([dataset.get_cat_ids(number)[0] for number in numbers])
+    return centre_angles(head, embed(runner, cfg, 'train', dataset, numbers), labels)
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options, args.test_sets)
+    if not cfg.get('test_dataloader'):
+        raise UserError(f'{args.config} has no test_dataloader')
+    networks = [source for source in args.sources if not source.endswith('.npy')]
+    dataset = build_dataset(cfg, 'train') if args.train_images and networks else None
+    if dataset is None and cfg.model.get('head'):
+        # Embeddings need no class centres, which may be most of the model.
+        cfg.model.head = None
+    pairs: dict[str, Pairs] = {}
+    angles: dict[str, CentreAngles] = {}
+    for name, source in zip(args.names, args.sources, strict=True):
+        if source not in networks:
+            pairs[name] = verifications(examine_config(cfg, source), source)
+            continue
+        runner = load_runner(cfg, source, test=True)
+        if dataset is not None:
+            angles[name] = training_angles(
+                runner, cfg, dataset, args.train_images, args.seed
+            )
+        pairs[name] = tested(runner, source)
+    save_figure(draw_similarities(pairs, angles), args.out)
+    print(f'{args.out}: {", ".join(pairs)}')
+
+
+if __name__ == '__main__':
+    with report_errors():
+        main()
