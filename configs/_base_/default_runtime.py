@@ -13,7 +13,9 @@ default_hooks = dict(
     class_count=dict(type='ClassCountHook'),
     centres=dict(type='CentresHook'),
     skipped_images=dict(type='SkippedImagesHook'),
-    non_finite_loss=dict(type='NonFiniteLossHook'),
+    throughput=dict(type='ThroughputHook'),
+    divergence_guard=dict(type='DivergenceGuardHook'),
+    angles=dict(type='AngleStatisticsHook'),
     # Raw pixels as a baseline too are for small test sets: they are kept in memory.
     report=dict(type='VerificationReportHook', baselines=['untrained']),
 )

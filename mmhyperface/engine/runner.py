@@ -76,6 +76,7 @@ class FaceRunner(Runner):
     """
 
     optim_wrapper: Any
+    _resume: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -85,6 +86,8 @@ class FaceRunner(Runner):
             raise UserError(
                 f'load_centres must be one of {LOAD_CENTRES}, got {self.load_centres!r}'
             )
+        #: The checkpoint that the training was resumed from.
+        self.resumed_from: str | None = None
         self._taken: list[tuple[storage.Key, str]] = []
         self._resuming = False
         self._pending: list[tuple[Optimizer, str, CentreState, StoredRows]] = []
@@ -366,6 +369,58 @@ class FaceRunner(Runner):
         if resume_optimizer:
             self._resume_rows()
         self._pending.clear()
+        self.resumed_from = filename
+
+    def restore(self, filename: str) -> None:
+        """Put model and optimizer back to a checkpoint in the middle of a training.
+
+        Hooks that keep a copy of the model, and the loss scaler, are put back, too.
+        The iteration, the schedules and so the optimizer's hyperparameters stay;
+        gradients that wait for a step are dropped.
+
+        Args:
+            filename: A checkpoint of this training, also a folder, that all processes
+                see.
+        """
+        wrapper = self.optim_wrapper
+        wrapper.zero_grad()
+        resume = self._resume
+        # EMAHook asks for it when it chooses between the model and its average.
+        self._resume = self._resuming = True
+        try:
+            with ExitStack() as stack:
+                for head in _heads(self._bare_model).values():
+                    stack.enter_context(head.settled())
+                kept = [_hyperparameters(each) for _, each in self._optimizers()]
+                checkpoint = self.load_checkpoint(filename)
+                wrapper.load_state_dict(checkpoint['optimizer'])
+                self._resume_rows()
+                for (_, optimizer), groups in zip(
+                    self._optimizers(), kept, strict=True
+                ):
+                    for group, values in zip(
+                        optimizer.param_groups, groups, strict=True
+                    ):
+                        group.update(values)
+        finally:
+            self._resume, self._resuming = resume, False
+            self._pending.clear()
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Multiply the learning rate, and all that schedulers compute it from."""
+        for _, optimizer in self._optimizers():
+            for group in optimizer.param_groups:
+                for name in group:
+                    if name == 'lr' or name.endswith('_lr'):
+                        group[name] = group[name] * factor
+        schedulers = self.param_schedulers or []
+        if isinstance(schedulers, dict):
+            schedulers = [each for several in schedulers.values() for each in several]
+        for scheduler in schedulers:
+            if scheduler.param_name == 'lr':
+                for name in ('base_values', '_last_value'):
+                    scaled = [value * factor for value in getattr(scheduler, name)]
+                    setattr(scheduler, name, scaled)
 
     def _open_centres(self, filename: str, checkpoint: dict, revise_keys: list) -> None:
         """Put :class:`StoredRows`, and those that are wanted, for the centres."""
@@ -561,6 +616,13 @@ def _prepare(path: Path) -> Path:
 
 def _has_rows(value: Any, count: int) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
+
+
+def _hyperparameters(optimizer: Optimizer) -> list[dict]:
+    return [
+        {name: value for name, value in group.items() if name != 'params'}
+        for group in optimizer.param_groups
+    ]
 
 
 def _revised(key: str, revise_keys: Iterable[tuple[str, str]]) -> str:

@@ -1,20 +1,27 @@
+from .angle_statistics import AngleStatisticsHook
 from .centres import CentresHook
 from .checkpoint import CheckpointHook
+from .compile import CompileHook
+from .divergence_guard import DivergenceGuardHook
 from .iteration_seed import IterationSeedHook
 from .margin_scheduler import MarginSchedulerHook
-from .sanity import ClassCountHook, NonFiniteLossHook
+from .sanity import ClassCountHook
 from .skipped_images import SkippedImagesHook
 from .sync_statistics import SyncStatisticsHook
+from .throughput import ThroughputHook
 from .verification_report import VerificationReportHook
 
 __all__ = [
+    'AngleStatisticsHook',
     'CentresHook',
     'CheckpointHook',
     'ClassCountHook',
+    'CompileHook',
+    'DivergenceGuardHook',
     'IterationSeedHook',
     'MarginSchedulerHook',
-    'NonFiniteLossHook',
     'SkippedImagesHook',
     'SyncStatisticsHook',
+    'ThroughputHook',
     'VerificationReportHook',
 ]

@@ -11,6 +11,15 @@ from mmhyperface.engine.checkpoint import MODEL, write_text
 from mmhyperface.registry import HOOKS
 
 
+def saves_now(hook: _CheckpointHook, runner: Runner) -> bool:
+    """Whether a hook saves a checkpoint after the iteration that is being finished."""
+    if hook.by_epoch:
+        return False
+    return hook.every_n_train_iters(runner, hook.interval, hook.save_begin) or (
+        hook.save_last and hook.is_last_train_iter(runner)
+    )
+
+
 @HOOKS.register_module()
 class CheckpointHook(_CheckpointHook):
     """mmengine's ``CheckpointHook`` that removes an old checkpoint last.

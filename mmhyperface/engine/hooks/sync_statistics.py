@@ -9,6 +9,8 @@ from mmengine.runner import Runner
 
 from mmhyperface.registry import HOOKS
 
+from .checkpoint import saves_now
+
 
 @HOOKS.register_module()
 class SyncStatisticsHook(Hook):
@@ -36,14 +38,7 @@ class SyncStatisticsHook(Hook):
         outputs: Mapping | None = None,
     ) -> None:
         savers = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-        if any(
-            not hook.by_epoch
-            and (
-                hook.every_n_train_iters(runner, hook.interval)
-                or self.is_last_train_iter(runner)
-            )
-            for hook in savers
-        ):
+        if any(saves_now(hook, runner) for hook in savers):
             self._average(runner)
 
     @staticmethod

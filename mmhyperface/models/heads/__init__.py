@@ -1,3 +1,4 @@
+from .batch_geometry import BatchGeometry
 from .hypersphere_head import HypersphereHead
 
-__all__ = ['HypersphereHead']
+__all__ = ['BatchGeometry', 'HypersphereHead']

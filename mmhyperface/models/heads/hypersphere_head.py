@@ -22,6 +22,7 @@ from mmhyperface.ops import Blocked, Fold, Fused, clamp_cosine, dense, merge, un
 from mmhyperface.registry import MODELS
 from mmhyperface.structures import FaceSamples
 
+from .batch_geometry import BatchGeometry
 from .centre_rows import AllRows, Rows, SampledRows, Sampling, SteppedRows
 from .centre_state import CentreState
 from .skipped_steps import SkippedSteps
@@ -90,6 +91,10 @@ class HypersphereHead(CentreState, BaseModule):
             ``float16``; by default that of the cosines. Not for ``dense``.
         init_cfg: See mmengine's ``BaseModule``.
 
+    Attributes:
+        last: Where the samples of the last training batch lay; None before there was
+            one.
+
     Raises:
         UserError: For arguments out of range, features of another dimension or
             labels outside [0, C).
@@ -155,6 +160,7 @@ class HypersphereHead(CentreState, BaseModule):
         self.rows: SampledRows | SteppedRows | None = None
         self._skipped: SkippedSteps | None = None
         self._walker: Blocked | None = None
+        self.last: BatchGeometry | None = None
         self.reset_parameters()
 
     def _own_shard(self, sharded: bool | str) -> Shard:
@@ -204,7 +210,7 @@ class HypersphereHead(CentreState, BaseModule):
     def __getstate__(self) -> dict[str, Any]:
         # A copy is attached to no optimizer.
         state = dict(self.__dict__)
-        return {**state, 'rows': None, '_skipped': None, '_walker': None}
+        return {**state, 'rows': None, '_skipped': None, '_walker': None, 'last': None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -305,9 +311,22 @@ class HypersphereHead(CentreState, BaseModule):
         context = self.loss_module.context(own, norm)
         own_term = self.loss_module.target(own, context)
         folded, hardest = self._fold(x, held, position, rows, context)
-        data_term = self.loss_module.join(own_term, folded).mean()
+        terms = self.loss_module.join(own_term, folded)
+        if self.training:
+            # Now, for the step to come moves margins and biases.
+            violating = self._violating(own, hardest, context)
+            self.last = BatchGeometry(
+                own=own.detach().flatten(),
+                hardest=hardest.flatten(),
+                norm=norm.detach().flatten(),
+                loss=terms.detach().flatten(),
+                violating=violating.flatten(),
+                target=target,
+                mean_direction=local.detach().mean(0),
+                of_all_ranks=shard.world_size > 1,
+            )
         loss = self.loss_module.objective(
-            data_term,
+            terms.mean(),
             norm,
             lambda: self._distinct_centres(everyone, rows.classes, centres),
         )
@@ -318,6 +337,12 @@ class HypersphereHead(CentreState, BaseModule):
             feature_norm=norm.detach().mean(),
             **self.loss_module.monitor(own_term.detach(), folded.detach()),
         )
+
+    @torch.no_grad()
+    def _violating(
+        self, own: Tensor, hardest: Tensor, context: dict[str, Tensor]
+    ) -> Tensor:
+        return self.loss_module.violates_margin(own, hardest, context)
 
     def _fold(
         self,

@@ -98,6 +98,19 @@ class HypersphereLoss(nn.Module, ABC):
         """The scalar to minimise, from the mean loss of the samples."""
         return self.loss_weight * data_term
 
+    def violates_margin(self, own: Tensor, hardest: Tensor, context: Context) -> Tensor:
+        """Whether samples are not yet where the loss wants them, bool [B, 1].
+
+        Where a loss does not say better: whether another centre is as near as the
+        own, or nearer.
+
+        Args:
+            own: Cosines to the own centre, [B, 1].
+            hardest: Cosines to the nearest other centre, [B, 1].
+            context: See :meth:`context`.
+        """
+        return own <= hardest
+
     def monitor(self, target: Tensor, folded: Tensor) -> dict[str, Tensor]:
         """Scalars worth logging; never added to the loss."""
         return {}
@@ -142,6 +155,14 @@ class SoftmaxLoss(HypersphereLoss):
 
     neutral = float('-inf')
     additive = False
+
+    def violates_margin(self, own: Tensor, hardest: Tensor, context: Context) -> Tensor:
+        """Whether the target logit, margin included, is no larger than the nearest's.
+
+        That is psi(theta_y) <= eta(theta_j), both scaled, j being the nearest other
+        class; see :meth:`HypersphereLoss.violates_margin`.
+        """
+        return self.target(own, context) <= self.others(hardest, context)
 
     def fold(self, others: Tensor) -> Tensor:
         return others.logsumexp(1, keepdim=True)

@@ -54,5 +54,9 @@ class SFaceLoss(DecoupledLoss):
         weight = (self.k * (self.b - angle(cos.detach()))).sigmoid()
         return self.s * weight * cos
 
+    def violates_margin(self, own: Tensor, hardest: Tensor, context: Context) -> Tensor:
+        """Whether theta_y > a or theta_j < b, where pull or push is at least half."""
+        return (angle(own) > self.a) | (angle(hardest) < self.b)
+
     def monitor(self, target: Tensor, folded: Tensor) -> dict[str, Tensor]:
         return {'intra': target.mean(), 'inter': folded.mean()}

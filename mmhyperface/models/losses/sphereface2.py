@@ -93,7 +93,8 @@ class SphereFace2Loss(DecoupledLoss):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def reset_parameters(self, num_classes: int) -> None:
-        zero = torch.zeros((), dtype=torch.float64)
+        # A number also where the loss itself is built on the meta device.
+        zero = torch.zeros((), dtype=torch.float64, device='cpu')
         a_y, a_j = self.r * self.psi(zero).item(), self.r * self.eta(zero).item()
         nn.init.constant_(self.bias, balanced_bias(num_classes, self.lam, a_y, a_j))
 
@@ -122,6 +123,16 @@ class SphereFace2Loss(DecoupledLoss):
         eta = characteristic(cos, self.eta, self.detach)
         logit = self.r * eta + context['bias']
         return (self.lam - 1) / self.r * F.logsigmoid(-logit)
+
+    def violates_margin(self, own: Tensor, hardest: Tensor, context: Context) -> Tensor:
+        """Whether one of the classifiers errs: the own, or that of the nearest other.
+
+        The own errs where its logit r psi(theta_y) + b is not positive, another where
+        r eta(theta_j) + b is not negative.
+        """
+        positive = self.r * self.psi(own) + context['bias']
+        negative = self.r * self.eta(hardest) + context['bias']
+        return (positive <= 0) | (negative >= 0)
 
     def monitor(self, target: Tensor, folded: Tensor) -> dict[str, Tensor]:
         return {

@@ -1,0 +1,300 @@
+"""What a training that goes wrong looks like, and who is to be told about it."""
+
+import math
+import pickle
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce, get_dist_info, get_world_size
+from torch import Tensor
+
+from mmhyperface.engine import checkpoint as storage
+from mmhyperface.errors import UserError
+from mmhyperface.models.heads import BatchGeometry
+from mmhyperface.models.heads.centre_state import StoredRows
+
+ADVICE = (
+    'Lower the learning rate, warm it up (LinearLR), clip gradients '
+    '(optim_wrapper.clip_grad=dict(max_norm=5)), or begin with a smaller margin '
+    '(MarginSchedulerHook)'
+)
+
+
+class Step(NamedTuple):
+    """What is kept of an iteration until somebody looks; tensors stay on the device.
+
+    Attributes:
+        iteration: Its number, counted from 1 as in the log.
+        outputs: What it logged; ``loss`` is there.
+        numbers: Of the samples of this rank's batch, in their data set.
+        geometry: Where they lay, if the head tells.
+        lr: Learning rate.
+        margin: Margin of the loss, if it has one.
+        grad_norm: Norm of the gradient before clipping, if it was clipped.
+    """
+
+    iteration: int
+    outputs: Mapping[str, Any]
+    numbers: Sequence[int]
+    geometry: BatchGeometry | None
+    lr: float
+    margin: float | None
+    grad_norm: float | None
+
+    def figures(self) -> str:
+        """The figures of the iteration in one line."""
+        shown = {name: float(value) for name, value in self.outputs.items()}
+        shown['lr'] = self.lr
+        for name in ('margin', 'grad_norm'):
+            if getattr(self, name) is not None:
+                shown[name] = getattr(self, name)
+        return ', '.join(f'{name}={value:.4g}' for name, value in shown.items())
+
+
+class State(NamedTuple):
+    """What the signs of a collapse are read from, the same on all ranks.
+
+    Attributes:
+        loss: Of the global batch.
+        norm: Mean norm of its features; NaN if the head does not tell.
+        cosine: Mean cosine between two of its samples; NaN likewise.
+    """
+
+    loss: float
+    norm: float
+    cosine: float
+
+
+def first_bad(steps: Sequence[Step]) -> int | None:
+    """The first of some iterations whose loss is not finite on some rank."""
+    losses = [torch.as_tensor(step.outputs['loss']).detach() for step in steps]
+    bad = (~torch.stack(losses).isfinite()).float()
+    all_reduce(bad, op='max')
+    found = bad.nonzero().flatten().tolist()
+    return found[0] if found else None
+
+
+def state_of(step: Step) -> State:
+    """The state of the network in an iteration, over all ranks."""
+    loss = torch.as_tensor(step.outputs['loss']).detach().float()
+    geometry = step.geometry
+    if geometry is None:
+        values = loss.view(1)
+    else:
+        mean_norm = geometry.norm.mean().float()
+        values = torch.cat(
+            [torch.stack([loss, mean_norm]), geometry.mean_direction.float()]
+        )
+    values = values.clone()
+    all_reduce(values, op='mean')
+    if geometry is None:
+        return State(float(values), math.nan, math.nan)
+    host = values.double().cpu()
+    count = len(geometry.own) * (1 if geometry.of_all_ranks else get_world_size())
+    # ||sum of x||^2 is count plus the cosines of all ordered pairs.
+    mean_square = float(host[2:].square().sum())
+    cosine = (count * mean_square - 1) / (count - 1) if count > 1 else math.nan
+    return State(float(host[0]), float(host[1]), cosine)
+
+
+class CollapseSigns:
+    """Watches for what shows long before a loss is NaN, or instead of it.
+
+    Args:
+        max_cosine, norm_range, max_rise, patience: See :class:`DivergenceGuardHook`.
+        window: How many earlier losses make the median, or half as many until then.
+    """
+
+    def __init__(
+        self,
+        max_cosine: float | None,
+        norm_range: tuple[float, float] | None,
+        max_rise: float | None,
+        patience: int,
+        window: int = 50,
+    ) -> None:
+        self.max_cosine = max_cosine
+        self.norm_range = norm_range
+        self.max_rise = max_rise
+        self.patience = patience
+        self.window = window
+        self.losses: deque[float] = deque(maxlen=window)
+        self.spread_once = False
+        self.in_a_row = 0
+
+    def forget(self) -> None:
+        """Begin anew, as after the network has been replaced."""
+        self.in_a_row = 0
+
+    def see(self, state: State) -> str | None:
+        """What is wrong, if it has been for long enough.
+
+        Afterwards ``in_a_row`` tells how many states in a row have been suspicious.
+        """
+        sign = self._sign(state)
+        if sign is None:
+            self.in_a_row = 0
+            self.losses.append(state.loss)
+            return None
+        self.in_a_row += 1
+        return sign if self.in_a_row >= self.patience else None
+
+    def _sign(self, state: State) -> str | None:
+        if self.norm_range is not None:
+            low, high = self.norm_range
+            if state.norm < low or state.norm > high:
+                return (
+                    f'the mean feature norm is {state.norm:.4g}, outside norm_range='
+                    f'({low:g}, {high:g})'
+                )
+        if self.max_cosine is not None:
+            if state.cosine <= self.max_cosine:
+                self.spread_once = True
+            elif self.spread_once and state.cosine > self.max_cosine:
+                return (
+                    'the embeddings have become alike: the mean cosine between two '
+                    f'samples is {state.cosine:.4f}, above max_cosine='
+                    f'{self.max_cosine:g}'
+                )
+        return self._rise(state.loss)
+
+    def _rise(self, loss: float) -> str | None:
+        if self.max_rise is None or 2 * len(self.losses) < self.window:
+            return None
+        usual = median(self.losses)
+        spread = median(abs(other - usual) for other in self.losses)
+        if loss - usual <= self.max_rise * max(abs(usual), spread):
+            return None
+        return (
+            f'the loss is {loss:.4g}, far above its running median {usual:.4g} '
+            f'(max_rise={self.max_rise:g})'
+        )
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A sample that may be the cause.
+
+    Attributes:
+        bad: How many samples of its rank's batch have a loss that is not finite.
+        count: How many samples that batch has.
+    """
+
+    number: int
+    path: str
+    label: int
+    loss: float
+    cosine: float
+    norm: float
+    bad: int
+    count: int
+
+    def __str__(self) -> str:
+        where = f' ({self.path})' if self.path else ''
+        return (
+            f'number {self.number} of the training set{where}, label {self.label}: '
+            f'loss {self.loss:.4g}, cosine to its own centre {self.cosine:.4g}, '
+            f'feature norm {self.norm:.4g}'
+        )
+
+
+def suspects(step: Step, dataset: Any) -> list[Suspect]:
+    """The worst sample of each rank, on all ranks; worst first.
+
+    A sample is worse the higher its loss, and worst if that is not finite.
+    """
+    gathered = all_gather_object(_worst(step, dataset))
+    found = [suspect for suspect in gathered if suspect is not None]
+    return sorted(found, key=lambda x: (math.isfinite(x.loss), -x.loss))
+
+
+def _worst(step: Step, dataset: Any) -> Suspect | None:
+    geometry, count = step.geometry, len(step.numbers)
+    if geometry is None or not count:
+        return None
+    start = get_dist_info()[0] * count if geometry.of_all_ranks else 0
+    own, norm, loss, target = (
+        values[start : start + count].cpu()
+        for values in (geometry.own, geometry.norm, geometry.loss, geometry.target)
+    )
+    bad = ~loss.isfinite()
+    worst = int(bad.int().argmax() if bad.any() else loss.argmax())
+    number = step.numbers[worst]
+    return Suspect(
+        number=number,
+        path=_path(dataset, number),
+        label=int(target[worst]),
+        loss=float(loss[worst]),
+        cosine=float(own[worst]),
+        norm=float(norm[worst]),
+        bad=int(bad.sum()),
+        count=count,
+    )
+
+
+def _path(dataset: Any, number: int) -> str:
+    try:
+        return str(dataset.get_data_info(number).get('img_path', ''))
+    except Exception:
+        # The report of one failure must not end in another, whatever data set it is.
+        return ''
+
+
+def explain(step: Step, before: Step | None, dataset: Any) -> str:
+    """Who is to blame for an iteration that went wrong, in words; on all ranks.
+
+    Args:
+        step: The iteration.
+        before: The one before it, if it is remembered.
+        dataset: The training set.
+    """
+    found = suspects(step, dataset)
+    if not found:
+        return ''
+    bad, count = sum(x.bad for x in found), sum(x.count for x in found)
+    if not bad:
+        return f'The largest loss is that of {found[0]}. '
+    if bad < count:
+        return (
+            f'{bad} of {count} samples have such a loss; the first is {found[0]}. '
+            'Look at that image, too. '
+        )
+    text = (
+        f'All {count} samples have such a loss: the step before has broken the '
+        'weights, or batch normalisation has spread what is wrong with one of them. '
+    )
+    earlier = suspects(before, dataset) if before is not None else []
+    if not earlier or before is None:
+        return text
+    return (
+        f'{text}In iteration {before.iteration} ({before.figures()}) the largest loss '
+        f'was that of {earlier[0]}. '
+    )
+
+
+def is_good(path: str) -> bool:
+    """Whether a training can go back to a checkpoint, and all it holds is finite."""
+    try:
+        checkpoint = storage.read(path)
+    except (UserError, OSError, pickle.UnpicklingError):
+        return False
+    if not isinstance(checkpoint, dict) or 'optimizer' not in checkpoint:
+        return False
+    parts = ('state_dict', 'ema_state_dict', 'optimizer')
+    return all(_finite(checkpoint.get(part)) for part in parts)
+
+
+def _finite(node: Any) -> bool:
+    if isinstance(node, StoredRows):
+        return all(_finite(rows) for _, rows in node.pieces)
+    if isinstance(node, Tensor):
+        return all(bool(part.isfinite().all()) for part in node.flatten().split(2**24))
+    if isinstance(node, Mapping):
+        return all(map(_finite, node.values()))
+    if isinstance(node, list | tuple):
+        return all(map(_finite, node))
+    return not isinstance(node, float) or math.isfinite(node)

@@ -1,0 +1,313 @@
+"""Ends, or rolls back, a training that has gone wrong, and says why."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_distributed, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks.hook import DATA_BATCH
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import Tensor
+
+from mmhyperface.engine.divergence import (
+    ADVICE,
+    CollapseSigns,
+    Step,
+    explain,
+    first_bad,
+    is_good,
+    state_of,
+)
+from mmhyperface.engine.runner import FaceRunner
+from mmhyperface.engine.shared_rows import from_main
+from mmhyperface.errors import UserError
+from mmhyperface.models.heads import HypersphereHead
+from mmhyperface.registry import HOOKS
+
+from .checkpoint import saves_now
+from .model_parts import head_of
+
+ACTIONS = ('stop', 'rollback')
+CHECKPOINT_KEY = 'divergence_guard'
+
+
+@HOOKS.register_module()
+class DivergenceGuardHook(Hook):
+    """Notices a loss that is NaN or infinite, and a network that has collapsed.
+
+    It says which iteration and which sample it was, with that sample's number in the
+    training set, its path where the data set knows one, label, loss, cosine to the own
+    centre and feature norm, and with the learning rate, the margin and (if gradients
+    are clipped) the norm of the gradient of that iteration. All ranks decide the same.
+
+    The device is asked every `interval` iterations only, and before whatever makes
+    something last: a checkpoint is saved, or a validation begins that may choose one.
+    No checkpoint is written after a loss that is not finite.
+
+    Signs of a collapse are read every `interval` iterations from the global batch, and
+    count only if they are there `patience` times in a row, for a single batch may be
+    odd:
+
+    - The mean feature norm leaves `norm_range`. Published trainings have norms between
+      1 and a few hundred. At 1e-3 the 512 entries are where half precision begins to
+      lose digits (6e-5), and it overflows at 65504; a norm of 0 has no direction.
+    - The embeddings are alike: the mean cosine between two samples of the batch, from
+      the norm of their mean direction, exceeds `max_cosine`. Faces of different people
+      that are apart have a mean near 0. An untrained network's are alike too, so this
+      counts only once they have been apart.
+    - The loss rises above its running median over the last 50 times by more than
+      `max_rise` times that median, or times the losses' median deviation from it if
+      that is larger. Differences, for losses such as SFace's may be negative.
+
+    With ``action='rollback'`` the model, the optimizer with its loss scaler, and the
+    moving average are those of the last good checkpoint again. That is the newest one
+    of this run after which a loss has been looked at and was good, and in which all
+    is finite (only if there is none such, a newer one in which all is finite); if
+    going back to it did not help, the one before it. If there is no checkpoint yet,
+    ``iter_N.pth`` is written before the first iteration. The learning rate, that is
+    all values that its schedulers go on from, is multiplied by `lr_factor` for good,
+    also in later checkpoints. The iteration, the schedules and the data go on: the
+    batches since the checkpoint are not repeated. It needs :class:`FaceRunner`, and
+    checkpoints on a local file system that all processes see.
+
+    Args:
+        action: ``stop`` or ``rollback``.
+        interval: Iterations between two looks.
+        max_cosine: Upper limit of the mean cosine; None: not watched.
+        norm_range: Lowest and highest mean feature norm; None: not watched.
+        max_rise: Limit of the loss's rise; None: not watched.
+        patience: How many suspicious looks in a row are a collapse.
+        lr_factor: Of the learning rate at each rollback, in (0, 1].
+        max_rollbacks: After so many, also over resumed runs, the training stops.
+
+    Raises:
+        UserError: For arguments out of range; in training, to stop it.
+    """
+
+    # Before the checkpoint is written, and before the log.
+    priority = 'VERY_HIGH'
+
+    def __init__(
+        self,
+        action: str = 'stop',
+        interval: int = 50,
+        max_cosine: float | None = 0.98,
+        norm_range: tuple[float, float] | None = (1e-3, 1e4),
+        max_rise: float | None = 10.0,
+        patience: int = 4,
+        lr_factor: float = 0.5,
+        max_rollbacks: int = 3,
+    ) -> None:
+        _require(action in ACTIONS, f'action must be one of {ACTIONS}, got {action!r}')
+        for name, value in (('interval', interval), ('patience', patience)):
+            _require(value >= 1, f'{name} must be at least 1, got {value}')
+        _require(0 < lr_factor <= 1, f'lr_factor must be in (0, 1], got {lr_factor}')
+        _require(
+            max_rollbacks >= 0, f'max_rollbacks must not be negative: {max_rollbacks}'
+        )
+        self.action = action
+        self.interval = interval
+        self.lr_factor = lr_factor
+        self.max_rollbacks = max_rollbacks
+        self.signs = CollapseSigns(max_cosine, norm_range, max_rise, patience)
+        self.rollbacks = 0
+        self.steps: list[Step] = []
+        self.before: Step | None = None  # the last one that has been looked at
+        self.sane = 0  # the last iteration without a sign of a collapse
+        self.saved: list[tuple[int, str]] = []  # checkpoints, and after how many steps
+        self.tried: list[str] = []  # rolled back to, and nothing good has come since
+        self.head: HypersphereHead | None = None
+        self._loaded: dict = {}
+
+    def before_train(self, runner: Runner) -> None:
+        if self.action == 'rollback' and not isinstance(runner, FaceRunner):
+            raise UserError(
+                "DivergenceGuardHook: action='rollback' needs "
+                f"runner_type='mmhyperface.FaceRunner', got {type(runner).__name__}"
+            )
+        self.head = head_of(runner)
+        self.sane = runner.iter
+        resumed = getattr(runner, 'resumed_from', None)
+        if resumed is None:
+            return
+        self.rollbacks = self._loaded.get('rollbacks', 0)
+        if '://' not in str(resumed):
+            self.saved.append((runner.iter, str(resumed)))
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
+    ) -> None:
+        # Here and not earlier: by now all hooks have done what they do to the model.
+        if self.action == 'rollback' and not self.saved:
+            name = f'iter_{runner.iter}.pth'
+            meta = {'epoch': runner.epoch, 'iter': runner.iter}
+            runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False)
+            self.saved.append((runner.iter, str(Path(runner.work_dir) / name)))
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: Mapping | None = None,
+    ) -> None:
+        if outputs and 'loss' in outputs:
+            self.steps.append(_step(runner, self.head, data_batch, outputs))
+        saving = [hook for hook in _savers(runner) if saves_now(hook, runner)]
+        regular = self.every_n_train_iters(runner, self.interval)
+        if self.steps and (regular or saving or self._matters(runner, batch_idx)):
+            self._look(runner, regular)
+        for hook in saving:
+            self._remember(hook, runner.iter + 1, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        # Looked at when the epoch's last iteration was over.
+        for hook in _savers(runner):
+            if hook.by_epoch:
+                self._remember(hook, runner.iter, runner.epoch + 1)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint[CHECKPOINT_KEY] = {'rollbacks': self.rollbacks}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._loaded = checkpoint.get(CHECKPOINT_KEY, {})
+
+    def _matters(self, runner: Runner, batch_idx: int) -> bool:
+        """Whether the training ends, validates or saves by epoch after this."""
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            return self.end_of_epoch(runner.train_dataloader, batch_idx)
+        return self.is_last_train_iter(runner) or (
+            runner.val_loop is not None
+            and self.every_n_train_iters(runner, runner.train_loop.val_interval)
+        )
+
+    def _remember(self, hook: CheckpointHook, iteration: int, number: int) -> None:
+        name = hook.filename_tmpl.format(number)
+        self.saved.append((iteration, str(Path(hook.out_dir) / name)))
+
+    def _look(self, runner: Runner, regular: bool) -> None:
+        steps, self.steps = self.steps, []
+        bad = first_bad(steps)
+        if bad is not None:
+            step = steps[bad]
+            before = steps[bad - 1] if bad else self.before
+            what = f'the loss is not finite at iteration {step.iteration}'
+            # Where signs of a collapse came first, it began with these.
+            since = self.sane + 1 if self.signs.in_a_row else step.iteration
+            self._act(runner, what, step, before, since)
+            return
+        self.before = steps[-1]
+        if not regular:
+            return
+        what = self.signs.see(state_of(steps[-1])) or ''
+        if what:
+            what = (
+                f'{what}, {self.signs.in_a_row} times in a row up to iteration '
+                f'{steps[-1].iteration}'
+            )
+            self._act(runner, what, steps[-1], None, self.sane + 1)
+        elif not self.signs.in_a_row:
+            self.sane = steps[-1].iteration
+            self.tried.clear()
+
+    def _act(
+        self, runner: Runner, what: str, step: Step, before: Step | None, since: int
+    ) -> None:
+        """Stop or roll back.
+
+        Args:
+            what: What is wrong.
+            step: The iteration to tell about.
+            before: The one before it, if it is remembered.
+            since: The first iteration whose loss is not known to have been good.
+        """
+        blame = explain(step, before, runner.train_dataloader.dataset)
+        text = f'{what} ({step.figures()}). {blame}{ADVICE}'
+        # The loss of iteration k + 1 is that of the weights after k steps.
+        good = [path for k, path in self._existing() if k + 1 < since]
+        if self.action == 'stop':
+            raise UserError(f'{text}, and {_resumable(good)}')
+        if self.rollbacks >= self.max_rollbacks:
+            raise UserError(
+                f'{text}. It was rolled back {self.rollbacks} times already '
+                f'(max_rollbacks={self.max_rollbacks}); {_resumable(good)}'
+            )
+        unsure = [path for k, path in self._existing() if k + 1 == since]
+        choice = sorted([*good, *unsure], key=self.tried.count)
+        found = None
+        if is_main_process():
+            found = next((path for path in choice if is_good(path)), None)
+        found = from_main(found, is_distributed())
+        if found is None:
+            raise UserError(f'{text}. There is no good checkpoint to roll back to')
+        self._roll_back(runner, found)
+        runner.logger.warning(
+            f'{text}. Rolled back to {found}, {self.rollbacks} of at most '
+            f'{self.max_rollbacks} times; the learning rate is multiplied by '
+            f'{self.lr_factor:g} from now on'
+        )
+
+    def _existing(self) -> list[tuple[int, str]]:
+        """Checkpoints that are still there, the newest first."""
+        return [(k, path) for k, path in reversed(self.saved) if Path(path).exists()]
+
+    def _roll_back(self, runner: Any, path: str) -> None:
+        runner.restore(path)
+        runner.scale_learning_rate(self.lr_factor)
+        self.rollbacks += 1
+        self.tried.append(path)
+        self.signs.forget()
+        self.before = None
+        self.sane = runner.iter + 1
+        # What is left of the step that went wrong is not to be shown, nor averaged.
+        if self.head is not None:
+            self.head.last = None
+        logged = runner.message_hub.log_scalars
+        for name in [name for name in logged if name.startswith('train/')]:
+            del logged[name]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(f'DivergenceGuardHook: {message}')
+
+
+def _savers(runner: Runner) -> list[CheckpointHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+
+
+def _resumable(good: list[str]) -> str:
+    if good:
+        return f'resume from the last earlier checkpoint, {good[0]}'
+    return 'start anew: there is no earlier checkpoint'
+
+
+def _step(
+    runner: Runner, head: HypersphereHead | None, batch: Any, outputs: Mapping
+) -> Step:
+    loss = getattr(head, 'loss_module', None)
+    margin = getattr(loss, 'm', None)
+    norms = runner.message_hub.log_scalars.get('train/grad_norm')
+    return Step(
+        iteration=runner.iter + 1,
+        outputs={
+            name: value.detach() if isinstance(value, Tensor) else value
+            for name, value in outputs.items()
+        },
+        numbers=_numbers(batch),
+        geometry=None if head is None else head.last,
+        lr=next(iter(runner.optim_wrapper.get_lr().values()))[0],
+        margin=margin if isinstance(margin, int | float) else None,
+        grad_norm=None if norms is None else float(norms.current()),
+    )
+
+
+def _numbers(batch: Any) -> list[int]:
+    """Numbers of the samples of a batch, as the data loader gives it."""
+    if not isinstance(batch, dict):
+        return []
+    if 'sample_idx' in batch:
+        return [int(number) for number in batch['sample_idx']]
+    samples = batch.get('data_samples', ())
+    return [int(sample.get('sample_idx', -1)) for sample in samples]

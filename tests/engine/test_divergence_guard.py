@@ -1,0 +1,357 @@
+"""Runs that are made to go wrong are caught, explained, and rolled back."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from runs import scalars, small_config
+
+from mmhyperface.apis import build_runner
+from mmhyperface.engine import checkpoint as storage
+from mmhyperface.engine.divergence import (
+    CollapseSigns,
+    State,
+    Step,
+    explain,
+    is_good,
+    state_of,
+)
+from mmhyperface.engine.hooks import DivergenceGuardHook
+from mmhyperface.errors import UserError
+from mmhyperface.models.heads import BatchGeometry
+
+
+class Poison(Hook):
+    """Makes one image of some iterations, counted from 1, infinite on one rank."""
+
+    def __init__(self, at, rank: int = 0, place: int = 3) -> None:
+        self.at, self.rank, self.place = at, rank, place
+        self.numbers = []
+
+    def before_train(self, runner):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        inner = model.loss
+
+        def poisoned(inputs, data_samples):
+            if runner.iter + 1 in self.at and runner.rank == self.rank:
+                inputs = inputs.clone()
+                inputs[self.place] = math.inf
+                self.numbers.append(data_samples[self.place].sample_idx)
+            return inner(inputs, data_samples)
+
+        model.loss = poisoned
+
+
+class Watch(Hook):
+    """Keeps a copy of what is trained, after some iterations."""
+
+    priority = 'HIGH'  # right after the guard
+
+    def __init__(self, at) -> None:
+        self.at, self.kept = at, {}
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 not in self.at:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        optimizer = runner.optim_wrapper.optimizer
+        average = [h.ema_model for h in runner.hooks if isinstance(h, EMAHook)]
+        self.kept[runner.iter + 1] = {
+            'weights': [p.detach().clone() for p in model.parameters()],
+            'average': [p.detach().clone() for m in average for p in m.parameters()],
+            'rows': [
+                m.head.weight.detach().clone()
+                for m in (model, *(m.module for m in average))
+            ],
+            'momentum': [
+                optimizer.state[p]['momentum_buffer'].clone()
+                for p in (model.head.weight, model.backbone.fc.weight)
+            ],
+        }
+
+
+def config(work_dir: Path, guard: dict, **options):
+    return small_config(
+        work_dir,
+        **{
+            'default_hooks.divergence_guard': dict(type='DivergenceGuardHook', **guard),
+            'default_hooks.checkpoint.interval': 2,
+            'train_cfg.max_iters': 10,
+            **options,
+        },
+    )
+
+
+def text_of(work_dir: Path) -> str:
+    return max(work_dir.glob('*/*.log')).read_text()
+
+
+def test_stopping_leaves_the_last_good_checkpoint_and_names_the_sample(tmp_path):
+    runner = build_runner(config(tmp_path, dict(interval=100)))
+    poison = Poison(at=[4])
+    runner.register_hook(poison)
+    with pytest.raises(UserError) as caught:
+        runner.train()
+    message = str(caught.value)
+    (number,) = poison.numbers
+    label = runner.train_dataloader.dataset.get_data_info(number)['gt_label']
+    assert 'the loss is not finite at iteration 4 (loss=nan' in message
+    assert '1 of 8 samples have such a loss' in message
+    assert f'number {number} of the training set, label {label}: loss nan' in message
+    assert 'lr=0.0' in message
+    assert 'margin=0.2' in message
+    assert 'grad_norm=nan' in message
+    assert message.endswith(f'the last earlier checkpoint, {tmp_path}/iter_2.pth')
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_2.pth']
+    assert is_good(str(tmp_path / 'iter_2.pth'))
+
+
+ROLLBACK = dict(action='rollback', interval=3, lr_factor=0.25)
+
+
+def test_a_rollback_restores_and_trains_on_with_a_lower_learning_rate(tmp_path):
+    options = {
+        'custom_hooks': [dict(type='EMAHook', momentum=0.1)],
+        'optim_wrapper.clip_grad': None,
+    }
+    clean = build_runner(config(tmp_path / 'clean', {}, **options))
+    before = Watch(at=[2])
+    clean.register_hook(before, 'LOWEST')
+    clean.train()
+    runner = build_runner(config(tmp_path / 'bad', ROLLBACK, **options))
+    poison, after = Poison(at=[5]), Watch(at=[6])
+    runner.register_hook(poison)
+    runner.register_hook(after)
+    runner.train()
+    log = text_of(tmp_path / 'bad')
+    assert 'the loss is not finite at iteration 5' in log
+    assert f'number {poison.numbers[0]} of the training set' in log
+    assert f'Rolled back to {tmp_path}/bad/iter_2.pth, 1 of at most 3' in log
+    for name, values in before.kept[2].items():
+        assert len(values)
+        for found, value in zip(after.kept[6][name], values, strict=True):
+            assert torch.equal(found, value), name
+    rates, usual = (scalars(tmp_path / name, 'lr') for name in ('bad', 'clean'))
+    # The log of iteration 6 begins anew, after its rate has been noted.
+    np.testing.assert_allclose(rates[:5], usual[:5])
+    np.testing.assert_allclose(rates[-4:], np.multiply(usual[-4:], 0.25), rtol=1e-6)
+    assert np.isfinite(scalars(tmp_path / 'bad')[-4:]).all()
+    for step in (6, 8, 10):
+        assert is_good(str(tmp_path / 'bad' / f'iter_{step}.pth'))
+
+    again = config(tmp_path / 'resumed', ROLLBACK, **options)
+    again.resume, again.load_from = True, str(tmp_path / 'bad' / 'iter_8.pth')
+    resumed = build_runner(again)
+    resumed.train()
+    assert scalars(tmp_path / 'resumed', 'lr') == rates[-2:]
+    assert scalars(tmp_path / 'resumed') == scalars(tmp_path / 'bad')[-2:]
+    (guard,) = (h for h in resumed.hooks if isinstance(h, DivergenceGuardHook))
+    assert guard.rollbacks == 1
+
+
+def test_a_learning_rate_too_high_is_lowered_until_the_loss_is_finite(tmp_path):
+    guard = dict(action='rollback', interval=1, lr_factor=1e-31, max_rollbacks=1)
+    options = {
+        'optim_wrapper.optimizer.lr': 1e30,
+        'optim_wrapper.clip_grad': None,
+        'param_scheduler': [],
+        'default_hooks.checkpoint.interval': 100,
+    }
+    build_runner(config(tmp_path, guard, **options)).train()
+    log = text_of(tmp_path)
+    assert 'batch normalisation has spread' in log
+    assert f'Rolled back to {tmp_path}/iter_0.pth' in log
+    assert np.isfinite(scalars(tmp_path)[-4:]).all()
+    assert scalars(tmp_path, 'lr')[-1] == pytest.approx(0.1)
+    assert is_good(str(tmp_path / 'iter_10.pth'))
+
+
+def test_it_gives_up_after_some_rollbacks(tmp_path):
+    guard = dict(action='rollback', interval=1, max_rollbacks=2)
+    runner = build_runner(config(tmp_path, guard))
+    runner.register_hook(Poison(at=range(4, 11)))
+    with pytest.raises(UserError, match=r'rolled back 2 times already'):
+        runner.train()
+    # Going back to the newest one did not help.
+    log = text_of(tmp_path)
+    assert log.index('Rolled back to') == log.index(f'Rolled back to {tmp_path}/iter_2')
+
+
+def test_lent_rows_in_the_middle_of_an_accumulation_are_restored(tmp_path):
+    guard = dict(action='rollback', interval=1)
+    options = {
+        'model.head.sample_rate': 0.999,
+        'model.head.catch_up': True,
+        'model.head.centres': 'normalize',
+        'optim_wrapper.accumulative_counts': 2,
+        'optim_wrapper.clip_grad': None,
+    }
+    runner = build_runner(config(tmp_path, guard, **options))
+    watch = Watch(at=[2, 5])
+    runner.register_hook(watch)
+    runner.register_hook(Poison(at=[5]))
+    runner.train()
+    for name in ('weights', 'momentum'):
+        for found, value in zip(watch.kept[5][name], watch.kept[2][name], strict=True):
+            assert torch.equal(found, value), name
+    assert is_good(str(tmp_path / 'iter_10.pth'))
+
+
+def test_a_collapse_is_caught(tmp_path):
+    class Zero(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter >= 4:
+                torch.nn.init.zeros_(runner.model.backbone.fc.weight)
+                torch.nn.init.zeros_(runner.model.backbone.fc.bias)
+
+    runner = build_runner(config(tmp_path, dict(interval=1, patience=3)))
+    runner.register_hook(Zero())
+    with pytest.raises(UserError) as caught:
+        runner.train()
+    message = str(caught.value)
+    assert 'mean feature norm is 0, outside norm_range' in message
+    assert '3 times in a row up to iteration 7' in message
+    assert 'The largest loss is that of number' in message
+    # iter_4 is the last whose network was seen to be good only before its step.
+    assert message.endswith(f'{tmp_path}/iter_2.pth')
+
+
+def geometry(**options) -> BatchGeometry:
+    values = dict(
+        own=torch.zeros(4),
+        hardest=torch.zeros(4),
+        norm=torch.ones(4),
+        loss=torch.zeros(4),
+        violating=torch.ones(4, dtype=torch.bool),
+        target=torch.arange(4),
+        mean_direction=torch.zeros(3),
+        of_all_ranks=False,
+    )
+    return BatchGeometry(**{**values, **options})
+
+
+def step(**options) -> Step:
+    found = geometry(**options)
+    outputs = {'loss': found.loss.mean()}
+    return Step(9, outputs, (5, 6, 7, 8), found, 0.1, None, None)
+
+
+def test_the_mean_cosine_is_that_of_all_pairs():
+    x = np.random.default_rng(0).normal(size=(7, 3)) + 0.4
+    directions = [row / math.sqrt(row @ row) for row in x]
+    pairs = [directions[i] @ directions[j] for i in range(7) for j in range(i)]
+    state = state_of(
+        step(
+            mean_direction=torch.tensor(np.mean(directions, axis=0)),
+            own=torch.zeros(7),
+            norm=torch.arange(7.0),
+        )
+    )
+    assert state.cosine == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert state.norm == 3
+    assert math.isnan(state_of(step(own=torch.zeros(1))).cosine)
+
+
+def signs(**options) -> CollapseSigns:
+    limits = dict(max_cosine=0.98, norm_range=(1e-3, 1e4), max_rise=10, patience=2)
+    return CollapseSigns(**{**limits, **options}, window=4)
+
+
+def test_embeddings_that_have_never_been_apart_are_no_collapse():
+    watcher = signs()
+    assert [watcher.see(State(1, 1, 0.999)) for _ in range(5)] == [None] * 5
+    watcher.see(State(1, 1, 0.2))
+    assert watcher.see(State(1, 1, 0.999)) is None
+    assert 'become alike' in watcher.see(State(1, 1, 0.999))
+
+
+def test_one_odd_batch_is_no_collapse():
+    watcher = signs()
+    for norm in (1, 1e-9, 1, 1e9, 1, math.nan, 1):
+        assert watcher.see(State(1, norm, 0)) is None
+    assert watcher.see(State(1, 1e9, 0)) is None
+    assert 'feature norm is 1e+09' in watcher.see(State(1, 1e9, 0))
+
+
+@pytest.mark.parametrize(
+    ('usual', 'bad', 'found'),
+    [
+        ((2.0, 2.5, 2.2, 2.1), 30.0, True),
+        ((2.0, 2.5, 2.2, 2.1), 20.0, False),
+        # SFace's: it may rise above zero, and ten times less than nothing is less.
+        ((-20.0, -21.0, -19.0, -20.0), -2.0, False),
+        ((-20.0, -21.0, -19.0, -20.0), 30.0, False),
+        ((-20.0, -21.0, -19.0, -20.0), 200.0, True),
+        ((-0.1, 0.1, -0.3, 0.3), 1.0, False),
+        ((-0.1, 0.1, -0.3, 0.3), 3.0, True),
+        ((2.0,), 1e9, False),  # too short a history
+    ],
+)
+def test_a_loss_that_rises_far_above_its_median(usual, bad, found):
+    watcher = signs(patience=1)
+    for loss in usual:
+        assert watcher.see(State(loss, 1, 0)) is None
+    assert bool(watcher.see(State(bad, 1, 0))) == found
+
+
+def test_the_sample_is_named_with_its_file():
+    data = SimpleNamespace(get_data_info=lambda number: {'img_path': f'a/{number}.jpg'})
+    losses = torch.tensor([1.0, 9.0, math.inf, math.nan])
+    text = explain(step(loss=losses), None, data)
+    assert '2 of 4 samples' in text
+    assert 'number 7 of the training set (a/7.jpg), label 2: loss inf' in text
+
+
+def test_checkpoints_that_are_not_finite_or_damaged_are_not_good(tmp_path):
+    def saved(name, **parts):
+        whole = {'state_dict': {}, 'optimizer': {}, **parts}
+        torch.save(whole, tmp_path / name)
+        return str(tmp_path / name)
+
+    good = {'state_dict': {'a': torch.ones(3), 'n': torch.tensor(3)}}
+    assert is_good(saved('a', **good))
+    assert not is_good(saved('b', state_dict={'a': torch.tensor([1, math.nan])}))
+    momentum = {'state': {0: {'momentum_buffer': torch.tensor([math.inf])}}}
+    assert not is_good(saved('c', **good, optimizer=momentum))
+    assert not is_good(str(tmp_path / 'none'))
+    torch.save({'state_dict': {}}, tmp_path / 'published')
+    assert not is_good(str(tmp_path / 'published'))
+    Path(tmp_path / 'd').write_bytes(b'no checkpoint')
+    assert not is_good(str(tmp_path / 'd'))
+    folder = tmp_path / 'folder'
+    folder.mkdir()
+    for value, expected in ((1.0, True), (math.nan, False)):
+        torch.save({'state_dict': {}, 'optimizer': {}}, folder / storage.MODEL)
+        key = ['state_dict', 'head.weight']
+        rows = torch.full((4, 2), value)
+        parts = storage.write_rows(folder, key, rows, 0)
+        tensor = dict(key=key, dtype='float32', shape=[4, 2], parts=parts)
+        storage.write_index(folder, [tensor])
+        assert is_good(str(folder)) == expected
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(action='pray'),
+        dict(interval=0),
+        dict(patience=0),
+        dict(lr_factor=0),
+        dict(lr_factor=2),
+        dict(max_rollbacks=-1),
+    ],
+)
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(UserError, match='DivergenceGuardHook'):
+        DivergenceGuardHook(**options)
+
+
+def test_a_model_without_our_head_is_guarded_too():
+    found = Step(3, {'loss': torch.tensor(math.nan)}, [1, 2], None, 0.1, None, None)
+    assert explain(found, None, None) == ''
+    assert math.isnan(state_of(found).norm)

@@ -1,0 +1,97 @@
+"""Hooks that watch a training, on several processes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from runs import scalars, spawn
+from test_angle_statistics import BATCH, config, reported
+from test_divergence_guard import ROLLBACK, Poison, Watch, text_of
+from test_divergence_guard import config as guarded
+
+from mmhyperface.apis import build_runner
+from mmhyperface.engine import checkpoint as storage
+from mmhyperface.engine.divergence import is_good
+
+SHARDED = {'whole': False, 'split': True}
+
+
+def train_watched(root: str, world: int) -> None:
+    """A run whose angles are reported, whole and split centres; one that diverges."""
+    for name, sharded in SHARDED.items():
+        cfg = config(
+            Path(root) / name,
+            **{
+                'train_dataloader.batch_size': BATCH // world,
+                'model.head.sharded': sharded,
+            },
+        )
+        cfg.launcher = 'pytorch' if world > 1 else 'none'
+        build_runner(cfg).train()
+    if world > 1:
+        diverge_on_the_last_rank(root, world)
+
+
+def diverge_on_the_last_rank(root: str, world: int) -> None:
+    cfg = guarded(
+        Path(root) / 'bad',
+        ROLLBACK,
+        **{
+            'model.head.sharded': True,
+            'model.head.engine': 'blocked',
+            'train_dataloader.batch_size': BATCH // world,
+            'custom_hooks': [dict(type='EMAHook', momentum=0.1)],
+            'centre_parts_above': 0,  # checkpoints are folders
+        },
+    )
+    cfg.launcher = 'pytorch'
+    runner = build_runner(cfg)
+    poison, watch = Poison(at=[5], rank=world - 1, place=0), Watch(at=[6])
+    runner.register_hook(poison)
+    runner.register_hook(watch)
+    runner.train()
+    torch.save([watch.kept[6], poison.numbers], f'{root}/{runner.rank}.pth')
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp('one')
+    train_watched(str(root), 1)
+    return root
+
+
+@pytest.fixture(scope='module', params=[2, pytest.param(3, marks=pytest.mark.slow)])
+def several(tmp_path_factory, request) -> tuple[Path, int]:
+    root = tmp_path_factory.mktemp('several')
+    spawn(request.param, train_watched, str(root), request.param)
+    return root, request.param
+
+
+@pytest.mark.parametrize('name', SHARDED)
+def test_angles_are_those_of_one_process(alone, several, name):
+    expected, found = reported(alone / name), reported(several[0] / name)
+    assert len(found) == len(expected) == 2
+    for line, other in zip(expected, found, strict=True):
+        assert other.keys() == line.keys()
+        for key, value in line.items():
+            assert other[key] == pytest.approx(value, rel=1e-4), key
+
+
+def test_all_roll_back_if_one_has_a_bad_sample(several):
+    root, world = several
+    log = text_of(root / 'bad')
+    ranks = [torch.load(root / f'{rank}.pth') for rank in range(world)]
+    (number,) = ranks[-1][1]
+    assert f'1 of {BATCH} samples have such a loss' in log
+    assert f'the first is number {number} of the training set' in log
+    saved = storage.read(str(root / 'bad' / 'iter_2.pth'))
+    # EMAHook saves the averaged network as the network, and the other way round.
+    for number, key in enumerate(('ema_state_dict', 'state_dict')):
+        (rows,) = (v for k, v in saved[key].items() if k.endswith('head.weight'))
+        found = torch.cat([kept['rows'][number] for kept, _ in ranks])
+        assert torch.equal(found, rows.take(torch.arange(rows.shape[0])))
+    network, *others = (kept['weights'][0] for kept, _ in ranks)
+    assert all(torch.equal(network, other) for other in others)
+    assert is_good(str(root / 'bad' / 'iter_10.pth'))
+    assert np.isfinite(scalars(root / 'bad')[-4:]).all()

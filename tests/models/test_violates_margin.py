@@ -1,0 +1,110 @@
+"""Who has left the margin, against the papers' formulas in a loop."""
+
+import math
+
+import pytest
+import torch
+
+from mmhyperface.models import losses
+
+COSINES = [-1.0, -0.6, -0.1, 0.0, 0.2, 0.45, 0.6, 0.75, 0.9, 1.0]
+NORM = 7.0
+
+
+def sphereface2(own, other):
+    def g(z):
+        return 2 * ((z + 1) / 2) ** 3 - 1
+
+    bias = -1.5
+    return 40 * (g(own) - 0.3) + bias <= 0 or 40 * (g(other) + 0.3) + bias >= 0
+
+
+def sphereface2_angle(own, other):
+    def g(z):
+        return 2 * ((z + 1) / 2) ** 3 - 1
+
+    moved = math.cos(min(math.pi, math.acos(own) + 0.2))
+    return 40 * g(moved) - 1.5 <= 0 or 40 * g(other) - 1.5 >= 0
+
+
+def magface(own, other):
+    margin = 0.45 + (0.8 - 0.45) / (110 - 10) * (10 - 10)  # of a norm below l_a
+    return math.cos(math.acos(own) + margin) <= other
+
+
+def curricularface(own, other):
+    # Its running mean is 0: a harder class than cos(theta + m) counts cos^2.
+    threshold = math.cos(math.acos(own) + 0.5)
+    psi = threshold
+    if math.acos(own) >= math.pi - 0.5:
+        psi = own - 0.5 * math.sin(0.5)
+    return psi <= (other * other if other > threshold else other)
+
+
+CASES = {
+    'normface': (losses.NormFaceLoss(s=16.0), lambda own, other: own <= other),
+    'cosface': (
+        losses.CosFaceLoss(s=16.0, m=0.35),
+        lambda own, other: own - 0.35 <= other,
+    ),
+    'arcface': (
+        losses.ArcFaceLoss(m=0.5),
+        lambda own, other: math.cos(math.acos(own) + 0.5) <= other,
+    ),
+    'spherefacer v2': (
+        losses.SphereFaceRLoss('v2', 'none', m=1.4),
+        lambda own, other: own <= math.cos(math.acos(other) / 1.4),
+    ),
+    'spherefacer v1': (
+        losses.SphereFaceRLoss('v1', 'hard', m=1.4),
+        lambda own, other: math.cos(min(math.pi, 1.4 * math.acos(own))) <= other,
+    ),
+    'magface': (losses.MagFaceLoss(), magface),
+    'curricularface': (losses.CurricularFaceLoss(m=0.5), curricularface),
+    'sphereface2 C': (losses.SphereFace2Loss('C', r=40.0, m=0.3, t=3.0), sphereface2),
+    'sphereface2 A': (
+        losses.SphereFace2Loss('A', r=40.0, m=0.2, t=3.0),
+        sphereface2_angle,
+    ),
+    'sface': (
+        losses.SFaceLoss(a=0.87, b=1.2),
+        lambda own, other: math.acos(own) > 0.87 or math.acos(other) < 1.2,
+    ),
+}
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_a_sample_violates_where_the_formula_says_so(name):
+    loss, formula = CASES[name]
+    if hasattr(loss, 'bias'):
+        torch.nn.init.constant_(loss.bias, -1.5)
+    own, other = (
+        x.reshape(-1, 1).double()
+        for x in torch.meshgrid(
+            torch.tensor(COSINES), torch.tensor(COSINES) - 0.013, indexing='ij'
+        )
+    )
+    own, other = own.clamp(-1, 1), other.clamp(-1, 1)
+    context = loss.context(own, torch.full_like(own, NORM))
+    found = loss.violates_margin(own, other, context)
+    assert found.dtype == torch.bool
+    assert found.shape == own.shape
+    expected = [
+        formula(a, b)
+        for a, b in zip(own.flatten().tolist(), other.flatten().tolist(), strict=True)
+    ]
+    assert found.flatten().tolist() == expected
+    assert len(set(expected)) == 2
+
+
+def test_a_loss_that_does_not_say_compares_the_cosines():
+    class Plain(losses.DecoupledLoss):
+        def target(self, own, context):
+            return -own
+
+        def others(self, cos, context):
+            return cos
+
+    own, other = torch.full((3, 1), 0.3), torch.tensor([[0.2], [0.3], [0.4]])
+    found = Plain().violates_margin(own, other, {})
+    assert found.flatten().tolist() == [False, True, True]
