@@ -23,6 +23,7 @@ setup(
             'evaluation/report/templates/*.jinja',
             '.mim/model-index.yml',
             '.mim/configs/**/*.py',
+            '.mim/configs/**/*.yml',
             '.mim/tools/**/*.py',
             '.mim/tools/**/*.sh',
         ]

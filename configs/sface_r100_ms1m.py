@@ -1,6 +1,7 @@
-# SFace, ResNet-100, MS1MV2 (arXiv 2205.12010): batch 512 as 4 x 128, as in the
-# authors' MXNet code. That code also draws the convolutions from Xavier normal
-# (fan out), where ours has N(0, 0.1), and uses 2e-5 in its batch norms. Not run here.
+# SFace (arXiv 2205.12010), ResNet-100, MS1MV2: the authors' SFace_mxnet/README.md,
+# 4 GPUs x 128. That code also draws the convolutions from Xavier normal (fan out),
+# where ours has N(0, 0.1), uses 2e-5 in its batch norms, and as it stands takes the
+# first two GPUs only. Not run here.
 _base_ = [
     '_base_/models/iresnet100.py',
     '_base_/datasets/ms1m.py',
@@ -10,8 +11,9 @@ _base_ = [
 model = dict(
     backbone=dict(dropout=0.4),
     head=dict(
+        num_classes=_base_.num_classes,
         # sqrt(2 / fan out), as that code draws the centres.
-        init_std=(2 / 85_742) ** 0.5,
+        init_std=(2 / _base_.num_classes) ** 0.5,
         loss=dict(type='SFaceLoss', s=64.0, k=80.0, a=0.90, b=1.20),
     ),
 )

@@ -1,15 +1,8 @@
-# SphereFace2-C, IResNet-100, MS1M: OpenSphere's newer recipe. Not run here.
-_base_ = [
-    '_base_/models/iresnet100.py',
-    '_base_/datasets/ms1m.py',
-    '_base_/schedules/opensphere_240k.py',
-    '_base_/default_runtime.py',
-]
+# SphereFace2-C (arXiv 2108.01513), IResNet-100, MS1M: OpenSphere HEAD,
+# config/train/ms1m_iresnet100_sphereface2.yml. Not run here.
+_base_ = '_base_/recipes/r100_ms1m.py'
 model = dict(
-    # OpenSphere trains the last batch norm's weight, from 0.1.
-    backbone=dict(freeze_features=False, features_init=0.1),
     head=dict(
-        centres='project',
         loss=dict(
             type='SphereFace2Loss',
             margin_type='C',
@@ -18,6 +11,6 @@ model = dict(
             m=0.5,
             t=3.0,
             loss_weight=50.0,
-        ),
-    ),
+        )
+    )
 )

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def report_errors() -> Generator[None, None, None]:
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the arguments that OpenMMLab's tools share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='path of the config')
+    parser.add_argument('config', help='path of the config, or PACKAGE::FILE')
     parser.add_argument(
         '--work-dir', help='where results go; ./work_dirs/CONFIG if unset'
     )
@@ -92,7 +93,7 @@ def config_from(args: argparse.Namespace, test_sets: Sequence[str] = ()) -> Conf
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
-        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
     return cfg
 
 
@@ -105,6 +106,8 @@ def load_config(
     ``data_root``; or, with `test_sets`, in theirs.
 
     Args:
+        path: of a file, or as in ``_base_`` ``PACKAGE::FILE``, a config of an installed
+            package.
         test_sets: names or files of test sets that take the place of the config's, see
             :func:`take_test_sets`.
 
@@ -112,9 +115,10 @@ def load_config(
         UserError: If there is no such file, or test sets of several folders are to be
             moved to one.
     """
-    if not Path(path).is_file():
+    file = _config_file(path)
+    if not file.is_file():
         raise UserError(f'there is no config {path}')
-    cfg = Config.fromfile(path)
+    cfg = Config.fromfile(file)
     options = dict(options or {})
     if test_sets:
         roots = take_test_sets(cfg, test_sets)
@@ -131,6 +135,16 @@ def load_config(
             _move(cfg._cfg_dict, root, options['data_root'])
     cfg.merge_from_dict(options)
     return cfg
+
+
+def _config_file(path: str) -> Path:
+    package, mark, name = path.partition('::')
+    if not mark:
+        return Path(path)
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise UserError(f'there is no package {package} for the config {path}')
+    return Path(spec.origin).parent / '.mim' / 'configs' / name
 
 
 def dataset_config(cfg: Config, phase: str) -> ConfigDict:

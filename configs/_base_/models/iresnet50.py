@@ -1,0 +1,2 @@
+_base_ = 'iresnet100.py'
+model = dict(backbone=dict(depth=50))

@@ -1,0 +1,16 @@
+# CosFace (arXiv 1801.09414), IResNet-50, Glint360K: insightface,
+# recognition/arcface_torch/configs/glint360k_r50.py, 8 GPUs x 128. Not run here.
+_base_ = [
+    '_base_/models/iresnet50.py',
+    '_base_/datasets/glint360k.py',
+    '_base_/schedules/insightface_334k.py',
+    '_base_/default_runtime.py',
+]
+model = dict(
+    head=dict(
+        num_classes=_base_.num_classes,
+        init_std=0.01,
+        loss=dict(type='CosFaceLoss', s=64.0, m=0.4),
+    )
+)
+train_dataloader = dict(batch_size=128)

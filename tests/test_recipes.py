@@ -1,0 +1,232 @@
+"""Every config of the repository: built at full size, and trained at a small one."""
+
+import copy
+import math
+import uuid
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+from runs import CONFIGS, scalars
+from torch import nn
+
+from mmhyperface.apis import build_runner, count_classes
+from mmhyperface.models.backbones import ir, iresnet
+
+LEAVES = sorted(path.stem for path in CONFIGS.glob('*.py'))
+# Identities of the data sets as they are distributed.
+CLASSES = {
+    'casia': 10_572,
+    'facefolder': 'auto',
+    'glint360k': 360_232,
+    'ms1m': 85_742,
+    'ms1mv3': 93_431,
+    'quickstart': 500,
+    'vggface2': 8631,
+    'webface42m': 2_059_906,
+}
+PEOPLE = 40
+WIDTHS = (64, 128, 256, 512)
+# From the last map of 7 x 7 pixels to the embedding.
+LAST = (512 * 7 * 7 + 1) * 512
+
+
+def leaf(name: str) -> Config:
+    return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+def sfnet_parameters(depth: int, with_bn: bool) -> int:
+    """Of SFNet for 112 x 112 faces."""
+    blocks = {20: (1, 2, 4, 1), 64: (3, 8, 16, 3)}[depth]
+    extra = 2 if with_bn else 1  # scale and shift, or bias
+    total, before = 0, 3
+    for number, width in zip(blocks, WIDTHS, strict=True):
+        total += 9 * before * width + extra * width
+        total += 2 * number * (9 * width + extra) * width
+        before = width
+    return total + LAST + (2 * 512 if with_bn else 0)
+
+
+def residual_parameters(depth: int, is_ir: bool) -> int:
+    """Of IResNet, or of face.evoLVe's IR, for 112 x 112 faces."""
+    blocks = {50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}[depth]
+    total, before = 9 * 3 * 64 + 3 * 64, 64
+    for number, width in zip(blocks, WIDTHS, strict=True):
+        for first in (True, *[False] * (number - 1)):
+            # Scale and shift, convolution, slopes, convolution, scale and shift.
+            total += 2 * before + 9 * before * width + width
+            total += 9 * width * width + 2 * width
+            total += 0 if is_ir else 2 * width
+            if before != width or (first and not is_ir):
+                total += before * width + 2 * width
+            before = width
+    return total + 2 * 512 + LAST + 2 * 512
+
+
+def test_parameters_are_counted_as_published():
+    assert residual_parameters(50, is_ir=False) == 43_590_848
+    assert residual_parameters(50, is_ir=True) == 43_574_976
+
+
+@pytest.mark.parametrize('name', LEAVES)
+def test_the_model_has_the_published_size(name):
+    cfg = leaf(name)
+    head, network = cfg.model.head, cfg.model.backbone
+    for part in name.split('_'):
+        assert head.num_classes == CLASSES.get(part, head.num_classes)
+    if head.num_classes == 'auto':
+        head.num_classes = 5
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert model.head.weight.shape == (head.num_classes, head.in_channels)
+    assert all(value.is_meta for value in model.parameters())
+    assert type(model.head.loss_module).__name__ == head.loss.type
+    found = sum(value.numel() for value in model.backbone.parameters())
+    if network.type != 'SFNet':
+        assert found == residual_parameters(network.depth, network.type == 'IR')
+    elif 'input_size' not in network:
+        assert found == sfnet_parameters(network.depth, network.with_bn)
+
+
+def make_small(cfg: Config, work_dir: Path) -> None:
+    """Images of 16 x 16 pixels, few of them and of few people.
+
+    The network keeps its depth, but not its widths. Optimizer, schedules, hooks and
+    what the config does with its training set stay.
+    """
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = uuid.uuid4().hex
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+    cfg.merge_from_dict(
+        {
+            'model.backbone.input_size': 16,
+            'train_dataloader.batch_size': 4,
+            'train_dataloader.num_workers': 0,
+            'train_cfg.max_iters': 2,
+            'default_hooks.logger.interval': 1,
+            'default_hooks.checkpoint': None,
+            'log_processor.window_size': 1,
+        }
+    )
+    if cfg.model.backbone.type == 'SFNet':
+        cfg.model.backbone.widths = (4, 8, 16, 32)
+    if cfg.model.head.num_classes != 'auto':
+        cfg.model.head.num_classes = PEOPLE
+    holder = cfg.train_dataloader
+    while 'dataset' in holder.dataset:
+        holder = holder.dataset
+    steps = [step for step in holder.dataset.pipeline if step.type != 'LoadFace']
+    for step in steps:
+        if 'scale' in step:
+            step.scale = 16
+    holder.dataset = dict(
+        type='SyntheticFaces',
+        num_identities=PEOPLE,
+        images_per_identity=2,
+        image_size=16,
+        pipeline=steps,
+    )
+
+
+@pytest.fixture
+def _quick(monkeypatch):
+    # Each run would format its config four times, and ask compilers for versions.
+    monkeypatch.setattr(Config, 'pretty_text', '')
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
+    for module in (ir, iresnet):
+        monkeypatch.setattr(module, 'WIDTHS', (4, 8, 16, 32))
+
+
+@pytest.mark.usefixtures('_quick')
+@pytest.mark.parametrize('name', LEAVES)
+def test_two_iterations(name, tmp_path):
+    cfg = leaf(name)
+    published = copy.deepcopy(cfg)
+    make_small(cfg, tmp_path)
+    count_classes(cfg)
+    runner = build_runner(cfg)
+    after = dict(runner.model.named_parameters())
+    before = {key: value.detach().clone() for key, value in after.items()}
+    runner.train()
+    losses = scalars(tmp_path)
+    assert len(losses) == 2
+    assert all(map(math.isfinite, losses))
+    moved = {key for key, old in before.items() if not torch.equal(old, after[key])}
+    trained = {key for key, value in after.items() if value.requires_grad}
+    assert moved <= trained
+    assert 'head.weight' in moved
+    # A single pixel at the end, or a first step of a warm-up, leaves some as they are.
+    assert len(moved) > len(trained) / 2
+
+    wrapper = runner.optim_wrapper
+    assert type(wrapper).__name__ == published.optim_wrapper.type
+    assert wrapper.clip_grad_kwargs == published.optim_wrapper.get('clip_grad')
+    head = runner.model.head
+    assert (head.rows is not None) == (head.sample_rate < 1)
+    assert head.centres == published.model.head.get('centres', 'normalize')
+    assert len(runner.param_schedulers) == (
+        len(published.param_scheduler)
+        if isinstance(published.param_scheduler, list)
+        else 1
+    )
+    dataset = runner.train_dataloader.dataset
+    if name.endswith('noise60'):
+        assert type(dataset).__name__ == 'LabelNoise'
+        assert (dataset.noisy != dataset.clean).mean() == 0.6
+    else:
+        assert type(dataset).__name__ == 'SyntheticFaces'
+
+
+def test_norms_do_not_decay_where_published_so():
+    cfg = leaf('sface_ir50_casia')
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    decays = {}
+    for group in wrapper.optimizer.param_groups:
+        (parameter,) = group['params']
+        decays[id(parameter)] = group['weight_decay']
+    for module in model.modules():
+        is_norm = isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        for parameter in module.parameters(recurse=False):
+            assert decays.pop(id(parameter)) == (0 if is_norm else 5e-4)
+    assert not decays
+
+
+@pytest.mark.parametrize(
+    ('name', 'base', 'warm_up', 'total'),
+    [
+        ('arcface_r50_ms1mv3', 0.1, 0, 20 * (5_179_510 // 1024)),
+        ('cosface_r100_glint360k', 0.1, 0, 20 * (17_091_657 // 1024)),
+        (
+            'cosface_r50_webface42m',
+            0.4,
+            2 * (42_474_557 // 4096),
+            20 * (42_474_557 // 4096),
+        ),
+    ],
+)
+def test_the_rate_falls_as_insightface_has_it(name, base, warm_up, total):
+    """Linearly, to 0 after the last iteration, after a linear warm-up from 0."""
+    cfg = leaf(name)
+    assert cfg.train_cfg.max_iters == total
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], base)
+    schedulers = [
+        PARAM_SCHEDULERS.build(dict(options, optimizer=optimizer))
+        for options in cfg.param_scheduler
+    ]
+    optimizer.step()
+    for iteration in range(warm_up + 1000):
+        share = 1 - (iteration - warm_up) / (total - warm_up)
+        if iteration < warm_up:
+            share = iteration / warm_up
+        rate = optimizer.param_groups[0]['lr']
+        assert rate == pytest.approx(base * share, rel=1e-8, abs=1e-6 * base)
+        for scheduler in schedulers:
+            scheduler.step()
