@@ -101,6 +101,18 @@ def state_of(step: Step) -> State:
     return State(float(host[0]), float(host[1]), cosine)
 
 
+class Past(NamedTuple):
+    """What the signs of a collapse are compared with.
+
+    Attributes:
+        losses: Those that make the median, oldest first.
+        spread_once: Whether the embeddings have been apart.
+    """
+
+    losses: tuple[float, ...]
+    spread_once: bool
+
+
 class CollapseSigns:
     """Watches for what shows long before a loss is NaN, or instead of it.
 
@@ -126,8 +138,14 @@ class CollapseSigns:
         self.spread_once = False
         self.in_a_row = 0
 
-    def forget(self) -> None:
-        """Begin anew, as after the network has been replaced."""
+    def past(self) -> Past:
+        """What has been seen until now that later states are compared with."""
+        return Past(tuple(self.losses), self.spread_once)
+
+    def go_back(self, past: Past) -> None:
+        """Compare with what had been seen when the network was as it is again."""
+        self.losses = deque(past.losses, maxlen=self.window)
+        self.spread_once = past.spread_once
         self.in_a_row = 0
 
     def see(self, state: State) -> str | None:
@@ -195,8 +213,10 @@ class Suspect:
 
     def __str__(self) -> str:
         where = f' ({self.path})' if self.path else ''
+        known = self.number >= 0
+        name = f'number {self.number} of the' if known else 'an unnumbered one of the'
         return (
-            f'number {self.number} of the training set{where}, label {self.label}: '
+            f'{name} training set{where}, label {self.label}: '
             f'loss {self.loss:.4g}, cosine to its own centre {self.cosine:.4g}, '
             f'feature norm {self.norm:.4g}'
         )
@@ -237,6 +257,8 @@ def _worst(step: Step, dataset: Any) -> Suspect | None:
 
 
 def _path(dataset: Any, number: int) -> str:
+    if number < 0:  # which the data set would take as counted from its end
+        return ''
     try:
         return str(dataset.get_data_info(number).get('img_path', ''))
     except Exception:

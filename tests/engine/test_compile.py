@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from runs import scalars, small_config, spawn, train
 from torch._dynamo.utils import counters
 
 from mmhyperface.apis import build_runner
+from mmhyperface.engine.hooks import CompileHook
 from mmhyperface.errors import UserError
 
 
@@ -58,6 +60,20 @@ def test_a_backend_that_does_not_work_is_told_or_passed_over(tmp_path, plain):
     assert scalars(tmp_path / 'b') == plain[0]
     log = next((tmp_path / 'b').glob('*/*.log')).read_text()
     assert 'Training goes on uncompiled' in log
+
+
+def test_an_error_without_a_message_is_passed_over_too(monkeypatch):
+    def fails(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(torch, 'compile', fails)
+    told = []
+    runner = SimpleNamespace(
+        model=SimpleNamespace(backbone=torch.nn.Linear(1, 1)),
+        logger=SimpleNamespace(warning=told.append),
+    )
+    CompileHook(fallback=True).before_train(runner)
+    assert 'does not work: AssertionError:. Training goes on' in told[0]
 
 
 def run_in_parallel(work_dir: str) -> None:

@@ -1,5 +1,6 @@
 """Runs that are made to go wrong are caught, explained, and rolled back."""
 
+import logging
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from mmhyperface.engine.divergence import (
     is_good,
     state_of,
 )
-from mmhyperface.engine.hooks import DivergenceGuardHook
+from mmhyperface.engine.hooks import CheckpointHook, DivergenceGuardHook
 from mmhyperface.errors import UserError
 from mmhyperface.models.heads import BatchGeometry
 
@@ -202,6 +203,54 @@ def test_lent_rows_in_the_middle_of_an_accumulation_are_restored(tmp_path):
     assert is_good(str(tmp_path / 'iter_10.pth'))
 
 
+def stub(**options) -> SimpleNamespace:
+    """As much of a runner as a rollback needs; ``restored`` tells of them."""
+    restored: list[str] = []
+    values = dict(
+        restored=restored,
+        restore=restored.append,
+        scale_learning_rate=lambda factor: None,
+        message_hub=SimpleNamespace(log_scalars={}),
+        train_dataloader=SimpleNamespace(dataset=None),
+        logger=logging.getLogger('stub'),
+    )
+    return SimpleNamespace(**{**values, **options})
+
+
+def test_what_was_saved_while_it_went_wrong_is_never_gone_back_to(tmp_path):
+    guard = DivergenceGuardHook('rollback')
+    paths = [str(tmp_path / f'iter_{steps}.pth') for steps in (2, 4, 8)]
+    for path in paths:
+        torch.save({'state_dict': {}, 'optimizer': {}}, path)
+    guard._remember(2, paths[0])
+    # Far apart, with low losses: later than the first of the checkpoints.
+    for _ in range(50):
+        guard.signs.see(State(0.01, 1, 0))
+    guard._remember(4, paths[1])
+    guard._remember(8, paths[2])
+    runner = stub(iter=9, work_dir=str(tmp_path))
+    guard._act(runner, 'collapse', step(), None, since=4)
+    assert runner.restored == paths[:1]
+    # A run that is resumed by itself goes back there, too.
+    assert (tmp_path / 'last_checkpoint').read_text() == paths[0]
+    # As untrained as it was, it is neither alike again, nor risen.
+    for _ in range(guard.signs.patience):
+        assert guard.signs.see(State(9, 1, 0.999)) is None
+    guard.tried.clear()  # a good look
+    runner.iter = 99
+    guard._act(runner, 'NaN', step(), None, since=100)
+    assert runner.restored == [paths[0]] * 2
+
+
+@pytest.mark.parametrize('number', [1, 2, 3])
+def test_only_epochs_that_are_saved_are_remembered(tmp_path, number):
+    saver = CheckpointHook(interval=2, by_epoch=True, out_dir=str(tmp_path))
+    guard = DivergenceGuardHook('rollback')
+    guard.after_train_epoch(stub(iter=7, epoch=number - 1, max_epochs=3, hooks=[saver]))
+    found = [Path(saved.path).name for saved in guard.saved]
+    assert found == ([f'epoch_{number}.pth'] if number > 1 else [])
+
+
 def test_a_collapse_is_caught(tmp_path):
     class Zero(Hook):
         def before_train_iter(self, runner, batch_idx, data_batch=None):
@@ -307,6 +356,12 @@ def test_the_sample_is_named_with_its_file():
     assert 'number 7 of the training set (a/7.jpg), label 2: loss inf' in text
 
 
+def test_a_sample_without_a_number_is_not_taken_for_the_last_one():
+    data = SimpleNamespace(get_data_info=lambda number: {'img_path': f'a/{number}.jpg'})
+    text = explain(step()._replace(numbers=[-1] * 4), None, data)
+    assert 'an unnumbered one of the training set, label 0' in text
+
+
 def test_checkpoints_that_are_not_finite_or_damaged_are_not_good(tmp_path):
     def saved(name, **parts):
         whole = {'state_dict': {}, 'optimizer': {}, **parts}
@@ -344,6 +399,7 @@ def test_checkpoints_that_are_not_finite_or_damaged_are_not_good(tmp_path):
         dict(lr_factor=0),
         dict(lr_factor=2),
         dict(max_rollbacks=-1),
+        dict(norm_range=(2, 1)),
     ],
 )
 def test_options_out_of_range_are_refused(options):

@@ -49,6 +49,9 @@ def test_validation_checkpoints_and_the_log_are_not_counted(monkeypatch):
     iteration(1, 4, 2)
     assert logged['train/images_per_s'] == pytest.approx(3 * 12 / 4)
     iteration(2, 8, 1)
+    hook.after_train_epoch(runner)
+    clock.now += 1000  # a checkpoint of the epoch
+    restart.after_train_epoch(runner)
     iteration(3, 8, 3)
     assert logged['train/images_per_s'] == pytest.approx(3 * 16 / 4)
 

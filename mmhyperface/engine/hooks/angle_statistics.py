@@ -234,7 +234,8 @@ def statistics(samples: Samples) -> dict[str, float]:
 @torch.no_grad()
 def _vanished(head: HypersphereHead) -> Tensor:
     """How many centres of all ranks have lost their norm."""
-    norms = torch.linalg.vector_norm(head.weight, dim=1, dtype=torch.float64)
+    # With dtype=float64 the norm would take a copy of all centres at twice their size.
+    norms = torch.linalg.vector_norm(head.weight, dim=1).double()
     total = head.shard.sum(norms.sum())
     least = VANISHED * total / head.shard.num_classes
     return head.shard.sum((norms < least).sum())

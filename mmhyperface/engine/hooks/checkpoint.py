@@ -20,6 +20,15 @@ def saves_now(hook: _CheckpointHook, runner: Runner) -> bool:
     )
 
 
+def saves_epoch_now(hook: _CheckpointHook, runner: Runner) -> bool:
+    """Whether a hook saves a checkpoint after the epoch that is being finished."""
+    if not hook.by_epoch:
+        return False
+    return hook.every_n_epochs(runner, hook.interval, hook.save_begin) or (
+        hook.save_last and hook.is_last_train_epoch(runner)
+    )
+
+
 @HOOKS.register_module()
 class CheckpointHook(_CheckpointHook):
     """mmengine's ``CheckpointHook`` that removes an old checkpoint last.

@@ -62,7 +62,8 @@ class CompileHook(Hook):
             torch.compile(_trial, **self.options)(torch.ones(2, device=device))
             backbone.compile(**self.options)
         except Exception as error:
-            reason = f'{type(error).__name__}: {str(error).strip().splitlines()[0]}'
+            # Only its first line; some have none.
+            reason = f'{type(error).__name__}: {error}'.strip().splitlines()[0]
             text = f'CompileHook: torch.compile({self.options}) does not work: {reason}'
             if not self.fallback:
                 raise UserError(

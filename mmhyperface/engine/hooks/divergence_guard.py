@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.dist import is_distributed, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
@@ -10,9 +10,11 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 
+from mmhyperface.engine.checkpoint import write_text
 from mmhyperface.engine.divergence import (
     ADVICE,
     CollapseSigns,
+    Past,
     Step,
     explain,
     first_bad,
@@ -25,11 +27,25 @@ from mmhyperface.errors import UserError
 from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import HOOKS
 
-from .checkpoint import saves_now
+from .checkpoint import saves_epoch_now, saves_now
 from .model_parts import head_of
 
 ACTIONS = ('stop', 'rollback')
 CHECKPOINT_KEY = 'divergence_guard'
+
+
+class Saved(NamedTuple):
+    """A checkpoint of this run.
+
+    Attributes:
+        steps: After how many steps it was saved.
+        path: Where.
+        past: What the signs of a collapse were compared with then.
+    """
+
+    steps: int
+    path: str
+    past: Past
 
 
 @HOOKS.register_module()
@@ -64,12 +80,18 @@ class DivergenceGuardHook(Hook):
     moving average are those of the last good checkpoint again. That is the newest one
     of this run after which a loss has been looked at and was good, and in which all
     is finite (only if there is none such, a newer one in which all is finite); if
-    going back to it did not help, the one before it. If there is no checkpoint yet,
-    ``iter_N.pth`` is written before the first iteration. The learning rate, that is
-    all values that its schedulers go on from, is multiplied by `lr_factor` for good,
-    also in later checkpoints. The iteration, the schedules and the data go on: the
-    batches since the checkpoint are not repeated. It needs :class:`FaceRunner`, and
-    checkpoints on a local file system that all processes see.
+    going back to it did not help, the one before it. Later ones are not gone back to
+    any more, and what the signs are compared with is as it was then. If there is no
+    checkpoint yet, ``iter_N.pth`` is written before the first iteration. The learning
+    rate, that is all values that its schedulers go on from, is multiplied by
+    `lr_factor` for good, also in later checkpoints. The iteration, the schedules and
+    the data go on: the batches since the checkpoint are not repeated. It needs
+    :class:`FaceRunner`, and checkpoints on a local file system that all processes see:
+    enough of them (``max_keep_ckpts``) that one is older than `patience` looks. Nothing
+    removes ``iter_N.pth``.
+
+    ``--resume`` without a name takes the last good checkpoint, too, after a rollback or
+    a stop.
 
     Args:
         action: ``stop`` or ``rollback``.
@@ -102,6 +124,9 @@ class DivergenceGuardHook(Hook):
         _require(action in ACTIONS, f'action must be one of {ACTIONS}, got {action!r}')
         for name, value in (('interval', interval), ('patience', patience)):
             _require(value >= 1, f'{name} must be at least 1, got {value}')
+        if norm_range is not None:
+            low, high = norm_range
+            _require(low < high, f'norm_range must ascend, got {low} and {high}')
         _require(0 < lr_factor <= 1, f'lr_factor must be in (0, 1], got {lr_factor}')
         _require(
             max_rollbacks >= 0, f'max_rollbacks must not be negative: {max_rollbacks}'
@@ -115,7 +140,7 @@ class DivergenceGuardHook(Hook):
         self.steps: list[Step] = []
         self.before: Step | None = None  # the last one that has been looked at
         self.sane = 0  # the last iteration without a sign of a collapse
-        self.saved: list[tuple[int, str]] = []  # checkpoints, and after how many steps
+        self.saved: list[Saved] = []
         self.tried: list[str] = []  # rolled back to, and nothing good has come since
         self.head: HypersphereHead | None = None
         self._loaded: dict = {}
@@ -133,7 +158,7 @@ class DivergenceGuardHook(Hook):
             return
         self.rollbacks = self._loaded.get('rollbacks', 0)
         if '://' not in str(resumed):
-            self.saved.append((runner.iter, str(resumed)))
+            self._remember(runner.iter, str(resumed))
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
@@ -143,7 +168,7 @@ class DivergenceGuardHook(Hook):
             name = f'iter_{runner.iter}.pth'
             meta = {'epoch': runner.epoch, 'iter': runner.iter}
             runner.save_checkpoint(runner.work_dir, name, meta=meta, by_epoch=False)
-            self.saved.append((runner.iter, str(Path(runner.work_dir) / name)))
+            self._remember(runner.iter, str(Path(runner.work_dir) / name))
 
     def after_train_iter(
         self,
@@ -159,13 +184,13 @@ class DivergenceGuardHook(Hook):
         if self.steps and (regular or saving or self._matters(runner, batch_idx)):
             self._look(runner, regular)
         for hook in saving:
-            self._remember(hook, runner.iter + 1, runner.iter + 1)
+            self._remember(runner.iter + 1, _path(hook, runner.iter + 1))
 
     def after_train_epoch(self, runner: Runner) -> None:
         # Looked at when the epoch's last iteration was over.
         for hook in _savers(runner):
-            if hook.by_epoch:
-                self._remember(hook, runner.iter, runner.epoch + 1)
+            if saves_epoch_now(hook, runner):
+                self._remember(runner.iter, _path(hook, runner.epoch + 1))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint[CHECKPOINT_KEY] = {'rollbacks': self.rollbacks}
@@ -182,9 +207,8 @@ class DivergenceGuardHook(Hook):
             and self.every_n_train_iters(runner, runner.train_loop.val_interval)
         )
 
-    def _remember(self, hook: CheckpointHook, iteration: int, number: int) -> None:
-        name = hook.filename_tmpl.format(number)
-        self.saved.append((iteration, str(Path(hook.out_dir) / name)))
+    def _remember(self, steps: int, path: str) -> None:
+        self.saved.append(Saved(steps, path, self.signs.past()))
 
     def _look(self, runner: Runner, regular: bool) -> None:
         steps, self.steps = self.steps, []
@@ -225,7 +249,10 @@ class DivergenceGuardHook(Hook):
         blame = explain(step, before, runner.train_dataloader.dataset)
         text = f'{what} ({step.figures()}). {blame}{ADVICE}'
         # The loss of iteration k + 1 is that of the weights after k steps.
-        good = [path for k, path in self._existing() if k + 1 < since]
+        existing = self._existing()
+        good = [saved.path for saved in existing if saved.steps + 1 < since]
+        if good:
+            _let_resume(runner, good[0])
         if self.action == 'stop':
             raise UserError(f'{text}, and {_resumable(good)}')
         if self.rollbacks >= self.max_rollbacks:
@@ -233,7 +260,7 @@ class DivergenceGuardHook(Hook):
                 f'{text}. It was rolled back {self.rollbacks} times already '
                 f'(max_rollbacks={self.max_rollbacks}); {_resumable(good)}'
             )
-        unsure = [path for k, path in self._existing() if k + 1 == since]
+        unsure = [saved.path for saved in existing if saved.steps + 1 == since]
         choice = sorted([*good, *unsure], key=self.tried.count)
         found = None
         if is_main_process():
@@ -242,22 +269,26 @@ class DivergenceGuardHook(Hook):
         if found is None:
             raise UserError(f'{text}. There is no good checkpoint to roll back to')
         self._roll_back(runner, found)
+        _let_resume(runner, found)
         runner.logger.warning(
             f'{text}. Rolled back to {found}, {self.rollbacks} of at most '
             f'{self.max_rollbacks} times; the learning rate is multiplied by '
             f'{self.lr_factor:g} from now on'
         )
 
-    def _existing(self) -> list[tuple[int, str]]:
+    def _existing(self) -> list[Saved]:
         """Checkpoints that are still there, the newest first."""
-        return [(k, path) for k, path in reversed(self.saved) if Path(path).exists()]
+        return [saved for saved in reversed(self.saved) if Path(saved.path).exists()]
 
     def _roll_back(self, runner: Any, path: str) -> None:
         runner.restore(path)
         runner.scale_learning_rate(self.lr_factor)
         self.rollbacks += 1
         self.tried.append(path)
-        self.signs.forget()
+        # Those after it are of the training that went wrong, however finite.
+        number = max(i for i, saved in enumerate(self.saved) if saved.path == path)
+        del self.saved[number + 1 :]
+        self.signs.go_back(self.saved[-1].past)
         self.before = None
         self.sane = runner.iter + 1
         # What is left of the step that went wrong is not to be shown, nor averaged.
@@ -275,6 +306,16 @@ def _require(condition: bool, message: str) -> None:
 
 def _savers(runner: Runner) -> list[CheckpointHook]:
     return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+
+
+def _path(hook: CheckpointHook, number: int) -> str:
+    return str(Path(hook.out_dir) / hook.filename_tmpl.format(number))
+
+
+def _let_resume(runner: Runner, path: str) -> None:
+    """Let ``--resume`` take this checkpoint, and none that was saved after it."""
+    if is_main_process():
+        write_text(Path(runner.work_dir) / 'last_checkpoint', path)
 
 
 def _resumable(good: list[str]) -> str:

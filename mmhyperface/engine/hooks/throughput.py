@@ -80,6 +80,9 @@ class ThroughputHook(Hook):
         ):
             self._report(runner)
 
+    def after_train_epoch(self, runner: Runner) -> None:
+        self.pause()
+
     def _report(self, runner: Runner) -> None:
         if self.images and self.seconds:
             rate = self.images / self.seconds
@@ -98,6 +101,9 @@ class _Restart(Hook):
         self.clock = clock
 
     def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        self.clock.start()
+
+    def after_train_epoch(self, runner: Runner) -> None:
         self.clock.start()
 
     def before_val(self, runner: Runner) -> None:
