@@ -6,6 +6,7 @@ from mmengine.config import DictAction
 
 from mmhyperface.apis import load_config, report_errors, require_file
 from mmhyperface.datasets.new_files import new_files
+from mmhyperface.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,6 +28,8 @@ def main() -> None:
     args = parse_args()
     if args.save:
         require_file(args.save)
+        if not args.save.endswith('.py'):
+            raise UserError(f'--save {args.save}: name a config file, FILE.py')
     text = load_config(args.config, args.cfg_options).pretty_text
     if args.save:
         with new_files([args.save], overwrite=True) as (file,):

@@ -323,6 +323,9 @@ def test_a_place_that_is_none_is_told_before(monkeypatch, capsys, tmp_path):
     told = capsys.readouterr()
     assert not told.out
     assert told.err == f'error: {tmp_path} is a folder; name a file\n'
+    with pytest.raises(SystemExit):
+        printed(monkeypatch, capsys, config, '--save', tmp_path / 'mine')
+    assert capsys.readouterr().err.endswith('name a config file, FILE.py\n')
 
 
 def test_configs_of_the_installed_package_have_names(monkeypatch, capsys, tmp_path):

@@ -116,6 +116,12 @@ def test_the_best_setting_is_taken(tmp_path):
     chosen = science.best_settings(tmp_path, settings)
     assert chosen['CosFace'] == dict(type='CosFaceLoss', s=16.0, m=0.35)
     assert chosen['SFace'] == dict(type='SFaceLoss', s=64.0, k=80.0, a=0.87, b=1.2)
+    low = science_plan.low_scale(chosen)
+    assert low == {
+        'CosFace, scale 8': dict(type='CosFaceLoss', s=8.0, m=0.175),
+        'SFace, scale 8': dict(type='SFaceLoss', s=8.0, k=20.0, a=0.87, b=1.2),
+    }
+    assert science_plan.low_scale({'SFace': low['SFace, scale 8']}) == {}
     (tmp_path / settings['SFace'][1].file).unlink()
     with pytest.raises(UserError, match='time was up'):
         science.best_settings(tmp_path, settings)

@@ -86,6 +86,18 @@ def choices(size: str, losses: Sequence[str]) -> dict[str, list[Run]]:
     }
 
 
+def low_scale(chosen: Mapping[str, dict]) -> dict[str, dict]:
+    """The setting with the lowest scale, 8, of each loss that has been given another.
+
+    Else it would not be told apart whether the loss or the scale bears wrong labels.
+    """
+    return {
+        f'{loss}, scale 8': LOSSES[loss][-1]
+        for loss in chosen
+        if chosen[loss] != LOSSES[loss][-1]
+    }
+
+
 def noise_runs(
     size: str, chosen: Mapping[str, dict], seeds: Sequence[int]
 ) -> dict[tuple[str, float], list[Run]]:
