@@ -14,6 +14,7 @@ from mmhyperface.apis import (
     save_features,
     type_name,
 )
+from mmhyperface.apis.network import refuse_other_networks
 from mmhyperface.errors import UserError
 
 
@@ -68,6 +69,7 @@ def main() -> None:
     if args.save_features:
         save_features(cfg, args.save_features, args.checkpoint)
     runner = build_runner(cfg)
+    refuse_other_networks(runner, cfg, args.checkpoint)
     figures = runner.test()
     if args.out and runner.rank == 0:
         mmengine.dump(figures, args.out)

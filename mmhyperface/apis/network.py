@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, set_random_seed
 from torch import Tensor
 from torch.utils.data import Subset
@@ -58,31 +60,75 @@ def load_runner(cfg: Config, checkpoint: str, test: bool = False) -> Runner:
     cfg.work_dir, cfg.experiment_name = folder.name, uuid.uuid4().hex
     runner = build_runner(cfg)
     runner.temporary_folder = folder  # type: ignore[attr-defined]
+    refuse_other_networks(runner, cfg, checkpoint, centres=True)
     # mmengine prints which weights do not match; those of a loss may well be others.
     with redirect_stdout(io.StringIO()):
-        loaded = runner.load_checkpoint(checkpoint)
-    _require_fit(runner.model, loaded.get('state_dict', loaded), cfg, checkpoint)
+        runner.load_checkpoint(checkpoint)
     runner.model.eval()
     return runner
 
 
-def _require_fit(model: Any, weights: dict, cfg: Config, checkpoint: str) -> None:
-    """mmengine only warns of weights that are missing, and keeps those of chance."""
-    shapes = {
-        name.removeprefix('module.'): getattr(value, 'shape', None)
-        for name, value in weights.items()
-    }
-    wrong = [
-        f'{name} {list(value.shape)}'
-        for name, value in model.named_parameters()
-        if name.startswith(('backbone.', 'neck.', 'head.weight'))
-        and shapes.get(name) != value.shape
-    ]
-    if wrong:
-        raise UserError(
-            f'{checkpoint} is of another network than {cfg.filename}: it has no '
-            f'{some(wrong, 3)}'
+def refuse_other_networks(
+    runner: Runner, cfg: Config, checkpoint: str, centres: bool = False
+) -> None:
+    """Let a runner raise ``UserError`` if what it is going to load is another network.
+
+    mmengine only warns: of weights that are missing, and keeps those of chance; and of
+    those that are too much, as a deeper network has them.
+
+    Args:
+        cfg: The runner's.
+        checkpoint: What it is going to load.
+        centres: Whether the class centres are needed, too.
+    """
+    parts = ('backbone.', 'neck.', *(['head.weight'] if centres else []))
+    hook = _FitHook(str(cfg.filename), checkpoint, parts)
+    runner.register_hook(hook, 'HIGHEST')
+
+
+class _FitHook(Hook):
+    def __init__(self, config: str, checkpoint: str, parts: tuple[str, ...]) -> None:
+        self.config, self.checkpoint, self.parts = config, checkpoint, parts
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Called before the model, or a hook's copy of it, takes anything."""
+        model: Any = runner.model
+        # With EMAHook the averaged weights, which are tested.
+        found = self._shapes(checkpoint.get('state_dict', checkpoint))
+        wanted = self._shapes(
+            (model.module if is_model_wrapper(model) else model).state_dict()
         )
+        missing = [
+            f'{name} {list(shape)}'
+            for name, shape in wanted.items()
+            if found.get(name) != shape
+        ]
+        too_much = [name for name in found if name not in wanted]
+        if not missing and not too_much:
+            return
+        fault = f'has {some(too_much, 3)} beside the rest'
+        if missing:
+            fault = f'has no {some(missing, 3)}'
+        advice = ''
+        if not found:
+            advice = '. tools/model_converters makes checkpoints of other programs ours'
+        raise UserError(
+            f'{self.checkpoint} is of another network than {self.config}: it {fault}'
+            f'{advice}'
+        )
+
+    def _shapes(self, state: dict) -> dict[str, torch.Size | None]:
+        """By name, of the parts that must fit."""
+        shapes = {
+            name.removeprefix('module.'): getattr(value, 'shape', None)
+            for name, value in state.items()
+        }
+        return {
+            name: shape
+            for name, shape in shapes.items()
+            # Old versions of torch did not count.
+            if name.startswith(self.parts) and not name.endswith('num_batches_tracked')
+        }
 
 
 def head_of(model: Any, source: str) -> HypersphereHead:

@@ -19,6 +19,8 @@ A checkpoint is written under a temporary name beside its own and then renamed.
 
 import json
 import os
+import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable
@@ -250,10 +252,30 @@ def _read_file(path: Path) -> Any:
     mapped = {'mmap': True} if zipfile.is_zipfile(path) else {}
     try:
         return torch.load(str(path), map_location='cpu', **mapped)
-    except (RuntimeError, EOFError) as error:
-        raise UserError(
-            f'checkpoint {path} is damaged, or none: {str(error).splitlines()[0]}'
-        ) from error
+    except pickle.UnpicklingError as error:
+        raise UserError(f'checkpoint {path} {refusal(error)}') from error
+    except Exception as error:
+        # Interpreting damage may end in any of Python's errors.
+        told = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise UserError(f'checkpoint {path} is damaged, or none: {told}') from error
+
+
+def refusal(error: pickle.UnpicklingError) -> str:
+    """Why torch did not load a file with weights only, in one line."""
+    # What torch says at length has its core there.
+    message = str(error)
+    told = message.partition('WeightsUnpickler error: ')[2] or message
+    named = re.search(r'(?:GLOBAL|[Uu]nsupported class) ([\w.]+)', told)
+    if named is None:
+        return (
+            'is no file of torch.save, is damaged, or holds more than tensors and '
+            f'plain data ({told.strip().splitlines()[0]})'
+        )
+    return (
+        f'asks for {named[1]}, and to import that would run code of the file. If you '
+        'trust where it comes from, load it once with the program that wrote it, save '
+        'its state dict alone (torch.save(model.state_dict(), NEW)), and take that'
+    )
 
 
 def _open_rows(folder: Path, tensor: dict) -> StoredRows:

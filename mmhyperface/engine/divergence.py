@@ -1,7 +1,6 @@
 """What a training that goes wrong looks like, and who is to be told about it."""
 
 import math
-import pickle
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -302,7 +301,7 @@ def is_good(path: str) -> bool:
     """Whether a training can go back to a checkpoint, and all it holds is finite."""
     try:
         checkpoint = storage.read(path)
-    except (UserError, OSError, pickle.UnpicklingError):
+    except (UserError, OSError):
         return False
     if not isinstance(checkpoint, dict) or 'optimizer' not in checkpoint:
         return False

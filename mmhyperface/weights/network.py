@@ -140,10 +140,14 @@ def read_checkpoint(path: str) -> dict:
     return checkpoint
 
 
-def from_checkpoint(checkpoint: dict) -> Network:
+def from_checkpoint(checkpoint: dict, variant: str | None = None) -> Network:
     """The network of our checkpoint, see :func:`read_checkpoint`.
 
     With ``EMAHook`` it is the averaged one, which mmengine saves in the first place.
+
+    Args:
+        variant: Of an SFNet without batch norm; by default what a converter told of
+            it, if it was one.
 
     Raises:
         UserError: If it has a neck or a backbone that is not ours.
@@ -159,8 +163,15 @@ def from_checkpoint(checkpoint: dict) -> Network:
             f'the checkpoint has {some(others)} beside backbone and head; no peer has '
             'such a network'
         )
+    backbone = below(state, 'backbone.')
+    config = recognise(backbone)
+    if config['type'] == 'SFNet' and 'variant' not in config:
+        told = (checkpoint.get('meta') or {}).get('backbone')
+        variant = variant or (told or {}).get('variant')
+        config |= {'variant': variant} if variant else {}
     return network_of(
-        below(state, 'backbone.'),
+        backbone,
         state.get('head.weight'),
         below(state, 'head.loss_module.'),
+        config,
     )

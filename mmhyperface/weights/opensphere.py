@@ -72,6 +72,19 @@ def to_ours(
     return network
 
 
+def _require_newer(variant: str | None) -> None:
+    if variant is None:
+        raise UserError(
+            'OpenSphere of 2023 has SFNet of the variant opensphere alone, and whether '
+            'this one is such is not told by its weights: give --variant'
+        )
+    if variant != 'opensphere':
+        raise UserError(
+            'OpenSphere of 2023 has no SFNet that adds after its last ReLU, as the '
+            'variant paper does; give --revision 2022, whose sfnet*_deprecated do'
+        )
+
+
 def _is_plain_sfnet(state: State) -> bool:
     return 'layer1.0.conv1.bias' in state
 
@@ -102,9 +115,11 @@ def from_ours(network: Network, revision: str, step: int = 0) -> dict[str, Any]:
         step: The iteration that their names tell.
 
     Raises:
-        UserError: If OpenSphere has no such network.
+        UserError: If that program has no such network, or the variant is needed.
     """
     require_kind(network, PEER, KINDS)
+    if revision == '2023' and _is_plain_sfnet(network.backbone):
+        _require_newer(network.config.get('variant'))
     head: State = {}
     if network.centres is not None:
         head['w'] = network.centres

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mmhyperface.engine.checkpoint import replace_tensors
 from mmhyperface.errors import UserError
@@ -33,6 +34,9 @@ def published(checkpoint: dict, drop_head: bool = False, dtype: str = '') -> dic
         drop_head: Drop the class centres, and the names of their identities.
         dtype: Type of the weights, ``float32``, ``float16`` or ``bfloat16``; as it is
             by default.
+
+    Raises:
+        UserError: If a weight is too large for the type.
     """
     state = {
         key: value
@@ -40,10 +44,7 @@ def published(checkpoint: dict, drop_head: bool = False, dtype: str = '') -> dic
         if not (drop_head and key.startswith('head.'))
     }
     if dtype:
-        state = {
-            key: value.to(getattr(torch, dtype)) if value.is_floating_point() else value
-            for key, value in state.items()
-        }
+        state = {key: _as_type(key, value, dtype) for key, value in state.items()}
     meta = checkpoint.get('meta') or {}
     meta = {
         key: without_paths(value)
@@ -51,6 +52,18 @@ def published(checkpoint: dict, drop_head: bool = False, dtype: str = '') -> dic
         if key not in _DROPPED_META and not (drop_head and key == 'dataset_meta')
     }
     return {'meta': meta, 'state_dict': state}
+
+
+def _as_type(key: str, value: Tensor, dtype: str) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    cast = value.to(getattr(torch, dtype))
+    if not torch.equal(cast.isfinite(), value.isfinite()):
+        raise UserError(
+            f'{key} holds {value.abs().max().item():.3g}, too large for {dtype}; take '
+            'bfloat16, or leave the type as it is'
+        )
+    return cast
 
 
 def without_paths(value: object) -> object:

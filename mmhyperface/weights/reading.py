@@ -7,7 +7,6 @@ A checkpoint of torch is a pickle, which is a program. ``torch.load`` runs none 
 import argparse
 import collections
 import pickle
-import re
 import zipfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mmhyperface.engine.checkpoint import refusal
 from mmhyperface.errors import UserError
 
 _HEAD_BYTES = 512
@@ -53,7 +53,7 @@ def read_weights(path: str | Path) -> Any:
         with _allowing_the_harmless():
             return torch.load(str(file), 'cpu', weights_only=True, **mapped)
     except pickle.UnpicklingError as error:
-        raise UserError(f'{file} {_refusal(str(error))}') from None
+        raise UserError(f'{file} {refusal(error)}') from None
     except Exception as error:
         # Interpreting damage may end in any of Python's errors.
         told = f'{type(error).__name__}: {error}'.splitlines()[0]
@@ -67,22 +67,6 @@ def _allowing_the_harmless() -> AbstractContextManager[Any]:
     # torch has it since 2.5; before, such files are refused.
     safe_globals = getattr(torch.serialization, 'safe_globals', None)
     return safe_globals(_HARMLESS) if safe_globals else nullcontext()
-
-
-def _refusal(message: str) -> str:
-    # What torch says at length has its core there.
-    told = message.partition('WeightsUnpickler error: ')[2] or message
-    named = re.search(r'(?:GLOBAL|[Uu]nsupported class) ([\w.]+)', told)
-    if named is None:
-        return (
-            'is no file of torch.save, is damaged, or holds more than tensors and '
-            f'plain data ({told.strip().splitlines()[0]})'
-        )
-    return (
-        f'asks for {named[1]}, and to import that would run code of the file. If you '
-        'trust where it comes from, load it once with the program that wrote it, save '
-        'its state dict alone (torch.save(model.state_dict(), NEW)), and convert that'
-    )
 
 
 def refuse_other_kinds(file: Path) -> None:

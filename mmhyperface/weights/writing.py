@@ -103,8 +103,15 @@ def write_checkpoint(
     print('model.backbone:', network.config)
 
 
-def read_ours(args: argparse.Namespace) -> tuple[Network, dict]:
-    """The network of our checkpoint and what else it tells, its ``meta``."""
+def read_ours(
+    args: argparse.Namespace, variant: str | None = None
+) -> tuple[Network, dict]:
+    """The network of our checkpoint and what else it tells, its ``meta``.
+
+    Args:
+        args: Of :func:`from_ours_parser`.
+        variant: See :func:`.network.from_checkpoint`.
+    """
     require_folder(args.destination)
     with told_with(args.checkpoint):
         checkpoint = read_checkpoint(args.checkpoint)
@@ -114,7 +121,7 @@ def read_ours(args: argparse.Namespace) -> tuple[Network, dict]:
                 for key, value in checkpoint['state_dict'].items()
                 if not key.startswith('head.')
             }
-        network = from_checkpoint(checkpoint)
+        network = from_checkpoint(checkpoint, variant)
     meta = checkpoint.get('meta')
     return network, meta if isinstance(meta, dict) else {}
 

@@ -464,6 +464,16 @@ def cut(path: Path) -> None:
         (lambda f: cut(f / 'index.json'), 'index.json is damaged'),
         (lambda f: (f / 'model.pth').unlink(), 'model.pth is missing'),
         (lambda f: cut(f / 'model.pth'), 'model.pth is damaged'),
+        *(
+            # Interpreted, each ends in an error of another kind.
+            (lambda f, data=data: (f / 'model.pth').write_bytes(data), told)
+            for data, told in (
+                (b'', 'model.pth is damaged'),
+                (b'hello world', 'model.pth is damaged'),
+                (b'no weights at all', 'model.pth is no file of torch.save'),
+                (bytes(range(256)), 'model.pth is no file of torch.save'),
+            )
+        ),
         (
             lambda f: (f / 'index.json').write_text('{"format": "9"}'),
             "format is '9', this version of mmhyperface reads",

@@ -243,6 +243,8 @@ def test_complexity_without_people_and_speed(tool, capsys):
     ('arguments', 'message'),
     [
         (['--batch-sizes', '0'], 'at least 1'),
+        (['--input-size', '0'], 'at least 1'),
+        (['--threads', '-1'], 'at least 1'),
         (['--input-size', '1', '2', '3'], 'one number, or height and width'),
         (['--input-size', '48'], 'built for'),
         (['--device', 'abacus'], 'abacus cannot be used'),

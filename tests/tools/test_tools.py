@@ -269,7 +269,7 @@ def test_bad_data_is_one_clear_message(tmp_path, make, workers):
         ),
         (
             ['tools/test.py', 'configs/sface_quickstart.py', 'README.md'],
-            'a checkpoint cannot be loaded, for it is none',
+            'README.md is no file of torch.save',
         ),
         (
             ['tools/train.py', 'configs/sface_quickstart.py', '--resume', 'none.pth'],

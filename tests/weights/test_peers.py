@@ -321,6 +321,22 @@ def test_opensphere_has_columns_and_later_rows(classes):
         opensphere.to_ours(backbone, {'w': rows.t()[:5]}, 'paper')
 
 
+def test_the_newer_opensphere_has_no_sfnet_of_the_papers():
+    state = CASES['opensphere 2023'][0]
+    for variant, told in (('paper', '--revision 2022'), (None, 'give --variant')):
+        network = opensphere.to_ours(state, variant='paper')
+        checkpoint = to_checkpoint(network, '', [])
+        if variant is None:  # as a training saves it
+            del checkpoint['meta']['backbone']
+        network = from_checkpoint(checkpoint)
+        assert network.config.get('variant') == variant
+        assert 'backbone_0.pth' in opensphere.from_ours(network, '2022')
+        with pytest.raises(UserError, match=told):
+            opensphere.from_ours(network, '2023')
+    network = from_checkpoint(checkpoint, 'opensphere')
+    assert 'model_0.pth' in opensphere.from_ours(network, '2023')
+
+
 def test_opensphere_without_class_centres():
     backbone = CASES['opensphere 2023'][0]
     for head, told in (

@@ -9,7 +9,7 @@ from runs import small_config, train
 
 from mmhyperface.apis import build_runner
 from mmhyperface.errors import UserError
-from mmhyperface.weights import from_checkpoint, publish, read_checkpoint
+from mmhyperface.weights import from_checkpoint, publish, published, read_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -118,3 +118,11 @@ def test_what_cannot_be_published(tmp_path):
     torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
     with pytest.raises(UserError, match='cannot be written'):
         publish(str(tmp_path / 'a.pth'), str(tmp_path / 'no' / 'b.pth'), False, '')
+
+
+def test_a_weight_that_half_precision_cannot_hold():
+    checkpoint = {'state_dict': {'backbone.bn.running_var': torch.tensor([1.0, 7e4])}}
+    with pytest.raises(UserError, match=r'running_var holds 7e\+04, too large'):
+        published(checkpoint, dtype='float16')
+    kept = published(checkpoint, dtype='bfloat16')['state_dict']
+    assert kept['backbone.bn.running_var'].isfinite().all()

@@ -24,6 +24,7 @@ from mmhyperface.apis.complexity import (
     complexity_of,
     speed_of,
 )
+from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
 
 
@@ -63,6 +64,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.repeats < 1 or min(args.batch_sizes, default=1) < 1:
         raise UserError('--repeats and --batch-sizes must be at least 1')
+    if min(args.input_size or [1]) < 1 or (args.threads or 1) < 1:
+        raise UserError('--input-size and --threads must be at least 1')
     if args.input_size and len(args.input_size) > 2:
         raise UserError('--input-size takes one number, or height and width')
     if args.json:
@@ -162,7 +165,8 @@ def main() -> None:
             for speed in speeds
         ]
         told['measured_on'] = place or None
-        args.json.write_text(json.dumps(told, indent=1) + '\n', encoding='utf-8')
+        with new_files([str(args.json)], overwrite=True) as (file,):
+            file.write(json.dumps(told, indent=1).encode() + b'\n')
 
 
 if __name__ == '__main__':

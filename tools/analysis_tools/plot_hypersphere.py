@@ -86,6 +86,7 @@ def main() -> None:
     dataset = build_dataset(cfg, args.phase)
     people = people_of(dataset)
     numbers = chosen(people, args.identities, args.images)
+    drawn = len(np.unique(people[numbers]))
     clouds = {}
     for name, checkpoint in zip(args.names, args.checkpoints, strict=True):
         runner = load_runner(cfg, checkpoint)
@@ -97,7 +98,7 @@ def main() -> None:
             people[numbers],
             centres.double().numpy() if known else np.empty((0, rows.shape[1])),
         )
-    note = f'{NOTES[args.phase]}: {len(numbers)} of {args.identities} people'
+    note = f'{NOTES[args.phase]}: {len(numbers)} of {drawn} people'
     save_figure(draw_hypersphere(clouds, note), args.out)
     print(f'{args.out}: {note}')
 

@@ -9,14 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.box import MARKDOWN
 from rich.table import Table
-from science_plan import UNTRAINED
 from science_run import Run
 
 Results = Mapping[tuple[str, float], Sequence[dict[str, Any] | None]]
 # Okabe and Ito's colours, which those who are colour-blind tell apart too.
-COLORS = ('#000000', '#E69F00', '#56B4E9', '#009E73', '#0072B2', '#D55E00', '#CC79A7')
-MARKERS = 'osD'
-FIGURES = {'accuracy': 'accuracy %', 'tar@far=1e-02': 'TAR % at FAR 1e-2'}
+COLORS = (
+    *('#0072B2', '#009E73', '#E69F00', '#D55E00'),
+    *('#CC79A7', '#56B4E9', '#000000', '#999999'),
+)
+MARKERS = 'osD^vP*X'
+ACCURACY = 'accuracy'
+FIGURES = {ACCURACY: 'accuracy %', 'tar@far=1e-02': 'TAR % at FAR 1e-2'}
+AXIS = 'accuracy on people not trained on, %'
 
 
 def of_seeds(runs: Sequence[dict[str, Any] | None], figure: str) -> np.ndarray:
@@ -50,7 +54,7 @@ def settings_table(
     table = Table('loss', 'settings: accuracy %, the published one first', box=MARKDOWN)
     for loss, runs in settings.items():
         told = [
-            f'{_told(run)}: {cell([result], "accuracy")}'
+            f'{_told(run)}: {cell([result], ACCURACY)}'
             for run, result in zip(runs, done[loss], strict=True)
         ]
         table.add_row(loss, '; '.join(told))
@@ -92,7 +96,7 @@ def stability_table(done: Results) -> Table:
         box=MARKDOWN,
     )  # fmt: skip
     for name in dict.fromkeys(name for name, _ in done):
-        cells = [cell(done[name, m], 'accuracy') for m in margins]
+        cells = [cell(done[name, m], ACCURACY) for m in margins]
         norms = [
             max(run['grad_norm'], default=0.0)
             for m in margins
@@ -104,54 +108,86 @@ def stability_table(done: Results) -> Table:
 
 
 def save_pictures(noise: Results, stability: Results, folder: Path) -> list[Path]:
-    """Accuracy over the share of wrong labels, and over the margin."""
+    """Accuracy by the share of wrong labels, and over the margin; what there is."""
     saved = []
-    for name, done, label in (
-        ('noise', noise, 'wrong labels, %'),
-        ('stability', stability, 'margin m'),
+    for name, done, draw, height in (
+        ('noise', noise, draw_noise, 1.2 + 0.24 * len({row for row, _ in noise})),
+        ('stability', stability, draw_stability, 4.2),
     ):
         if not any(run for runs in done.values() for run in runs):
             continue
-        figure = Figure(figsize=(8, 4.5), layout='constrained')
-        ax = figure.subplots()
-        draw(ax, done, percent=name == 'noise')
-        ax.set_xlabel(label)
+        figure = Figure(figsize=(8, height), layout='constrained')
+        draw(figure.subplots(), done)
         folder.mkdir(parents=True, exist_ok=True)
         saved.append(folder / f'{name}.png')
         figure.savefig(saved[-1], dpi=110)
     return saved
 
 
-def draw(ax: Axes, done: Results, percent: bool) -> None:
-    """A line for each row of the table, bars of one standard deviation."""
-    names = [name for name in dict.fromkeys(name for name, _ in done)]
-    for i, name in enumerate(names):
+def draw_noise(ax: Axes, done: Results) -> None:
+    """A row for each loss, a mark for each share of wrong labels."""
+    names = list(dict.fromkeys(name for name, _ in done))
+    for i, noise in enumerate(sorted({noise for _, noise in done})):
         points = [
-            (x * (100 if percent else 1), of_seeds(runs, 'accuracy'))
-            for (row, x), runs in done.items()
-            if row == name
+            (names.index(name), *_mean_and_deviation(runs))
+            for (name, share), runs in done.items()
+            if share == noise and len(of_seeds(runs, ACCURACY))
         ]
-        points = [(x, values) for x, values in points if len(values)]
         if not points:
             continue
-        xs = [x for x, _ in points]
-        means = [values.mean() for _, values in points]
-        if name == UNTRAINED:
-            ax.axhline(means[0], color='0.6', linestyle=':', label=name)
-            continue
-        stds = [values.std(ddof=1) if len(values) > 1 else 0 for _, values in points]
+        rows, means, deviations = zip(*points, strict=True)
         ax.errorbar(
-            xs,
             means,
-            stds,
+            rows,
+            xerr=deviations,
+            label=f'{noise:.0%}',
+            color=COLORS[i],
+            marker=MARKERS[i],
+            linestyle='none',
+            markersize=5,
+            capsize=2,
+        )
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel(AXIS)
+    ax.grid(color='0.9')
+    ax.legend(
+        title='wrong labels',
+        loc='lower center',
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=4,
+        frameon=False,
+    )
+
+
+def draw_stability(ax: Axes, done: Results) -> None:
+    """A line for each variant over the margin."""
+    for i, name in enumerate(dict.fromkeys(name for name, _ in done)):
+        points = [
+            (m, *_mean_and_deviation(runs))
+            for (row, m), runs in done.items()
+            if row == name and len(of_seeds(runs, ACCURACY))
+        ]
+        if not points:
+            continue
+        margins, means, deviations = zip(*points, strict=True)
+        # Side by side, where they would hide one another.
+        ax.errorbar(
+            [m + 0.02 * i for m in margins],
+            means,
+            deviations,
             label=name,
             color=COLORS[i % len(COLORS)],
-            marker=MARKERS[i // len(COLORS) % len(MARKERS)],
-            linestyle=('-', '--')[i // len(COLORS) % 2],
-            markersize=4,
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle='-' if 'hard' in name else '--',
+            markersize=5,
             capsize=2,
-            linewidth=1.2,
         )
-    ax.set_ylabel('accuracy on people not trained on, %')
+    ax.set(xlabel='margin m', ylabel=AXIS)
     ax.grid(color='0.9')
-    ax.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    ax.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _mean_and_deviation(runs: Sequence[dict[str, Any] | None]) -> tuple[float, float]:
+    values = of_seeds(runs, ACCURACY)
+    return values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0

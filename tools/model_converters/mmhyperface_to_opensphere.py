@@ -1,12 +1,14 @@
 """Make a checkpoint of ours files for OpenSphere.
 
 Its program of 2022 reads backbone_ITER.pth and head_ITER.pth, that of 2023
-model_ITER.pth.
+model_ITER.pth. SFNet without batch norm is of the variant paper, as in the published
+recipes, in the former alone, and of the variant opensphere in both.
 """
 
 import argparse
 
 from mmhyperface.apis import report_errors
+from mmhyperface.models.backbones import sfnet
 from mmhyperface.weights import opensphere
 from mmhyperface.weights.writing import from_ours_parser, read_ours, write_files
 
@@ -19,12 +21,17 @@ def parse_args() -> argparse.Namespace:
         default='2023',
         help='of its program; 2022 is that of the papers, 032c31b',
     )
+    parser.add_argument(
+        '--variant',
+        choices=list(sfnet.VARIANTS),
+        help='of an SFNet without batch norm, as in the config of the run',
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    network, meta = read_ours(args)
+    network, meta = read_ours(args, args.variant)
     files = opensphere.from_ours(network, args.revision, meta.get('iter', 0))
     write_files(network, files, args)
 

@@ -62,9 +62,10 @@ class IRBlock(nn.Module):
 class IR(FaceBackbone):
     """IR-18, 34, 50 or 101.
 
-    Parameters are named as in the repositories below, whose weights load as they
-    are. They want the input their authors fed: SFace (x − 127.5) · 0.078125 (its
-    forward pass holds this), AdaFace (x − 127.5) / 127.5 in BGR.
+    Parameters are named as in the repositories below. Where the input of their
+    authors is not ours, (x − 127.5) / 127.5 in RGB, their converters in
+    ``tools/model_converters`` change the first layer: SFace feeds (x − 127.5) ·
+    0.078125 (its forward pass holds this), AdaFace BGR, as do some of CVLface.
 
     Args:
         variant: ``'evolve'`` for face.evoLVe and SFace

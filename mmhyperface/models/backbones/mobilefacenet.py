@@ -65,9 +65,10 @@ class MobileFaceNet(FaceBackbone):
     """MobileFaceNet with a global depthwise convolution in place of a pooling.
 
     1,201,024 parameters with 512-d embeddings. Parameters are named as in SFace
-    (https://github.com/zhongyy/SFace), whose weights load as they are; they want
-    its input, (x − 127.5) · 0.078125. Weights start as PyTorch draws them, as
-    there. insightface's ``mbf`` is another, wider net.
+    (https://github.com/zhongyy/SFace), whose input is (x − 127.5) · 0.078125:
+    ``tools/model_converters/sface_to_mmhyperface.py`` puts the factor into the first
+    layer. Weights start as PyTorch draws them, as there. insightface's ``mbf`` is
+    another, wider net.
 
     See :class:`FaceBackbone` for the arguments, the shapes and the errors.
     """
