@@ -117,10 +117,10 @@ class _FitHook(Hook):
             f'{advice}'
         )
 
-    def _shapes(self, state: dict) -> dict[str, torch.Size | None]:
+    def _shapes(self, state: dict) -> dict[str, torch.Size]:
         """By name, of the parts that must fit."""
         shapes = {
-            name.removeprefix('module.'): getattr(value, 'shape', None)
+            name.removeprefix('module.'): getattr(value, 'shape', torch.Size())
             for name, value in state.items()
         }
         return {
