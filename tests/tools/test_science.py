@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mmhyperface.errors import UserError
+from mmhyperface.registry import MODELS
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'benchmarks'))
 
@@ -47,6 +49,14 @@ def test_a_run_is_repeated_to_the_last_digit():
     assert {'accuracy', 'eer', 'auc', 'tar@far=1e-02'} <= set(first['figures'])
     clean = science_run.execute(Run('noise', 'sface', 'small', run.loss, seed=3))
     assert clean['loss'][0] != first['loss'][0]  # other labels
+
+
+@pytest.mark.parametrize('size', science_run.SIZES)
+def test_networks_of_all_sizes_fit_their_images(size):
+    cfg, side = science_run._config(size), science_run.SIZES[size]['image_size']
+    model = MODELS.build(cfg.model)
+    (embedding,) = model.extract_feat(torch.zeros(2, 3, side, side))
+    assert embedding.shape == (2, model.head.in_channels)
 
 
 def test_training_and_test_people_differ():
