@@ -45,6 +45,7 @@ setup(
     extras_require={
         'test': [
             'pytest',
+            'pytest-xdist',
             'hypothesis',
             'simplejpeg',
             'pyarrow',
