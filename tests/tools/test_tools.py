@@ -195,6 +195,7 @@ def test_flagship_inherited_from_another_folder(tmp_path, method):
     assert 'Iter(train) [2/2]' in done.stdout + done.stderr
 
 
+@pytest.mark.slow  # formats, and two iterations of each config, have their tests
 @each_method
 def test_flagship_on_the_files_as_they_lie(tmp_path, method):
     """A RecordIO set and verification packs: trained, verified, resumed."""
