@@ -6,17 +6,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.box import MARKDOWN
 from rich.table import Table
 from science_run import Run
 
+from mmhyperface.visualization import save_figure
+from mmhyperface.visualization.figures import color, finish, new_figure
+
 Results = Mapping[tuple[str, float], Sequence[dict[str, Any] | None]]
-# Okabe and Ito's colours, which those who are colour-blind tell apart too.
-COLORS = (
-    *('#0072B2', '#009E73', '#E69F00', '#D55E00'),
-    *('#CC79A7', '#56B4E9', '#000000', '#999999'),
-)
 MARKERS = 'osD^vP*X'
 ACCURACY = 'accuracy'
 FIGURES = {ACCURACY: 'accuracy %', 'tar@far=1e-02': 'TAR % at FAR 1e-2'}
@@ -116,11 +113,10 @@ def save_pictures(noise: Results, stability: Results, folder: Path) -> list[Path
     ):
         if not any(run for runs in done.values() for run in runs):
             continue
-        figure = Figure(figsize=(8, height), layout='constrained')
+        figure = new_figure(8, height, dpi=110)
         draw(figure.subplots(), done)
-        folder.mkdir(parents=True, exist_ok=True)
         saved.append(folder / f'{name}.png')
-        figure.savefig(saved[-1], dpi=110)
+        save_figure(figure, saved[-1])
     return saved
 
 
@@ -141,7 +137,7 @@ def draw_noise(ax: Axes, done: Results) -> None:
             rows,
             xerr=deviations,
             label=f'{noise:.0%}',
-            color=COLORS[i],
+            color=color(i),
             marker=MARKERS[i],
             linestyle='none',
             markersize=5,
@@ -150,7 +146,7 @@ def draw_noise(ax: Axes, done: Results) -> None:
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlabel(AXIS)
-    ax.grid(color='0.9')
+    finish(ax)
     ax.legend(
         title='wrong labels',
         loc='lower center',
@@ -177,14 +173,14 @@ def draw_stability(ax: Axes, done: Results) -> None:
             means,
             deviations,
             label=name,
-            color=COLORS[i % len(COLORS)],
+            color=color(i),
             marker=MARKERS[i % len(MARKERS)],
             linestyle='-' if 'hard' in name else '--',
             markersize=5,
             capsize=2,
         )
     ax.set(xlabel='margin m', ylabel=AXIS)
-    ax.grid(color='0.9')
+    finish(ax)
     ax.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 

@@ -12,6 +12,8 @@ from mmhyperface.errors import UserError
 from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import HOOKS
 
+from .model_parts import bare_model
+
 
 @HOOKS.register_module()
 class CentresHook(Hook):
@@ -82,10 +84,9 @@ class CentresHook(Hook):
 
 def _heads(runner: Runner) -> list[HypersphereHead]:
     """Heads whose centres are no ordinary parameter."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     return [
         module
-        for module in model.modules()
+        for module in bare_model(runner).modules()
         if isinstance(module, HypersphereHead) and module.ddp_ignored
     ]
 

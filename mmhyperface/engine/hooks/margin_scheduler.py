@@ -2,15 +2,17 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmhyperface.errors import UserError
 from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.registry import HOOKS
+
+from .model_parts import bare_model
 
 POLICIES = ('step', 'linear')
 
@@ -123,6 +125,5 @@ class MarginSchedulerHook(Hook):
 
     @staticmethod
     def _loss(runner: Runner) -> HypersphereLoss:
-        model = runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model: Any = bare_model(runner)
         return model.head.loss_module

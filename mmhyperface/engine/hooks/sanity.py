@@ -1,11 +1,12 @@
 """A check that ends a run with a clear message instead of a wasted night."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmhyperface.errors import UserError
 from mmhyperface.registry import HOOKS
+
+from .model_parts import bare_model
 
 
 @HOOKS.register_module()
@@ -17,8 +18,7 @@ class ClassCountHook(Hook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        head = getattr(model, 'head', None)
+        head = getattr(bare_model(runner), 'head', None)
         dataset = runner.train_dataloader.dataset
         metainfo = getattr(dataset, 'metainfo', None) or {}
         found = metainfo.get('num_classes')
