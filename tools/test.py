@@ -14,6 +14,7 @@ from mmhyperface.apis import (
     save_features,
     type_name,
 )
+from mmhyperface.apis.model import save_operating_points
 from mmhyperface.apis.network import refuse_other_networks
 from mmhyperface.errors import UserError
 
@@ -41,12 +42,20 @@ def main() -> None:
         choices=['sum', 'none', 'concat'],
         help='how an image and its mirror image are fused',
     )
+    parser.add_argument(
+        '--save-thresholds',
+        action='store_true',
+        help='write the threshold of each FAR into the checkpoint, where whoever '
+        'verifies with it finds them, instead of those of an earlier examination',
+    )
     args = parser.parse_args()
     require_checkpoint(args.checkpoint)
     if args.out and not args.out.endswith(('.json', '.pkl')):
         raise UserError(f'--out takes a .json or .pkl file, got {args.out}')
     if args.out:
         require_file(args.out)
+    if args.save_thresholds and '://' in args.checkpoint:
+        raise UserError('--save-thresholds needs a checkpoint on this machine')
     if args.out and args.save_features:
         description = Path(args.save_features).with_suffix('.json')
         if Path(args.out).resolve() == description.resolve():
@@ -71,6 +80,8 @@ def main() -> None:
     runner = build_runner(cfg)
     refuse_other_networks(runner, cfg, args.checkpoint)
     figures = runner.test()
+    if args.save_thresholds and runner.rank == 0:
+        save_operating_points(args.checkpoint, cfg, runner.test_loop.evaluator)
     if args.out and runner.rank == 0:
         mmengine.dump(figures, args.out)
 

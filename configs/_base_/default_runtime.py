@@ -14,6 +14,7 @@ default_hooks = dict(
     centres=dict(type='CentresHook'),
     skipped_images=dict(type='SkippedImagesHook'),
     throughput=dict(type='ThroughputHook'),
+    convention=dict(type='ConventionHook'),
     divergence_guard=dict(type='DivergenceGuardHook'),
     angles=dict(type='AngleStatisticsHook'),
     # Raw pixels as a baseline too are for small test sets: they are kept in memory.

@@ -233,6 +233,25 @@ def read(path: str) -> Any:
     return checkpoint
 
 
+def update_meta(path: str, key: str, value: Any) -> None:
+    """Set an entry of the ``meta`` of a checkpoint that is there, at one stroke.
+
+    Raises:
+        UserError: If there is none, or it cannot be written.
+    """
+    found = find(path)
+    file = found / _read_index(found)['model'] if found.is_dir() else found
+    checkpoint = _read_file(file)
+    checkpoint.setdefault('meta', {})[key] = value
+    try:
+        torch.save(checkpoint, temporary(file))
+        publish(file)
+    except (OSError, RuntimeError) as error:  # torch's own, of a folder or a disk
+        raise UserError(f'checkpoint {path} cannot be written: {error}') from None
+    finally:
+        temporary(file).unlink(missing_ok=True)
+
+
 def _read_index(folder: Path) -> dict:
     try:
         index = json.loads((folder / INDEX).read_text())

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from mmengine.config import Config
 from torch import Tensor
 
+from mmhyperface.convention import META_KEY, convention_of
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.errors import UserError, some
 from mmhyperface.models.heads.centre_state import StoredRows
@@ -14,9 +16,6 @@ from mmhyperface.version import __version__
 from .architectures import fitted, label, recognise
 from .reading import refuse_other_kinds
 from .state_dicts import State, as_float32, as_state, below, unwrapped
-
-#: What our preprocessor feeds.
-INPUT = {'channels': 'RGB', 'mean': 127.5, 'std': 127.5}
 
 
 @dataclass(frozen=True)
@@ -110,11 +109,12 @@ def to_checkpoint(network: Network, peer: str, files: Sequence[str]) -> dict:
         state['head.weight'] = network.centres
     for key, value in network.loss.items():
         state[f'head.loss_module.{key}'] = value
+    model = {'type': 'FaceRecognizer', 'backbone': network.config}
     meta = {
         'mmhyperface_version': __version__,
         'converted_from': {'peer': peer, 'files': list(files)},
         'backbone': network.config,
-        'input': {**INPUT, 'size': network.config['input_size']},
+        META_KEY: convention_of(Config({'model': model})).to_dict(),
     }
     return {'meta': meta, 'state_dict': state}
 

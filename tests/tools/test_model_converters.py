@@ -9,7 +9,7 @@ import torch
 from runs import small_config
 from test_tools import ROOT
 
-from mmhyperface.apis import build_runner, report_errors
+from mmhyperface.apis import build_runner, get_model, report_errors
 from mmhyperface.errors import UserError
 
 TOOLS = ROOT / 'tools' / 'model_converters'
@@ -65,7 +65,10 @@ def test_a_converted_checkpoint_is_loaded_strictly(tmp_path, convert, opensphere
     meta = torch.load(ours, weights_only=True)['meta']
     assert meta['converted_from'] == {'peer': 'OpenSphere', 'files': ['model_7.pth']}
     assert meta['backbone']['depth'] == 4
-    assert meta['input'] == {'channels': 'RGB', 'mean': 127.5, 'std': 127.5, 'size': 32}
+    convention = get_model(None, ours).convention
+    assert convention.channel_order == 'RGB'
+    assert convention.input_size == (32, 32)
+    assert convention.mean == convention.std == (127.5, 127.5, 127.5)
 
     back = tmp_path / 'back'
     told = convert('mmhyperface_to_opensphere', ours, back, '--revision', '2022')

@@ -2,6 +2,7 @@ from .angle_statistics import AngleStatisticsHook
 from .centres import CentresHook
 from .checkpoint import CheckpointHook
 from .compile import CompileHook
+from .convention import ConventionHook
 from .divergence_guard import DivergenceGuardHook
 from .iteration_seed import IterationSeedHook
 from .margin_scheduler import MarginSchedulerHook
@@ -17,6 +18,7 @@ __all__ = [
     'CheckpointHook',
     'ClassCountHook',
     'CompileHook',
+    'ConventionHook',
     'DivergenceGuardHook',
     'IterationSeedHook',
     'MarginSchedulerHook',

@@ -124,6 +124,16 @@ class FaceRecognizer(BaseModel):
         loss, scalars = super().parse_losses(losses)
         return loss, mean_over_ranks(scalars)
 
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Embeddings with flip fusion: fp32 [B, D], [B, 2D] for ``concat``."""
+        embeddings = self.extract_feat(inputs)[-1].float()
+        if self.flip_fusion == 'none':
+            return embeddings
+        mirrored = self.extract_feat(inputs.flip(-1))[-1].float()
+        if self.flip_fusion == 'sum':
+            return embeddings + mirrored
+        return torch.cat([embeddings, mirrored], dim=1)
+
     def predict(
         self, inputs: Tensor, data_samples: list[DataSample] | FaceSamples | None = None
     ) -> list[DataSample]:
@@ -134,13 +144,7 @@ class FaceRecognizer(BaseModel):
         Embeddings are not normalised: their norm tells the image's quality, and
         the protocols that need unit vectors normalise.
         """
-        embeddings = self.extract_feat(inputs)[-1].float()
-        if self.flip_fusion != 'none':
-            mirrored = self.extract_feat(inputs.flip(-1))[-1].float()
-            if self.flip_fusion == 'sum':
-                embeddings = embeddings + mirrored
-            else:
-                embeddings = torch.cat([embeddings, mirrored], dim=1)
+        embeddings = self.embed(inputs)
         samples = list(data_samples or [DataSample() for _ in embeddings])
         for sample, embedding in zip(samples, embeddings, strict=True):
             sample.set_field(embedding, 'embedding')

@@ -1,0 +1,95 @@
+"""Checkpoints that tell how their network is to be used."""
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmhyperface.convention import META_KEY, OperatingPoint, convention_of
+from mmhyperface.engine.checkpoint import update_meta
+from mmhyperface.errors import UserError
+from mmhyperface.evaluation.metrics import FaceVerification
+from mmhyperface.evaluation.results import VerificationResult
+from mmhyperface.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ConventionHook(Hook):
+    """Lets checkpoints carry the convention of their network.
+
+    That is ``meta['convention']``, see :class:`.Convention`: how pixels come in, how
+    the mirror image is fused, what it was trained with, and the thresholds of its
+    examination. Those of the last validation belong to the weights that were
+    validated: they go into checkpoints of just these weights, also into one that was
+    saved before the validation, and not into later ones.
+
+    A config whose network has no convention (another recogniser, an input size that
+    nothing tells) trains all the same; its checkpoints carry none.
+    """
+
+    # After the metrics, and before CheckpointHook saves the best.
+    priority = 'LOW'
+
+    def __init__(self) -> None:
+        self.points: tuple[OperatingPoint, ...] = ()
+        self.has_saved = False
+
+    def before_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        """The weights are going to be others."""
+        self.points, self.has_saved = (), False
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        self.points = operating_points(runner.val_loop.evaluator)
+        if not self.points or not self.has_saved or not is_main_process():
+            return
+        path = runner.message_hub.get_info('last_ckpt')
+        convention = self._convention(runner)
+        # What lies elsewhere than on a disk is not written twice.
+        if convention is not None and path and os.path.exists(path):
+            update_meta(path, META_KEY, convention)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self.has_saved = True
+        convention = self._convention(runner)
+        if convention is not None:
+            checkpoint['meta'][META_KEY] = convention
+
+    def _convention(self, runner: Runner) -> dict | None:
+        try:
+            convention = convention_of(runner.cfg)
+        except UserError:
+            return None
+        convention = dataclasses.replace(convention, operating_points=self.points)
+        return convention.to_dict()
+
+
+def operating_points(evaluator: Evaluator) -> tuple[OperatingPoint, ...]:
+    """Thresholds of every verification that an evaluator has just done.
+
+    Rates that the test set cannot resolve have none. Empty but on the first process.
+    """
+    results: dict[str, Any] = {}
+    for metric in evaluator.metrics:
+        if isinstance(metric, FaceVerification):
+            results |= metric.results_by_set
+    return tuple(
+        point for name, result in results.items() for point in _points(name, result)
+    )
+
+
+def _points(name: str, result: VerificationResult) -> list[OperatingPoint]:
+    triples = zip(result.fars, result.thresholds, result.tars, strict=True)
+    return [
+        OperatingPoint(
+            name, float(far), float(threshold), float(tar), result.num_different
+        )
+        for far, threshold, tar in triples
+        if np.isfinite(threshold)
+    ]

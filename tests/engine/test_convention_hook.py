@@ -1,0 +1,131 @@
+"""Checkpoints carry the convention and the thresholds of just their weights."""
+
+import numpy as np
+import pytest
+import torch
+from runs import small_config, train
+
+from mmhyperface.apis import build_runner, get_model, read_convention
+from mmhyperface.apis.model import save_operating_points
+from mmhyperface.datasets import SyntheticFacePairs
+from mmhyperface.engine import checkpoint as storage
+from mmhyperface.errors import UserError
+from mmhyperface.evaluation.functional import tar_at_far
+from mmhyperface.inference.networks import TorchNetwork
+
+FARS = (0.1, 0.3)
+PAIRS = dict(
+    type='SyntheticFacePairs',
+    name='pairs',
+    num_identities=6,
+    images_per_identity=4,
+    num_pairs=60,
+    first_identity=11,
+    image_size=32,
+    test_mode=True,
+)
+
+
+def config(work_dir, **options):
+    loader = dict(
+        batch_size=8,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=PAIRS | dict(pipeline=[dict(type='PackInputs')]),
+    )
+    evaluator = dict(type='FaceVerification', fars=(1e-9, *FARS), folds=2)
+    cfg = small_config(work_dir)
+    cfg.val_dataloader, cfg.val_evaluator, cfg.val_cfg = loader, evaluator, {}
+    cfg.test_dataloader, cfg.test_evaluator, cfg.test_cfg = loader, evaluator, {}
+    cfg.train_cfg.val_interval = 4
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def thresholds(checkpoint):
+    """Of the weights as they lie there, computed anew."""
+    network = TorchNetwork(get_model(None, checkpoint))
+    pairs = SyntheticFacePairs(**{k: v for k, v in PAIRS.items() if k != 'type'})
+    images = np.stack([pairs.get_data_info(i)['img'] for i in range(len(pairs))])
+    rows = network.embed(images).astype(float)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    (sets,) = pairs.metainfo['test_sets'].values()
+    scores = (rows[sets['index_a']] * rows[sets['index_b']]).sum(1)
+    return tar_at_far(scores, sets['same'], FARS)
+
+
+def check(checkpoint):
+    points = read_convention(checkpoint).operating_points
+    wanted = thresholds(checkpoint)
+    assert [point.far for point in points] == list(FARS)
+    assert {point.test_set for point in points} == {'pairs'}
+    assert {point.impostors for point in points} == {30}
+    np.testing.assert_allclose([x.threshold for x in points], wanted.thresholds, 1e-5)
+    np.testing.assert_allclose([x.tar for x in points], wanted.tars)
+
+
+@pytest.mark.parametrize('parts', [None, 0])
+def test_thresholds_of_the_validated_weights_alone(tmp_path, parts):
+    """Saved at 3 and 6, validated at 4 and 6; in one file, and in parts."""
+    train(config(tmp_path, centre_parts_above=parts))
+    first = read_convention(tmp_path / 'iter_3.pth')
+    assert first.operating_points == ()
+    assert first.data['num_classes'] == 11
+    last = tmp_path / 'iter_6.pth'
+    assert last.is_dir() == (parts == 0)
+    check(last)
+    # It is still a checkpoint to go on from.
+    cfg = config(tmp_path, centre_parts_above=parts, resume=True)
+    cfg.load_from = str(last)
+    cfg.train_cfg.max_iters = 7
+    assert train(cfg).iter == 7
+
+
+def test_the_best_checkpoint(tmp_path):
+    train(
+        config(
+            tmp_path,
+            **{'default_hooks.checkpoint.save_best': 'pairs/auc'},
+            **{'default_hooks.checkpoint.rule': 'greater'},
+        )
+    )
+    (best,) = tmp_path.glob('best_*.pth')
+    check(best)
+
+
+def test_thresholds_of_a_test(tmp_path):
+    cfg = config(tmp_path)
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    train(cfg)
+    path = str(tmp_path / 'iter_6.pth')
+    assert read_convention(path).operating_points == ()
+    before = storage.read(path)['state_dict']
+    cfg = config(tmp_path, load_from=path)
+    runner = build_runner(cfg)
+    runner.test()
+    save_operating_points(path, cfg, runner.test_loop.evaluator)
+    check(path)
+    after = storage.read(path)['state_dict']
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    cfg.model.flip_fusion = 'none'
+    with pytest.raises(UserError, match="examined with 'none'"):
+        save_operating_points(path, cfg, runner.test_loop.evaluator)
+    runner.test_loop.evaluator.metrics[0].results_by_set.clear()
+    with pytest.raises(UserError, match='no thresholds to save'):
+        save_operating_points(path, cfg, runner.test_loop.evaluator)
+
+
+def test_a_network_without_a_convention_trains(tmp_path):
+    cfg = config(tmp_path, **{'model.data_preprocessor.type': 'Scaled'})
+    from mmhyperface.models import FaceDataPreprocessor
+    from mmhyperface.registry import MODELS
+
+    class Scaled(FaceDataPreprocessor):
+        pass
+
+    MODELS.register_module(module=Scaled, force=True)
+    try:
+        train(cfg)
+    finally:
+        MODELS.module_dict.pop('Scaled')
+    assert read_convention(tmp_path / 'iter_6.pth') is None
