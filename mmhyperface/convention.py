@@ -18,6 +18,8 @@ from mmhyperface.version import __version__
 
 #: Where it is among a checkpoint's ``meta``.
 META_KEY = 'convention'
+# False accepts that a threshold stands on, unless another is asked for.
+SOLID = 10
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Convention:
         """The threshold for a false accept rate; None if there is none at all.
 
         Args:
-            far: By default the strictest that was examined.
+            far: By default the strictest that ten pairs of two people or more stand
+                on, for fewer make a threshold of chance; if none, the largest.
             test_set: By default the first that was examined.
 
         Raises:
@@ -128,7 +131,10 @@ class Convention:
             )
         points = [x for x in self.operating_points if x.test_set == chosen]
         if far is None:
-            return min(points, key=lambda point: point.far)
+            solid = [x for x in points if round(x.far * x.impostors) >= SOLID]
+            if not solid:
+                return max(points, key=lambda point: point.far)
+            return min(solid, key=lambda point: point.far)
         for point in points:
             if abs(point.far - far) <= 1e-9 * far:
                 return point

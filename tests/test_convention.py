@@ -11,8 +11,10 @@ from mmhyperface.models import FaceRecognizer
 
 POINTS = (
     OperatingPoint('lfw', 1e-2, 0.2, 0.99, 3000),
+    OperatingPoint('lfw', 5e-3, 0.25, 0.99, 3000),
     OperatingPoint('lfw', 1e-3, 0.3, 0.98, 3000),
     OperatingPoint('agedb', 1e-3, 0.4, 0.9, 3000),
+    OperatingPoint('agedb', 2e-3, 0.3, 0.9, 3000),
 )
 
 
@@ -107,8 +109,10 @@ def test_operating_points():
     found = dataclasses.replace(empty, operating_points=POINTS)
     assert found.operating_point() == POINTS[1]
     assert found.operating_point(0.01) == POINTS[0]
-    assert found.operating_point(test_set='agedb') == POINTS[2]
-    with pytest.raises(UserError, match=r'only for 0\.01, 0\.001'):
+    assert found.operating_point(0.001) == POINTS[2]
+    # Fewer than ten pairs stand on either.
+    assert found.operating_point(test_set='agedb') == POINTS[4]
+    with pytest.raises(UserError, match=r'only for 0\.01, 0\.005, 0\.001'):
         found.operating_point(1e-6)
     with pytest.raises(UserError, match='only of lfw, agedb'):
         found.operating_point(test_set='cfp')
