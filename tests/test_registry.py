@@ -95,7 +95,7 @@ BUILD = """
     [
         ('mmhyperface', ''),
         ('mmpretrain', 'mmhyperface.'),
-        ('mmengine', 'mmhyperface.'),
+        pytest.param('mmengine', 'mmhyperface.', marks=pytest.mark.slow),
         (None, 'mmhyperface.'),
     ],
 )
