@@ -37,7 +37,8 @@ def config(work_dir, **options):
     cfg = small_config(work_dir)
     cfg.val_dataloader, cfg.val_evaluator, cfg.val_cfg = loader, evaluator, {}
     cfg.test_dataloader, cfg.test_evaluator, cfg.test_cfg = loader, evaluator, {}
-    cfg.train_cfg.val_interval = 4
+    cfg.train_cfg.val_interval = 3
+    cfg.default_hooks.checkpoint.interval = 2
     cfg.merge_from_dict(options)
     return cfg
 
@@ -66,9 +67,9 @@ def check(checkpoint):
 
 @pytest.mark.parametrize('parts', [None, 0])
 def test_thresholds_of_the_validated_weights_alone(tmp_path, parts):
-    """Saved at 3 and 6, validated at 4 and 6; in one file, and in parts."""
+    """Saved at 2, 4 and 6, validated at 3 and 6; in one file, and in parts."""
     train(config(tmp_path, centre_parts_above=parts))
-    first = read_convention(tmp_path / 'iter_3.pth')
+    first = read_convention(tmp_path / 'iter_4.pth')
     assert first.operating_points == ()
     assert first.data['num_classes'] == 11
     last = tmp_path / 'iter_6.pth'
