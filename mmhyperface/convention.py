@@ -29,7 +29,7 @@ class OperatingPoint:
     Attributes:
         test_set: Its name.
         far: False accept rate that was asked for, a fraction.
-        threshold: Pairs above this cosine are taken for one person.
+        threshold: Pairs are taken for one person from this cosine on.
         tar: True accept rate there.
         impostors: Pairs of two people that the rate stands on.
     """

@@ -85,7 +85,9 @@ def operating_points(evaluator: Evaluator) -> tuple[OperatingPoint, ...]:
 
 
 def _points(name: str, result: VerificationResult) -> list[OperatingPoint]:
-    triples = zip(result.fars, result.thresholds, result.tars, strict=True)
+    # Those of the examination accept what is above them, ours what reaches them.
+    least = np.nextafter(result.thresholds, np.inf)
+    triples = zip(result.fars, least, result.tars, strict=True)
     return [
         OperatingPoint(
             name, float(far), float(threshold), float(tar), result.num_different
