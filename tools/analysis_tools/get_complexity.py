@@ -64,7 +64,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.repeats < 1 or min(args.batch_sizes, default=1) < 1:
         raise UserError('--repeats and --batch-sizes must be at least 1')
-    if min(args.input_size or [1]) < 1 or (args.threads or 1) < 1:
+    threads = 1 if args.threads is None else args.threads
+    if min(*(args.input_size or [1]), threads) < 1:
         raise UserError('--input-size and --threads must be at least 1')
     if args.input_size and len(args.input_size) > 2:
         raise UserError('--input-size takes one number, or height and width')
