@@ -176,7 +176,7 @@ def convention_of(cfg: Config) -> Convention:
         channel_order='RGB' if preprocessor.get('to_rgb', True) else 'BGR',
         flip_fusion=fusion,
         embedding_size=2 * size if fusion == 'concat' else size,
-        resize=_loading(cfg, 'train').get('resize', True),
+        resize=_resizes(_loading(cfg, 'train')),
         network=_plain(network),
         loss=_plain(head['loss']) if head.get('loss') else None,
         data=_data(cfg, head),
@@ -230,6 +230,11 @@ def _loading(cfg: Config, phase: str) -> Mapping:
         if _name(step) == 'LoadFace':
             return step
     return {'resize': False}
+
+
+def _resizes(loading: Mapping) -> bool:
+    # Without a size each image keeps its own, for AlignFace.
+    return loading.get('resize', True) and loading.get('size', 0) is not None
 
 
 def _data(cfg: Config, head: Mapping) -> dict | None:

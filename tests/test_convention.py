@@ -51,6 +51,14 @@ def test_crops_are_resized_where_training_did(name, size, resize):
     assert found.resize == resize
 
 
+def test_crops_are_not_resized_where_landmarks_aligned_them():
+    cfg = Config.fromfile(CONFIGS / 'sphereface2_facefolder.py')
+    steps = cfg.train_dataloader.dataset.pipeline
+    (load,) = (step for step in steps if step['type'] == 'LoadFace')
+    load['size'] = None
+    assert not convention_of(cfg).resize
+
+
 def test_a_config_without_data():
     preprocessor = dict(to_rgb=False, mean=[1, 2, 3], std=4)
     cfg = minimal(flip_fusion='concat', data_preprocessor=preprocessor)

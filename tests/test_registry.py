@@ -54,6 +54,8 @@ def test_every_registry_of_mmpretrain_has_a_child():
         assert ours[name].root.children['mmhyperface'] is ours[name]
     for name in {'STRATEGIES', 'INFERENCERS', 'FUNCTIONS'}:
         assert ours[name].parent is getattr(mmengine_registry, name)
+    # That it is found before anybody has imported it.
+    assert 'mmhyperface.inference' in ours['INFERENCERS']._locations
 
 
 CONFIG = """

@@ -14,7 +14,7 @@ from mmhyperface.apis import (
     save_features,
     type_name,
 )
-from mmhyperface.apis.model import save_operating_points
+from mmhyperface.apis.model import examined_convention, save_operating_points
 from mmhyperface.apis.network import refuse_other_networks
 from mmhyperface.errors import UserError
 
@@ -68,11 +68,13 @@ def main() -> None:
     if not cfg.get('test_dataloader'):
         raise UserError(f'{args.config} has no test_dataloader')
     cfg.load_from = args.checkpoint
+    if type_name(cfg.model) == 'FaceRecognizer' and args.flip_fusion:
+        cfg.model.flip_fusion = args.flip_fusion
+    if args.save_thresholds:
+        convention = examined_convention(args.checkpoint, cfg)
     if type_name(cfg.model) == 'FaceRecognizer':
         # Embeddings need no class centres, which may be most of the model.
         cfg.model.head = None
-        if args.flip_fusion:
-            cfg.model.flip_fusion = args.flip_fusion
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.save_features:
@@ -80,10 +82,10 @@ def main() -> None:
     runner = build_runner(cfg)
     refuse_other_networks(runner, cfg, args.checkpoint)
     figures = runner.test()
-    if args.save_thresholds and runner.rank == 0:
-        save_operating_points(args.checkpoint, cfg, runner.test_loop.evaluator)
     if args.out and runner.rank == 0:
         mmengine.dump(figures, args.out)
+    if args.save_thresholds and runner.rank == 0:
+        save_operating_points(args.checkpoint, convention, runner.test_loop.evaluator)
 
 
 if __name__ == '__main__':

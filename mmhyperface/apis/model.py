@@ -13,19 +13,22 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
 from mmpretrain import registry as mmpretrain_registry
+from torch import Tensor
 
 import mmhyperface.models  # registers what a network is built of
 from mmhyperface.convention import META_KEY, Convention, convention_of
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.engine.hooks.convention import operating_points
 from mmhyperface.errors import UserError
-from mmhyperface.models.recognizers import FaceRecognizer
+from mmhyperface.models.recognizers import FaceDataPreprocessor, FaceRecognizer
 from mmhyperface.registry import MODELS
 
 from .launch import load_config
 from .network import require_fit
 
 _PARTS = ('backbone.', 'neck.')
+# What is done with pixels, in a Convention.
+_PIXELS = ('input_size', 'channel_order', 'mean', 'std')
 
 
 def get_model(
@@ -53,6 +56,8 @@ def get_model(
             checkpoint tells no convention and there is no config, or the two
             contradict each other.
     """
+    if config is None and checkpoint is None:
+        raise UserError('give a config, a checkpoint, or both')
     source = str(checkpoint or config)
     state, told = _read(checkpoint)
     convention = _convention(config, told, source)
@@ -66,7 +71,7 @@ def get_model(
         name = str(getattr(config, 'filename', config) or 'its convention')
         require_fit(model.state_dict(), state, _PARTS, source, name)
         model.load_state_dict(state, strict=False)
-    model.to(_device(device)).eval()
+    model.to(require_device(device)).eval()
     model.convention = dataclasses.replace(
         convention,
         embedding_size=_embedding_size(model, convention, source),
@@ -80,18 +85,45 @@ def read_convention(checkpoint: str | Path) -> Convention | None:
     return _read(checkpoint)[1]
 
 
-def save_operating_points(checkpoint: str, cfg: Config, evaluator: Evaluator) -> None:
+def examined_convention(checkpoint: str, cfg: Config) -> Convention:
+    """The convention of a checkpoint that is to be examined.
+
+    Args:
+        checkpoint: Its path.
+        cfg: What it is examined with; if the checkpoint tells no convention yet, that
+            of this config.
+
+    Raises:
+        UserError: If it is examined in another way than its convention has it, so that
+            thresholds would not hold.
+    """
+    examined = convention_of(cfg)
+    told = read_convention(checkpoint)
+    if told is None:
+        # Which versions it was trained with nobody knows.
+        return dataclasses.replace(examined, versions={})
+    for name in (*_PIXELS, 'flip_fusion'):
+        has, was = getattr(told, name), getattr(examined, name)
+        if has != was:
+            raise UserError(
+                f'{checkpoint} has {name} {has!r}, and is examined with {was!r}: such '
+                'thresholds do not hold for it'
+            )
+    return told
+
+
+def save_operating_points(
+    checkpoint: str, convention: Convention, evaluator: Evaluator
+) -> None:
     """Write the thresholds of an examination into the checkpoint that had it.
 
     Args:
         checkpoint: Its path.
-        cfg: What it was examined with; if the checkpoint tells no convention yet, it
-            gets that of this config.
+        convention: Of :func:`examined_convention`.
         evaluator: After the examination.
 
     Raises:
-        UserError: If there was no verification, or mirror images were fused in another
-            way than the checkpoint's convention has it.
+        UserError: If there was no verification, or the file cannot be written.
     """
     points = operating_points(evaluator)
     if not points:
@@ -99,14 +131,7 @@ def save_operating_points(checkpoint: str, cfg: Config, evaluator: Evaluator) ->
             'no thresholds to save: the test sets had no FaceVerification that '
             'resolves a FAR'
         )
-    examined = convention_of(cfg)
-    told = read_convention(checkpoint) or examined
-    if told.flip_fusion != examined.flip_fusion:
-        raise UserError(
-            f'{checkpoint} has flip_fusion {told.flip_fusion!r}, and was examined with '
-            f'{examined.flip_fusion!r}: such thresholds do not hold for it'
-        )
-    told = dataclasses.replace(told, operating_points=points)
+    told = dataclasses.replace(convention, operating_points=points)
     storage.update_meta(checkpoint, META_KEY, told.to_dict())
 
 
@@ -163,7 +188,7 @@ def _convention(
     if told is None:
         # Which versions it was trained with nobody knows.
         return dataclasses.replace(wanted, versions={})
-    for name in ('input_size', 'channel_order', 'mean', 'std'):
+    for name in _PIXELS:
         asked, trained = getattr(wanted, name), getattr(told, name)
         if asked != trained:
             raise UserError(
@@ -189,12 +214,37 @@ def _build(convention: Convention, source: str) -> FaceRecognizer:
             )
     init_default_scope('mmhyperface')
     network: Any = ConfigDict(copy.deepcopy(convention.network))
-    model = MODELS.build(network)
-    # A checkpoint's own words must not contradict what will be computed.
-    preprocessor = model.data_preprocessor
-    if preprocessor.to_rgb != (convention.channel_order == 'RGB'):
-        raise UserError(f'{source}: its channel_order contradicts its network')
+    try:
+        model = MODELS.build(network)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f'{source}: its network cannot be built, perhaps as it is of another '
+            f'version of mmhyperface: {error}'
+        ) from None
+    _require_told(model, convention, source)
     return model
+
+
+def _require_told(model: Any, convention: Convention, source: str) -> None:
+    """A checkpoint's own words must not contradict what will be computed."""
+    pixels = getattr(model, 'data_preprocessor', None)
+    if not isinstance(model, FaceRecognizer) or not isinstance(
+        pixels, FaceDataPreprocessor
+    ):
+        raise UserError(f'{source}: its network is no FaceRecognizer of ours')
+    fits = {
+        'channel_order': pixels.to_rgb == (convention.channel_order == 'RGB'),
+        'mean': _same(pixels.mean, convention.mean),
+        'std': _same(pixels.std, convention.std),
+        'flip_fusion': model.flip_fusion == convention.flip_fusion,
+    }
+    for name, fit in fits.items():
+        if not fit:
+            raise UserError(f'{source}: its {name} contradicts its network')
+
+
+def _same(computed: Tensor, told: tuple[float, float, float]) -> bool:
+    return torch.equal(computed.flatten().expand(3), torch.tensor(told))
 
 
 def _types(node: Any) -> Iterator[str]:
@@ -226,7 +276,12 @@ def _registered(name: str) -> bool:
     return False
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def require_device(device: str | torch.device | None) -> torch.device:
+    """A device that can be used; by default a GPU if there is one.
+
+    Raises:
+        UserError: If it cannot.
+    """
     if device is None:
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
@@ -242,12 +297,12 @@ def _device(device: str | torch.device | None) -> torch.device:
 def _embedding_size(model: FaceRecognizer, convention: Convention, source: str) -> int:
     """What the network gives for an image of its size."""
     device = next(model.parameters()).device
-    images = torch.zeros(1, 3, *convention.input_size, device=device)
     try:
+        images = torch.zeros(1, 3, *convention.input_size, device=device)
         return model.embed(images).shape[1]
-    except (RuntimeError, ValueError) as error:
-        height, width = convention.input_size
+    except (RuntimeError, TypeError, ValueError) as error:
+        size = ' x '.join(map(str, convention.input_size))
         told = str(error).splitlines()[0]
         raise UserError(
-            f'{source}: the network does not take images of {height} x {width}: {told}'
+            f'{source}: the network does not take images of {size}: {told}'
         ) from None

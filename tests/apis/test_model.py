@@ -123,16 +123,39 @@ def test_a_file_makes_us_run_nothing(saved, tmp_path):
 
 def test_a_convention_that_contradicts_its_network(saved):
     path, _ = saved
-    convention = convention_of(config()).to_dict() | {'channel_order': 'BGR'}
-    rewrite(path, meta={'convention': convention})
-    with pytest.raises(UserError, match='contradicts its network'):
-        get_model(None, path)
+    for name, value in (
+        ('channel_order', 'BGR'),
+        ('mean', [0, 0, 0]),
+        ('std', [127.5, 127.5, 128]),
+        ('flip_fusion', 'none'),
+    ):
+        convention = convention_of(config()).to_dict() | {name: value}
+        rewrite(path, meta={'convention': convention})
+        with pytest.raises(UserError, match=f'its {name} contradicts its network'):
+            get_model(None, path)
+
+
+def test_a_network_that_this_version_cannot_build(saved):
+    path, _ = saved
+    convention = convention_of(config()).to_dict()
+    network = convention['network']
+    for wrong, told in (
+        (network | dict(backbone=BACKBONE | dict(invented=1)), 'invented'),
+        (network | dict(type='ImageClassifier'), 'no FaceRecognizer'),
+        (network | dict(data_preprocessor=dict(type='ImgDataPreprocessor')), 'no Face'),
+        (None, 'cannot be built'),
+    ):
+        rewrite(path, meta={'convention': convention | {'network': wrong}})
+        with pytest.raises(UserError, match=told):
+            get_model(None, path)
 
 
 def test_mistakes(saved, tmp_path):
     path, _ = saved
     with pytest.raises(UserError, match='there is no checkpoint'):
         get_model(None, tmp_path / 'none.pth')
+    with pytest.raises(UserError, match='give a config, a checkpoint'):
+        get_model(None, None)
     with pytest.raises(UserError, match='download it first'):
         get_model(None, 'https://example.org/x.pth')
     with pytest.raises(UserError, match='cannot be used'):

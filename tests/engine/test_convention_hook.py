@@ -1,12 +1,14 @@
 """Checkpoints carry the convention and the thresholds of just their weights."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from runs import small_config, train
 
 from mmhyperface.apis import build_runner, get_model, read_convention
-from mmhyperface.apis.model import save_operating_points
+from mmhyperface.apis.model import examined_convention, save_operating_points
 from mmhyperface.datasets import SyntheticFacePairs
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.errors import UserError
@@ -104,16 +106,26 @@ def test_thresholds_of_a_test(tmp_path):
     cfg = config(tmp_path, load_from=path)
     runner = build_runner(cfg)
     runner.test()
-    save_operating_points(path, cfg, runner.test_loop.evaluator)
+    convention = examined_convention(path, cfg)
+    save_operating_points(path, convention, runner.test_loop.evaluator)
     check(path)
     after = storage.read(path)['state_dict']
     assert all(torch.equal(after[key], value) for key, value in before.items())
-    cfg.model.flip_fusion = 'none'
-    with pytest.raises(UserError, match="examined with 'none'"):
-        save_operating_points(path, cfg, runner.test_loop.evaluator)
+    for name, value, told in (
+        ('flip_fusion', 'none', "examined with 'none'"),
+        ('data_preprocessor', dict(to_rgb=False), "examined with 'BGR'"),
+    ):
+        other = copy.deepcopy(cfg)
+        other.model[name] = value
+        with pytest.raises(UserError, match=told):
+            examined_convention(path, other)
     runner.test_loop.evaluator.metrics[0].results_by_set.clear()
     with pytest.raises(UserError, match='no thresholds to save'):
-        save_operating_points(path, cfg, runner.test_loop.evaluator)
+        save_operating_points(path, convention, runner.test_loop.evaluator)
+    torch.save(before, path)
+    nothing_told = examined_convention(path, cfg)
+    assert nothing_told.versions == {}
+    assert nothing_told.loss is not None
 
 
 def test_a_network_without_a_convention_trains(tmp_path):
