@@ -1,7 +1,4 @@
-"""Pictures with a coloured dot on each landmark: a crop has them at their places.
-
-The detector is OpenCV's own, with a model written here, which finds blue blocks.
-"""
+"""Pictures with a coloured dot on each landmark: a crop has them at their places."""
 
 import csv
 import os
@@ -10,7 +7,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,57 +15,20 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+from drawn_faces import (
+    COLOURS,
+    draw_dots,
+    draw_face,
+    moved,
+    write_model,
+)
 
 from mmhyperface.datasets.transforms import template
 from mmhyperface.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 TOOL = ROOT / 'tools' / 'dataset_converters' / 'align_faces.py'
-# BGR, without any blue.
-COLOURS = ((0, 255, 0), (0, 0, 255), (0, 255, 255), (0, 128, 255), (0, 255, 128))
 COLUMNS = ['path', 'x1', 'y1', 'x2', 'y2', 'x3', 'y3', 'x4', 'y4', 'x5', 'y5']
-
-
-def moved(
-    points: np.ndarray, angle: float, scale: float, shift: Sequence
-) -> np.ndarray:
-    """Points turned about their centre, scaled and shifted."""
-    a = np.deg2rad(angle)
-    turn = scale * np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
-    return (points - points.mean(0)) @ turn.T + shift
-
-
-#: Landmarks from the corner of a block on, where the model finds a face of green 100.
-LAYOUT = moved(template(112, 112), 25, 0.8, (60, 50))
-
-
-def draw_dots(image: np.ndarray, points: np.ndarray, radius: float) -> None:
-    ys, xs = np.indices(image.shape[:2])
-    for (x, y), colour in zip(points, COLOURS, strict=True):
-        image[np.hypot(xs - x, ys - y) < radius] = colour
-
-
-def draw_face(
-    image: np.ndarray,
-    cell: tuple[int, int],
-    score: float = 0.9,
-    green: int = 100,
-    red: int = 100,
-    scale: int = 1,
-) -> np.ndarray:
-    """A face for the model, in a picture that is `scale` times what it will see.
-
-    Args:
-        cell: column and row of its block, in units of 8 pixels.
-        green: scales its landmarks.
-        red: the logarithm of the side of its box, in hundredths.
-    """
-    side = 8 * scale
-    x, y = side * np.array(cell)
-    points = [x, y] + LAYOUT * (scale * green / 100)
-    draw_dots(image, points, radius=3.5 * scale)
-    image[y : y + side, x : x + side] = round(255 * score), green, red
-    return points
 
 
 def assert_dots_at_template(crop: Path, size: tuple[int, int] = (112, 112)) -> None:
@@ -77,91 +37,6 @@ def assert_dots_at_template(crop: Path, size: tuple[int, int] = (112, 112)) -> N
     for colour, place in zip(COLOURS, template(*size), strict=True):
         ys, xs = np.nonzero(np.abs(image - colour).max(-1) < 60)
         assert np.hypot(xs.mean() - place[0], ys.mean() - place[1]) < 0.5
-
-
-# What is needed of protobuf to write a model, with the numbers of onnx.proto.
-
-
-def varint(number: int) -> bytes:
-    low = b''
-    while number > 127:
-        low += bytes([number & 127 | 128])
-        number >>= 7
-    return low + bytes([number])
-
-
-def field(number: int, value: int | str | bytes) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    data = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def tensor(name: str, values: np.ndarray) -> bytes:
-    shape = b''.join(field(1, size) for size in values.shape)
-    kind = {'float32': 1, 'int64': 7}[str(values.dtype)]
-    return shape + field(2, kind) + field(8, name) + field(9, values.tobytes())
-
-
-def node(kind: str, inputs: Sequence[str], output: str, **options: list[int]) -> bytes:
-    names = b''.join(field(1, name) for name in inputs) + field(2, output)
-    attributes = (
-        field(1, name) + b''.join(field(8, v) for v in values) + field(20, 7)
-        for name, values in options.items()
-    )
-    return names + field(4, kind) + b''.join(field(5, a) for a in attributes)
-
-
-def value(name: str, shape: Sequence[int]) -> bytes:
-    sizes = b''.join(field(1, field(1, size)) for size in shape)
-    return field(1, name) + field(2, field(1, field(1, 1) + field(2, sizes)))
-
-
-def write_model(
-    path: Path, names: Sequence[str] = ('cls', 'obj', 'bbox', 'kps')
-) -> str:
-    """A model with YuNet's inputs and outputs: each is a linear function of the mean
-    colour of a square of 8 (16, 32) pixels, and zero for the larger ones."""
-    colours = {
-        'cls': np.array([[1 / 255, 0, 0]]),
-        'obj': np.array([[1 / 255, 0, 0]]),
-        # Centre (0.5, 0.5), and the logarithms of both sides.
-        'bbox': np.array([[0, 0, 0]] * 2 + [[0, 0, 0.01]] * 2),
-        'kps': np.outer(LAYOUT.ravel() / 8 / 100, [0, 1, 0]),
-    }
-    nodes, tensors, outputs = [], [], []
-    for stride in (8, 16, 32):
-        for renamed, (name, weight) in zip(names, colours.items(), strict=True):
-            out = f'{renamed}_{stride}'
-            count = len(weight)
-            kernel = np.zeros((count, 3, stride, stride), np.float32)
-            if stride == 8:
-                kernel += weight[:, :, None, None] / stride**2
-            bias = np.zeros(count, np.float32)
-            if name == 'bbox':
-                bias[:2] = 0.5
-            tensors += [
-                tensor(f'{out}.w', kernel),
-                tensor(f'{out}.b', bias),
-                tensor(f'{out}.s', np.array([1, -1, count])),
-            ]
-            sides = dict(kernel_shape=[stride] * 2, strides=[stride] * 2)
-            nodes += [
-                node('Conv', ['input', f'{out}.w', f'{out}.b'], f'{out}.1', **sides),
-                node('Transpose', [f'{out}.1'], f'{out}.2', perm=[0, 2, 3, 1]),
-                node('Reshape', [f'{out}.2', f'{out}.s'], out),
-            ]
-            outputs.append(value(out, (1, (640 // stride) ** 2, count)))
-    graph = [
-        *(field(1, n) for n in nodes),
-        field(2, 'faces'),
-        *(field(5, t) for t in tensors),
-        field(11, value('input', (1, 3, 640, 640))),
-        *(field(12, o) for o in outputs),
-    ]
-    version, operators = field(1, 8), field(8, field(1, '') + field(2, 11))
-    path.write_bytes(version + operators + field(7, b''.join(graph)))
-    return str(path)
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ import argparse
 import csv
 import os
 import signal
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -37,16 +36,15 @@ from rich.table import Column, Table
 from mmhyperface.apis import report_errors
 from mmhyperface.apis.conversion import end_with_parent, in_order
 from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS
-from mmhyperface.datasets.tables import is_table, read_table
-from mmhyperface.datasets.text_lists import read_lines, split_fields
 from mmhyperface.datasets.transforms import AlignFace, decode_face, encoded_face
 from mmhyperface.errors import UserError
+from mmhyperface.inference.detection import CHOICES, YuNet, choose_face
+from mmhyperface.inference.inputs import images_below
+from mmhyperface.inference.landmarks import COLUMNS, read_landmarks
+from mmhyperface.inference.pictures import turns_upright
 
 # Pictures of one task of a worker.
 TASK = 16
-NUMBERS = tuple(f'{axis}{point}' for point in range(1, 6) for axis in 'xy')
-COLUMNS = ('path', *NUMBERS)
 
 
 def parse_args() -> argparse.Namespace:
@@ -86,7 +84,7 @@ def parse_args() -> argparse.Namespace:
     )
     add(
         '--choose',
-        choices=('largest', 'central', 'best'),
+        choices=CHOICES,
         default='largest',
         help='which of several faces of a picture',
     )
@@ -103,68 +101,6 @@ def parse_args() -> argparse.Namespace:
     if min(args.size) < 1 or args.quality > 100 or not 0 < args.score_threshold <= 1:
         parser.error('--size, --quality or --score-threshold is out of range')
     return args
-
-
-def read_landmarks(file: str) -> dict[str, array]:
-    """Ten numbers, x1 y1 to x5 y5, of each picture that a list or table names."""
-    found: dict[str, array] = {}
-    for line, name, numbers in _rows(file):
-        path = os.path.normpath(name)
-        if os.path.isabs(path) or path.split(os.sep)[0] in ('.', '..'):
-            raise UserError(
-                f'{file}:{line}: expected a path that starts from SOURCE and stays in '
-                f'it, got {name!r}'
-            )
-        if path in found:
-            raise UserError(f'{file}:{line}: {name!r} comes a second time')
-        try:
-            found[path] = array('d', map(float, numbers))
-        except ValueError as error:
-            raise UserError(
-                f'{file}:{line}: {error}; paths with spaces need tabs between fields'
-            ) from None
-    return found
-
-
-def _rows(file: str) -> Iterator[tuple[int, str, Sequence[Any]]]:
-    """(line or row, path, ten numbers) of each picture."""
-    if not is_table(file):
-        yield from _list_rows(file)
-        return
-    for place, (path, *values) in read_table(file, COLUMNS, 'Set --landmarks'):
-        # What is empty in a table is no number, as for a picture without a face.
-        yield place, str(path or ''), [np.nan if v in ('', None) else v for v in values]
-
-
-def _list_rows(file: str) -> Iterator[tuple[int, str, Sequence[str]]]:
-    for number, line in read_lines(file, 'Set --landmarks'):
-        path, *numbers = split_fields(line)
-        if len(numbers) not in (10, 11):
-            raise UserError(
-                f'{file}:{number}: expected `path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5`, '
-                f'perhaps with a score, got {line!r}. Paths with spaces need tabs '
-                'between the fields'
-            )
-        yield number, path, numbers[:10]
-
-
-def images_below(folder: str) -> tuple[list[str], int]:
-    """Paths of the images, from there on, and the number of other files."""
-
-    def fail(error: OSError) -> None:
-        raise UserError(f"cannot list '{error.filename}': {error.strerror}")
-
-    images = []
-    others = 0
-    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        within = os.path.relpath(parent, folder)
-        for name in files:
-            if name.lower().endswith(IMAGE_EXTENSIONS) and not name.startswith('.'):
-                images.append(os.path.normpath(os.path.join(within, name)))
-            else:
-                others += 1
-    return images, others
 
 
 def require_apart(source: str, destination: str) -> None:
@@ -186,81 +122,6 @@ def require_different_crops(pictures: Sequence[str]) -> None:
             raise UserError(
                 f"'{other}' and '{picture}' would give the same crop; rename one"
             )
-
-
-class YuNet:
-    """OpenCV's detector of faces and their landmarks.
-
-    ``cv2.FaceDetectorYN`` gives right eye, left eye, nose, right and left corner of the
-    mouth of the person. What is right of a person is left in the picture: our order.
-
-    Raises:
-        UserError: for a file that is no model for it.
-    """
-
-    def __init__(self, model: str, threshold: float, choose: str, longest: int) -> None:
-        self.choose = choose
-        self.longest = longest
-        if not os.path.isfile(model):
-            raise UserError(f"there is no model '{model}'")
-        try:
-            self.detector = cv2.FaceDetectorYN.create(model, '', (32, 32), threshold)
-            # Models of before 2023 fail here.
-            self.detector.detect(np.zeros((32, 32, 3), np.uint8))
-        except (AttributeError, cv2.error):
-            raise UserError(
-                f"'{model}' is no model that FaceDetectorYN of OpenCV "
-                f'{cv2.__version__} can use. Take OpenCV 4.8 or newer, and from '
-                'github.com/opencv/opencv_zoo face_detection_yunet_2023mar.onnx (the '
-                'file itself, not the few lines that Git LFS has in its place)'
-            ) from None
-
-    def find(self, image: np.ndarray, turns: int) -> list[float]:
-        """x1 y1 to x5 y5 in pixels, and the score, of one face; [] if there is none.
-
-        Rounded as they will be written, so that crops from the file are the same.
-
-        Args:
-            image: uint8 [H, W, 3] BGR.
-            turns: quarters, counterclockwise, that make it stand upright.
-        """
-        image = np.rot90(image, turns)
-        height, width = image.shape[:2]
-        scale = min(1, self.longest / max(height, width))
-        w, h = max(1, round(width * scale)), max(1, round(height * scale))
-        self.detector.setInputSize((w, h))
-        _, faces = self.detector.detect(
-            cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
-        )
-        if faces is None:
-            return []
-        face = faces[self._choice(faces, w, h)].astype(np.float64)
-        points = face[4:14].reshape(5, 2) * [width / w, height / h]
-        for _ in range(turns):
-            points = np.stack([height - 1 - points[:, 1], points[:, 0]], axis=1)
-            height, width = width, height
-        return np.round([*points.ravel(), face[14]], 3).tolist()
-
-    def _choice(self, faces: np.ndarray, width: int, height: int) -> int:
-        x, y, w, h = faces[:, :4].T
-        if self.choose == 'largest':
-            return int(np.argmax(w * h))
-        if self.choose == 'best':
-            return int(np.argmax(faces[:, 14]))
-        away = np.hypot(x + w / 2 - width / 2, y + h / 2 - height / 2)
-        return int(np.argmin(away))
-
-
-def turns_upright(data: bytes) -> int:
-    """Quarters, counterclockwise, by which EXIF turns a JPEG picture."""
-    if not data.startswith(b'\xff\xd8'):
-        return 0
-    buffer = np.frombuffer(data, np.uint8)
-    small = cv2.IMREAD_REDUCED_GRAYSCALE_8
-    upright = np.asarray(cv2.imdecode(buffer, small))
-    stored = np.asarray(cv2.imdecode(buffer, small | cv2.IMREAD_IGNORE_ORIENTATION))
-    turns = (n for n in range(4) if np.array_equal(np.rot90(stored, n), upright))
-    return next(turns, 0)  # none of them: it is mirrored
 
 
 class Outcome(NamedTuple):
@@ -288,9 +149,7 @@ class Aligner:
         )
         self.detector = None
         if args.yunet:
-            self.detector = YuNet(
-                args.yunet, args.score_threshold, args.choose, args.detect_size
-            )
+            self.detector = YuNet(args.yunet, args.score_threshold, args.detect_size)
 
     def __call__(self, path: str, points: Sequence[float] | None) -> Outcome:
         """Make the crop of a picture, with these landmarks or those that are found."""
@@ -311,7 +170,7 @@ class Aligner:
             data = encoded_face({'img_path': source})
             image = decode_face(data, source)
             if self.detector is not None:
-                found = self.detector.find(image, turns_upright(data))
+                found = self._find(self.detector, image, turns_upright(data))
                 if not found:
                     return Outcome(path, 'no face: YuNet found none')
             place = np.array(found[:10] or points).reshape(5, 2)
@@ -323,6 +182,17 @@ class Aligner:
             return Outcome(path, f'{kind}: {why}')
         self._write(crop_of(path, self.args), crop)
         return Outcome(path, found=found)
+
+    def _find(self, detector: YuNet, image: np.ndarray, turns: int) -> list[float]:
+        """x1 y1 to x5 y5 in pixels, and the score, of one face; [] if there is none.
+
+        Rounded as they will be written, so that crops from the file are the same.
+        """
+        faces = detector.detect(image, turns)
+        if not faces:
+            return []
+        face = faces[choose_face(faces, self.args.choose, image.shape[:2])]
+        return np.round([*face.landmarks.ravel(), face.score], 3).tolist()
 
     def _write(self, path: str, crop: np.ndarray) -> None:
         """Whenever the process may be killed, a crop that is there is whole."""
@@ -474,7 +344,9 @@ def require_size(crop: str, size: Sequence[int]) -> None:
 
 
 def align(
-    pictures: Sequence[str], landmarks: dict[str, array], args: argparse.Namespace
+    pictures: Sequence[str],
+    landmarks: dict[str, Sequence[float]],
+    args: argparse.Namespace,
 ) -> Counter:
     """Make the crops that are missing; how many pictures came to which end."""
     todo = remaining(pictures, args)

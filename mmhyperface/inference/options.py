@@ -1,0 +1,134 @@
+"""What the command line tools that embed have in common."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+
+from .detection import CHOICES, LONGEST, SCORE_THRESHOLD
+from .inferencer import BATCH_SIZE, FaceInferencer
+from .pictures import MAX_MEGAPIXELS
+from .results import Face
+
+#: Exit status: done, but not all that was asked for, as stderr tells.
+INCOMPLETE = 3
+#: Exit status of a verification: these are two people.
+DIFFERENT = 3
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model, and how pictures become its crops."""
+    add = parser.add_argument
+    add('model', metavar='MODEL', help='checkpoint, or exported .onnx or .pt2 model')
+    add('--config', help='of a checkpoint that tells no convention')
+    add('--device', help='such as cpu or cuda:1; by default a GPU if there is one')
+    add(
+        '--detector',
+        metavar='YUNET',
+        help='find the faces of photographs with this model for FaceDetectorYN; '
+        'without it pictures are aligned crops',
+    )
+    add(
+        '--score-threshold',
+        type=float,
+        default=SCORE_THRESHOLD,
+        help=f'least score of a face for the detector ({SCORE_THRESHOLD})',
+    )
+    add(
+        '--detect-size',
+        type=int,
+        default=LONGEST,
+        help=f'pictures are reduced to this longest side for the detector ({LONGEST})',
+    )
+    add(
+        '--resize',
+        action='store_true',
+        default=None,
+        help="bring aligned crops of another size than the network's to it",
+    )
+    add(
+        '--max-megapixels',
+        type=float,
+        default=MAX_MEGAPIXELS,
+        help=f'larger pictures are refused ({MAX_MEGAPIXELS})',
+    )
+
+
+def add_batches(parser: argparse.ArgumentParser) -> None:
+    """How many pictures at a time."""
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        default=BATCH_SIZE,
+        help=f'crops that pass through the network at a time ({BATCH_SIZE})',
+    )
+
+
+def add_choice(parser: argparse.ArgumentParser, default: str) -> None:
+    """Which of several faces of a picture."""
+    parser.add_argument(
+        '--choose',
+        choices=('all', *CHOICES) if default == 'all' else CHOICES,
+        default=default,
+        help=f'which of several faces that are found in a picture ({default})',
+    )
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """From where on two faces are of one person."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        '--threshold', type=float, help='least cosine of two pictures of one person'
+    )
+    group.add_argument(
+        '--far',
+        type=float,
+        help="take the model's own threshold for this false accept rate; without "
+        'both for the lowest that enough pairs of its last examination stand on',
+    )
+
+
+def inferencer_from(args: argparse.Namespace, **options: Any) -> FaceInferencer:
+    """The inferencer that the arguments of :func:`add_model` ask for.
+
+    From then on OpenCV is quiet: what is wrong with a picture is told with its name.
+    """
+    # Where it is depends on the version.
+    set_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
+    set_level(1)  # fatal errors
+    return FaceInferencer(
+        args.model,
+        device=args.device,
+        config=args.config,
+        detector=args.detector,
+        score_threshold=args.score_threshold,
+        detect_size=args.detect_size,
+        resize=args.resize,
+        max_megapixels=args.max_megapixels,
+        choose=getattr(args, 'choose', 'all'),
+        **options,
+    )
+
+
+def tell_problems(faces: Sequence[Face]) -> None:
+    """Write to stderr which pictures are left out and why."""
+    for face in faces:
+        tell(f'left out: {face.source}: {face.problem}')
+
+
+def tell_remarks(faces: Sequence[Face]) -> None:
+    """Write to stderr what was done to pictures, the same only once for each kind."""
+    count: dict[str, list[str]] = {}
+    for face in faces:
+        for remark in face.remarks:
+            count.setdefault(remark, []).append(face.source)
+    for remark, sources in count.items():
+        more = f' and {len(sources) - 1} more' if len(sources) > 1 else ''
+        tell(f'remark: {sources[0]}{more}: {remark}')
+
+
+def tell(text: str) -> None:
+    """Write a line to stderr; names of files may hold what is not UTF-8."""
+    print(text.encode('utf-8', 'backslashreplace').decode(), file=sys.stderr)

@@ -1,0 +1,199 @@
+"""Reading pictures of any origin: what is wrong with one, and what was done to it.
+
+Pixels are decoded as for training (:func:`.decode_face`). Pillow looks at the header
+before that, so that a picture too large is never decoded, and what decoding drops is
+told.
+"""
+
+import io
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mmhyperface.datasets.damage import DamagedImage
+from mmhyperface.datasets.transforms import LoadFace, decode_face
+from mmhyperface.errors import UserError
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+Pixels = npt.NDArray[np.uint8]
+
+MAX_MEGAPIXELS = 50
+# Tag of EXIF, and by its value the quarters, counterclockwise, that let a picture stand
+# upright. 2, 4, 5 and 7 mirror it besides.
+_ORIENTATION = 0x112
+_TURNS = {1: 0, 2: 0, 3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
+_MIRRORED = (2, 4, 5, 7)
+# OpenCV turns a TIFF by itself.
+_TURNED_BY_EXIF = ('JPEG', 'MPO', 'PNG', 'WEBP')
+_WITH_ALPHA = ('RGBA', 'LA', 'PA', 'RGBa', 'La')
+_MAXVAL = re.compile(rb'P[2356]\s+(?:#[^\n]*\s+)*\d+\s+\d+\s+(\d+)\s')
+
+_ALPHA = 'alpha is dropped, not blended'
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as it is stored.
+
+    Attributes:
+        pixels: uint8 [H, W, 3] BGR.
+        turns: Quarters, counterclockwise, that let it stand upright, by EXIF.
+        remarks: What decoding did to it.
+    """
+
+    pixels: Pixels
+    turns: int = 0
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def upright(self) -> Pixels:
+        """The pixels as viewers show them."""
+        return np.rot90(self.pixels, self.turns)
+
+
+@dataclass(frozen=True)
+class _Header:
+    turns: int
+    remarks: tuple[str, ...]
+    is_deep: bool
+
+
+def read_picture(
+    data: str | os.PathLike | npt.NDArray[Any],
+    source: str,
+    max_megapixels: float = MAX_MEGAPIXELS,
+) -> Picture:
+    """A picture of a file, or of an array.
+
+    Alpha is dropped, and of several frames all but the first; 16 bits become 8, and
+    CMYK becomes RGB without a colour profile. Each of these is a remark.
+
+    Args:
+        data: Path, or uint8 [H, W] grey, [H, W, 3] BGR or [H, W, 4] BGRA.
+        source: Names it in messages.
+        max_megapixels: Larger files are not decoded.
+
+    Raises:
+        UserError: If it is missing, damaged, no picture or too large, or an array of
+            another kind.
+    """
+    if isinstance(data, np.ndarray):
+        loaded = LoadFace(size=None).transform({'img': data, 'img_path': source})
+        has_alpha = data.ndim == 3 and data.shape[2] == 4
+        return Picture(loaded['img'], 0, (_ALPHA,) if has_alpha else ())
+    encoded = _read(data, source)
+    header = _look(encoded, source, max_megapixels)
+    _require_sound_jpeg(encoded, source)
+    pixels = decode_face(encoded, source)
+    remarks = header.remarks
+    if header.is_deep:
+        remarks += (
+            'more than 8 bits are reduced to 8, and the brightest value left is '
+            f'{pixels.max()} of 255',
+        )
+    return Picture(pixels, header.turns, remarks)
+
+
+def turns_upright(data: bytes) -> int:
+    """Quarters, counterclockwise, by which EXIF turns an encoded picture."""
+    try:
+        return _turns(Image.open(io.BytesIO(data)), data)[0]
+    except Exception:  # of many kinds, for what is damaged: decoding will tell
+        return 0
+
+
+def _read(path: str | os.PathLike, source: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise DamagedImage(f'{source}: there is no such file') from None
+    except (OSError, ValueError) as error:  # a folder, no permission, a NUL byte
+        raise DamagedImage(f'{source}: cannot be read: {error}') from None
+
+
+def _look(data: bytes, source: str, max_megapixels: float) -> _Header:
+    """What the header tells."""
+    if not data:
+        raise DamagedImage(f'{source}: the file is empty')
+    # Of Pillow's warnings each is an error here, or of no account.
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            image = Image.open(io.BytesIO(data))
+            _require_pixels(image.size, source, max_megapixels)
+            frames = getattr(image, 'n_frames', 1)
+            turns, mirrored = _turns(image, data)
+            is_deep = _is_deep(image, data)
+        except UserError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise UserError(f'{source}: {error}') from None
+        except Exception:  # Pillow raises what its many parts do
+            raise DamagedImage(
+                f'{source}: is no picture of a known type, or damaged ({len(data)} '
+                f'bytes, starting with {data[:8]!r})'
+            ) from None
+    remarks = []
+    if image.mode == 'CMYK':
+        remarks.append('CMYK is converted without a colour profile')
+    if image.mode in _WITH_ALPHA or 'transparency' in image.info:
+        remarks.append(_ALPHA)
+    if frames > 1:
+        remarks.append(f'the first of {frames} frames is taken')
+    if mirrored:
+        remarks.append('EXIF tells that it is mirrored; taken as it is stored')
+    return _Header(turns, tuple(remarks), is_deep)
+
+
+def _require_pixels(size: tuple[int, int], source: str, most: float) -> None:
+    width, height = size
+    if width * height > most * 1e6:
+        raise UserError(
+            f'{source}: has {width * height / 1e6:.1f} megapixels ({height}x{width}), '
+            f'more than {most:g}; reduce it, or allow more (max_megapixels)'
+        )
+
+
+def _turns(image: Any, data: bytes) -> tuple[int, bool]:
+    """Quarters to turn it by, and whether it is mirrored besides."""
+    if image.format not in _TURNED_BY_EXIF:
+        return 0, False
+    # Pillow would decode a PNG to look for what may come after its pixels.
+    if image.format == 'PNG' and b'eXIf' not in data:
+        return 0, False
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    return _TURNS.get(orientation, 0), orientation in _MIRRORED
+
+
+def _is_deep(image: Any, data: bytes) -> bool:
+    """Whether values have more than 8 bits; Pillow tells of grey ones only."""
+    if image.mode.startswith(('I', 'F')):
+        return True
+    if image.format == 'PNG':
+        return data[24] > 8
+    if image.format == 'TIFF':
+        return max(image.tag_v2.get(258, (8,))) > 8
+    found = _MAXVAL.match(data) if image.format == 'PPM' else None
+    return found is not None and int(found[1]) > 255
+
+
+def _require_sound_jpeg(data: bytes, source: str) -> None:
+    """OpenCV makes up what it cannot decode of a JPEG; only simplejpeg tells."""
+    if simplejpeg is None or not data.startswith(b'\xff\xd8'):
+        return
+    try:
+        # An eighth of the size: all of the data is read, few pixels are computed.
+        simplejpeg.decode_jpeg(data, 'GRAY', min_height=1, min_width=1)
+    except ValueError as error:
+        raise DamagedImage(f'{source}: the JPEG is damaged: {error}') from None

@@ -1,0 +1,145 @@
+"""What is asked for, in which order, and with which landmarks."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmhyperface.errors import UserError
+from mmhyperface.inference.inputs import expand, people_below
+from mmhyperface.inference.landmarks import COLUMNS
+
+POINTS = np.arange(10.0).reshape(5, 2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ('b.png', 'a.JPG', 'sub/c.tif', '.hidden.png', 'notes.md', 'x[1].png'):
+        path = tmp_path / 'faces' / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b'')
+    return tmp_path / 'faces'
+
+
+def sources(inputs, **options):
+    return [item.source for item in expand(inputs, **options)]
+
+
+def test_paths_folders_patterns_and_lists(folder):
+    def within(*names):
+        return [str(folder / name) for name in names]
+
+    everything = within('a.JPG', 'b.png', 'sub/c.tif', 'x[1].png')
+    assert sources(folder) == sources(str(folder)) == everything
+    assert sources(folder / 'b.png') == within('b.png')
+    assert sources('none.png') == ['none.png']
+    assert sources(str(folder / '**' / '*.[pt]*')) == within(
+        'b.png', 'sub/c.tif', 'x[1].png'
+    )
+    # A file of that name comes before what its name would mean as a pattern.
+    assert sources(folder / 'x[1].png') == within('x[1].png')
+    text = folder / 'list.txt'
+    text.write_text(f'b.png\n\nsub/c.tif\n{folder}/a.JPG\n', encoding='utf-8-sig')
+    assert sources(text) == within('b.png', 'sub/c.tif', 'a.JPG')
+    array = np.zeros((3, 3), np.uint8)
+    mixed = [text, array, (folder / 'b.png', [array])]
+    assert sources(mixed) == [*sources(text), 'array 1', *within('b.png'), 'array 2']
+    assert sources([]) == []
+
+
+def test_a_generator_is_read_as_it_goes():
+    def endless():
+        while True:
+            yield np.zeros((2, 2), np.uint8)
+
+    items = expand(endless())
+    assert [next(items).source for _ in range(3)] == ['array 1', 'array 2', 'array 3']
+
+
+def table(path, rows, separator=','):
+    lines = [separator.join(COLUMNS)]
+    lines += [separator.join([name, *map(str, numbers)]) for name, numbers in rows]
+    path.write_text('\n'.join(lines))
+    return path
+
+
+def test_a_table_has_landmarks(folder):
+    twice = [('b.png', POINTS.ravel()), ('b.png', POINTS.ravel() + 1)]
+    first, second = expand(table(folder / 'l.csv', twice))
+    assert first.source == second.source == str(folder / 'b.png')
+    np.testing.assert_array_equal(first.landmarks, POINTS)
+    np.testing.assert_array_equal(second.landmarks, POINTS + 1)
+
+
+def test_landmarks_of_a_folder(folder):
+    rows = [('sub/c.tif', POINTS.ravel()), ('gone.png', POINTS.ravel())]
+    file = table(folder.parent / 'l.tsv', rows, '\t')
+    found = list(expand(folder, file))
+    given = {os.path.relpath(item.source, folder): item for item in found}
+    np.testing.assert_array_equal(given.pop('sub/c.tif').landmarks, POINTS)
+    assert len(given) == 3
+    for item in given.values():
+        assert item.landmarks is None
+        assert item.needs_landmarks
+    with pytest.raises(UserError, match=r'start from a folder: give that folder alone'):
+        expand([folder], file)
+
+
+def test_landmarks_by_path_and_in_turn():
+    one, other = expand(['a', 'b'], {Path('b'): POINTS.tolist()})
+    assert one.needs_landmarks
+    np.testing.assert_array_equal(other.landmarks, POINTS)
+    one, other = expand(['a', 'b'], np.stack([POINTS, POINTS + 1]))
+    np.testing.assert_array_equal(other.landmarks, POINTS + 1)
+    one, other = expand(['a', 'b'], [POINTS, None])
+    assert (one.needs_landmarks, other.needs_landmarks) == (False, True)
+    (one,) = expand('a', POINTS)
+    np.testing.assert_array_equal(one.landmarks, POINTS)
+    with pytest.raises(UserError, match='given for 1 pictures, and there are 2'):
+        expand(['a', 'b'], POINTS)
+    for wrong in (POINTS[:4], 'abc', np.zeros((5, 3))):
+        with pytest.raises(UserError, match='a: landmarks are five points'):
+            list(expand('a', {'a': wrong}))
+
+
+@pytest.mark.parametrize(
+    'inputs', [None, 3, b'a.png', {'a': 1}, torch.zeros(3, 3), [None]]
+)
+def test_what_is_no_input(inputs):
+    with pytest.raises(UserError, match='expected a path, a folder'):
+        list(expand(inputs))
+
+
+def test_nothing_to_be_read(tmp_path):
+    with pytest.raises(UserError, match='there is no picture below'):
+        expand(tmp_path)
+    with pytest.raises(UserError, match='expected landmarks, got int'):
+        expand('x.png', landmarks=3)
+    with pytest.raises(UserError, match='no file fits the pattern'):
+        expand(str(tmp_path / '*.png'))
+    with pytest.raises(UserError, match='cannot read the list'):
+        list(expand(tmp_path / 'none.txt'))
+    (tmp_path / 'empty.txt').write_text('\n')
+    with pytest.raises(UserError, match='names no picture'):
+        list(expand(tmp_path / 'empty.txt'))
+    (tmp_path / 'binary.txt').write_bytes(b'\x89PNG\0')
+    with pytest.raises(UserError, match=r'binary.txt:1: not UTF-8'):
+        list(expand(tmp_path / 'binary.txt'))
+    (tmp_path / 'l.csv').write_text('path,x1\na.png,1')
+    with pytest.raises(UserError, match=r"l.csv:1: no column 'y1'"):
+        list(expand(tmp_path / 'l.csv'))
+
+
+def test_people_of_a_folder(folder):
+    with pytest.raises(UserError, match=r'a.JPG.* lies in no subfolder'):
+        people_below(folder)
+    found = people_below(folder.parent)
+    assert list(found) == ['faces']
+    assert len(found['faces']) == 4
+    with pytest.raises(UserError, match='there is no folder'):
+        people_below(folder / 'none')
+    (folder / 'empty' / 'er').mkdir(parents=True)
+    with pytest.raises(UserError, match='there is no picture below'):
+        people_below(folder / 'empty')

@@ -1,0 +1,184 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmhyperface.apis import get_model
+from mmhyperface.errors import UserError
+from mmhyperface.inference.graph import KEY, PT2_FILE, Graph, from_json, to_json
+from mmhyperface.inference.networks import (
+    ExportedNetwork,
+    OnnxNetwork,
+    TorchNetwork,
+    open_network,
+)
+
+MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)
+OUTSIDE = Graph((4, 5), 'RGB', MEAN, STD, None, 'fp32', 'onnxruntime')
+
+
+@pytest.fixture(scope='module')
+def model():
+    torch.manual_seed(0)
+    backbone = dict(
+        type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=32, embedding_size=8
+    )
+    preprocessor = dict(mean=[100, 110, 120], std=[50, 60, 70], channels_last=True)
+    network = dict(
+        type='FaceRecognizer', backbone=backbone, data_preprocessor=preprocessor
+    )
+    return get_model(Config({'model': network}), None)
+
+
+def crops(*shape):
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def sums_model(path, told, batch=None):
+    """An ONNX model that adds up each channel, which shows what it was fed."""
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    node = helper.make_node('ReduceSum', ['x', 'axes'], ['y'], keepdims=0)
+    axes = helper.make_tensor('axes', onnx.TensorProto.INT64, [2], [2, 3])
+    graph = helper.make_graph(
+        [node],
+        'sums',
+        [helper.make_tensor_value_info('x', kind, [batch or 'n', 3, 4, 5])],
+        [helper.make_tensor_value_info('y', kind, [batch or 'n', 3])],
+        [axes],
+    )
+    opset = [helper.make_opsetid('', 13)]
+    built = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    if told is not None:
+        helper.set_model_props(built, {KEY: told})
+    onnx.save(built, path)
+
+
+def expected(images, graph):
+    images = images.astype(np.float64)
+    if graph.channel_order == 'RGB':
+        images = images[..., ::-1]
+    scaled = (images - np.array(graph.mean)) / np.array(graph.std)
+    return scaled.sum((1, 2))
+
+
+def test_torch(model):
+    images = crops(3, 32, 32)
+    network = TorchNetwork(model)
+    found = network.embed(images)
+    x = torch.from_numpy(images[..., ::-1].copy()).permute(0, 3, 1, 2).double()
+    x = (x - torch.tensor([100, 110, 120]).view(3, 1, 1)) / torch.tensor(
+        [50, 60, 70]
+    ).view(3, 1, 1)
+    with torch.no_grad():
+        exact = model.double()
+        wanted = exact.backbone(x)[-1] + exact.backbone(x.flip(3))[-1]
+        model.float()
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-5)
+    assert found.dtype == np.float32
+    assert network.embed(images[:0]).shape == (0, 8)
+    # What was cut out of a larger picture need not lie in one piece.
+    strided = np.zeros((3, 40, 40, 3), np.uint8)[:, 2:34, 4:36]
+    strided[:] = images
+    np.testing.assert_array_equal(network.embed(strided), found)
+
+
+@pytest.mark.parametrize(
+    'images',
+    [crops(1, 32, 31), crops(32, 32), crops(1, 32, 32).astype(float), np.zeros(0)],
+)
+def test_other_crops_are_refused(model, images):
+    with pytest.raises(UserError, match=r'takes crops uint8 \[B, 32, 32, 3\], got'):
+        TorchNetwork(model).embed(images)
+
+
+@pytest.mark.parametrize('order', ['RGB', 'BGR'])
+@pytest.mark.parametrize('batch', [None, 1, 2])
+def test_onnx_is_fed_as_it_tells(model, tmp_path, order, batch):
+    graph = dataclasses.replace(OUTSIDE, channel_order=order, batch=batch)
+    path = tmp_path / 'x.onnx'
+    sums_model(path, to_json(model.convention, graph), batch)
+    network = open_network(path)
+    assert isinstance(network, OnnxNetwork)
+    assert network.crop_size == (4, 5)
+    assert network.convention == model.convention
+    images = crops(5, 4, 5)
+    wanted = expected(images, graph)
+    np.testing.assert_allclose(network.embed(images), wanted, rtol=1e-5, atol=1e-3)
+
+
+def test_programs_of_torch_export(model, tmp_path):
+    if not hasattr(torch.export, 'Dim'):
+        pytest.skip('torch has no torch.export.Dim')
+
+    class Sums(torch.nn.Module):
+        def forward(self, x):
+            return x.sum((2, 3))
+
+    path = tmp_path / 'x.pt2'
+    program = torch.export.export(
+        Sums(),
+        (torch.zeros(2, 3, 4, 5),),
+        dynamic_shapes=({0: torch.export.Dim('batch')},),
+    )
+    told = {PT2_FILE: to_json(model.convention, OUTSIDE)}
+    torch.export.save(program, str(path), extra_files=told)
+    network = open_network(str(path))
+    images = crops(3, 4, 5)
+    wanted = expected(images, OUTSIDE)
+    np.testing.assert_allclose(network.embed(images), wanted, rtol=1e-5, atol=1e-3)
+    torch.export.save(program, str(path))
+    with pytest.raises(UserError, match='not one of our exported models'):
+        ExportedNetwork(path)
+    path.write_bytes(b'no program')
+    with pytest.raises(UserError, match=r'no program of torch\.export'):
+        ExportedNetwork(path)
+
+
+def test_foreign_and_damaged_onnx(tmp_path):
+    path = tmp_path / 'x.onnx'
+    sums_model(path, None)
+    with pytest.raises(UserError, match='not one of our exported models'):
+        open_network(path)
+    sums_model(path, '{"convention": {}}')
+    with pytest.raises(UserError, match='damaged'):
+        open_network(path)
+    path.write_text('no model')
+    with pytest.raises(UserError, match='no ONNX model that onnxruntime can run'):
+        open_network(path)
+    with pytest.raises(UserError, match='there is no model'):
+        open_network(tmp_path / 'none.onnx')
+    sums_model(path, 'x')
+    with pytest.raises(UserError, match='cpu or cuda'):
+        open_network(path, device='mps')
+    with pytest.raises(UserError, match='cpu or cuda'):
+        open_network(path, device='cuda:x')
+
+
+def test_a_config_needs_weights(model, tmp_path):
+    with pytest.raises(UserError, match='give the weights'):
+        open_network('mmhyperface::sface_quickstart.py')
+    network = open_network(model)
+    assert open_network(network) is network
+
+
+def test_nothing_that_is_given_is_passed_over(model, tmp_path):
+    checkpoint, config = tmp_path / 'a.pth', 'mmhyperface::sface_quickstart.py'
+    for given in (model, TorchNetwork(model), checkpoint, tmp_path / 'x.onnx'):
+        with pytest.raises(UserError, match=r'b\.pth is too much'):
+            open_network(given, weights='b.pth')
+    with pytest.raises(UserError, match='one too many'):
+        open_network(config, checkpoint, config=config)
+    with pytest.raises(UserError, match='leave the config out'):
+        open_network(tmp_path / 'x.onnx', config=config)
+    with pytest.raises(UserError, match='tells no convention'):
+        open_network(None)
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '{"convention": 3}'])
+def test_damaged_descriptions(text):
+    with pytest.raises(UserError, match=r'x\.onnx: '):
+        from_json(text, 'x.onnx')

@@ -1,0 +1,344 @@
+"""The tools on a checkpoint of a tiny network of chance."""
+
+import csv
+import json
+import re
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from drawn_faces import draw_face, write_model
+from mmengine.config import Config
+
+from mmhyperface.apis import FaceInferencer, get_model, report_errors
+from mmhyperface.convention import Convention, OperatingPoint, convention_of
+from mmhyperface.gallery import FaceGallery
+
+ROOT = Path(__file__).parent.parent.parent
+SIZE = 32
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A checkpoint with thresholds, a detector, and pictures of three people."""
+    folder = tmp_path_factory.mktemp('inference')
+    torch.manual_seed(0)
+    backbone = dict(
+        type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=SIZE, embedding_size=8
+    )
+    cfg = Config({'model': dict(type='FaceRecognizer', backbone=backbone)})
+    model = get_model(cfg, None, 'cpu')
+    told = convention_of(cfg).to_dict()
+    points = [OperatingPoint('lfw', 1e-2, 0.99999, 0.9, 3000)]
+    told['operating_points'] = [vars(point) for point in points]
+    content = {'meta': {'convention': told}, 'state_dict': model.state_dict()}
+    torch.save(content, folder / 'model.pth')
+    content['state_dict']['backbone.fc.bias'] += 1
+    torch.save(content, folder / 'other.pth')
+    told['operating_points'] = []
+    torch.save(content, folder / 'plain.pth')
+    del content['meta']
+    torch.save(content, folder / 'old.pth')
+    write_model(folder / 'blocks.onnx')
+    for person in range(3):
+        for image in range(4):
+            save(folder / 'people' / f'p{person}' / f'{image}.png', crop(person, image))
+    return folder
+
+
+def crop(person, image):
+    rng = np.random.default_rng(person)
+    face = cv2.GaussianBlur(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8), (9, 9), 3)
+    noise = np.random.default_rng([person, image]).normal(0, 2, face.shape)
+    return np.clip(face + noise, 0, 255).astype(np.uint8)
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, folder, capsys):
+    """Run a tool: its exit status, stdout and stderr."""
+
+    def call(tool, *arguments):
+        place = ROOT / 'tools' / tool
+        monkeypatch.syspath_prepend(place.parent)
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        monkeypatch.delitem(sys.modules, place.stem, raising=False)
+        module = import_module(place.stem)
+        try:
+            with report_errors():
+                module.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+EMBED, VERIFY, GALLERY = (f'inference/{x}.py' for x in ('embed', 'verify', 'gallery'))
+
+
+def test_embeddings_in_an_npz_file(run, folder, tmp_path):
+    out = tmp_path / 'new' / 'e.npz'
+    bad = tmp_path / 'bad.png'
+    bad.write_text('no picture')
+    inputs = (folder / 'people', bad)
+    status, told, err = run(EMBED, folder / 'model.pth', *inputs, '--out', out)
+    assert status == 3
+    assert told.startswith('12 embeddings of 8 values in ')
+    assert f'left out: {bad}: is no picture' in err
+    inferencer = FaceInferencer(folder / 'model.pth')
+    wanted = inferencer.embed(folder / 'people')
+    with np.load(out, allow_pickle=False) as file:
+        found = dict(file)
+    np.testing.assert_allclose(found['embeddings'], wanted.embeddings, rtol=1e-5)
+    assert found['paths'].tolist() == wanted.sources
+    assert found['numbers'].tolist() == [0] * 12
+    norms = np.linalg.norm(wanted.embeddings, axis=1)
+    np.testing.assert_allclose(found['norms'], norms, rtol=1e-5)
+    assert np.isnan(found['boxes']).all()
+    assert found['landmarks'].shape == (12, 5, 2)
+    assert found['problem_paths'].tolist() == [str(bad)]
+    convention = Convention.from_dict(json.loads(str(found['convention'])), 'x')
+    assert convention == inferencer.convention
+
+
+def test_embeddings_in_a_table(run, folder, tmp_path):
+    parquet = pytest.importorskip('pyarrow.parquet')
+    image = np.zeros((240, 320, 3), np.uint8)
+    points = draw_face(image, (4, 6))
+    save(tmp_path / 'in' / 'a.png', image)
+    save(tmp_path / 'in' / 'b.png', np.zeros_like(image))
+    out = tmp_path / 'e.parquet'
+    options = ('--detector', folder / 'blocks.onnx', '--out-dir', tmp_path / 'drawn')
+    arguments = (folder / 'model.pth', tmp_path / 'in', '--out', out)
+    status, _, err = run(EMBED, *arguments, *options)
+    assert status == 3
+    assert 'b.png: no face: YuNet found none' in err
+    table = parquet.read_table(out)
+    found, nothing = table.to_pylist()
+    assert len(found['embedding']) == 8
+    got = [[found[f'x{i}'], found[f'y{i}']] for i in range(1, 6)]
+    assert np.abs(np.array(got) - points).max() < 0.01
+    assert (nothing['embedding'], nothing['x1'], nothing['left']) == (None, None, None)
+    assert nothing['problem'].startswith('no face')
+    told = json.loads(table.schema.metadata[b'mmhyperface'])
+    assert Convention.from_dict(told, 'x').embedding_size == 8
+    assert len(list((tmp_path / 'drawn').glob('*.png'))) == 2
+
+    # The table is a list of pictures with landmarks.
+    (tmp_path / 'in' / 'b.png').unlink()
+    rows = tmp_path / 'in' / 'l.csv'
+    numbers = ','.join(str(number) for number in np.ravel(got))
+    header = ','.join(f'{a}{i}' for i in range(1, 6) for a in 'xy')
+    rows.write_text(f'path,{header}\na.png,{numbers}\n')
+    again = tmp_path / 'again.npz'
+    assert run(EMBED, folder / 'model.pth', rows, '--out', again)[0] == 0
+    by_folder = (tmp_path / 'in', '--landmarks', rows, '--overwrite')
+    for inputs in ((), by_folder):
+        if inputs:
+            arguments = (folder / 'model.pth', *inputs, '--out', again)
+            assert run(EMBED, *arguments)[0] == 0
+        with np.load(again) as file:
+            np.testing.assert_allclose(
+                file['embeddings'][0], found['embedding'], rtol=1e-3, atol=1e-4
+            )
+
+
+def test_what_cannot_be_embedded(run, folder, tmp_path):
+    model, people = folder / 'model.pth', folder / 'people'
+    there = tmp_path / 'there.npz'
+    there.write_text('mine')
+    for arguments, message in (
+        ((model, people, '--out', there), 'is there already; to replace it'),
+        ((model, people, '--out', tmp_path / 'e.txt'), 'are written to .npz or'),
+        ((tmp_path / 'none.pth', people, '--out', 'e.npz'), 'none.pth'),
+        ((folder / 'old.pth', people, '--out', 'e.npz'), 'tells no convention'),
+        ((model, tmp_path / 'n', '--out', tmp_path / 'e.npz'), 'none of 1 pictures'),
+        ((model, tmp_path, '--out', tmp_path / 'e.npz'), 'there is no picture below'),
+    ):
+        status, _, err = run(EMBED, *arguments)
+        assert status == 1
+        assert re.search(rf'^error: .*{re.escape(message)}', err, re.M)
+        assert 'Traceback' not in err
+    assert there.read_text() == 'mine'
+    assert list(tmp_path.iterdir()) == [there]
+    assert run(EMBED, model, people)[0] == 2
+
+
+def test_two_pictures(run, folder, tmp_path):
+    one, same, other = (
+        folder / 'people' / x for x in ('p0/0.png', 'p0/0.png', 'p1/0.png')
+    )
+    out = tmp_path / 'both.png'
+    status, told, _ = run(VERIFY, folder / 'model.pth', one, same, '--out', out)
+    assert status == 0
+    assert 'threshold 0.999990 (FAR 0.01 on lfw)\nthe same person\n' in told
+    assert cv2.imread(str(out)) is not None
+    status, told, _ = run(VERIFY, folder / 'model.pth', one, other)
+    assert status == 3
+    assert told.endswith('different people\n')
+    score = float(told.split()[1])
+    inferencer = FaceInferencer(folder / 'model.pth')
+    assert score == pytest.approx(inferencer.verify(one, other).score, abs=1e-5)
+    arguments = (folder / 'plain.pth', one, other)
+    assert run(VERIFY, *arguments, '--threshold', -1)[0] == 0
+    # Without a threshold nobody may take the exit status for a yes.
+    status, told, err = run(VERIFY, *arguments)
+    assert status == 1
+    assert told.startswith('score ')
+    assert 'nothing is decided' in err
+    for options, message in (
+        (('--far', 0.5), 'carries no thresholds'),
+        (('--threshold', 7), 'a threshold is a cosine'),
+        (('--out', tmp_path / 'x.txt'), 'a picture is one of'),
+    ):
+        status, told, err = run(VERIFY, *arguments, *options)
+        assert (status, told) == (1, '')
+        assert message in err
+    assert run(VERIFY, *arguments, '--far', 0.1, '--threshold', 0.1)[0] == 2
+    assert run(VERIFY, folder / 'model.pth', one, tmp_path / 'none.png')[0] == 1
+
+
+def test_a_gallery_from_enrolment_to_removal(run, folder, tmp_path):
+    model, file = folder / 'model.pth', tmp_path / 'people.npz'
+    people = tmp_path / 'enrolled'
+    for name in ('p0', 'p1'):
+        for image in range(2):
+            save(people / name / f'{image}.png', crop(int(name[1]), image))
+    (people / 'p1' / 'bad.png').write_text('no picture')
+    status, told, err = run(GALLERY, 'enrol', model, file, people)
+    assert status == 3
+    assert told.startswith('4 pictures enrolled, 0 were there already, 1 left out')
+    assert 'bad.png: is no picture' in err
+    (people / 'p1' / 'bad.png').unlink()
+    save(people / 'p1' / '2.png', crop(1, 2))
+    status, told, _ = run(GALLERY, 'enrol', model, file, people)
+    assert status == 0
+    assert told.startswith('1 pictures enrolled, 4 were there already, 0 left out')
+    gallery = FaceGallery.load(file)
+    assert gallery.people == ['p0', 'p1']
+    assert gallery.images('p1') == ['p1/0.png', 'p1/1.png', 'p1/2.png']
+
+    inputs = [folder / 'people' / f'p{i}' / '3.png' for i in range(3)]
+    inferencer = FaceInferencer(model)
+    found = inferencer.identify(inputs, gallery, top_k=2, threshold=-1)
+    threshold = (found[1].matches[0].score + found[2].matches[0].score) / 2
+    options = ('--threshold', threshold, '--out-dir', tmp_path / 'drawn')
+    for ending in ('csv', 'json'):
+        out = tmp_path / f'r.{ending}'
+        arguments = ('identify', model, file, *inputs, *options, '--out', out)
+        status, told, _ = run(GALLERY, *arguments)
+        assert status == 0
+        assert 'unknown' in told
+    rows = json.loads((tmp_path / 'r.json').read_text())
+    assert [row['source'] for row in rows] == [str(path) for path in inputs]
+    best = [row['matches'][0]['person'] if row['matches'] else None for row in rows]
+    assert best == ['p0', 'p1', None]
+    with open(tmp_path / 'r.csv', newline='') as table:
+        lines = list(csv.DictReader(table))
+    firsts = {line['path']: line for line in reversed(lines)}
+    assert [firsts[str(path)]['person'] for path in inputs] == ['p0', 'p1', '']
+    assert len(list((tmp_path / 'drawn').glob('*.png'))) == 3
+    status, told, err = run(GALLERY, 'identify', folder / 'model.pth', file, *inputs)
+    assert '(0.01' not in told
+    assert 'FAR 0.01 on lfw' in told
+
+    status, told, err = run(GALLERY, 'list', file)
+    assert told == 'p0\t2\np1\t3\n'
+    assert err.startswith('2 people, 5 images, 8 values, score by best')
+    assert run(GALLERY, 'remove', file, 'p1', '--image', 'p1/0.png')[0] == 0
+    assert run(GALLERY, 'list', file, '--images')[1].endswith('p1/1.png\tp1/2.png\n')
+    assert run(GALLERY, 'remove', file, 'p1')[0] == 0
+    assert FaceGallery.load(file).people == ['p0']
+    status, _, err = run(GALLERY, 'remove', file, 'p1')
+    assert status == 1
+    assert "there is no 'p1' in the gallery" in err
+
+
+def test_galleries_that_cannot_be_used(run, folder, tmp_path):
+    model, people = folder / 'model.pth', folder / 'people'
+    file = tmp_path / 'people.npz'
+    assert run(GALLERY, 'enrol', model, file, people)[0] == 0
+    before = file.read_bytes()
+    other = folder / 'other.pth'
+    (tmp_path / 'damaged.npz').write_bytes(before[: len(before) // 2])
+    picture = people / 'p0' / '0.png'
+    for arguments, message in (
+        (('identify', other, file, picture), 'is a gallery of another model'),
+        (('enrol', other, file, people), 'is a gallery of another model'),
+        (('enrol', model, file, people, '--score', 'mean'), 'scores people by best'),
+        (('enrol', model, file, people / 'p0'), 'lies in no subfolder'),
+        (('identify', model, tmp_path / 'none.npz', picture), 'none.npz'),
+        (('identify', model, tmp_path / 'damaged.npz', picture), 'damaged.npz'),
+        (('list', picture), '0.png'),
+        (('identify', model, file, tmp_path / 'no.png'), 'none of 1 pictures'),
+        (('identify', model, file, picture, '--out', 'x.txt'), '.csv or .json'),
+    ):
+        status, _, err = run(GALLERY, *arguments)
+        assert status == 1, message
+        assert message in err
+        assert 'Traceback' not in err
+    assert file.read_bytes() == before
+    status, _, err = run(GALLERY, 'identify', folder / 'plain.pth', file, picture)
+    assert status == 1
+    assert run(GALLERY)[0] == 2
+
+
+def test_a_gallery_without_thresholds_knows_no_strangers(run, folder, tmp_path):
+    file, plain = tmp_path / 'people.npz', folder / 'plain.pth'
+    assert run(GALLERY, 'enrol', plain, file, folder / 'people')[0] == 0
+    picture = folder / 'people' / 'p0' / '0.png'
+    status, told, err = run(GALLERY, 'identify', plain, file, picture)
+    assert status == 0
+    assert 'p0' in told
+    assert 'no threshold is known, so nobody is a stranger' in err
+
+
+def test_the_benchmark_of_identification(run, folder, tmp_path):
+    tool = 'benchmarks/identification.py'
+    people = tmp_path / 'people'
+    for person in range(6):
+        for image in range(4):
+            save(people / f'p{person}' / f'{image}.png', crop(person, image))
+    out = tmp_path / 'r.json'
+    options = ('--people', 3, '--images', 2, '--fpir', 0.25, '--json', out)
+    status, told, _ = run(tool, people, folder / 'model.pth', *options)
+    assert status == 0
+    assert '3 people enrolled with 2 images each; 6 searches for them, 12 for 3' in told
+    figures = json.loads(out.read_text())
+    inferencer = FaceInferencer(folder / 'model.pth')
+    rows = inferencer.embed(people).embeddings.astype(np.float64)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows.reshape(6, 4, 8)
+    probes = np.concatenate([rows[:3, 2:].reshape(-1, 8), rows[3:].reshape(-1, 8)])
+    scores = np.einsum('pid,qd->qpi', rows[:3, :2], probes).max(-1)
+    right = scores[:6].argmax(1) == np.repeat(range(3), 2)
+    best = scores.max(1)
+    result = figures['scores']['best']
+    assert result['rank_1'] == pytest.approx(right.mean())
+    of_model, of_strangers = result['lines']
+    assert of_model['tpir'] == pytest.approx((right & (best[:6] >= 0.99999)).mean())
+    assert of_model['fpir'] == pytest.approx((best[6:] >= 0.99999).mean())
+    # Strangers 0 and 2 set the first threshold, which is used on stranger 1.
+    first, second = of_strangers['thresholds']
+    halves = [np.isin(np.arange(12) // 4, x) for x in ([0, 2], [1])]
+    wanted = [
+        np.sort(best[6:][half])[::-1][n] for half, n in zip(halves, (2, 1), strict=True)
+    ]
+    assert [first, second] == pytest.approx(wanted, abs=1e-6)
+    wrong = (best[6:][halves[1]] >= first).sum() + (best[6:][halves[0]] >= second).sum()
+    assert of_strangers['fpir'] == pytest.approx(wrong / 12)
+    status, _, err = run(tool, people, folder / 'model.pth', '--people', 5)
+    assert status == 1
+    assert 'too few to enrol 5' in err
