@@ -1,0 +1,103 @@
+"""A network as it is exported: from what a client feeds to the fused embedding.
+
+What its clients have in common decides how things are written here:
+
+- OpenCV's classic engine gives wrong numbers, without an error, for mirror images that
+  are put into the batch and taken apart again, for ``Slice`` with a negative step, and
+  for a ``MatMul`` with a constant once the batch has grown. So the network is there
+  twice, with the weights once, and the columns of the mirror image are taken apart
+  (``Split``) and put together in reverse (``Concat``).
+- insightface looks for ``Sub`` and ``Mul`` among the first eight nodes: hence
+  ``(x - mean) * (1 / std)``, at the front.
+"""
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmhyperface.convention import Convention
+from mmhyperface.inference.graph import Graph
+from mmhyperface.models.recognizers import FaceRecognizer
+
+from .resizing import resizing
+
+
+class Preparation(nn.Module):
+    """RGB pixels from 0 to 255, [B, 3, H, W], to the input of a network.
+
+    Args:
+        convention: Of the network.
+        size: (H, W) of the crops; another than the network's only if both are
+            squares.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, convention: Convention, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.resize: nn.Module = nn.Identity()
+        if size != convention.input_size:
+            self.resize = resizing(size[0], convention.input_size[0])
+        self.swap = convention.channel_order == 'BGR'
+        order = slice(None, None, -1 if self.swap else 1)
+        mean, std = np.array(convention.mean)[order], np.array(convention.std)[order]
+        for name, values in (('mean', mean), ('scale', 1 / std)):
+            tensor = torch.tensor(values.tolist(), dtype=torch.float32)
+            self.register_buffer(name, tensor.reshape(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = (self.resize(images) - self.mean) * self.scale
+        return _reversed(images, 1) if self.swap else images
+
+
+class Deployable(nn.Module):
+    """What a client feeds, float32 [B, 3, H, W], to embeddings, float32 [B, D].
+
+    Args:
+        model: Of :func:`get_model`; it stays as it is.
+        graph: What the client feeds.
+        inside: Whether the preprocessing is to be within.
+        half: Compute the embeddings in half precision.
+    """
+
+    def __init__(
+        self,
+        model: FaceRecognizer,
+        graph: Graph,
+        inside: bool = True,
+        half: bool = False,
+    ) -> None:
+        super().__init__()
+        self.flip_fusion = model.flip_fusion
+        self.prepare: nn.Module = nn.Identity()
+        if inside:
+            self.prepare = Preparation(model.convention, graph.size)
+        self.network = copy.deepcopy(model).cpu().float()
+        self.half_precision = half
+        if half:
+            self.network.half()
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.prepare(images)
+        if not self.half_precision:
+            return self._fused(images)
+        return self._fused(images.half()).float()
+
+    def _fused(self, images: Tensor) -> Tensor:
+        embeddings = self.network.extract_feat(images)[-1]
+        if self.flip_fusion == 'none':
+            return embeddings
+        mirrored = self.network.extract_feat(_reversed(images, 3))[-1]
+        if self.flip_fusion == 'concat':
+            return torch.cat([embeddings, mirrored], dim=1)
+        return embeddings + mirrored
+
+
+def _reversed(images: Tensor, dim: int) -> Tensor:
+    if torch.onnx.is_in_onnx_export():
+        return torch.cat(images.split(1, dim)[::-1], dim)
+    return images.flip(dim)
