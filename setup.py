@@ -54,7 +54,7 @@ setup(
             'onnxruntime',
             'onnxslim',
             'faiss-cpu',
-            'gradio',
+            'gradio>=6',
             'insightface',
             'selenium',
             'ruff',
@@ -67,7 +67,7 @@ setup(
         'parquet': ['pyarrow'],
         'export': ['onnx', 'onnxruntime', 'onnxslim'],
         'faiss': ['faiss-cpu'],
-        'demo': ['gradio'],
+        'demo': ['gradio>=6'],
         'mim': ['openmim'],
     },
     classifiers=[

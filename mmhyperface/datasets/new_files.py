@@ -34,9 +34,11 @@ def new_files(
         for path in paths:
             if os.path.lexists(path):
                 raise UserError(f'{path} is there already; to replace it: {_OVERWRITE}')
-    parts = [_beside(path, 'part') for path in paths]
+    # A link stays, and what it leads to is replaced.
+    real = [os.path.realpath(path) for path in paths]
+    parts = [_beside(path, 'part') for path in real]
     try:
-        for path in paths:
+        for path in real:
             os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
         with ExitStack() as stack:
             files = [stack.enter_context(open(part, 'wb')) for part in parts]
@@ -45,7 +47,10 @@ def new_files(
                 # The disk has it all before anything bears the name.
                 file.flush()
                 os.fsync(file.fileno())
-        for part, path in zip(parts, paths, strict=True):
+        for part, path in zip(parts, real, strict=True):
+            if os.path.exists(path):
+                # What others may not read they may not read afterwards.
+                shutil.copymode(path, part)
             os.replace(part, path)
     except OSError as error:
         raise UserError(f'{paths[0]} cannot be written: {error}') from None

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmhyperface.evaluation.functional.arrays import Floats, Ints
 
-from .matches import Found, best_of, cosines, ranked
+from .matches import Found, best_of, cosines, paired, ranked
 
 # Queries that are searched for in one pass. More of them need smaller blocks.
 QUERIES = 128
@@ -96,7 +96,8 @@ def _narrowed(
     held: Found, limits: Floats, top_k: int, off: float
 ) -> tuple[Found, Floats]:
     """Without pairs that others beat beyond doubt, and what others must reach."""
-    best = best_of(held)
+    within, first = paired(held)
+    best = held.at(within[first])
     order = np.lexsort((-best.scores, best.queries))
     ends = np.searchsorted(best.queries, np.arange(len(limits) + 1))
     last = ends[:-1] + top_k - 1
@@ -106,5 +107,10 @@ def _narrowed(
     # Rounding to float32 must not raise it.
     reached = np.nextafter((kth - 2 * off).astype(np.float32), np.float32(-2))
     limits[enough] = np.maximum(limits[enough], reached)
-    keep = held.scores >= limits[held.queries]
+    # Nor is a row wanted if another one of its owner is better beyond doubt, or people
+    # with many images would fill the memory. Rounding to float32 takes less than `off`.
+    of_owner = best.scores[np.cumsum(first) - 1]
+    keep = np.empty(len(within), np.bool_)
+    keep[within] = held.scores[within] >= of_owner - np.float32(3 * off)
+    keep &= held.scores >= limits[held.queries]
     return held.at(keep), limits

@@ -15,6 +15,8 @@ from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation.functional.arrays import Floats, Ints, blocks, row_dots
 
+from .ids import require_ids
+
 FORMAT = 'mmhyperface gallery'
 VERSION = 1
 ARRAYS = ('header', 'people', 'images', 'rows', 'owners')
@@ -108,12 +110,19 @@ def _checked(path: str, arrays: dict[str, npt.NDArray[Any]]) -> Contents:
     except (ValueError, RecursionError) as error:
         raise UserError(f'{path} is damaged: {error}') from None
     rows, owners = arrays['rows'], arrays['owners']
+    for ids, what in ((people, 'person'), (images, 'image')):
+        if isinstance(ids, list):
+            try:
+                require_ids(ids, what)
+            except UserError as error:
+                raise UserError(f'{path} is damaged: {error}') from None
     sound = (
         all(isinstance(header.get(x), str) for x in ('fingerprint', 'score'))
         and _names(people)
         and _names(images)
         and rows.dtype == np.float32
         and rows.ndim == 2
+        and rows.shape[1] > 0
         and owners.dtype == np.int32
         and owners.shape == rows.shape[:1] == (len(images),)
         and np.array_equal(np.unique(owners), np.arange(len(people)))
@@ -127,12 +136,8 @@ def _checked(path: str, arrays: dict[str, npt.NDArray[Any]]) -> Contents:
 
 
 def _names(value: Any) -> bool:
-    """Whether it is a list of different strings."""
-    return (
-        isinstance(value, list)
-        and all(isinstance(name, str) for name in value)
-        and len(set(value)) == len(value)
-    )
+    """Whether it is a list of which none comes twice."""
+    return isinstance(value, list) and len(set(value)) == len(value)
 
 
 def _of_length_one(rows: Floats) -> bool:

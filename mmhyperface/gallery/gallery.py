@@ -215,7 +215,8 @@ class FaceGallery:
         matches: list[list[Match]] = [[] for _ in queries]
         if not len(self) or not len(queries):
             return matches
-        found = self._search.find(queries, int(top_k), least, approximate)
+        wanted = min(int(top_k), len(self._people))
+        found = self._search.find(queries, wanted, least, approximate)
         columns = (found.queries, found.owners, found.scores, found.rows)
         for query, owner, score, row in zip(
             *(column.tolist() for column in columns), strict=True

@@ -75,13 +75,22 @@ def cosines(queries: Floats, of: Ints, matrix: Floats, rows: Ints) -> Floats:
     return scores
 
 
-def best_of(found: Found) -> Found:
-    """The best row of each query and owner; of equal ones that which comes first."""
+def paired(found: Found) -> tuple[Ints, Bools]:
+    """An order by query and owner, the best first, and where each pair begins in it.
+
+    Equal scores of a pair stay in their order.
+    """
     pairs = found.queries * (1 + found.owners.max(initial=0).astype(np.int64))
     pairs += found.owners
     order = np.lexsort((-found.scores, pairs))
     first = np.ones(len(order), np.bool_)
     first[1:] = np.diff(pairs[order]) != 0
+    return order, first
+
+
+def best_of(found: Found) -> Found:
+    """The best row of each query and owner; of equal ones that which comes first."""
+    order, first = paired(found)
     return found.at(order[first])
 
 

@@ -1,6 +1,7 @@
 """The gallery against loops over float64: who is found, with which score."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def small_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize('score', ['best', 'mean'])
-@pytest.mark.parametrize('top_k', [1, 4, 1000])
+@pytest.mark.parametrize('top_k', [1, 4, sys.maxsize])
 @pytest.mark.parametrize('threshold', [None, 0.3, 2.0])
 def test_search_is_that_of_loops(small_blocks, score, top_k, threshold):
     sizes = [1, 40, *[1 + i % 5 for i in range(60)], 25]
@@ -63,6 +64,15 @@ def test_search_is_that_of_loops(small_blocks, score, top_k, threshold):
     assert all(isinstance(match, Match) for one in found for match in one)
     if threshold == 2.0:
         assert found == [[]] * len(queries)
+
+
+def test_people_with_many_images_do_not_fill_the_memory():
+    """Of those who are wanted, only the rows that may be their best are held."""
+    rows = drawn(0, 20_000)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    queries = rows[:10].astype(np.float64)
+    _, held = exact._candidates(queries, rows, np.arange(20_000) % 3, 3, -math.inf)
+    assert 30 <= len(held) < 100
 
 
 @pytest.mark.parametrize('width', [1, 3, 128, 513])

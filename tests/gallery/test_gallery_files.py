@@ -80,6 +80,19 @@ def test_a_file_that_is_there(tmp_path):
         gallery_of().save(tmp_path)
 
 
+def test_a_link_and_the_rights_of_a_file_stay(tmp_path):
+    path, link = tmp_path / 'real.npz', tmp_path / 'link.npz'
+    gallery = FaceGallery('a model', 2)
+    gallery.save(path)
+    path.chmod(0o600)
+    link.symlink_to(path)
+    gallery.enrol('Anna', [[1, 0]], ['1'])
+    gallery.save(link)
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert FaceGallery.load(path).people == ['Anna']
+
+
 def test_a_gallery_of_another_model(tmp_path):
     gallery_of().save(tmp_path / 'g.npz')
     with pytest.raises(
@@ -211,7 +224,8 @@ WRONG = {
     'no people': (dict(people=text({'a': 1})), 'parts do not fit'),
     'fewer images': (dict(images=text(['a'] * 6)), 'parts do not fit'),
     'images twice': (dict(images=text(['a'] * 7)), 'parts do not fit'),
-    'images of numbers': (dict(images=text([*range(7)])), 'parts do not fit'),
+    'images of numbers': (dict(images=text([*range(7)])), 'must be a string'),
+    'control': (dict(people=text(['a', 'b', '\x1b[2J'])), 'control character'),
     'lengths': (dict(rows=np.ones((7, 5), np.float32)), 'parts do not fit'),
     'NaN': (dict(rows=np.full((7, 5), np.nan, np.float32)), 'parts do not fit'),
     'another type': (dict(rows=np.eye(7)), 'parts do not fit'),
