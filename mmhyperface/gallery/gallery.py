@@ -33,7 +33,8 @@ INDEXES = ('exact', 'faiss', 'auto')
 # From here on FAISS is worth it for few queries of 512 values: for one it is 7 times as
 # quick at 100,000 rows and 13 times at a million (18 against 228 ms of one thread), and
 # 2 ms quicker at 10,000; for 16 it is twice as quick, for 100 no more, as the exact
-# search shares its pass over the gallery among them. See tools/benchmarks/gallery.py.
+# search shares its pass over the gallery among them. See
+# tools/benchmarks/gallery_search.py.
 AUTO_ROWS = 100_000
 AUTO_QUERIES = 16
 

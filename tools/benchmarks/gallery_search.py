@@ -17,7 +17,7 @@ turns. Recall is the share of
 queries whose best person is that of the exact search. Memory is what a contender keeps
 besides the embeddings, and what one more search takes at its peak.
 
-    OMP_NUM_THREADS=2 python tools/benchmarks/gallery.py --size 1000000
+    OMP_NUM_THREADS=2 python tools/benchmarks/gallery_search.py --size 1000000
 """
 
 import argparse
