@@ -5,6 +5,7 @@ import dataclasses
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from mmengine.config import Config
 from torch import nn
@@ -15,6 +16,12 @@ SFNET = dict(
     type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=32, embedding_size=8
 )
 MEAN, STD = (120.0, 110.0, 131.0), (127.5, 60.0, 128.0)
+
+
+def require_torch_export():
+    """Skip the test where torch has none for any batch."""
+    if not hasattr(torch.export, 'Dim'):
+        pytest.skip('torch.export is too old')
 
 
 def network(backbone=SFNET, flip_fusion='sum', to_rgb=True, mean=MEAN, std=STD):

@@ -38,6 +38,7 @@ def exported(model, folder, target, **options):
         pytest.importorskip('insightface')
     path = folder / f'model{TARGETS[target].suffix}'
     if target == 'torch-export':
+        deployables.require_torch_export()
         export_torch(model, path, **options)
     else:
         export_onnx(model, path, target, **options)
@@ -224,8 +225,7 @@ def test_foreign_files(tmp_path, target):
 
 def test_foreign_programs(tmp_path):
     path = tmp_path / 'foreign.pt2'
-    if not hasattr(torch.export, 'Dim'):
-        pytest.skip('torch.export is too old')
+    deployables.require_torch_export()
     torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.ones(1),)), path)
     with pytest.raises(UserError, match=r'foreign\.pt2 is not one of our exported'):
         open_client('torch-export', path)

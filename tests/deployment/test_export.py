@@ -120,6 +120,7 @@ def test_too_old_for_onnx(model, tmp_path):
 
 def test_programs_may_move(model, tmp_path):
     """To a GPU; torch's checks of the device would stop them there."""
+    deployables.require_torch_export()
     path = tmp_path / 'model.pt2'
     export_torch(model, path, precision='fp16')
     targets = {str(node.target) for node in torch.export.load(path).graph.nodes}
