@@ -74,6 +74,8 @@ def images_below(
 ) -> tuple[list[str], int]:
     """Paths of the images, from there on, and the number of other files.
 
+    Links are followed, but for those to a folder that they lie in.
+
     Raises:
         UserError: If a folder cannot be listed.
     """
@@ -84,7 +86,11 @@ def images_below(
     images = []
     others = 0
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith('.')]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith('.') and not _leads_up(parent, name)
+        ]
         within = os.path.relpath(parent, folder)
         for name in files:
             if name.lower().endswith(extensions) and not name.startswith('.'):
@@ -92,6 +98,15 @@ def images_below(
             else:
                 others += 1
     return images, others
+
+
+def _leads_up(parent: str, name: str) -> bool:
+    """Whether a link leads to a folder that it lies in, and so to itself again."""
+    path = os.path.join(parent, name)
+    if not os.path.islink(path):
+        return False
+    above, here = os.path.realpath(path), os.path.realpath(parent)
+    return os.path.commonpath([above, here]) == above
 
 
 def _expand(inputs: Any, numbers: Iterator[int]) -> Iterator[Item]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmhyperface.errors import UserError
-from mmhyperface.inference.inputs import expand, people_below
+from mmhyperface.inference.inputs import expand, images_below, people_below
 from mmhyperface.inference.landmarks import COLUMNS
 
 POINTS = np.arange(10.0).reshape(5, 2)
@@ -143,3 +143,16 @@ def test_people_of_a_folder(folder):
     (folder / 'empty' / 'er').mkdir(parents=True)
     with pytest.raises(UserError, match='there is no picture below'):
         people_below(folder / 'empty')
+
+
+def test_a_link_to_a_folder_above_is_no_new_folder(tmp_path):
+    inner, apart = tmp_path / 'all' / 'inner', tmp_path / 'apart'
+    for folder in (inner, apart):
+        folder.mkdir(parents=True)
+        (folder / 'a.png').touch()
+    (inner / 'up').symlink_to(tmp_path / 'all')
+    (inner / 'itself').symlink_to(inner)
+    (inner / 'other').symlink_to(apart)
+    images, others = images_below(str(tmp_path / 'all'))
+    assert sorted(images) == ['inner/a.png', 'inner/other/a.png']
+    assert others == 0
