@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mmhyperface.inference import FaceInferencer
 pytest.importorskip('selenium')
 
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -29,7 +30,7 @@ BROWSER = next(
     None,
 )
 DRIVER = shutil.which('chromedriver')
-PATIENCE = 120
+PATIENCE, TIMES = 120, 6
 PHONE = dict(width=390, height=844, deviceScaleFactor=2, mobile=True)
 # What is wider than the window, but for what scrolls in itself.
 BEYOND = """
@@ -146,9 +147,29 @@ class Visitor:
     def tab(self, name):
         self.wait('button[role=tab]', name).click()
 
+    def show(self, name, path):
+        """Give a picture to a place for one, and see it there."""
+        self.until(
+            lambda: self.upload(name, path), lambda: bool(self.all(f'#{name} img'))
+        )
+
     def choose(self, name, text):
-        self.wait(f'#{name} input').click()
-        self.wait('ul[role=listbox] li', text).click()
+        def act():
+            self.wait(f'#{name} input').click()
+            self.wait('ul[role=listbox] li', text).click()
+
+        chosen = f'#{name} input'
+        self.until(act, lambda: text in self.all(chosen)[0].get_attribute('value'))
+
+    def until(self, act, done):
+        """Do it again while nothing comes of it: a page that has just been drawn does
+        not listen yet."""
+        for _ in range(TIMES):
+            act()
+            waiting = WebDriverWait(self.driver, PATIENCE / TIMES, 0.1)
+            with suppress(TimeoutException):
+                return waiting.until(lambda _: done())
+        raise AssertionError('nothing came of it')
 
     def fits(self):
         """No element goes beyond the window's width."""
@@ -177,7 +198,7 @@ def page(visitor):
 def test_compare(page, model, folder):
     paths = [picture(folder / f'{i} 0.png', i, 0) for i in (0, 1)]
     for name, path in zip(('first', 'second'), paths, strict=True):
-        page.upload(name, path)
+        page.show(name, path)
     expected = FaceInferencer(model, device='cpu').verify(*paths)
     score = page.value('#comparison .number')
     assert score == pytest.approx(expected.score, abs=1e-6)
@@ -240,7 +261,7 @@ def test_a_bad_file(page, folder):
     good = picture(folder / 'good.png', 0, 0)
     bad = folder / 'bad.jpg'
     bad.write_bytes(b'This is no picture.')
-    page.upload('first', good)
+    page.show('first', good)
     page.upload('second', str(bad))
     told = page.read('#comparison .message')
     assert 'bad.jpg: is no picture of a known type' in told
@@ -251,7 +272,7 @@ def test_a_bad_file(page, folder):
 def test_phone(visitor, folder):
     visitor.open(phone=True)
     for name in ('first', 'second'):
-        visitor.upload(name, picture(folder / 'x.png', 0, 0))
+        visitor.show(name, picture(folder / 'x.png', 0, 0))
     visitor.wait('#comparison .number')
     assert visitor.fits() == PHONE['width']
     for tab in ('Identify', 'Model'):
