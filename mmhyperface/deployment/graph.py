@@ -110,9 +110,9 @@ def halve(model: Any) -> None:
             for place, name in enumerate(names):
                 if name == output:
                     names[place] = f'{output}_fp16'
-    cast = onnx.helper.make_node
-    down = cast('Cast', [entry], [f'{entry}_fp16'], 'Cast_fp16', to=10)
-    up = cast('Cast', [f'{output}_fp16'], [output], 'Cast_fp32', to=1)
+    cast, kinds = onnx.helper.make_node, onnx.TensorProto
+    down = cast('Cast', [entry], [f'{entry}_fp16'], 'Cast_fp16', to=kinds.FLOAT16)
+    up = cast('Cast', [f'{output}_fp16'], [output], 'Cast_fp32', to=kinds.FLOAT)
     del graph.node[:]
     graph.node.extend([*before, down, *after, up])
     # Types of what is in between are others now.

@@ -93,7 +93,7 @@ def _require_small(deployable: Deployable, path: str | Path) -> None:
 
 
 def _traced(deployable: Deployable, graph: Graph, opset: int) -> Any:
-    # The newer exporter takes forty times as long, and OpenCV cannot read its graphs.
+    # The newer exporter takes far longer, and OpenCV cannot read its graphs.
     options: dict[str, Any] = {}
     if 'dynamo' in inspect.signature(torch.onnx.export).parameters:
         options['dynamo'] = False

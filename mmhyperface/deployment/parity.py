@@ -1,6 +1,6 @@
 """How far an exported model is from the checkpoint, on the same crops."""
 
-import glob
+import copy
 import json
 import math
 import os
@@ -13,16 +13,16 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmhyperface.apis.launch import dataset_config
+from mmhyperface.apis.network import build_dataset
 from mmhyperface.apis.testing import metrics_of, type_name
 from mmhyperface.datasets import SyntheticFaces
-from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS
 from mmhyperface.datasets.transforms import LoadFace
 from mmhyperface.errors import UserError, some
 from mmhyperface.evaluation.functional.arrays import unusable_rows
 from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.evaluation.metrics.embeddings import Embeddings
-from mmhyperface.registry import DATASETS, METRICS
+from mmhyperface.inference.inputs import images_below
+from mmhyperface.registry import METRICS
 
 BATCH = 32
 #: Largest difference of cosines that passes, by precision.
@@ -101,11 +101,7 @@ def crops_of_folder(folder: str, size: tuple[int, int], most: int) -> np.ndarray
     Raises:
         UserError: If there are fewer than two, or one is damaged.
     """
-    names = sorted(
-        name
-        for name in glob.glob(f'{glob.escape(folder)}/**/*', recursive=True)
-        if name.lower().endswith(IMAGE_EXTENSIONS) and os.path.isfile(name)
-    )
+    names = [os.path.join(folder, name) for name in sorted(images_below(folder)[0])]
     if len(names) < 2:
         raise UserError(f'{folder} has {len(names)} images; at least two are compared')
     chosen = np.linspace(0, len(names) - 1, min(most, len(names))).round()
@@ -136,12 +132,9 @@ def dataset_of(cfg: Config, size: tuple[int, int]) -> Any:
     Raises:
         UserError: If it has none.
     """
-    dataset: Any = dataset_config(cfg, 'test')
-    _resize(dataset, size)
-    dataset = DATASETS.build(dataset)
-    if hasattr(dataset, 'full_init'):
-        dataset.full_init()
-    return dataset
+    cfg = copy.deepcopy(cfg)
+    _resize(cfg.get('test_dataloader'), size)
+    return build_dataset(cfg, 'test')
 
 
 def verify(

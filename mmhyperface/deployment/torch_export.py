@@ -83,5 +83,5 @@ def _require_torch() -> None:
         return
     raise UserError(
         f'torch {torch.__version__} is too old to export a program for any batch: '
-        'install torch 2.5 or newer, or take --target onnxruntime'
+        'install a newer one, or take --target onnxruntime'
     )

@@ -39,6 +39,6 @@ def decide_threshold(
         raise UserError(
             f'{source} carries no thresholds, so none for a false accept rate of '
             f'{far:g}: give a threshold, or a checkpoint that was examined '
-            '(tools/test.py)'
+            '(tools/test.py --save-thresholds)'
         )
     return None, None, None

@@ -20,6 +20,13 @@ SCORE_THRESHOLD = 0.6
 LONGEST = 640
 
 
+def quiet_opencv(level: int) -> None:
+    """Let OpenCV tell of nothing below a level: 1 is fatal errors, 2 errors."""
+    # Where it is depends on the version.
+    set_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
+    set_level(level)
+
+
 @dataclass(frozen=True)
 class DetectedFace:
     """A face, in pixels of the picture as it is stored.
@@ -115,11 +122,7 @@ def _as_stored(
         size: (height, width) of the upright picture.
     """
     points = row[4:14].reshape(5, 2) * ratio
-    corner = row[:2] * ratio
-    corners = np.stack([corner, corner + row[2:4] * ratio])
-    corners = turned(corners, turns, size)
-    low, high = corners.min(0), corners.max(0)
-    box = np.concatenate([low, high - low])
+    box = turned_box(np.concatenate([row[:2] * ratio, row[2:4] * ratio]), turns, size)
     return DetectedFace(box, turned(points, turns, size), float(row[14]))
 
 
@@ -135,6 +138,13 @@ def turned(points: Floats, quarters: int, size: tuple[int, int]) -> Floats:
         points = np.stack([height - 1 - points[:, 1], points[:, 0]], axis=1)
         height, width = width, height
     return points
+
+
+def turned_box(box: Floats, quarters: int, size: tuple[int, int]) -> Floats:
+    """Likewise a box: left, top, width and height, [4]."""
+    corners = turned(np.stack([box[:2], box[:2] + box[2:]]), quarters, size)
+    low, high = corners.min(0), corners.max(0)
+    return np.concatenate([low, high - low])
 
 
 def choose_face(

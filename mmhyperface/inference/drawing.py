@@ -17,7 +17,7 @@ from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
 from mmhyperface.visualization.figures import COLORS
 
-from .detection import turned
+from .detection import turned, turned_box
 from .pictures import MAX_MEGAPIXELS, Picture, read_picture
 from .results import Face, Verification
 
@@ -189,17 +189,14 @@ def _box(
 ) -> tuple[float, float, float, float]:
     """Left, top, right, bottom in the canvas; around the landmarks without a box."""
     size = picture.pixels.shape[:2]
-    if face.box is not None:
-        corner, extent = np.asarray(face.box[:2]), np.asarray(face.box[2:])
-        corners = np.stack([corner, corner + extent])
-    else:
-        corners = np.asarray(face.landmarks)
-        corners = np.stack([corners.min(0), corners.max(0)])
-        corners += np.array([[-0.4], [0.4]]) * (corners[1] - corners[0]).max()
-    found = turned(corners, -picture.turns, size) * scale
-    left, top = found.min(0)
-    right, bottom = found.max(0)
-    return left, top, right, bottom
+    box = face.box
+    if box is None:
+        points = np.asarray(face.landmarks)
+        low, extent = points.min(0), np.ptp(points, axis=0)
+        margin = 0.4 * extent.max()
+        box = np.concatenate([low - margin, extent + 2 * margin])
+    left, top, width, height = turned_box(box, -picture.turns, size) * scale
+    return left, top, left + width, top + height
 
 
 def _write(

@@ -5,9 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
-
-from .detection import CHOICES, LONGEST, SCORE_THRESHOLD
+from .detection import CHOICES, LONGEST, SCORE_THRESHOLD, quiet_opencv
 from .inferencer import BATCH_SIZE, FaceInferencer
 from .pictures import MAX_MEGAPIXELS
 from .results import Face
@@ -95,9 +93,7 @@ def inferencer_from(args: argparse.Namespace, **options: Any) -> FaceInferencer:
 
     From then on OpenCV is quiet: what is wrong with a picture is told with its name.
     """
-    # Where it is depends on the version.
-    set_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
-    set_level(1)  # fatal errors
+    quiet_opencv(1)
     return FaceInferencer(
         args.model,
         device=args.device,

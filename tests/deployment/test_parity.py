@@ -116,7 +116,10 @@ def test_images_of_a_folder(tmp_path):
     got = crops_of_folder(str(tmp_path), (10, 12), most=3)
     expected = brought(crops(7, (20, 30))[[0, 3, 6]], (10, 12))
     np.testing.assert_array_equal(got, expected)
+    (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match='has 0 images; at least two'):
+        crops_of_folder(str(tmp_path / 'empty'), (10, 12), most=3)
+    with pytest.raises(UserError, match='cannot list'):
         crops_of_folder(str(tmp_path / 'nothing'), (10, 12), most=3)
 
 

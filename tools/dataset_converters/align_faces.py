@@ -38,7 +38,14 @@ from mmhyperface.apis.conversion import end_with_parent, in_order
 from mmhyperface.datasets.damage import DamagedImage
 from mmhyperface.datasets.transforms import AlignFace, decode_face, encoded_face
 from mmhyperface.errors import UserError
-from mmhyperface.inference.detection import CHOICES, YuNet, choose_face
+from mmhyperface.inference.detection import (
+    CHOICES,
+    LONGEST,
+    SCORE_THRESHOLD,
+    YuNet,
+    choose_face,
+    quiet_opencv,
+)
 from mmhyperface.inference.inputs import images_below
 from mmhyperface.inference.landmarks import COLUMNS, read_landmarks
 from mmhyperface.inference.pictures import turns_upright
@@ -79,7 +86,7 @@ def parse_args() -> argparse.Namespace:
     add(
         '--score-threshold',
         type=float,
-        default=0.6,
+        default=SCORE_THRESHOLD,
         help='least score of what YuNet finds to be a face',
     )
     add(
@@ -91,7 +98,7 @@ def parse_args() -> argparse.Namespace:
     add(
         '--detect-size',
         type=int,
-        default=640,
+        default=LONGEST,
         help='pictures are reduced to this longest side for YuNet',
     )
     args = parser.parse_args()
@@ -233,9 +240,7 @@ def _start(args: argparse.Namespace) -> None:
 def prepare_opencv() -> None:
     """One thread, and no warnings amid the progress bar."""
     cv2.setNumThreads(0)
-    # Where it is depends on the version.
-    set_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
-    set_level(2)  # errors
+    quiet_opencv(2)
 
 
 def work(task: Task) -> list[Outcome]:

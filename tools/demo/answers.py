@@ -16,7 +16,7 @@ from mmhyperface.convention import Convention, OperatingPoint
 from mmhyperface.errors import UserError
 from mmhyperface.gallery import FaceGallery
 from mmhyperface.inference import FaceInferencer
-from mmhyperface.inference.detection import turned
+from mmhyperface.inference.detection import turned, turned_box
 from mmhyperface.inference.inputs import Item
 from mmhyperface.inference.pictures import read_picture
 from mmhyperface.inference.results import Face
@@ -99,7 +99,7 @@ class Answers:
         if threshold is None:
             return (
                 'No threshold is known of this network. Choose one of your own, or '
-                'examine the checkpoint with tools/test.py, which finds some.'
+                'examine the checkpoint with tools/test.py --save-thresholds.'
             )
         if choice == OWN:
             return f'Your threshold is {threshold:.3f}.'
@@ -276,7 +276,7 @@ def _photo(path: str, faces: Sequence[Face], names: Sequence[str] = ()) -> str:
     found = [face for face in faces if face.box is not None]
     turns = picture.turns if found else 0
     points = [turned(face.landmarks, -turns, size) for face in found]
-    boxes = [_turned_box(face.box, turns, size) for face in found]
+    boxes = [turned_box(face.box, -turns, size) for face in found]
     count = f'{len(found)} face{"s" * (len(found) != 1)} found'
     title = f'{Path(path).name}, {count if found else "taken as an aligned crop"}'
     return markup.photo(np.rot90(picture.pixels, turns), title, points, boxes, names)
@@ -286,13 +286,6 @@ def _image_id(file: str) -> str:
     """The name of a file and 8 digits of its content: one picture has one id."""
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
     return f'{Path(file).name} ({digest})'
-
-
-def _turned_box(box: np.ndarray, turns: int, size: tuple[int, int]) -> np.ndarray:
-    corners = np.stack([box[:2], box[:2] + box[2:]])
-    corners = turned(corners, -turns, size)
-    low, high = corners.min(0), corners.max(0)
-    return np.concatenate([low, high - low])
 
 
 def _kind(score: float, threshold: float | None) -> str:

@@ -313,7 +313,7 @@ def _points_table(points: Sequence[OperatingPoint]) -> str:
     if not points:
         return (
             '<p class="note">None are recorded. Examine the checkpoint with '
-            'tools/test.py, or choose a threshold yourself.</p>'
+            'tools/test.py --save-thresholds, or choose one yourself.</p>'
         )
     rows = ''.join(
         f'<tr><td>{escape(point.test_set)}</td><td>{point.far:g}</td>'

@@ -5,7 +5,8 @@
         --detector face_detection_yunet_2023mar.onnx --out both.png
 
 Of several faces in a picture the largest is taken. Without --threshold and --far the
-model's own threshold for its lowest false accept rate decides.
+model's own threshold decides, for the lowest false accept rate that ten pairs of its
+last examination stand on.
 
 Exit status 0: the same person. 3: different people. 1: a mistake, or no threshold is
 known and nothing is decided. 2: wrong arguments.
