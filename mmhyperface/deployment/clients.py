@@ -14,6 +14,7 @@ import torch
 
 from mmhyperface.errors import UserError
 from mmhyperface.extras import require
+from mmhyperface.inference.detection import opencv_errors_only
 from mmhyperface.inference.graph import Graph
 from mmhyperface.inference.networks import ExportedNetwork, OnnxNetwork, as_input
 
@@ -103,7 +104,8 @@ class OpencvSfaceClient(Client):
 
     def __init__(self, path: str | Path) -> None:
         self.graph = graph_of(path)
-        self.recognizer = cv2.FaceRecognizerSF.create(str(path), '')
+        with opencv_errors_only():
+            self.recognizer = cv2.FaceRecognizerSF.create(str(path), '')
 
     def embed(self, crops: np.ndarray) -> np.ndarray:
         return np.concatenate([self.recognizer.feature(x).copy() for x in crops])

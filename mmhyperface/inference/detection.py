@@ -1,7 +1,8 @@
 """Faces of a picture, found by OpenCV's YuNet."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -25,6 +26,22 @@ def quiet_opencv(level: int) -> None:
     # Where it is depends on the version.
     set_level = getattr(cv2, 'setLogLevel', None) or cv2.utils.logging.setLogLevel
     set_level(level)
+
+
+@contextmanager
+def opencv_errors_only() -> Generator[None, None, None]:
+    """Let OpenCV tell of errors alone for a while.
+
+    OpenCV 5 warns at every network that its new engine has no choice of targets yet,
+    which looks like a failure, and is none.
+    """
+    get_level = getattr(cv2, 'getLogLevel', None) or cv2.utils.logging.getLogLevel
+    level = get_level()
+    quiet_opencv(min(level, 2))
+    try:
+        yield
+    finally:
+        quiet_opencv(level)
 
 
 @dataclass(frozen=True)
@@ -75,9 +92,10 @@ class YuNet:
         if not os.path.isfile(model):
             raise UserError(f"there is no model '{model}'")
         try:
-            self.detector = cv2.FaceDetectorYN.create(
-                str(model), '', (32, 32), score_threshold
-            )
+            with opencv_errors_only():
+                self.detector = cv2.FaceDetectorYN.create(
+                    str(model), '', (32, 32), score_threshold
+                )
             # Models of before 2023 fail here.
             self.detector.detect(np.zeros((32, 32, 3), np.uint8))
         except (AttributeError, cv2.error):

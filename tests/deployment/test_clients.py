@@ -73,6 +73,12 @@ def test_embeddings(networks, tmp_path, target, name, precision):
         assert client.cosine(got[0], got[1]) == pytest.approx(a @ b, abs=2e-6)
 
 
+def test_opencv_does_not_speak_of_its_engine(networks, tmp_path, capfd):
+    """Version 5 warns of each network, as if it could not be read."""
+    exported(networks['bgr, concat'], tmp_path, 'opencv-sface')
+    assert 'engine' not in capfd.readouterr().err
+
+
 def test_engines_of_opencv(networks, tmp_path):
     """A batch that grows made the classic engine of OpenCV 5 compute garbage."""
     model = networks['bgr, concat']

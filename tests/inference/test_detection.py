@@ -1,5 +1,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from drawn_faces import LAYOUT, draw_face, write_model
@@ -7,6 +8,8 @@ from drawn_faces import LAYOUT, draw_face, write_model
 from mmhyperface.errors import UserError
 from mmhyperface.inference import DetectedFace, YuNet
 from mmhyperface.inference.detection import choose_face, turned
+
+get_level = getattr(cv2, 'getLogLevel', None) or cv2.utils.logging.getLogLevel
 
 
 @pytest.fixture(scope='module')
@@ -35,6 +38,14 @@ def test_all_faces_the_best_first(model):
     assert found[0].score > found[1].score
     assert YuNet(model).detect(np.zeros_like(image)) == []
     assert len(YuNet(model, score_threshold=0.9).detect(image)) == 1
+
+
+def test_opencv_does_not_speak_of_its_engine(model, capfd):
+    """Version 5 warns of each network, as if it could not be read."""
+    level = get_level()
+    YuNet(model)
+    assert capfd.readouterr().err == ''
+    assert get_level() == level
 
 
 @pytest.mark.parametrize('turns', [1, 2, 3])
