@@ -77,6 +77,28 @@ def test_nothing_else_can_be_loaded(tmp_path, payload):
         torch.load(tmp_path / 'bad.pth')
 
 
+@pytest.mark.parametrize(
+    ('torch_version', 'numpy_version', 'fits'),
+    [
+        ('2.1.2', '2.4.6', False),
+        ('2.2.2+cu121', '2.0.0', False),
+        ('2.1.2', '1.26.4', True),
+        ('2.3.0', '2.0.0', True),
+        ('2.14.1', '2.4.6', True),
+    ],
+)
+def test_torch_and_numpy_fit(monkeypatch, torch_version, numpy_version, fits):
+    """Else every array is "Numpy is not available", from deep inside."""
+    versions = {'torch': torch_version, 'numpy': numpy_version}
+    monkeypatch.setattr('importlib.metadata.version', versions.__getitem__)
+    if fits:
+        packages.apply()
+        return
+    with pytest.raises(ImportError, match='built for numpy 1') as error:
+        packages.apply()
+    assert '"numpy<2" "opencv-python<4.12"' in str(error.value)
+
+
 def test_installed_path_of_this_package_and_others():
     assert is_installed('mmhyperface')
     assert not is_installed('no_such_package')

@@ -1,4 +1,4 @@
-"""Finding installed packages, and thereby the configs they ship."""
+"""Installed packages: whether they fit, and where the configs that they ship are."""
 
 import importlib.metadata
 import importlib.util
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mmengine.config import utils as config_utils
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.utils import package_utils
+from mmengine.utils import digit_version, package_utils
 
 _get_package_and_cfg_path = config_utils._get_package_and_cfg_path
 _is_installed = package_utils.is_installed
@@ -67,8 +67,32 @@ def _replace(name: str, original: Callable, replacement: Callable) -> None:
             setattr(module, name, replacement)
 
 
+def require_fitting_numpy() -> None:
+    """
+    Raises:
+        ImportError: If torch was built for numpy 1 and numpy 2 is installed, where it
+            warns once and then knows no arrays: "Numpy is not available".
+    """
+    try:
+        torch, numpy = map(importlib.metadata.version, ('torch', 'numpy'))
+    except importlib.metadata.PackageNotFoundError:
+        return  # of a build that has no metadata
+    if digit_version(torch) >= digit_version('2.3') or digit_version(
+        numpy
+    ) < digit_version('2'):
+        return
+    raise ImportError(
+        f'torch {torch} is built for numpy 1 and knows no arrays of numpy {numpy}, '
+        'which is installed. Either take torch 2.3 or newer, or numpy 1: pip install '
+        '"numpy<2" "opencv-python<4.12". Give both in one command with an extra, too: '
+        f'pip install "mmhyperface[EXTRA]" "torch=={torch}" "numpy<2" '
+        '"opencv-python<4.12"'
+    )
+
+
 def apply() -> None:
     """Make `mmhyperface::` known to configs, and packages findable."""
+    require_fitting_numpy()
     MODULE2PACKAGE.setdefault('mmhyperface', 'mmhyperface')
     _replace(
         '_get_package_and_cfg_path',
