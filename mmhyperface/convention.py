@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import mmengine
-import torch
 from mmengine.config import Config
 
 from mmhyperface.errors import UserError
@@ -151,6 +150,8 @@ def convention_of(cfg: Config) -> Convention:
     Raises:
         UserError: If it does not tell, or has parts that are not ours.
     """
+    import torch
+
     source = str(cfg.filename or 'the config')
     model = cfg.get('model') or {}
     if _name(model) != 'FaceRecognizer':

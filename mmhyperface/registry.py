@@ -63,5 +63,5 @@ VISBACKENDS = _child(mmpretrain_registry.VISBACKENDS)
 # mmpretrain has no child of these; without one of ours mmengine warns that it
 # "failed to search registry" under our default scope.
 STRATEGIES = _child(mmengine_registry.STRATEGIES)
-INFERENCERS = _child(mmengine_registry.INFERENCERS, 'mmhyperface.inference')
+INFERENCERS = _child(mmengine_registry.INFERENCERS, 'mmhyperface.inference.inferencer')
 FUNCTIONS = _child(mmengine_registry.FUNCTIONS, 'mmhyperface.datasets')

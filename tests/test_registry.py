@@ -55,7 +55,7 @@ def test_every_registry_of_mmpretrain_has_a_child():
     for name in {'STRATEGIES', 'INFERENCERS', 'FUNCTIONS'}:
         assert ours[name].parent is getattr(mmengine_registry, name)
     # That it is found before anybody has imported it.
-    assert 'mmhyperface.inference' in ours['INFERENCERS']._locations
+    assert 'mmhyperface.inference.inferencer' in ours['INFERENCERS']._locations
 
 
 CONFIG = """

@@ -12,13 +12,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from mmengine.config import Config, DictAction
-from mmengine.runner import set_random_seed
 
 from mmhyperface.apis import dataset_config, load_config, report_errors
-from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.wrappers import labels_of
 from mmhyperface.errors import UserError
-from mmhyperface.registry import DATASETS
 
 # White pixels between rows of different pictures, and between pairs.
 GAP = 6
@@ -86,6 +82,8 @@ class Stages:
 
 def build_dataset(config: Config, phase: str) -> Any:
     """The data set of a phase, whose images tell of their stages."""
+    from mmhyperface.registry import DATASETS
+
     dataset = DATASETS.build(dataset_config(config, phase))
     for single in _parts(dataset):
         single.pipeline = Stages(single.pipeline.transforms)
@@ -107,6 +105,8 @@ class Row(NamedTuple):
 
 
 def rows_of_people(dataset: Any, args: argparse.Namespace) -> list[Row]:
+    from mmhyperface.datasets.wrappers import labels_of
+
     if args.shuffle:
         labels = labels_of(dataset)
         people = np.unique(labels[labels >= 0])
@@ -119,6 +119,9 @@ def rows_of_people(dataset: Any, args: argparse.Namespace) -> list[Row]:
 
 def labels_in_order(dataset: Any) -> Iterator[int]:
     """Labels from the first image on, -1 for what is damaged."""
+    from mmhyperface.datasets.damage import DamagedImage
+    from mmhyperface.datasets.wrappers import labels_of
+
     for number in range(min(LOOK, len(dataset))):
         try:
             yield dataset.get_cat_ids(number)[0]
@@ -255,6 +258,9 @@ def line_of(text: str, width: int) -> np.ndarray:
 
 def main() -> None:
     args = parse_args()
+
+    from mmengine.runner import set_random_seed
+
     set_random_seed(args.seed)
     config = load_config(args.config, args.cfg_options)
     dataset = build_dataset(config, args.phase)

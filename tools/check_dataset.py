@@ -17,9 +17,7 @@ from rich.table import Table
 
 from mmhyperface.apis import dataset_config, load_config, report_errors
 from mmhyperface.apis.conversion import end_with_parent, in_order
-from mmhyperface.datasets.transforms import decode_face, encoded_face
 from mmhyperface.errors import UserError
-from mmhyperface.registry import DATASETS, TRANSFORMS
 
 # Images of one task of a worker, and tasks that a worker may be ahead.
 TASK = 256
@@ -74,6 +72,8 @@ def _without_pipeline(config: ConfigDict) -> ConfigDict:
 
 def wanted_size(config: ConfigDict) -> tuple[int, int] | None:
     """The one size that LoadFace takes, in the first pipeline that has it so."""
+    from mmhyperface.registry import TRANSFORMS
+
     for step in config.get('pipeline', []):
         # New-style configs name the class itself.
         name = getattr(step['type'], '__name__', step['type'])
@@ -118,6 +118,8 @@ def look(numbers: range) -> Images:
 
 def _stored(info: dict) -> tuple[Any, np.ndarray]:
     """What is stored of an image, and its pixels."""
+    from mmhyperface.datasets.transforms import decode_face, encoded_face
+
     if 'img' in info:
         return np.ascontiguousarray(info['img']).data, info['img']
     data = encoded_face(info)
@@ -244,6 +246,9 @@ def report(dataset: Any, images: Images, found: list[Finding]) -> bool:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.registry import DATASETS
+
     cv2.setNumThreads(0)
     config = dataset_config(load_config(args.config, args.cfg_options), args.phase)
     size = wanted_size(config)

@@ -5,7 +5,6 @@ import argparse
 from mmengine.config import DictAction
 
 from mmhyperface.apis import load_config, report_errors, require_file
-from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
 
 
@@ -26,6 +25,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.datasets.new_files import new_files
+
     if args.save:
         require_file(args.save)
         if not args.save.endswith('.py'):

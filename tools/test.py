@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import mmengine
-
 from mmhyperface.apis import (
     argument_parser,
     build_runner,
@@ -14,8 +12,6 @@ from mmhyperface.apis import (
     save_features,
     type_name,
 )
-from mmhyperface.apis.model import examined_convention, save_operating_points
-from mmhyperface.apis.network import refuse_other_networks
 from mmhyperface.errors import UserError
 
 
@@ -49,6 +45,12 @@ def main() -> None:
         'verifies with it finds them, instead of those of an earlier examination',
     )
     args = parser.parse_args()
+
+    import mmengine
+
+    from mmhyperface.apis.model import examined_convention, save_operating_points
+    from mmhyperface.apis.network import refuse_other_networks
+
     require_checkpoint(args.checkpoint)
     if args.out and not args.out.endswith(('.json', '.pkl')):
         raise UserError(f'--out takes a .json or .pkl file, got {args.out}')

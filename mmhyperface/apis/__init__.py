@@ -1,46 +1,26 @@
-from typing import TYPE_CHECKING, Any
+"""What the command line tools are made of, and what users of the package call."""
 
-from .launch import (
-    argument_parser,
-    build_runner,
-    config_from,
-    count_classes,
-    dataset_config,
-    load_config,
-    report_errors,
-    require_checkpoint,
-)
-from .model import get_model, read_convention
-from .places import require_file, require_folder
-from .testing import save_features, take_test_sets, type_name
+from mmhyperface.extras import importing
 
-if TYPE_CHECKING:
-    from mmhyperface.inference import FaceInferencer
+_PLACES = {
+    'FaceInferencer': 'mmhyperface.inference',
+    'argument_parser': '.launch',
+    'build_runner': '.launch',
+    'config_from': '.launch',
+    'count_classes': '.launch',
+    'dataset_config': '.launch',
+    'get_model': '.model',
+    'load_config': '.launch',
+    'read_convention': '.model',
+    'report_errors': '.launch',
+    'require_checkpoint': '.launch',
+    'require_file': '.places',
+    'require_folder': '.places',
+    'save_features': '.testing',
+    'take_test_sets': '.testing',
+    'type_name': '.testing',
+}
 
-__all__ = [
-    'FaceInferencer',
-    'argument_parser',
-    'build_runner',
-    'config_from',
-    'count_classes',
-    'dataset_config',
-    'get_model',
-    'load_config',
-    'read_convention',
-    'report_errors',
-    'require_checkpoint',
-    'require_file',
-    'require_folder',
-    'save_features',
-    'take_test_sets',
-    'type_name',
-]
+__all__ = list(_PLACES)
 
-
-def __getattr__(name: str) -> Any:
-    # Not imported before somebody asks: the inferencer is built on this package.
-    if name == 'FaceInferencer':
-        from mmhyperface.inference import FaceInferencer
-
-        return FaceInferencer
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+__getattr__ = importing(__name__, _PLACES)

@@ -11,18 +11,19 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import parent_process
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 from rich.progress import track
 
-from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS, FaceDataset
-from mmhyperface.datasets.transforms import LoadFace, decode_face, encoded_face
 from mmhyperface.errors import UserError
 
 from .launch import report_errors
+
+if TYPE_CHECKING:
+    from mmhyperface.datasets.damage import DamagedImage
+    from mmhyperface.datasets.face_dataset import FaceDataset
 
 # Images of one task of a worker, and tasks that a worker may be ahead.
 TASK = 16
@@ -126,6 +127,8 @@ class Encoding(NamedTuple):
         size = self.size or old
         if size == old and self.quality is None:
             return data, old
+        from mmhyperface.datasets.transforms import LoadFace
+
         resized = LoadFace(size).transform(dict(img=image))['img']
         quality = [cv2.IMWRITE_JPEG_QUALITY, self.quality or QUALITY]
         return cv2.imencode('.jpg', resized, quality)[1].tobytes(), size
@@ -176,7 +179,7 @@ class Pictures:
 
     def __init__(
         self,
-        dataset: FaceDataset,
+        dataset: 'FaceDataset',
         workers: int,
         skip_damaged: bool,
         encoding: Encoding | None = None,
@@ -220,7 +223,9 @@ class Pictures:
                 f'{next(iter(self.damaged))}'
             )
 
-    def _pass_over(self, error: DamagedImage) -> None:
+    def _pass_over(self, error: 'DamagedImage') -> None:
+        from mmhyperface.datasets.damage import DamagedImage
+
         if not self.skip_damaged:
             reason = str(error).rstrip('.')
             raise DamagedImage(f'{reason}. --skip-damaged leaves such images out')
@@ -277,7 +282,7 @@ _dataset: Any = None
 _encoding = Encoding()
 
 
-def _prepare(dataset: FaceDataset, encoding: Encoding) -> None:
+def _prepare(dataset: 'FaceDataset', encoding: Encoding) -> None:
     """In a worker. Ctrl-C is for the parent, which then ends its workers."""
     global _dataset, _encoding
     _dataset, _encoding = dataset, encoding
@@ -287,11 +292,14 @@ def _prepare(dataset: FaceDataset, encoding: Encoding) -> None:
     cv2.setNumThreads(0)
 
 
-def _look(numbers: range | np.ndarray) -> list[Picture | DamagedImage]:
+def _look(numbers: range | np.ndarray) -> 'list[Picture | DamagedImage]':
     return [_picture(int(number)) for number in numbers]
 
 
-def _picture(number: int) -> Picture | DamagedImage:
+def _picture(number: int) -> 'Picture | DamagedImage':
+    from mmhyperface.datasets.damage import DamagedImage
+    from mmhyperface.datasets.transforms import decode_face, encoded_face
+
     try:
         info = _dataset.get_data_info(number)
         source = str(info['img_path'])
@@ -317,6 +325,8 @@ def put(folder: str, name: str, picture: Picture, link: bool = False) -> None:
         UserError: If the name leads out of the folder or is hidden, or the image is of
             a type that has no ending.
     """
+    from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS
+
     if '\0' in name or any(p.startswith('.') or not p for p in name.split('/')):
         raise UserError(
             f'{picture.source}: the name {name!r} is none within a folder: expected '
@@ -340,6 +350,8 @@ def put(folder: str, name: str, picture: Picture, link: bool = False) -> None:
 
 
 def _ending(picture: Picture) -> str:
+    from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS
+
     for start, ending in _TYPES.items():
         if picture.data.startswith(start):
             return ending

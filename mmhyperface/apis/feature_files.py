@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
+from mmhyperface.choices import FOLDS
 from mmhyperface.datasets import FacePack, FacePairs
 from mmhyperface.datasets.ijb_meta import read_ijb_meta
 from mmhyperface.datasets.megaface_images import megaface_test_set
@@ -46,8 +47,6 @@ from .testing import metrics_of
 # Test set -> protocol -> result.
 Results = dict[str, dict[str, Result]]
 
-# Of a list that does not tell of its own.
-FOLDS = 10
 NO_FOLDS = '--folds 0'
 
 

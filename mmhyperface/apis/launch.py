@@ -10,16 +10,17 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 
 from mmhyperface.errors import UserError
-from mmhyperface.registry import DATASETS, RUNNERS
 
 from .testing import take_test_sets
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Those which mmengine adds unless they are None.
@@ -36,11 +37,12 @@ MMENGINE_HOOKS = (
 @contextmanager
 def report_errors() -> Generator[None, None, None]:
     """Print a ``UserError`` as one message, without a traceback; exit status 1."""
-    from mmhyperface.compat.distributed import end_process_group
-
     try:
         yield
-        end_process_group()
+        if 'torch' in sys.modules:
+            from mmhyperface.compat.distributed import end_process_group
+
+            end_process_group()
     except (UserError, pickle.UnpicklingError) as error:
         rank = int(os.environ.get('RANK', 0))
         if rank:
@@ -210,6 +212,8 @@ def drop_disabled_hooks(cfg: Config) -> None:
 
 def count_classes(cfg: Config) -> None:
     """Fill in ``model.head.num_classes='auto'`` from the training set."""
+    from mmhyperface.registry import DATASETS
+
     head = cfg.model.get('head')
     if not head or head.get('num_classes') != 'auto':
         return
@@ -223,10 +227,11 @@ def count_classes(cfg: Config) -> None:
     head.num_classes = dataset.metainfo['num_classes']
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config) -> 'Runner':
     """The runner of a config, on the processes that the launcher started."""
     from mmhyperface.compat.distributed import init_process_group
     from mmhyperface.engine import FaceRunner
+    from mmhyperface.registry import RUNNERS
 
     guard_dataloaders(cfg)
     drop_disabled_hooks(cfg)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from mmengine.logging import print_log
 
+from mmhyperface.choices import PROTOCOLS, SUBSETS
 from mmhyperface.errors import UserError, some
 from mmhyperface.lookup import rows_of
 
@@ -33,9 +34,6 @@ from .template_sets import (
     subjects_of_templates,
 )
 
-#: Names of the galleries.
-SUBSETS = {'IJBB': ('S1', 'S2'), 'IJBC': ('G1', 'G2')}
-PROTOCOLS = ('1:1', '1:N')
 #: Of the sets as they were published.
 SIZES = {
     'IJBB': {'images': 227_630, 'templates': 12_115, 'pairs': 8_010_270},

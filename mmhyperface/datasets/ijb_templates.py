@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from mmhyperface.choices import PROTOCOLS
 from mmhyperface.registry import DATASETS
 
 from .entries import set_test_set
 from .face_dataset import FaceDataset
-from .ijb_meta import PROTOCOLS, read_ijb_meta
+from .ijb_meta import read_ijb_meta
 from .template_sets import template_test_set
 
 

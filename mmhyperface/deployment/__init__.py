@@ -4,8 +4,16 @@ The clients are in :mod:`.clients`, the proof in :mod:`.parity`; neither is need
 read an exported model.
 """
 
-from .onnx_export import export_onnx
-from .targets import TARGETS, Target, plan
-from .torch_export import export_torch
+from mmhyperface.extras import importing
 
-__all__ = ['TARGETS', 'Target', 'export_onnx', 'export_torch', 'plan']
+_PLACES = {
+    'TARGETS': '.targets',
+    'Target': '.targets',
+    'export_onnx': '.onnx_export',
+    'export_torch': '.torch_export',
+    'plan': '.targets',
+}
+
+__all__ = list(_PLACES)
+
+__getattr__ = importing(__name__, _PLACES)

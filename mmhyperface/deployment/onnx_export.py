@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mmhyperface.choices import OPSET
 from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
 from mmhyperface.extras import require
@@ -19,8 +20,6 @@ from .graph import halve, scales, simplified, with_telling_names, without_identi
 from .module import Deployable
 from .targets import plan
 
-#: Every client reads it; older ones write some parts in other ways.
-OPSET = 13
 # What an ONNX file can hold.
 MOST_BYTES = 2**31
 

@@ -25,8 +25,6 @@ from mmhyperface.inference.inputs import images_below
 from mmhyperface.registry import METRICS
 
 BATCH = 32
-#: Largest difference of cosines that passes, by precision.
-TOLERANCES = {'fp32': 1e-4, 'fp16': 1e-2}
 
 
 class Embeds(Protocol):

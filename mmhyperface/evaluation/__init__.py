@@ -4,8 +4,7 @@ The functions need neither metrics nor a runner, which are imported when they ar
 asked for.
 """
 
-from importlib import import_module
-from typing import Any
+from mmhyperface.extras import importing
 
 _PLACES = {
     'EmbeddingMetric': '.metrics',
@@ -19,8 +18,4 @@ _PLACES = {
 
 __all__ = list(_PLACES)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(import_module(_PLACES[name], __name__), name)
+__getattr__ = importing(__name__, _PLACES)

@@ -1,25 +1,22 @@
-from .detection import DetectedFace, YuNet
-from .inferencer import FaceInferencer
-from .networks import (
-    EmbeddingNetwork,
-    ExportedNetwork,
-    OnnxNetwork,
-    TorchNetwork,
-    open_network,
-)
-from .results import Face, FaceEmbeddings, Identification, Verification
+"""Trained networks put to use, on pictures of any origin."""
 
-__all__ = [
-    'DetectedFace',
-    'EmbeddingNetwork',
-    'ExportedNetwork',
-    'Face',
-    'FaceEmbeddings',
-    'FaceInferencer',
-    'Identification',
-    'OnnxNetwork',
-    'TorchNetwork',
-    'Verification',
-    'YuNet',
-    'open_network',
-]
+from mmhyperface.extras import importing
+
+_PLACES = {
+    'DetectedFace': '.detection',
+    'EmbeddingNetwork': '.networks',
+    'ExportedNetwork': '.networks',
+    'Face': '.results',
+    'FaceEmbeddings': '.results',
+    'FaceInferencer': '.inferencer',
+    'Identification': '.results',
+    'OnnxNetwork': '.networks',
+    'TorchNetwork': '.networks',
+    'Verification': '.results',
+    'YuNet': '.detection',
+    'open_network': '.networks',
+}
+
+__all__ = list(_PLACES)
+
+__getattr__ = importing(__name__, _PLACES)

@@ -13,12 +13,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from mmhyperface.apis.places import require_file, require_folder
+from mmhyperface.choices import MAX_MEGAPIXELS
 from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
 from mmhyperface.visualization.figures import COLORS
 
 from .detection import turned, turned_box
-from .pictures import MAX_MEGAPIXELS, Picture, read_picture
+from .pictures import Picture, read_picture
 from .results import Face, Verification
 
 #: Smaller pictures are enlarged to this longest side, so that text has room.

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 from mmpretrain.structures import DataSample
 
+from mmhyperface.choices import BATCH_SIZE, MAX_MEGAPIXELS
 from mmhyperface.errors import UserError
 from mmhyperface.models.recognizers import FaceRecognizer
 from mmhyperface.registry import INFERENCERS
@@ -21,7 +22,7 @@ from .decisions import decide_threshold
 from .detection import CHOICES, LONGEST, SCORE_THRESHOLD, YuNet
 from .inputs import Item, arrays_of, expand
 from .networks import EmbeddingNetwork, open_network
-from .pictures import MAX_MEGAPIXELS, read_picture
+from .pictures import read_picture
 from .progress import with_progress
 from .results import (
     Face,
@@ -35,7 +36,6 @@ from .results import (
 if TYPE_CHECKING:
     from mmhyperface.gallery import FaceGallery
 
-BATCH_SIZE = 32
 # 92 x 112 pixels are squares 1.22 times as high as they should be.
 STRETCH = 1.25
 

@@ -3,12 +3,15 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from mmhyperface.choices import BATCH_SIZE, MAX_MEGAPIXELS
 
 from .detection import CHOICES, LONGEST, SCORE_THRESHOLD, quiet_opencv
-from .inferencer import BATCH_SIZE, FaceInferencer
-from .pictures import MAX_MEGAPIXELS
 from .results import Face
+
+if TYPE_CHECKING:
+    from .inferencer import FaceInferencer
 
 #: Exit status: done, but not all that was asked for, as stderr tells.
 INCOMPLETE = 3
@@ -88,11 +91,13 @@ def add_threshold(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def inferencer_from(args: argparse.Namespace, **options: Any) -> FaceInferencer:
+def inferencer_from(args: argparse.Namespace, **options: Any) -> 'FaceInferencer':
     """The inferencer that the arguments of :func:`add_model` ask for.
 
     From then on OpenCV is quiet: what is wrong with a picture is told with its name.
     """
+    from .inferencer import FaceInferencer
+
     quiet_opencv(1)
     return FaceInferencer(
         args.model,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mmhyperface.choices import MAX_MEGAPIXELS
 from mmhyperface.datasets.damage import DamagedImage
 from mmhyperface.datasets.transforms import LoadFace, decode_face
 from mmhyperface.errors import UserError
@@ -28,7 +29,6 @@ except ImportError:
 
 Pixels = npt.NDArray[np.uint8]
 
-MAX_MEGAPIXELS = 50
 # Tag of EXIF, and by its value the quarters, counterclockwise, that let a picture stand
 # upright. 2, 4, 5 and 7 mirror it besides.
 _ORIENTATION = 0x112

@@ -1,25 +1,20 @@
 """Peers' weights as ours, and ours as theirs."""
 
-from .architectures import fitted, recognise
-from .network import (
-    Network,
-    from_checkpoint,
-    network_of,
-    read_checkpoint,
-    to_checkpoint,
-)
-from .publishing import publish, published
-from .reading import read_weights
+from mmhyperface.extras import importing
 
-__all__ = [
-    'Network',
-    'fitted',
-    'from_checkpoint',
-    'network_of',
-    'publish',
-    'published',
-    'read_checkpoint',
-    'read_weights',
-    'recognise',
-    'to_checkpoint',
-]
+_PLACES = {
+    'Network': '.network',
+    'fitted': '.architectures',
+    'from_checkpoint': '.network',
+    'network_of': '.network',
+    'publish': '.publishing',
+    'published': '.publishing',
+    'read_checkpoint': '.network',
+    'read_weights': '.reading',
+    'recognise': '.architectures',
+    'to_checkpoint': '.network',
+}
+
+__all__ = list(_PLACES)
+
+__getattr__ = importing(__name__, _PLACES)

@@ -24,7 +24,6 @@ from .state_dicts import State, as_state, below, swapped_channels, unwrapped
 
 PEER = 'CVLface'
 KINDS = (('IR', 'tface'), ('IResNet', None))
-CHANNELS = ('rgb', 'bgr')
 _CLASSIFIERS = ('partial_fc.', 'classifier.')
 
 
@@ -38,7 +37,7 @@ def to_ours(
     Args:
         model: What ``model.pt`` holds.
         shards: What ``classifier_rankR.pt`` hold, in the order of the ranks.
-        channels: The order that the network takes, of :data:`CHANNELS`.
+        channels: The order that the network takes, of :data:`.CHANNELS`.
         num_classes: Of the data set, to leave out those that were added; None to
             leave them in.
 

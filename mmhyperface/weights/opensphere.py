@@ -19,8 +19,6 @@ from .state_dicts import State, as_state, unwrapped
 
 PEER = 'OpenSphere'
 KINDS = (('IResNet', None), ('SFNet', None))
-#: Of the program: in separate files, or in one.
-REVISIONS = ('2022', '2023')
 
 
 def to_ours(
@@ -111,7 +109,7 @@ def from_ours(network: Network, revision: str, step: int = 0) -> dict[str, Any]:
     """Files for OpenSphere, by name.
 
     Args:
-        revision: Of :data:`REVISIONS`.
+        revision: Of :data:`.REVISIONS`.
         step: The iteration that their names tell.
 
     Raises:

@@ -12,15 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
+from mmhyperface.choices import ORIGINS
 from mmhyperface.errors import UserError, some
 
 from .architectures import label
 from .network import Network, network_of, require_kind
 from .state_dicts import State, as_state, scaled_input, unwrapped
 
-PEER = 'SFace'
-#: Who trains such networks, by the name of the option.
-ORIGINS = {'sface': PEER, 'evolve': 'face.evoLVe'}
+PEER = ORIGINS['sface']
 KINDS = (('IR', 'evolve'), ('MobileFaceNet', None))
 #: What each feeds its first layer, in units of our input.
 SCALES = {'sface': 0.078125 * 127.5, 'evolve': 1.0}

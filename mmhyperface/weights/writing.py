@@ -4,17 +4,13 @@ import argparse
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from mmhyperface.apis.places import require_file, require_folder
-from mmhyperface.datasets.new_files import new_files
-from mmhyperface.engine.checkpoint import replace_tensors
 from mmhyperface.errors import UserError
 
-from .network import Network, from_checkpoint, read_checkpoint, to_checkpoint
-from .state_dicts import own
+if TYPE_CHECKING:
+    from .network import Network
 
 
 def to_ours_parser(description: str | None, source: str) -> argparse.ArgumentParser:
@@ -93,9 +89,11 @@ def told_with(path: str | Path) -> Generator[None, None, None]:
 
 
 def write_checkpoint(
-    network: Network, peer: str, files: Iterable[str | Path], args: argparse.Namespace
+    network: 'Network', peer: str, files: Iterable[str | Path], args: argparse.Namespace
 ) -> None:
     """Write our checkpoint of a network and tell what it is."""
+    from .network import to_checkpoint
+
     names = [Path(file).name for file in files]
     checkpoint = to_checkpoint(network, peer, names)
     save({args.destination: checkpoint}, args.overwrite)
@@ -105,13 +103,15 @@ def write_checkpoint(
 
 def read_ours(
     args: argparse.Namespace, variant: str | None = None
-) -> tuple[Network, dict]:
+) -> 'tuple[Network, dict]':
     """The network of our checkpoint and what else it tells, its ``meta``.
 
     Args:
         args: Of :func:`from_ours_parser`.
         variant: See :func:`.network.from_checkpoint`.
     """
+    from .network import from_checkpoint, read_checkpoint
+
     require_folder(args.destination)
     with told_with(args.checkpoint):
         checkpoint = read_checkpoint(args.checkpoint)
@@ -127,7 +127,7 @@ def read_ours(
 
 
 def write_files(
-    network: Network, files: dict[str, Any], args: argparse.Namespace
+    network: 'Network', files: dict[str, Any], args: argparse.Namespace
 ) -> None:
     """Write a peer's files of a network and tell what it is."""
     paths = {str(Path(args.destination, name)): value for name, value in files.items()}
@@ -143,6 +143,13 @@ def save(contents: dict[str, Any], overwrite: bool) -> None:
     Raises:
         UserError: If one cannot be written, or is there already.
     """
+    import torch
+
+    from mmhyperface.datasets.new_files import new_files
+    from mmhyperface.engine.checkpoint import replace_tensors
+
+    from .state_dicts import own
+
     for path in contents:
         require_file(path)
     with new_files(list(contents), overwrite) as files:

@@ -185,7 +185,7 @@ def test_a_config_alone(benchmark, config, capsys):
 def test_a_compiled_network_computes_the_same(tool, config):
     """Whatever the compiler; here it is one that changes nothing."""
     model = get_model(config, None, 'cpu')
-    network = tool.CompiledNetwork(model, 'a model')
+    network = tool.compiled_network(model, 'a model')
     network.compiled = torch.compile(model.embed, dynamic=False, backend='eager')
     crops = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     np.testing.assert_allclose(

@@ -12,9 +12,9 @@ from ijb_files import write_ijb
 from megaface_files import write_feature, write_megaface
 
 from mmhyperface.apis import report_errors
+from mmhyperface.choices import THRESHOLDS
 from mmhyperface.datasets import ijb_meta
 from mmhyperface.evaluation import functional as F
-from mmhyperface.evaluation.functional.identification import THRESHOLDS
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'eval_features.py'
 DIM = 16

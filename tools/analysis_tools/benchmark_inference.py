@@ -15,6 +15,8 @@ runs twice in its turn, and the second run counts. The ratio is the median over 
 rounds of eager's time by the other's in the same round.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import platform
@@ -25,22 +27,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from mmengine.config import Config
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmhyperface.apis import get_model, report_errors, require_file
-from mmhyperface.apis.complexity import Complexity, complexity_of
-from mmhyperface.datasets.new_files import new_files
+from mmhyperface.apis import report_errors, require_file
 from mmhyperface.errors import UserError
-from mmhyperface.inference.networks import EmbeddingNetwork, OnnxNetwork, TorchNetwork
-from mmhyperface.models.recognizers import FaceRecognizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmhyperface.apis.complexity import Complexity
+    from mmhyperface.inference.networks import EmbeddingNetwork, TorchNetwork
+    from mmhyperface.models.recognizers import FaceRecognizer
 
 BACKENDS = ('eager', 'compiled', 'onnxruntime')
 #: A median of fewer tells nothing, whatever time they take.
@@ -89,18 +92,23 @@ def parse_args() -> argparse.Namespace:
 # ---- engines
 
 
-class CompiledNetwork(TorchNetwork):
-    """The same by ``torch.compile``, for batches of one size."""
+def compiled_network(model: FaceRecognizer, source: str) -> TorchNetwork:
+    """The network by ``torch.compile``, for batches of one size."""
 
-    def __init__(self, model: FaceRecognizer, source: str) -> None:
-        super().__init__(model, source)
-        self.compiled = torch.compile(model.embed, dynamic=False)
+    import torch
 
-    @torch.inference_mode()
-    def _embed(self, crops: np.ndarray) -> np.ndarray:
-        images = torch.from_numpy(crops).permute(0, 3, 1, 2)
-        inputs = self.model.data_preprocessor({'inputs': images})['inputs']
-        return self.compiled(inputs).cpu().numpy()
+    from mmhyperface.inference.networks import TorchNetwork
+
+    class CompiledNetwork(TorchNetwork):
+        @torch.inference_mode()
+        def _embed(self, crops: np.ndarray) -> np.ndarray:
+            images = torch.from_numpy(crops).permute(0, 3, 1, 2)
+            inputs = self.model.data_preprocessor({'inputs': images})['inputs']
+            return self.compiled(inputs).cpu().numpy()
+
+    network = CompiledNetwork(model, source)
+    network.compiled = torch.compile(model.embed, dynamic=False)
+    return network
 
 
 @contextmanager
@@ -120,6 +128,8 @@ def exported_file(model: FaceRecognizer, given: Path | None) -> Iterator[Path]:
 def open_onnx(
     model: FaceRecognizer, args: argparse.Namespace, device: torch.device
 ) -> EmbeddingNetwork:
+    from mmhyperface.inference.networks import OnnxNetwork
+
     with exported_file(model, args.exported) as path:
         network = OnnxNetwork(path, device, args.threads)
     wanted = model.convention
@@ -140,6 +150,8 @@ def open_networks(
     model: FaceRecognizer, args: argparse.Namespace
 ) -> tuple[dict[str, EmbeddingNetwork], dict[str, str]]:
     """The engines that are there, and why others are not."""
+    from mmhyperface.inference.networks import TorchNetwork
+
     device = next(model.parameters()).device
     networks: dict[str, EmbeddingNetwork] = {}
     missing: dict[str, str] = {}
@@ -148,7 +160,7 @@ def open_networks(
             if name == 'onnxruntime':
                 networks[name] = open_onnx(model, args, device)
             else:
-                kind = TorchNetwork if name == 'eager' else CompiledNetwork
+                kind = TorchNetwork if name == 'eager' else compiled_network
                 networks[name] = kind(model, args.model)
         except UserError as error:
             if args.exported:
@@ -191,6 +203,8 @@ def warmed_up(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """What each engine gives, once it is ready, and why others are not."""
     # Else a compiled function is compiled for any batch size after the second one.
+    import torch
+
     if 'compiled' in networks:
         torch.compiler.reset()
     embeddings, failed = {}, {}
@@ -284,6 +298,8 @@ def measure(
 
 def place_of(device: torch.device, threads: int) -> str:
     """The device in words."""
+    import torch
+
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     return f'{platform.machine()} processor, {threads} thread{"s" * (threads != 1)}'
@@ -341,6 +357,8 @@ def save(
     missing: Mapping[str, str],
     place: str,
 ) -> None:
+    from mmhyperface.datasets.new_files import new_files
+
     told: dict[str, Any] = {
         'model': args.model,
         'measured_on': place,
@@ -356,6 +374,10 @@ def save(
 
 
 def load(args: argparse.Namespace) -> FaceRecognizer:
+    import torch
+
+    from mmhyperface.apis import get_model
+
     if Path(args.model).suffix.lower() in ('.onnx', '.pt2'):
         raise UserError(
             f'{args.model} is an export: give the checkpoint, and this as --exported'
@@ -369,23 +391,31 @@ def load(args: argparse.Namespace) -> FaceRecognizer:
     return get_model(args.config, args.model, args.device)
 
 
-@torch.no_grad()
 def settled(model: FaceRecognizer) -> FaceRecognizer:
     """A network of chance with the statistics of its own activations.
 
     Without them those of a deep one overflow.
     """
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = None  # the mean of all batches, here of one
     device = next(model.parameters()).device
     images = 2 * torch.rand(4, 3, *model.convention.input_size, device=device) - 1
-    model.train().extract_feat(images)
+    with torch.no_grad():
+        model.train().extract_feat(images)
     return model.eval()
 
 
 def main() -> None:
     args = parse_args()
+
+    import torch
+
+    from mmhyperface.apis.complexity import complexity_of
+
     if args.threads:
         torch.set_num_threads(args.threads)
     # Each engine has its own idea of how many threads there should be.

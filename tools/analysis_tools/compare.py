@@ -6,21 +6,19 @@ Each is compared with the first. Differences have an interval and a p-value wher
 tests were of the same pairs or probes and the list tells who is on the images.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmhyperface.apis import report_errors, require_file
 from mmhyperface.errors import UserError
-from mmhyperface.evaluation.report import (
-    Compared,
-    compare,
-    comparison_json,
-    comparison_markdown,
-    comparison_text,
-    read_report,
-)
+
+if TYPE_CHECKING:
+    from mmhyperface.evaluation.report import Compared
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,6 +72,8 @@ def column_names(reports: list[str]) -> list[str]:
 
 
 def written(args: argparse.Namespace, found: list[Compared]) -> str:
+    from mmhyperface.evaluation.report import comparison_json, comparison_markdown
+
     if args.out.suffix == '.md':
         return comparison_markdown(found, args.level)
     drawn = (args.draws, args.level, args.seed)
@@ -83,6 +83,9 @@ def written(args: argparse.Namespace, found: list[Compared]) -> str:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.evaluation.report import compare, comparison_text, read_report
+
     reports = map(read_report, args.reports)
     found = compare(
         dict(zip(args.names, reports, strict=True)),

@@ -13,36 +13,31 @@ Features are .npy files, [N, D], not normalised, a row for each image. Of an arr
 are FEATURES.npy and x[:, 512:] those for --mirrored.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmengine.config import DictAction
 
 from mmhyperface.apis import load_config, report_errors, require_folder
-from mmhyperface.apis.feature_files import (
+from mmhyperface.choices import (
+    ACCURACIES,
     FOLDS,
-    Results,
-    examine_config,
-    examine_ijb,
-    examine_megaface,
-    examine_pairs,
+    MEDIA,
+    NOISE,
+    NORMS,
+    PROTOCOLS,
+    SUBSETS,
+    TARS,
+    THRESHOLDS,
 )
-from mmhyperface.apis.npy_files import about_features
-from mmhyperface.datasets.ijb_meta import PROTOCOLS, SUBSETS
-from mmhyperface.evaluation.functional.identification import THRESHOLDS
-from mmhyperface.evaluation.functional.megaface import NOISE
-from mmhyperface.evaluation.functional.verification import INTERPOLATIONS
-from mmhyperface.evaluation.metrics import (
-    EmbeddingMetric,
-    FaceVerification,
-    MegaFaceIdentification,
-    TemplateIdentification,
-    TemplateVerification,
-)
-from mmhyperface.evaluation.metrics.embeddings import MEDIA, NORMS
-from mmhyperface.evaluation.metrics.face_verification import ACCURACIES, TARS
-from mmhyperface.evaluation.report import report_text, write_report
+
+if TYPE_CHECKING:
+    from mmhyperface.apis.feature_files import Results
+    from mmhyperface.evaluation.metrics import EmbeddingMetric
 
 
 def parse_args() -> argparse.Namespace:
@@ -93,6 +88,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _config(args: argparse.Namespace) -> Results:
+    from mmhyperface.apis.feature_files import examine_config
+
     cfg = load_config(args.config, args.cfg_options, args.test_sets)
     return examine_config(cfg, args.features)
 
@@ -149,6 +146,12 @@ def _add_ijb(parser: argparse.ArgumentParser) -> None:
 
 
 def _ijb(args: argparse.Namespace) -> Results:
+    from mmhyperface.apis.feature_files import examine_ijb
+    from mmhyperface.evaluation.metrics import (
+        TemplateIdentification,
+        TemplateVerification,
+    )
+
     pooling = {
         'norm': args.norm,
         'detector_scores': not args.no_detector_scores,
@@ -200,6 +203,9 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
 
 
 def _pairs(args: argparse.Namespace) -> Results:
+    from mmhyperface.apis.feature_files import examine_pairs
+    from mmhyperface.evaluation.metrics import FaceVerification
+
     metric = FaceVerification(accuracy=args.accuracy, interpolation=args.interpolation)
     return examine_pairs(
         args.pairs,
@@ -218,7 +224,7 @@ def _explained(choices: Mapping[str, str]) -> str:
 def _add_interpolation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--interpolation',
-        choices=INTERPOLATIONS,
+        choices=tuple(TARS),
         default='exact',
         help=f'of TAR@FAR. {_explained(TARS)} (default: %(default)s)',
     )
@@ -268,6 +274,9 @@ def _add_megaface(parser: argparse.ArgumentParser) -> None:
 
 
 def _megaface(args: argparse.Namespace) -> Results:
+    from mmhyperface.apis.feature_files import examine_megaface
+    from mmhyperface.evaluation.metrics import MegaFaceIdentification
+
     noise = {'facescrub_noises': None, 'megaface_noises': None}
     return examine_megaface(
         args.lists_dir,
@@ -293,6 +302,10 @@ def _title(args: argparse.Namespace) -> str:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.apis.npy_files import about_features
+    from mmhyperface.evaluation.report import report_text, write_report
+
     if args.out:
         require_folder(args.out)
     source = args.probes if args.command == 'megaface' else args.features

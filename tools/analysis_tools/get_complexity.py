@@ -3,29 +3,27 @@
 python tools/analysis_tools/get_complexity.py configs/sphereface2_r100_ms1m.py
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from mmengine.config import Config, DictAction
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.apis import load_config, report_errors, require_file
-from mmhyperface.apis.complexity import (
-    Complexity,
-    Speed,
-    build_modules,
-    complexity_of,
-    speed_of,
-)
-from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmhyperface.apis.complexity import Complexity, Speed
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,6 +73,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def device_of(name: str | None) -> torch.device:
+    import torch
+
     if name is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
@@ -88,6 +88,8 @@ def device_of(name: str | None) -> torch.device:
 
 def where(device: torch.device) -> str:
     """The device in words."""
+    import torch
+
     if device.type == 'cuda':
         return torch.cuda.get_device_name(device)
     return f'{platform.machine()} processor, {torch.get_num_threads()} threads'
@@ -97,6 +99,10 @@ def measure(
     cfg: Config, args: argparse.Namespace, size: tuple[int, int]
 ) -> tuple[list[Speed], str]:
     """Speeds, and where they were measured."""
+    import torch
+
+    from mmhyperface.apis.complexity import build_modules, speed_of
+
     device = device_of(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -138,6 +144,10 @@ def tables_of(found: Complexity, speeds: list[Speed], place: str) -> list[Table]
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.apis.complexity import complexity_of
+    from mmhyperface.datasets.new_files import new_files
+
     cfg = load_config(args.config, args.cfg_options)
     if args.num_classes is not None and (cfg.get('model') or {}).get('head'):
         cfg.model.head.num_classes = args.num_classes

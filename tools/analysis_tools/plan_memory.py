@@ -4,10 +4,13 @@
         --gpus 8 --num-classes 1000000
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmengine.config import Config, DictAction
 from rich import box
@@ -15,8 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.apis import load_config, report_errors
-from mmhyperface.apis.memory import PHASES, Plan, Planner
 from mmhyperface.errors import UserError
+
+if TYPE_CHECKING:
+    from mmhyperface.apis.memory import Plan
 
 GB = 1e9
 MB = 1e6
@@ -69,6 +74,8 @@ def _counts_classes(cfg: Config) -> bool:
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
+    from mmhyperface.apis.memory import Planner
+
     cfg = load_config(args.config, args.cfg_options)
     if args.num_classes is None and _counts_classes(cfg):
         # Without the data what its config tells of it.
@@ -86,6 +93,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def tables_of(plan: Plan, style: box.Box) -> list[Table]:
+    from mmhyperface.apis.memory import PHASES
+
     memory = Table(
         'GB on a GPU while',
         *(f'{phase}' for phase in PHASES),

@@ -7,21 +7,18 @@ Each is the loss of a config, or a loss by name with the arguments that differ f
 defaults.
 """
 
+from __future__ import annotations
+
 import argparse
+from typing import TYPE_CHECKING
 
 from mmengine.config import DictAction
 
 from mmhyperface.apis import load_config, report_errors
 from mmhyperface.errors import UserError
-from mmhyperface.models.losses import HypersphereLoss
-from mmhyperface.visualization import (
-    characteristics_of,
-    draw_characteristics,
-    loss_of_config,
-    loss_of_text,
-    require_picture,
-    save_figure,
-)
+
+if TYPE_CHECKING:
+    from mmhyperface.models.losses import HypersphereLoss
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,6 +49,9 @@ def parse_args() -> argparse.Namespace:
         help='override entries of all configs: a.b=1 c.d=[x,y]',
     )
     args = parser.parse_args()
+
+    from mmhyperface.visualization import require_picture
+
     args.names = args.names or args.losses
     if len(set(args.names)) != len(args.losses):
         raise UserError(
@@ -63,6 +63,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def loss_of(source: str, options: dict | None) -> HypersphereLoss:
+    from mmhyperface.visualization import loss_of_config, loss_of_text
+
     if source.endswith('.py'):
         return loss_of_config(load_config(source, options))
     return loss_of_text(source)
@@ -70,6 +72,13 @@ def loss_of(source: str, options: dict | None) -> HypersphereLoss:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.visualization import (
+        characteristics_of,
+        draw_characteristics,
+        save_figure,
+    )
+
     curves = {
         name: characteristics_of(
             loss_of(source, args.cfg_options),

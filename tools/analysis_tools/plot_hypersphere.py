@@ -12,21 +12,7 @@ import numpy as np
 from mmengine.config import Config, DictAction
 
 from mmhyperface.apis import load_config, report_errors
-from mmhyperface.apis.network import (
-    build_dataset,
-    embed,
-    head_of,
-    load_runner,
-    people_of,
-    require_names,
-)
 from mmhyperface.errors import UserError
-from mmhyperface.visualization import (
-    Cloud,
-    draw_hypersphere,
-    require_picture,
-    save_figure,
-)
 
 NOTES = {
     'train': 'training images, as training sees them',
@@ -54,6 +40,10 @@ def parse_args() -> argparse.Namespace:
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     args = parser.parse_args()
+
+    from mmhyperface.apis.network import require_names
+    from mmhyperface.visualization import require_picture
+
     if args.identities < 1 or args.images < 1:
         raise UserError('--identities and --images must be at least 1')
     args.names = require_names(args.names, args.checkpoints)
@@ -81,6 +71,16 @@ def chosen(people: np.ndarray, identities: int, images: int) -> np.ndarray:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.apis.network import (
+        build_dataset,
+        embed,
+        head_of,
+        load_runner,
+        people_of,
+    )
+    from mmhyperface.visualization import Cloud, draw_hypersphere, save_figure
+
     cfg = load_config(args.config, args.cfg_options)
     require_small(cfg)
     dataset = build_dataset(cfg, args.phase)

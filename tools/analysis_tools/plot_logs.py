@@ -9,13 +9,6 @@ from pathlib import Path
 
 from mmhyperface.apis import report_errors
 from mmhyperface.errors import UserError
-from mmhyperface.visualization import (
-    draw_logs,
-    keys_of,
-    read_log,
-    require_picture,
-    save_figure,
-)
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +34,9 @@ def parse_args() -> argparse.Namespace:
         help='draw running means that forget by this factor per point, in [0, 1)',
     )
     args = parser.parse_args()
+
+    from mmhyperface.visualization import require_picture
+
     if not 0 <= args.smooth < 1:
         raise UserError(f'--smooth is a factor in [0, 1), got {args.smooth:g}')
     args.names = args.names or [name_of(log) for log in args.logs]
@@ -63,6 +59,9 @@ def name_of(log: str) -> str:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.visualization import draw_logs, keys_of, read_log, save_figure
+
     logs = {
         name: read_log(log) for name, log in zip(args.names, args.logs, strict=True)
     }

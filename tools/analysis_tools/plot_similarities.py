@@ -7,34 +7,22 @@ The pairs are those of the config's test sets. A file of features that `tools/te
 --save-features` has written may stand in the place of a checkpoint.
 """
 
+from __future__ import annotations
+
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
 
 from mmhyperface.apis import load_config, report_errors, require_checkpoint
-from mmhyperface.apis.feature_files import examine_config
-from mmhyperface.apis.network import (
-    build_dataset,
-    embed,
-    head_of,
-    load_runner,
-    require_names,
-)
 from mmhyperface.errors import UserError
-from mmhyperface.evaluation.results import VerificationResult
-from mmhyperface.visualization import (
-    CentreAngles,
-    centre_angles,
-    draw_similarities,
-    require_picture,
-    save_figure,
-)
 
-Pairs = dict[str, VerificationResult]
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+    from mmhyperface.evaluation.results import VerificationResult
+    from mmhyperface.visualization import CentreAngles
 
 
 def parse_args() -> argparse.Namespace:
@@ -70,6 +58,10 @@ def parse_args() -> argparse.Namespace:
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     args = parser.parse_args()
+
+    from mmhyperface.apis.network import require_names
+    from mmhyperface.visualization import require_picture
+
     if args.train_images < 0:
         raise UserError(f'--train-images is a number, got {args.train_images}')
     args.names = require_names(args.names, args.sources)
@@ -80,8 +72,12 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def verifications(results: dict[str, dict[str, Any]], source: str) -> Pairs:
+def verifications(
+    results: dict[str, dict[str, Any]], source: str
+) -> dict[str, VerificationResult]:
     """Those of set -> protocol -> result that are of pairs."""
+    from mmhyperface.evaluation.results import VerificationResult
+
     found = {
         name: result
         for name, protocols in results.items()
@@ -93,7 +89,7 @@ def verifications(results: dict[str, dict[str, Any]], source: str) -> Pairs:
     return found
 
 
-def tested(runner: Runner, source: str) -> Pairs:
+def tested(runner: Runner, source: str) -> dict[str, VerificationResult]:
     """What the metrics of a test found out."""
     runner.test()
     results: dict[str, dict[str, Any]] = {}
@@ -107,6 +103,11 @@ def training_angles(
     runner: Runner, cfg: Config, dataset: Any, count: int, seed: int
 ) -> CentreAngles:
     """Of so many images of a training set."""
+    import torch
+
+    from mmhyperface.apis.network import embed, head_of
+    from mmhyperface.visualization import centre_angles
+
     head = head_of(runner.model, cfg.filename)
     order = np.random.default_rng(seed).permutation(len(dataset))[:count]
     numbers = np.sort(order).tolist()
@@ -116,6 +117,11 @@ def training_angles(
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.apis.feature_files import examine_config
+    from mmhyperface.apis.network import build_dataset, load_runner
+    from mmhyperface.visualization import draw_similarities, save_figure
+
     cfg = load_config(args.config, args.cfg_options, args.test_sets)
     if not cfg.get('test_dataloader'):
         raise UserError(f'{args.config} has no test_dataloader')
@@ -124,7 +130,7 @@ def main() -> None:
     if dataset is None and cfg.model.get('head'):
         # Embeddings need no class centres, which may be most of the model.
         cfg.model.head = None
-    pairs: dict[str, Pairs] = {}
+    pairs: dict[str, dict[str, VerificationResult]] = {}
     angles: dict[str, CentreAngles] = {}
     for name, source in zip(args.names, args.sources, strict=True):
         if source not in networks:

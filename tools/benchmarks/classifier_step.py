@@ -29,6 +29,8 @@ on up to 65,536 classes) and from the traffic of W, its gradient and the momentu
 the bandwidth of a copy; the floor that was run stands in the table as well.
 """
 
+from __future__ import annotations
+
 import argparse
 import gc
 import json
@@ -41,20 +43,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from classifier_peers import Peer, load, peers
-from mmpretrain.structures import DataSample
 from processes import processor, resident
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 from mmhyperface.apis import report_errors
 from mmhyperface.errors import UserError
-from mmhyperface.models import HypersphereHead
+
+if TYPE_CHECKING:
+    import torch
+    from classifier_peers import Peer
+    from torch import Tensor, nn
 
 Step = Callable[[], None]
 ENGINES = ('dense', 'blocked', 'fused')
@@ -103,6 +106,9 @@ def parse_args() -> argparse.Namespace:
     # Set by the script itself for its processes that measure memory.
     add('--memory-of', help=argparse.SUPPRESS)
     args = parser.parse_args()
+
+    import torch
+
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise UserError('torch sees no GPU: leave out --device cuda')
     if args.repeats < 1 or min(args.classes) < 2:
@@ -123,6 +129,9 @@ class Problem:
     lr: float = 1e-3
 
     def __post_init__(self) -> None:
+        import torch
+        from mmpretrain.structures import DataSample
+
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(self.batch_size, self.dim, generator=generator)
         self.x = x.to(self.device).requires_grad_()
@@ -133,6 +142,8 @@ class Problem:
 
     @property
     def half(self) -> torch.dtype:
+        import torch
+
         return getattr(torch, self.matmul_dtype or 'float32')
 
     @property
@@ -155,6 +166,9 @@ class Floor:
     """
 
     def __init__(self, problem: Problem, folded: bool = False) -> None:
+        import torch
+        from torch import nn
+
         self.problem = problem
         self.folded = folded
         self.x = nn.functional.normalize(problem.x.detach())
@@ -162,8 +176,13 @@ class Floor:
         self.w = torch.empty(shape, device=self.x.device).normal_(std=0.01)
         self.buffer = torch.zeros_like(self.w) if problem.momentum else None
 
-    @torch.no_grad()
     def __call__(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            self._step()
+
+    def _step(self) -> None:
         momentum, dtype = self.problem.momentum, self.problem.half
         x, w = self.x.to(dtype), self.w.to(dtype)
         # Any matrix of this shape serves as the gradient of the logits.
@@ -198,6 +217,8 @@ def ours(
     fused_update: bool = False,
 ) -> Step:
     """A step through the public interface of the head, labels and checks included."""
+    from mmhyperface.models import HypersphereHead
+
     head = HypersphereHead(
         problem.classes,
         problem.dim,
@@ -218,6 +239,8 @@ def ours(
 
 
 def theirs(problem: Problem, peer_dir: Path, peer: Peer) -> Step:
+    from classifier_peers import load
+
     module = peer.build(
         load(peer_dir, peer),
         problem.classes,
@@ -229,6 +252,8 @@ def theirs(problem: Problem, peer_dir: Path, peer: Peer) -> Step:
 
 
 def _sgd(module: nn.Module, problem: Problem) -> torch.optim.SGD:
+    import torch
+
     module.train()
     return torch.optim.SGD(
         module.parameters(), lr=problem.lr, momentum=problem.momentum
@@ -253,6 +278,8 @@ def sampled(args: argparse.Namespace) -> list[float]:
 
 def contenders(args: argparse.Namespace) -> dict[str, Callable[[Problem], Step]]:
     """What builds the step of each row, by its name."""
+    from classifier_peers import peers
+
     rows: dict[str, Callable[[Problem], Step]] = {
         'floor': Floor,
         'folded floor': lambda problem: Floor(problem, folded=True),
@@ -293,6 +320,8 @@ def problem_of(args: argparse.Namespace, classes: int) -> Problem:
 
 def clock(problem: Problem, step: Step) -> float:
     """Seconds of one step."""
+    import torch
+
     if problem.device == 'cuda':
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -311,6 +340,8 @@ def computed_floor(problem: Problem) -> float:
     W is read once for the products, its gradient is written and read, W and the
     momentum are read and written.
     """
+    import torch
+
     classes = min(problem.classes, MOST_CLASSES)
     x = problem.x.detach().to(problem.half)
     w = torch.randn(classes, problem.dim, device=x.device)
@@ -332,6 +363,8 @@ def computed_floor(problem: Problem) -> float:
 
 def settle_malloc() -> None:
     """Let glibc's threshold between its heap and fresh pages grow to its end."""
+    import torch
+
     for _ in range(2):
         torch.empty(31 * 2**20, dtype=torch.uint8).fill_(0)
 
@@ -397,6 +430,9 @@ class Row:
 
 
 def measure(args: argparse.Namespace, classes: int) -> list[Row]:
+    import torch
+    from classifier_peers import peers
+
     problem = problem_of(args, classes)
     reference = computed_floor(problem)
     run_floor = Floor(problem)
@@ -469,6 +505,8 @@ def table_of(args: argparse.Namespace, problem: Problem, rows: list[Row]) -> Tab
 
 def conditions(args: argparse.Namespace) -> dict[str, object]:
     """What the figures depend on besides the code."""
+    import torch
+
     settings = {
         name: value
         for name, value in os.environ.items()
@@ -490,6 +528,9 @@ def conditions(args: argparse.Namespace) -> dict[str, object]:
 
 def main() -> None:
     args = parse_args()
+
+    import torch
+
     torch.set_num_threads(args.threads)
     if args.memory_of:
         measure_resident(args)

@@ -19,6 +19,8 @@ turn.
     python tools/benchmarks/data_loading.py --peer-dir DIR
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import struct
@@ -28,34 +30,24 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from classifier_peers import Peer, load
 from processes import processor
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch.utils.data import DataLoader
 
 from mmhyperface.apis import load_config, report_errors
-from mmhyperface.datasets import FaceRecord, SyntheticFaces, collate_faces
-from mmhyperface.datasets.record_writer import RecordWriter
-from mmhyperface.datasets.recordio import RecordFile
-from mmhyperface.datasets.transforms import decode_face
-from mmhyperface.datasets.transforms.loading import simplejpeg
 from mmhyperface.errors import UserError
-from mmhyperface.models import FaceDataPreprocessor
-from mmhyperface.registry import FUNCTIONS
+
+if TYPE_CHECKING:
+    from mmhyperface.datasets import FaceRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 DECODER = 'decoder'
-INSIGHTFACE = Peer(
-    'insightface', 'arcface_torch/dataset.py', lambda module, *_: module.MXFaceDataset
-)
 PLAIN = [
     dict(type='LoadFace', size=(112, 112), resize=False),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
@@ -84,6 +76,9 @@ def parse_args() -> argparse.Namespace:
 
 def write_records(folder: Path, images: int) -> float:
     """The file that is read; the mean size of an image in bytes."""
+    from mmhyperface.datasets import SyntheticFaces
+    from mmhyperface.datasets.record_writer import RecordWriter
+
     each = 10
     people = -(-images // each)
     drawn = SyntheticFaces(people, each, image_size=112)
@@ -104,6 +99,8 @@ class Decoders:
     """Processes that decode, each a share of the images."""
 
     def __init__(self, data: FaceRecord, workers: int) -> None:
+        import torch
+
         context = torch.multiprocessing.get_context('fork')
         self.shares = np.array_split(np.arange(len(data)), workers)
         self.pipes = []
@@ -116,6 +113,8 @@ class Decoders:
 
     @staticmethod
     def _decode(data: FaceRecord, share: np.ndarray, pipe: Any) -> None:
+        from mmhyperface.datasets.transforms import decode_face
+
         encoded = [data.get_data_info(int(i))['img_bytes'] for i in share]
         while True:
             pipe.recv()
@@ -133,6 +132,8 @@ def reading(
     data: Any, args: argparse.Namespace, collate: Callable | None, then: Callable
 ) -> Callable[[], int]:
     """One pass over a data set, as a function that tells how many images came."""
+    from torch.utils.data import DataLoader
+
     loader = DataLoader(
         data,
         args.batch_size,
@@ -155,6 +156,10 @@ def images_in(batch: dict | Iterable) -> int:
 
 def contenders(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[], int]]:
     """What is measured, by name."""
+    from mmhyperface.datasets import FaceRecord, collate_faces
+    from mmhyperface.models import FaceDataPreprocessor
+    from mmhyperface.registry import FUNCTIONS
+
     config = load_config(str(ROOT / 'configs' / 'sphereface2_r100_ms1m.py'))
     pipeline = config.train_dataloader.dataset.pipeline
     ours = FaceRecord(str(folder), pipeline=pipeline)
@@ -190,6 +195,8 @@ class MXRecordIO:
     """What it uses of MXNet's ``MXIndexedRecordIO``."""
 
     def __init__(self, index: str, records: str, mode: str) -> None:
+        from mmhyperface.datasets.recordio import RecordFile
+
         self.file = RecordFile(records)
         lines = np.loadtxt(index, np.int64, ndmin=2)
         self.places = dict(lines.tolist())
@@ -237,7 +244,10 @@ def insightface(peer_dir: Path, folder: Path) -> Any:
         sys.modules[name] = module
     sys.modules['mxnet'].recordio = sys.modules['mxnet.recordio']
     sys.modules['mxnet'].image = sys.modules['mxnet.image']
-    return load(peer_dir, INSIGHTFACE).MXFaceDataset(str(folder), local_rank=0)
+    from classifier_peers import Peer, load
+
+    peer = Peer('insightface', 'arcface_torch/dataset.py', lambda *_: None)
+    return load(peer_dir, peer).MXFaceDataset(str(folder), local_rank=0)
 
 
 # ---- measuring
@@ -279,6 +289,11 @@ def table_of(rates: dict[str, list[float]], args: argparse.Namespace) -> Table:
 
 def main() -> None:
     args = parse_args()
+
+    import torch
+
+    from mmhyperface.datasets.transforms.loading import simplejpeg
+
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     console = Console(width=100)

@@ -30,15 +30,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from processes import processor, resident
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch.nn.functional import embedding_bag
 
 from mmhyperface.errors import UserError
-from mmhyperface.evaluation import functional as F
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 FPIRS = (0.01, 0.1)
@@ -148,6 +145,8 @@ def megaface(scale: float, dim: int) -> SimpleNamespace:
 
 
 def ours_ijb(data: SimpleNamespace, **convention: Any) -> Figures:
+    from mmhyperface.evaluation import functional as F
+
     templates = F.pool_templates(
         data.features,
         data.template_ids,
@@ -169,15 +168,20 @@ def ours_ijb(data: SimpleNamespace, **convention: Any) -> Figures:
     return dict(zip(named, tars.tolist(), strict=True)) | found.figures()
 
 
-def ours_pairs(data: SimpleNamespace, grid: Any = None) -> Figures:
+def ours_pairs(data: SimpleNamespace, grid: bool = False) -> Figures:
+    from mmhyperface.evaluation import functional as F
+
     rows = np.arange(0, len(data.embeddings), 2)
     scores = F.score_pairs(data.embeddings, rows, rows + 1)
-    accuracy = F.kfold_accuracy(scores, data.same, 10, grid).mean
+    limits = F.INSIGHTFACE_GRID if grid else None
+    accuracy = F.kfold_accuracy(scores, data.same, 10, limits).mean
     F.tar_at_far(scores, data.same, 1e-3)
     return {'accuracy': accuracy}
 
 
 def ours_megaface(data: SimpleNamespace) -> Figures:
+    from mmhyperface.evaluation import functional as F
+
     return F.megaface_identification(
         data.probes, data.subjects, data.distractors, data.counts
     ).figures()
@@ -187,6 +191,9 @@ def ours_megaface(data: SimpleNamespace) -> Figures:
 
 
 def floor_ijb(data: SimpleNamespace) -> Figures:
+    import torch
+    from torch.nn.functional import embedding_bag
+
     ids, place = np.unique(data.template_ids, return_inverse=True)
     _, medium, count = np.unique(
         place * (int(data.media_ids.max()) + 1) + data.media_ids,
@@ -263,6 +270,8 @@ def measured(
     examine: Callable[[Any], Figures], data: Any
 ) -> tuple[Figures, float, float]:
     """Figures, processor seconds and peak MB of a call in a process of its own."""
+    import torch
+
     context = multiprocessing.get_context('fork')
     mine, theirs = context.Pipe(duplex=False)
 
@@ -358,7 +367,7 @@ CONVENTIONS: dict[str, dict[str, tuple[str, dict]]] = {
         ),
     },
     'pairs': {
-        'insightface': ('a grid of 400 distances', dict(grid=F.INSIGHTFACE_GRID)),
+        'insightface': ('a grid of 400 distances', dict(grid=True)),
     },
     'megaface': {},
 }
@@ -385,6 +394,9 @@ def contenders(part: str, peer_dir: Path | None) -> dict[str, Callable]:
 
 def main() -> None:
     args = parse_args()
+
+    import torch
+
     torch.set_num_threads(1)
     console = Console(width=120)
     made = {'ijb': ijb, 'pairs': pair_list, 'megaface': megaface}

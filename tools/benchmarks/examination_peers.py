@@ -13,12 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import scipy.interpolate
-import sklearn.metrics
-import torch
-from scipy.optimize import brentq
-from sklearn.model_selection import KFold
-from sklearn.preprocessing import normalize
 
 from mmhyperface.errors import UserError
 
@@ -36,6 +30,8 @@ def taken(folder: Path, file: str, *names: str, **beside: Any) -> SimpleNamespac
     Raises:
         UserError: If there is no such file, or it lacks one of them.
     """
+    import torch
+
     found = sorted(folder.rglob(file))
     if not found:
         raise UserError(
@@ -58,6 +54,9 @@ def _quiet(items: Any, *_: Any, **__: Any) -> Any:
 
 def insightface_ijb(peer_dir: Path) -> Callable[[Any], dict[str, float]]:
     """``ijb_evals.py``: N0D1F1, both protocols; its ROC comes from scikit-learn."""
+    import sklearn.metrics
+    from sklearn.preprocessing import normalize
+
     theirs = taken(
         peer_dir / 'insightface',
         'ijb_evals.py',
@@ -113,6 +112,11 @@ def _searches(ranks: Any, tpirs: Any) -> dict[str, float]:
 
 def opensphere_ijb(peer_dir: Path) -> Callable[[Any], dict[str, float]]:
     """``IJBDataset.evaluate`` of revision 032c31b, its lists made beforehand."""
+    import scipy.interpolate
+    import sklearn.metrics
+    import torch
+    from scipy.optimize import brentq
+
     folder = peer_dir / 'opensphere'
     metrics = taken(
         folder,
@@ -183,6 +187,10 @@ def _opensphere_lists(dataset_class: type, data: Any) -> Any:
 
 def insightface_pairs(peer_dir: Path) -> Callable[[Any], dict[str, float]]:
     """``verification.evaluate`` of arcface_torch on ten folds."""
+
+    import scipy.interpolate
+    from sklearn.model_selection import KFold
+    from sklearn.preprocessing import normalize
 
     def interp1d(x: Any, y: Any, **kwargs: Any) -> Any:
         x, places = np.unique(x, return_index=True)

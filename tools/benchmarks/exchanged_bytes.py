@@ -15,6 +15,8 @@ the gradient of the gathered features is an all-reduce, as long as W reduce-scat
     python tools/benchmarks/exchanged_bytes.py --processes 2 --classes 85742
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import tempfile
@@ -22,21 +24,21 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from mmpretrain.structures import DataSample
 from processes import run_in_processes
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from mmhyperface.apis import report_errors
-from mmhyperface.compat.distributed import FaceDistributedDataParallel
 from mmhyperface.errors import UserError
-from mmhyperface.models import HypersphereHead
+
+if TYPE_CHECKING:
+    from mmpretrain.structures import DataSample
+    from torch import Tensor, nn
+
+    from mmhyperface.models import HypersphereHead
 
 LOSSES = ('SphereFace2', 'SFace', 'ArcFace')
 # Sent by each of W ranks on a ring, per byte of payload.
@@ -88,17 +90,23 @@ class Recorder:
         self.purpose_of = purpose_of
         self.calls: list[Call] = []
 
-    def __enter__(self) -> 'Recorder':
+    def __enter__(self) -> Recorder:
+        import torch
+
         self._originals = {name: getattr(torch.distributed, name) for name in SENT}
         for name, original in self._originals.items():
             setattr(torch.distributed, name, self._noting(name, original))
         return self
 
     def __exit__(self, *_: object) -> None:
+        import torch
+
         for name, original in self._originals.items():
             setattr(torch.distributed, name, original)
 
     def _noting(self, name: str, original: Callable) -> Callable:
+        import torch
+
         def noted(*args: Any, **kwargs: Any) -> Any:
             # The result comes first where there is one: (output, input).
             payload = args[name.startswith(('all_gather', 'reduce_scatter'))]
@@ -110,16 +118,21 @@ class Recorder:
         return noted
 
 
-class Classifier(nn.Module):
+def classifier(head: HypersphereHead) -> nn.Module:
     """A layer, for DDP to have something to average, and the head."""
 
-    def __init__(self, head: HypersphereHead) -> None:
-        super().__init__()
-        self.layer = nn.Linear(1, head.in_channels, bias=False)
-        self.head = head
+    from torch import nn
 
-    def forward(self, x: Tensor, samples: list[DataSample]) -> Tensor:
-        return self.head.loss((x + self.layer.weight.T,), samples)['loss']
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, head.in_channels, bias=False)
+            self.head = head
+
+        def forward(self, x: Tensor, samples: list[DataSample]) -> Tensor:
+            return self.head.loss((x + self.layer.weight.T,), samples)['loss']
+
+    return Classifier()
 
 
 def purpose(
@@ -149,6 +162,8 @@ def purpose(
 
 def work(args: argparse.Namespace, folder: str) -> None:
     """What one process does; rank 0 leaves its calls in the folder."""
+    import torch
+
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo')
     results = {}
@@ -162,11 +177,18 @@ def work(args: argparse.Namespace, folder: str) -> None:
 
 
 def record(args: argparse.Namespace, loss: str, sharded: bool) -> list[Call]:
+    import torch
+    from mmpretrain.structures import DataSample
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    from mmhyperface.compat.distributed import FaceDistributedDataParallel
+    from mmhyperface.models import HypersphereHead
+
     torch.manual_seed(0)
     head = HypersphereHead(
         args.classes, args.dim, dict(type=f'{loss}Loss'), sharded=sharded
     )
-    model = FaceDistributedDataParallel(Classifier(head))
+    model = FaceDistributedDataParallel(classifier(head))
     model.register_comm_hook(None, allreduce_hook)
     generator = torch.Generator().manual_seed(torch.distributed.get_rank())
     x = torch.randn(args.batch_size, args.dim, generator=generator)

@@ -20,6 +20,8 @@ besides the embeddings, and what one more search takes at its peak.
     OMP_NUM_THREADS=2 python tools/benchmarks/gallery_search.py --size 1000000
 """
 
+from __future__ import annotations
+
 import argparse
 import importlib.util
 import json
@@ -29,7 +31,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from processes import processor, resident
@@ -39,7 +41,9 @@ from rich.table import Table
 
 from mmhyperface.apis import report_errors
 from mmhyperface.errors import UserError
-from mmhyperface.gallery import FaceGallery
+
+if TYPE_CHECKING:
+    from mmhyperface.gallery import FaceGallery
 
 # Queries at a time, and the share of the repeats that they are measured in.
 BATCHES = {1: 1.0, 16: 0.5, 100: 0.2}
@@ -188,6 +192,8 @@ def bare(rows: np.ndarray, owners: np.ndarray, kind: str) -> Row:
 
 
 def enrolled(population: Population, figures: dict) -> FaceGallery:
+    from mmhyperface.gallery import FaceGallery
+
     gallery = FaceGallery('benchmark', population.rows.shape[1])
     people = [str(owner) for owner in population.owners]
     images = [f'{owner}/{place}.jpg' for place, owner in enumerate(population.owners)]
@@ -199,6 +205,8 @@ def enrolled(population: Population, figures: dict) -> FaceGallery:
 
 
 def stored(gallery: FaceGallery, folder: Path, figures: dict) -> None:
+    from mmhyperface.gallery import FaceGallery
+
     path = folder / 'gallery.npz'
     start = time.perf_counter()
     gallery.save(path)

@@ -15,11 +15,14 @@ searches for an enrolled person that find it, first and above the threshold; FPI
 of searches for strangers that find somebody.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +31,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
-from mmhyperface.gallery import FaceGallery, Match
-from mmhyperface.inference import Face, FaceInferencer
-from mmhyperface.inference.inputs import people_below
+from mmhyperface.inference import Face
 from mmhyperface.inference.options import (
     add_batches,
     add_choice,
@@ -40,6 +40,10 @@ from mmhyperface.inference.options import (
     inferencer_from,
     tell_problems,
 )
+
+if TYPE_CHECKING:
+    from mmhyperface.gallery import FaceGallery, Match
+    from mmhyperface.inference import FaceInferencer
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -240,6 +244,11 @@ def report(figures: dict) -> None:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.datasets.new_files import new_files
+    from mmhyperface.gallery import FaceGallery
+    from mmhyperface.inference.inputs import people_below
+
     if args.json:
         require_file(args.json)
     people = people_below(args.folder)

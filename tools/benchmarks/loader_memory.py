@@ -11,17 +11,17 @@ count in equal parts for each, so that the sum over all is what the machine give
     python tools/benchmarks/loader_memory.py
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
 from processes import processor, proportional
 from rich import box
 from rich.console import Console
@@ -29,9 +29,10 @@ from rich.progress import track
 from rich.table import Table
 
 from mmhyperface.apis import report_errors
-from mmhyperface.datasets import FaceRecord
-from mmhyperface.datasets.recordio import chunks_of, pack_record
 from mmhyperface.errors import UserError
+
+if TYPE_CHECKING:
+    from mmhyperface.datasets import FaceRecord
 
 RECORDS = 20_000
 LABELS = 1000
@@ -57,6 +58,8 @@ def parse_args() -> argparse.Namespace:
 
 def write_records(folder: Path, images: int) -> None:
     """A file of few records, with an index of many."""
+    from mmhyperface.datasets.recordio import chunks_of, pack_record
+
     rng = np.random.default_rng(0)
     offsets, at = [], 0
     with open(folder / 'train.rec', 'wb') as file:
@@ -79,12 +82,16 @@ def write_records(folder: Path, images: int) -> None:
 
 def memory() -> tuple[float, float]:
     """MB of this process, and of all its workers."""
+    import torch
+
     workers = torch.multiprocessing.active_children()
     return proportional(), sum(proportional(worker.pid) for worker in workers)
 
 
 def read(data: FaceRecord, args: argparse.Namespace) -> list[tuple[float, ...]]:
     """Share of the epoch, MB of this process and of the workers, again and again."""
+    from mmengine.runner import Runner
+
     loader = Runner.build_dataloader(
         dict(
             dataset=data,
@@ -109,6 +116,12 @@ def read(data: FaceRecord, args: argparse.Namespace) -> list[tuple[float, ...]]:
 
 def main() -> None:
     args = parse_args()
+
+    import torch
+    from mmengine.registry import init_default_scope
+
+    from mmhyperface.datasets import FaceRecord
+
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     init_default_scope('mmhyperface')

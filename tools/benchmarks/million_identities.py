@@ -14,17 +14,17 @@ count for both.
     python tools/benchmarks/million_identities.py --processes 1 --sample-rate 0.1
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
 from processes import resident, run_in_processes
 from rich import box
 from rich.console import Console
@@ -32,7 +32,10 @@ from rich.table import Table
 
 from mmhyperface.apis import build_runner, load_config, report_errors
 from mmhyperface.errors import UserError
-from mmhyperface.registry import HOOKS
+
+if TYPE_CHECKING:
+    from mmengine.hooks import Hook
+    from mmengine.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 WARM_UP = 3
@@ -103,37 +106,43 @@ def config(args: argparse.Namespace, work_dir: str) -> Config:
     cfg.default_hooks.report = None
     for part in ('dataloader', 'evaluator', 'cfg'):
         cfg[f'val_{part}'] = cfg[f'test_{part}'] = None
-    cfg.custom_hooks = [dict(type='WatchHook', priority='LOWEST')]
     return cfg
 
 
-@HOOKS.register_module()
-class WatchHook(Hook):
+def watch_hook() -> Hook:
     """Keeps the peak memory of the data loader's workers while they live."""
 
-    def __init__(self) -> None:
-        self.workers = 0.0
+    import torch
+    from mmengine.hooks import Hook
 
-    def after_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
-        children = torch.multiprocessing.active_children()
-        self.workers = max(
-            [self.workers, *(resident('VmHWM', child.pid) for child in children)]
-        )
+    class WatchHook(Hook):
+        workers = 0.0
+
+        def after_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
+            children = torch.multiprocessing.active_children()
+            self.workers = max(
+                [self.workers, *(resident('VmHWM', child.pid) for child in children)]
+            )
+
+    return WatchHook()
 
 
 def train(args: argparse.Namespace, folder: str) -> None:
     """What one process does; its figures go to the folder."""
+    import torch
+
     rank = os.environ['RANK']
     torch.set_num_threads(args.threads)
     start = resident('VmRSS')
     runner = build_runner(config(args, f'{folder}/{rank}'))
+    watch = watch_hook()
+    runner.register_hook(watch, 'LOWEST')
     runner.train()
     seconds, waited = (
         np.array(runner.message_hub.get_scalar(f'train/{name}').data[0])[WARM_UP:]
         for name in ('time', 'data_time')
     )
     loss = runner.message_hub.get_scalar('train/loss').data[0][-1]
-    (watch,) = (hook for hook in runner.hooks if isinstance(hook, WatchHook))
     figures = dict(
         images_per_second=args.batch_size / seconds.mean(),
         seconds_per_iteration=seconds.mean(),

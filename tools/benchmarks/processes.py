@@ -9,9 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.multiprocessing import ProcessExitedException
-
 from mmhyperface.errors import UserError
 
 
@@ -35,6 +32,9 @@ def run_in_processes(world: int, task: Callable, *args: Any) -> None:
 
     A ``UserError`` in one of them ends the script with its message.
     """
+    import torch
+    from torch.multiprocessing import ProcessExitedException
+
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]

@@ -30,7 +30,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import track
 from science_plan import LOSSES, choices, low_scale, noise_runs, stability_runs
@@ -38,7 +37,6 @@ from science_results import noise_table, save_pictures, settings_table, stabilit
 from science_run import SIZES, Run, execute
 
 from mmhyperface.apis import report_errors, require_folder
-from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
 
 STUDIES = ('noise', 'stability')
@@ -129,10 +127,14 @@ def perform(
 
 
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
 
 
 def _perform(run: Run, work_dir: Path, stop: float | None) -> None:
+    from mmhyperface.datasets.new_files import new_files
+
     if stop is not None and time.monotonic() > stop:
         return
     content = {'settings': run.settings(), **execute(run)}

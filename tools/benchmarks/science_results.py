@@ -1,17 +1,18 @@
 """Tables and pictures of the comparison of losses."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from rich.box import MARKDOWN
 from rich.table import Table
 from science_run import Run
 
-from mmhyperface.visualization import save_figure
-from mmhyperface.visualization.figures import color, finish, new_figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Results = Mapping[tuple[str, float], Sequence[dict[str, Any] | None]]
 MARKERS = 'osD^vP*X'
@@ -106,6 +107,9 @@ def stability_table(done: Results) -> Table:
 
 def save_pictures(noise: Results, stability: Results, folder: Path) -> list[Path]:
     """Accuracy by the share of wrong labels, and over the margin; what there is."""
+    from mmhyperface.visualization import save_figure
+    from mmhyperface.visualization.figures import new_figure
+
     saved = []
     for name, done, draw, height in (
         ('noise', noise, draw_noise, 1.2 + 0.24 * len({row for row, _ in noise})),
@@ -122,6 +126,8 @@ def save_pictures(noise: Results, stability: Results, folder: Path) -> list[Path
 
 def draw_noise(ax: Axes, done: Results) -> None:
     """A row for each loss, a mark for each share of wrong labels."""
+    from mmhyperface.visualization.figures import color, finish
+
     names = list(dict.fromkeys(name for name, _ in done))
     for i, noise in enumerate(sorted({noise for _, noise in done})):
         points = [
@@ -158,6 +164,8 @@ def draw_noise(ax: Axes, done: Results) -> None:
 
 def draw_stability(ax: Axes, done: Results) -> None:
     """A line for each variant over the margin."""
+    from mmhyperface.visualization.figures import color, finish
+
     for i, name in enumerate(dict.fromkeys(name for name, _ in done)):
         points = [
             (m, *_mean_and_deviation(runs))

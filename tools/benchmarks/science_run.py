@@ -4,27 +4,24 @@ Everything that a run depends on is in its :class:`Run`; nothing else differs be
 two losses.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
-from mmengine.runner import Runner
-from torch.utils.data import DataLoader, Dataset
 
 from mmhyperface.apis import load_config
-from mmhyperface.datasets.collate import collate_faces
-from mmhyperface.datasets.samplers import InfiniteFaceSampler
-from mmhyperface.datasets.wrappers import LabelNoise
-from mmhyperface.engine import FaceRunner
-from mmhyperface.errors import UserError
-from mmhyperface.registry import DATASETS
+
+if TYPE_CHECKING:
+    from science_trace import Trace
+    from torch.utils.data import Dataset
+
+    from mmhyperface.engine import FaceRunner
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'sphereface2_quickstart.py'
 # What differs from the quickstart's network, people and schedule.
@@ -101,38 +98,14 @@ class Run:
         return {**asdict(self), **SIZES[self.size]}
 
 
-class Diverged(UserError):
-    """The loss is no number any more."""
-
-
-class Trace(Hook):
-    """Keeps the loss and the norm of the gradients of each iteration."""
-
-    def __init__(self) -> None:
-        self.loss: list[float] = []
-        self.grad_norm: list[float] = []
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Mapping | None = None,
-    ) -> None:
-        loss = float((outputs or {})['loss'])
-        norm = float(runner.message_hub.get_scalar('train/grad_norm').current())
-        if not math.isfinite(loss + norm):
-            raise Diverged(f'not finite at iteration {runner.iter + 1}')
-        self.loss.append(loss)
-        self.grad_norm.append(norm)
-
-
 @functools.lru_cache(maxsize=1)
 def people(size: str, seed: int) -> tuple[Dataset, Dataset]:
     """The training and the test set of a seed; they share nobody.
 
     Their images are drawn once by each process, and kept.
     """
+    from mmhyperface.registry import DATASETS
+
     cfg, options = _config(size), SIZES[size]
     shared = {'seed': seed, 'image_size': options['image_size'], 'cache_images': True}
     train = {
@@ -160,6 +133,9 @@ def execute(run: Run) -> dict[str, Any]:
         iteration at which its loss or gradient was no number any more, or None;
         ``loss`` and ``grad_norm`` of each iteration before.
     """
+    from mmengine.logging import MMLogger
+    from science_trace import Diverged, Trace
+
     trace = Trace()
     with tempfile.TemporaryDirectory() as folder:
         runner = _runner(run, trace, folder)
@@ -197,6 +173,13 @@ def _config(size: str) -> Config:
 
 
 def _runner(run: Run, trace: Trace, folder: str) -> FaceRunner:
+    from torch.utils.data import DataLoader
+
+    from mmhyperface.datasets.collate import collate_faces
+    from mmhyperface.datasets.samplers import InfiniteFaceSampler
+    from mmhyperface.datasets.wrappers import LabelNoise
+    from mmhyperface.engine import FaceRunner
+
     cfg, total = _config(run.size), SIZES[run.size]['iterations']
     if run.loss is not None:
         cfg.model.head.loss = dict(run.loss)

@@ -35,8 +35,6 @@ from rich.table import Column, Table
 
 from mmhyperface.apis import report_errors
 from mmhyperface.apis.conversion import end_with_parent, in_order
-from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.transforms import AlignFace, decode_face, encoded_face
 from mmhyperface.errors import UserError
 from mmhyperface.inference.detection import (
     CHOICES,
@@ -46,9 +44,6 @@ from mmhyperface.inference.detection import (
     choose_face,
     quiet_opencv,
 )
-from mmhyperface.inference.inputs import images_below
-from mmhyperface.inference.landmarks import COLUMNS, read_landmarks
-from mmhyperface.inference.pictures import turns_upright
 
 # Pictures of one task of a worker.
 TASK = 16
@@ -149,6 +144,8 @@ class Aligner:
     """Makes crops as the arguments say."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        from mmhyperface.datasets.transforms import AlignFace
+
         self.args = args
         self.align = AlignFace(args.size)
         self.options = (
@@ -167,6 +164,10 @@ class Aligner:
         return outcome
 
     def _outcome(self, path: str, points: Sequence[float] | None) -> Outcome:
+        from mmhyperface.datasets.damage import DamagedImage
+        from mmhyperface.datasets.transforms import decode_face, encoded_face
+        from mmhyperface.inference.pictures import turns_upright
+
         if not _can_be_listed(path):
             return Outcome(path, 'name: not UTF-8, or with tabs or line breaks')
         if points is None and self.detector is None:
@@ -281,6 +282,8 @@ def landmark_lines(table: Path) -> Iterator[tuple[str, str]]:
 
 def begin_tables(todo: Sequence[str], args: argparse.Namespace) -> None:
     """Take what will be found out anew from the tables beside the crops."""
+    from mmhyperface.inference.landmarks import COLUMNS
+
     destination = Path(args.destination)
     destination.mkdir(parents=True, exist_ok=True)
     for part in destination.glob('.*.part'):
@@ -340,6 +343,8 @@ def remaining(pictures: Sequence[str], args: argparse.Namespace) -> list[str]:
 
 
 def require_size(crop: str, size: Sequence[int]) -> None:
+    from mmhyperface.datasets.transforms import decode_face, encoded_face
+
     height, width = decode_face(encoded_face({'img_path': crop}), crop).shape[:2]
     if [height, width] != list(size):
         raise UserError(
@@ -385,6 +390,10 @@ def report(counts: Counter, others: int) -> None:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.inference.inputs import images_below
+    from mmhyperface.inference.landmarks import read_landmarks
+
     prepare_opencv()
     require_apart(args.source, args.destination)
     # A mistake in either is told before any picture is read.

@@ -5,17 +5,21 @@ by tabs. The list is read again before it gets its name: what FaceList would not
 as it was meant is an error.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 from collections.abc import Iterator
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 from rich.progress import track
 
 from mmhyperface.apis.conversion import conversion_parser, reported_conversion
-from mmhyperface.datasets import FaceFolder, FaceList
-from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
+
+if TYPE_CHECKING:
+    from mmhyperface.datasets import FaceFolder, FaceList
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +45,8 @@ def entries(images: FaceFolder | FaceList, root: str) -> Iterator[tuple[str, str
 
 def check(folder: FaceFolder, path: str) -> None:
     """Refuse a list that is read as something else than the folder."""
+    from mmhyperface.datasets import FaceList
+
     try:
         listed = FaceList(path, data_prefix=folder.data_root)
     except UserError as error:
@@ -55,6 +61,10 @@ def check(folder: FaceFolder, path: str) -> None:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.datasets import FaceFolder
+    from mmhyperface.datasets.new_files import new_files
+
     with new_files([args.destination], args.overwrite) as (file,):
         folder = FaceFolder(args.source)
         root = folder.data_root

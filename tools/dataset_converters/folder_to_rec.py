@@ -17,8 +17,6 @@ from mmhyperface.apis.conversion import (
     encoding_of,
     reported_conversion,
 )
-from mmhyperface.datasets import FaceFolder
-from mmhyperface.datasets.record_writer import RecordWriter
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,6 +30,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.datasets import FaceFolder
+    from mmhyperface.datasets.record_writer import RecordWriter
+
     labels: dict[int | None, int] = {}
     sizes: Counter[tuple[int, int]] = Counter()
     with RecordWriter(args.destination, overwrite=args.overwrite) as writer:

@@ -16,8 +16,6 @@ from mmhyperface.apis.conversion import (
     put,
     reported_conversion,
 )
-from mmhyperface.datasets import FaceList
-from mmhyperface.datasets.new_files import new_folder
 from mmhyperface.errors import UserError
 
 
@@ -65,6 +63,10 @@ def refuse_loss(path: str, destination: str) -> None:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.datasets import FaceList
+    from mmhyperface.datasets.new_files import new_folder
+
     with new_folder(args.destination, args.overwrite) as folder:
         images = FaceList(args.source, data_prefix=args.root, format=args.format)
         folders = folders_of(images.metainfo['classes'])

@@ -17,8 +17,6 @@ from mmhyperface.apis.conversion import (
     encoding_of,
     reported_conversion,
 )
-from mmhyperface.datasets import FacePairs
-from mmhyperface.datasets.pack_writer import write_pack
 
 FOLDS = 10
 
@@ -55,6 +53,9 @@ def images_of(
 def main() -> None:
     args = parse_args()
     # A missing file is told as an image that is damaged.
+    from mmhyperface.datasets import FacePairs
+    from mmhyperface.datasets.pack_writer import write_pack
+
     pairs = FacePairs(
         args.source,
         data_prefix=args.root,

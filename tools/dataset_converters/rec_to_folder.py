@@ -15,9 +15,6 @@ from mmhyperface.apis.conversion import (
     put,
     reported_conversion,
 )
-from mmhyperface.datasets import FaceRecord
-from mmhyperface.datasets.new_files import new_folder
-from mmhyperface.datasets.text_lists import read_lines
 from mmhyperface.errors import UserError
 
 
@@ -36,6 +33,8 @@ def parse_args() -> argparse.Namespace:
 
 def names_of(path: str) -> dict[int, str]:
     """The path of each key in a list of im2rec: key, label(s), path."""
+    from mmhyperface.datasets.text_lists import read_lines
+
     names = {}
     for number, line in read_lines(path, '--names needs it'):
         fields = line.split('\t')
@@ -54,6 +53,10 @@ def key_of(picture: Picture) -> int:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.datasets import FaceRecord
+    from mmhyperface.datasets.new_files import new_folder
+
     with new_folder(args.destination, args.overwrite) as folder:
         records = FaceRecord(
             ann_file=args.source, on_error='skip' if args.skip_damaged else 'raise'

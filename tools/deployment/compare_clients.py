@@ -13,6 +13,8 @@ which is told. 3: none does, but some clients are left out, as stderr tells: the
 not installed, or cannot be had with this network.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 import sys
@@ -20,29 +22,21 @@ import tempfile
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Column, Table
 
 from mmhyperface.apis import load_config, report_errors, require_file, require_folder
-from mmhyperface.apis.model import get_model
-from mmhyperface.datasets.new_files import new_files
-from mmhyperface.deployment import TARGETS, export_onnx, export_torch
-from mmhyperface.deployment.clients import open_client
-from mmhyperface.deployment.parity import (
-    TOLERANCES,
-    Verified,
-    dataset_of,
-    percent,
-    report_bytes,
-    verify,
-)
+from mmhyperface.choices import TOLERANCES
+from mmhyperface.deployment import TARGETS
 from mmhyperface.deployment.targets import ALIGNED, PRECISIONS
 from mmhyperface.errors import UserError
-from mmhyperface.inference.networks import TorchNetwork
 from mmhyperface.inference.options import INCOMPLETE
+
+if TYPE_CHECKING:
+    from mmhyperface.deployment.parity import Verified
 
 CHECKPOINT = 'PyTorch'
 CALLS = {
@@ -101,6 +95,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.apis.model import get_model
+    from mmhyperface.deployment.clients import open_client
+    from mmhyperface.deployment.parity import dataset_of, verify
+    from mmhyperface.inference.networks import TorchNetwork
+
     if args.out_dir:
         require_folder(args.out_dir)
     if args.report:
@@ -150,6 +150,8 @@ def _folder(path: str | None) -> AbstractContextManager[str]:
 
 
 def _export(model: Any, file: Path, target: str, precision: str) -> None:
+    from mmhyperface.deployment import export_onnx, export_torch
+
     if target == 'torch-export':
         export_torch(model, file, precision=precision, overwrite=True)
     else:
@@ -162,6 +164,8 @@ def _table(
     files: dict[str, str],
     args: argparse.Namespace,
 ) -> Table:
+    from mmhyperface.deployment.parity import percent
+
     pairs = next(iter(verified.values())).pairs
     figures = FIGURES | _strictest(test_set, verified[CHECKPOINT].figures)
     table = Table(
@@ -208,6 +212,9 @@ def _write_report(
     verified: dict[str, Verified],
     files: dict[str, str],
 ) -> None:
+    from mmhyperface.datasets.new_files import new_files
+    from mmhyperface.deployment.parity import report_bytes
+
     report = {
         'checkpoint': args.checkpoint,
         'fingerprint': fingerprint,

@@ -23,12 +23,14 @@ file gets its name only if the largest difference of cosines is below --toleranc
 Exit status 0: there is a file. 1: it differs too much, or a mistake, which is told.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmengine.config import Config, DictAction
@@ -36,27 +38,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.apis import load_config, report_errors, require_file, take_test_sets
-from mmhyperface.apis.model import get_model
-from mmhyperface.datasets.new_files import new_files
-from mmhyperface.deployment import TARGETS, export_onnx, export_torch
-from mmhyperface.deployment.clients import open_client
-from mmhyperface.deployment.onnx_export import OPSET
-from mmhyperface.deployment.parity import (
-    TOLERANCES,
-    Parity,
-    Verified,
-    compare,
-    crops_of_folder,
-    dataset_of,
-    percent,
-    rendered_crops,
-    report_bytes,
-    verify,
-)
+from mmhyperface.choices import FLIP_FUSIONS, OPSET, TOLERANCES
+from mmhyperface.deployment import TARGETS
 from mmhyperface.deployment.targets import PRECISIONS, PREPROCESSINGS
 from mmhyperface.errors import UserError
-from mmhyperface.inference.networks import TorchNetwork
-from mmhyperface.models.recognizers.face_recognizer import FLIP_FUSIONS
+
+if TYPE_CHECKING:
+    from mmhyperface.deployment.parity import Parity, Verified
 
 ROWS = {
     'cosine_distance': 'largest cosine distance of an image',
@@ -132,6 +120,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.apis.model import get_model
+    from mmhyperface.deployment.parity import compare, dataset_of, verify
+    from mmhyperface.inference.networks import TorchNetwork
+
     out = Path(args.out)
     _require_place(out, args)
     config = load_config(args.config, args.cfg_options) if args.config else None
@@ -174,6 +167,8 @@ def _require_place(out: Path, args: argparse.Namespace) -> None:
 
 
 def _export(model: Any, file: Path, args: argparse.Namespace) -> Any:
+    from mmhyperface.deployment import export_onnx, export_torch
+
     options = dict(
         batch=args.batch, precision=args.precision, preprocessing=args.preprocessing
     )
@@ -191,6 +186,8 @@ def _export(model: Any, file: Path, args: argparse.Namespace) -> Any:
 
 def _client(target: str, file: Path) -> tuple[Any, str]:
     """The client, or onnxruntime where it is not installed."""
+    from mmhyperface.deployment.clients import open_client
+
     try:
         return open_client(target, file), target
     except UserError as error:
@@ -201,6 +198,8 @@ def _client(target: str, file: Path) -> tuple[Any, str]:
 
 
 def _crops(args: argparse.Namespace, size: tuple[int, int]) -> np.ndarray:
+    from mmhyperface.deployment.parity import crops_of_folder, rendered_crops
+
     if args.images:
         return crops_of_folder(args.images, size, args.num_images)
     return rendered_crops(size, args.num_images)
@@ -230,6 +229,8 @@ def _parity_table(parity: Parity, driver: str, args: argparse.Namespace) -> Tabl
 
 
 def _verification_table(verified: dict[str, Verified]) -> Table:
+    from mmhyperface.deployment.parity import percent
+
     pairs = next(iter(verified.values())).pairs
     table = Table('test set', 'figure', *verified, title=f'{pairs:,} pairs')
     first = next(iter(verified.values())).figures
@@ -250,6 +251,9 @@ def _write_report(
     parity: Parity,
     verified: dict[str, Verified],
 ) -> None:
+    from mmhyperface.datasets.new_files import new_files
+    from mmhyperface.deployment.parity import report_bytes
+
     report = {
         'checkpoint': args.checkpoint,
         'file': args.out,

@@ -17,8 +17,6 @@ from pathlib import Path
 
 from mmhyperface.apis import report_errors, require_folder
 from mmhyperface.errors import UserError
-from mmhyperface.inference.drawing import draw_pictures
-from mmhyperface.inference.files import require_embedding_file, save_embeddings
 from mmhyperface.inference.options import (
     INCOMPLETE,
     add_batches,
@@ -53,6 +51,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.inference.drawing import draw_pictures
+    from mmhyperface.inference.files import require_embedding_file, save_embeddings
+
     require_embedding_file(args.out, args.overwrite)
     if args.out_dir:
         require_folder(args.out_dir)

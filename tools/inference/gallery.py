@@ -12,6 +12,8 @@ Exit status 0: done. 3: done, but for pictures that stderr names. 1: a mistake, 
 told. 2: wrong arguments.
 """
 
+from __future__ import annotations
+
 import argparse
 import csv
 import io
@@ -19,6 +21,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -26,12 +29,8 @@ from rich.table import Column, Table
 
 from mmhyperface.apis import report_errors, require_file, require_folder
 from mmhyperface.convention import Convention
-from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
-from mmhyperface.gallery import FaceGallery
 from mmhyperface.inference import FaceEmbeddings, Identification
-from mmhyperface.inference.drawing import Label, draw_pictures
-from mmhyperface.inference.inputs import people_below
 from mmhyperface.inference.options import (
     INCOMPLETE,
     add_batches,
@@ -43,6 +42,10 @@ from mmhyperface.inference.options import (
     tell_problems,
     tell_remarks,
 )
+
+if TYPE_CHECKING:
+    from mmhyperface.gallery import FaceGallery
+    from mmhyperface.inference.drawing import Label
 
 # Faces that are shown; files have all of them.
 SHOWN = 50
@@ -102,6 +105,8 @@ def _add_identify(parser: argparse.ArgumentParser) -> None:
 
 
 def enrol(args: argparse.Namespace) -> int:
+    from mmhyperface.inference.inputs import people_below
+
     people = people_below(args.folder)
     require_file(args.gallery)
     inferencer = inferencer_from(args)
@@ -141,6 +146,8 @@ def enrol(args: argparse.Namespace) -> int:
 
 
 def _gallery(args: argparse.Namespace, convention: Convention) -> FaceGallery:
+    from mmhyperface.gallery import FaceGallery
+
     if not os.path.lexists(args.gallery):
         return FaceGallery.of(convention, args.score or 'best')
     gallery = FaceGallery.load(args.gallery, convention.fingerprint)
@@ -153,6 +160,9 @@ def _gallery(args: argparse.Namespace, convention: Convention) -> FaceGallery:
 
 
 def identify(args: argparse.Namespace) -> int:
+    from mmhyperface.gallery import FaceGallery
+    from mmhyperface.inference.drawing import draw_pictures
+
     if args.out:
         if args.out.suffix not in ('.csv', '.json'):
             raise UserError(f'{args.out}: results are written to .csv or .json')
@@ -196,6 +206,8 @@ def identify(args: argparse.Namespace) -> int:
 
 def label_of(one: Identification) -> Label:
     """What is written at a face."""
+    from mmhyperface.inference.drawing import Label
+
     if one.face.problem:
         return Label(one.face.problem)
     if not one.matches:
@@ -224,6 +236,8 @@ def show(found: Sequence[Identification]) -> None:
 
 
 def write(path: Path, found: Sequence[Identification]) -> None:
+    from mmhyperface.datasets.new_files import new_files
+
     text = _json(found) if path.suffix == '.json' else _csv(found)
     with new_files([str(path)], overwrite=True) as (file,):
         file.write(text.encode('utf-8', 'backslashreplace'))
@@ -257,6 +271,8 @@ def _csv(found: Sequence[Identification]) -> str:
 
 
 def remove(args: argparse.Namespace) -> int:
+    from mmhyperface.gallery import FaceGallery
+
     gallery = FaceGallery.load(args.gallery)
     count = gallery.remove(args.person, args.image)
     gallery.save(args.gallery)
@@ -265,6 +281,8 @@ def remove(args: argparse.Namespace) -> int:
 
 
 def list_people(args: argparse.Namespace) -> int:
+    from mmhyperface.gallery import FaceGallery
+
     gallery = FaceGallery.load(args.gallery)
     for person in gallery.people:
         images = gallery.images(person)

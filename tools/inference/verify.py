@@ -17,7 +17,6 @@ from pathlib import Path
 
 from mmhyperface.apis import report_errors
 from mmhyperface.errors import UserError
-from mmhyperface.inference.drawing import draw_verification, require_image, save_picture
 from mmhyperface.inference.options import (
     DIFFERENT,
     add_choice,
@@ -45,6 +44,13 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.inference.drawing import (
+        draw_verification,
+        require_image,
+        save_picture,
+    )
+
     if args.out:
         require_image(args.out)
     inferencer = inferencer_from(args)

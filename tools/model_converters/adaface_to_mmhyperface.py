@@ -9,7 +9,6 @@ places. The embedding is that before their network divides it by its norm.
 import argparse
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.weights import adaface, read_weights
 from mmhyperface.weights.writing import to_ours_parser, told_with, write_checkpoint
 
 
@@ -23,6 +22,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import adaface, read_weights
+
     require_file(args.destination)
     checkpoint = read_weights(args.source)
     with told_with(args.source):

@@ -9,6 +9,8 @@ the largest differences of the embeddings of random images, divided by the large
 ours against theirs, and theirs after the way back, which they load strictly.
 """
 
+from __future__ import annotations
+
 import argparse
 import copy
 import importlib
@@ -19,30 +21,22 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 from mmhyperface.apis import report_errors
 from mmhyperface.errors import UserError
-from mmhyperface.registry import MODELS
-from mmhyperface.weights import (
-    Network,
-    adaface,
-    cvlface,
-    insightface,
-    opensphere,
-    sface,
-    to_checkpoint,
-)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mmhyperface.weights import Network
 
 CLASSES, RANKS = 10, 3
 TOLERANCE = 1e-5
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass
@@ -78,9 +72,13 @@ def load(folder: Path, name: str) -> Any:
 
 def settle(case: Case, images: Tensor) -> None:
     """Draw what starts at 0 and 1, and let batch norms see images, lest it explode."""
-    norms = [m for m in case.net.modules() if isinstance(m, NORMS)]
+    import torch
+    from torch import nn
+
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    norms = [m for m in case.net.modules() if isinstance(m, kinds)]
     for module in case.net.modules():
-        if isinstance(module, NORMS) and module.affine:
+        if isinstance(module, kinds) and module.affine:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.2)
         if isinstance(module, nn.PReLU):
@@ -98,6 +96,8 @@ def settle(case: Case, images: Tensor) -> None:
 
 def as_rank(rank: int, world_size: int) -> Any:
     """Lets the peer's code believe that it is one of several processes."""
+    import torch
+
     return mock.patch.multiple(
         torch.distributed,
         is_initialized=lambda: True,
@@ -115,6 +115,10 @@ def bgr(images: Tensor) -> Tensor:
 
 
 def insightface_cases(root: Path) -> Iterator[Case]:
+    from torch import nn
+
+    from mmhyperface.weights import insightface
+
     folder = root / 'recognition' / 'arcface_torch'
     nets = load(folder / 'backbones', 'iresnet')
     partial_fc = load(folder, 'partial_fc_v2').PartialFC_V2
@@ -140,6 +144,10 @@ def insightface_cases(root: Path) -> Iterator[Case]:
 
 
 def opensphere_cases(root: Path) -> Iterator[Case]:
+    from torch import nn
+
+    from mmhyperface.weights import opensphere
+
     nets = load(root / 'opensphere' / 'module' / 'backbone', 'sfnet')
     iresnets = load(root / 'opensphere' / 'module' / 'backbone', 'iresnet')
     heads = load(root / 'opensphere' / 'module' / 'head', 'sphereface2')
@@ -166,6 +174,10 @@ def opensphere_cases(root: Path) -> Iterator[Case]:
 
 
 def opensphere_2022_cases(root: Path) -> Iterator[Case]:
+    from torch import nn
+
+    from mmhyperface.weights import opensphere
+
     backbones = root / 'model' / 'backbone'
     deprecated, newer = load(backbones, 'sfnet_deprecated'), load(backbones, 'sfnet')
     built = {
@@ -193,6 +205,8 @@ def opensphere_2022_cases(root: Path) -> Iterator[Case]:
 
 
 def sface_cases(root: Path) -> Iterator[Case]:
+    from mmhyperface.weights import sface
+
     folder = root / 'SFace_torch'
     nets = load(folder / 'backbone', 'model_irse')
     mobile = load(folder / 'backbone', 'model_mobilefacenet')
@@ -218,6 +232,8 @@ def sface_cases(root: Path) -> Iterator[Case]:
 
 def evolve_cases(root: Path) -> Iterator[Case]:
     # Its heads are in a file that cannot be imported.
+    from mmhyperface.weights import sface
+
     net = load(root / 'backbone', 'model_irse').IR_50([112, 112])
 
     def to_ours() -> Network:
@@ -230,6 +246,10 @@ def evolve_cases(root: Path) -> Iterator[Case]:
 
 
 def adaface_cases(root: Path) -> Iterator[Case]:
+    from torch import nn
+
+    from mmhyperface.weights import adaface
+
     nets, heads = load(root, 'net'), load(root, 'head')
     for name in ('ir_18', 'ir_50', 'ir_101'):
         net = nets.build_model(name)
@@ -252,6 +272,10 @@ def adaface_cases(root: Path) -> Iterator[Case]:
 
 def cvlface_cases(root: Path) -> Iterator[Case]:
     # Its networks count their operations with fvcore, only when run as a program.
+    from torch import nn
+
+    from mmhyperface.weights import cvlface
+
     sys.modules.setdefault('fvcore', types.ModuleType('fvcore'))
     stub = sys.modules.setdefault('fvcore.nn', types.ModuleType('fvcore.nn'))
     stub.flop_count = None
@@ -298,9 +322,13 @@ def difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / one.norm(dim=1).max())
 
 
-@torch.no_grad()
 def compare(case: Case, images: Tensor) -> tuple[float, float]:
     """Ours against theirs, and theirs after the way back."""
+    import torch
+
+    from mmhyperface.registry import MODELS
+    from mmhyperface.weights import to_checkpoint
+
     settle(case, images)
     theirs = case.embed(images)
     # Not the very tensors, which the way back fills.
@@ -333,6 +361,9 @@ def main() -> None:
     )
     parser.add_argument('--peer-dir', required=True, help='folder of the checkouts')
     args = parser.parse_args()
+
+    import torch
+
     found = {name: Path(args.peer_dir, name) for name in PEERS}
     found = {name: path for name, path in found.items() if path.is_dir()}
     if not found:
@@ -343,7 +374,8 @@ def main() -> None:
     worst = 0.0
     for name, path in found.items():
         for case in PEERS[name](path):
-            differences = compare(case, images)
+            with torch.no_grad():
+                differences = compare(case, images)
             worst = max(worst, *differences)
             table.add_row(name, case.name, *(f'{each:.1e}' for each in differences))
     Console().print(table)

@@ -10,8 +10,7 @@ beside model.pt, says RGB in either case.)
 import argparse
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.weights import cvlface, read_weights
-from mmhyperface.weights.shards import find_shards
+from mmhyperface.choices import CHANNELS
 from mmhyperface.weights.writing import (
     add_shards_argument,
     to_ours_parser,
@@ -25,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     add_shards_argument(parser, 'classifier_rankR.pt')
     parser.add_argument(
         '--channels',
-        choices=cvlface.CHANNELS,
+        choices=CHANNELS,
         default='rgb',
         help='the order that the network takes; default rgb',
     )
@@ -34,6 +33,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import cvlface, read_weights
+    from mmhyperface.weights.shards import find_shards
+
     require_file(args.destination)
     model = read_weights(args.source)
     shards = find_shards(args.classifier) if args.classifier else []

@@ -9,8 +9,6 @@ The input convention is the same; nothing but names and files changes.
 import argparse
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.weights import insightface, read_weights
-from mmhyperface.weights.shards import find_shards
 from mmhyperface.weights.writing import (
     add_shards_argument,
     to_ours_parser,
@@ -36,6 +34,10 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import insightface, read_weights
+    from mmhyperface.weights.shards import find_shards
+
     require_file(args.destination)
     backbone = read_weights(args.source)
     shards = []

@@ -3,7 +3,6 @@
 import argparse
 
 from mmhyperface.apis import report_errors
-from mmhyperface.weights import adaface
 from mmhyperface.weights.writing import from_ours_parser, read_ours, write_files
 
 
@@ -13,6 +12,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import adaface
+
     network, _ = read_ours(args)
     write_files(network, adaface.from_ours(network), args)
 

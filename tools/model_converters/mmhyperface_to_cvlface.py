@@ -8,7 +8,7 @@ CVLface wants it.
 import argparse
 
 from mmhyperface.apis import report_errors
-from mmhyperface.weights import cvlface
+from mmhyperface.choices import CHANNELS
 from mmhyperface.weights.writing import (
     add_world_size_argument,
     from_ours_parser,
@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     add_world_size_argument(parser)
     parser.add_argument(
         '--channels',
-        choices=cvlface.CHANNELS,
+        choices=CHANNELS,
         default='rgb',
         help='the order that the network is to take; default rgb',
     )
@@ -31,6 +31,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import cvlface
+
     network, _ = read_ours(args)
     files = cvlface.from_ours(network, args.world_size, args.channels)
     write_files(network, files, args)

@@ -7,7 +7,6 @@ resumes from checkpoint_gpu_R.pt alone, which holds the state of an optimizer, t
 import argparse
 
 from mmhyperface.apis import report_errors
-from mmhyperface.weights import insightface
 from mmhyperface.weights.writing import (
     add_world_size_argument,
     from_ours_parser,
@@ -24,6 +23,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import insightface
+
     network, _ = read_ours(args)
     write_files(network, insightface.from_ours(network, args.world_size), args)
 

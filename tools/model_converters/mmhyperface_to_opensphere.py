@@ -8,8 +8,7 @@ recipes, in the former alone, and of the variant opensphere in both.
 import argparse
 
 from mmhyperface.apis import report_errors
-from mmhyperface.models.backbones import sfnet
-from mmhyperface.weights import opensphere
+from mmhyperface.choices import REVISIONS, SFNET_VARIANTS
 from mmhyperface.weights.writing import from_ours_parser, read_ours, write_files
 
 
@@ -17,13 +16,13 @@ def parse_args() -> argparse.Namespace:
     parser = from_ours_parser(__doc__)
     parser.add_argument(
         '--revision',
-        choices=opensphere.REVISIONS,
+        choices=REVISIONS,
         default='2023',
         help='of its program; 2022 is that of the papers, 032c31b',
     )
     parser.add_argument(
         '--variant',
-        choices=list(sfnet.VARIANTS),
+        choices=SFNET_VARIANTS,
         help='of an SFNet without batch norm, as in the config of the run',
     )
     return parser.parse_args()
@@ -31,6 +30,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import opensphere
+
     network, meta = read_ours(args, args.variant)
     files = opensphere.from_ours(network, args.revision, meta.get('iter', 0))
     write_files(network, files, args)

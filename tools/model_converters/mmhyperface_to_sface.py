@@ -7,7 +7,7 @@ that SFace's input is larger than ours, and Head_SFaceLoss_checkpoint.pth.
 import argparse
 
 from mmhyperface.apis import report_errors
-from mmhyperface.weights import sface
+from mmhyperface.choices import ORIGINS
 from mmhyperface.weights.writing import from_ours_parser, read_ours, write_files
 
 
@@ -15,7 +15,7 @@ def parse_args() -> argparse.Namespace:
     parser = from_ours_parser(__doc__)
     parser.add_argument(
         '--origin',
-        choices=list(sface.ORIGINS),
+        choices=list(ORIGINS),
         default='sface',
         help='whose code will read them; for evolve, face.evoLVe, the first layer '
         'stays as it is',
@@ -25,6 +25,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import sface
+
     network, _ = read_ours(args)
     write_files(network, sface.from_ours(network, args.origin), args)
 

@@ -11,8 +11,7 @@ of 2023. The input convention is ours.
 import argparse
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.models.backbones import sfnet
-from mmhyperface.weights import opensphere, read_weights
+from mmhyperface.choices import SFNET_VARIANTS
 from mmhyperface.weights.writing import to_ours_parser, told_with, write_checkpoint
 
 
@@ -28,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--variant',
-        choices=list(sfnet.VARIANTS),
+        choices=SFNET_VARIANTS,
         help='of an SFNet without batch norm: paper for sfnet*_deprecated',
     )
     return parser.parse_args()
@@ -36,6 +35,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import opensphere, read_weights
+
     require_file(args.destination)
     backbone = read_weights(args.source)
     head = read_weights(args.head) if args.head else None

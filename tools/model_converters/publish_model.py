@@ -10,7 +10,6 @@ folder becomes one file.
 import argparse
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.weights import publish
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,6 +35,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import publish
+
     require_file(args.destination)
     file = publish(args.checkpoint, args.destination, args.drop_head, args.dtype)
     print(f'{file}: {file.stat().st_size / 1e6:.1f} MB')

@@ -10,7 +10,7 @@ first layer is multiplied by 9.9609375.
 import argparse
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.weights import read_weights, sface
+from mmhyperface.choices import ORIGINS
 from mmhyperface.weights.writing import to_ours_parser, told_with, write_checkpoint
 
 
@@ -19,7 +19,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--head', help='Head_*_checkpoint.pth')
     parser.add_argument(
         '--origin',
-        choices=list(sface.ORIGINS),
+        choices=list(ORIGINS),
         default='sface',
         help="whose training code made them; with evolve, face.evoLVe's, the first "
         'layer stays as it is',
@@ -29,13 +29,16 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from mmhyperface.weights import read_weights, sface
+
     require_file(args.destination)
     backbone = read_weights(args.source)
     head = read_weights(args.head) if args.head else None
     with told_with(args.source):
         network = sface.to_ours(backbone, head, args.origin)
     files = [args.source, *([args.head] if args.head else [])]
-    write_checkpoint(network, sface.ORIGINS[args.origin], files, args)
+    write_checkpoint(network, ORIGINS[args.origin], files, args)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmhyperface.choices import THRESHOLDS
 from mmhyperface.errors import UserError, some
 
 from ..results import IdentificationResult
@@ -29,10 +30,6 @@ from .arrays import (
 )
 from .highest import Highest, thresholds_among
 
-THRESHOLDS = {
-    'exact': 'the (⌊FPIR·n⌋ + 1)-th highest of the n non-mated probes',
-    'insightface': "insightface's max(⌊FPIR·n⌋, 1)-th highest of n non-mated probes",
-}
 # Entries of the products of a block of probes with a gallery.
 BLOCK_ENTRIES = 2**20
 CMC_RANKS = 100

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmhyperface.choices import NOISE
 from mmhyperface.errors import UserError, some
 
 from ..results import MegaFaceResult
@@ -31,7 +32,6 @@ from .arrays import (
 )
 from .highest import Highest, thresholds_among
 
-NOISE = ('remove', 'overwrite')
 COUNTS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 # Entries of the products of a block of probes with a block of distractors.
 PROBES, DISTRACTORS = 1024, 4096

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mmhyperface.choices import TARS
 from mmhyperface.errors import UserError, some
 
 from .arrays import (
@@ -40,7 +41,7 @@ from .arrays import (
 # Squared distances that insightface tries (arcface_torch/eval/verification.py).
 INSIGHTFACE_GRID = np.arange(0, 4, 0.01)
 
-INTERPOLATIONS = ('exact', 'linear', 'nearest')
+INTERPOLATIONS = tuple(TARS)
 
 
 class RocCurve(NamedTuple):

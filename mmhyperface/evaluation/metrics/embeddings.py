@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mmhyperface.choices import MEDIA, NORMS
 from mmhyperface.errors import UserError, some
 
 from ..functional import Templates, pool_templates
@@ -19,11 +20,6 @@ FLIPS = {
     'sum': 'image + mirror image',
     'concat': 'image and mirror image concatenated',
     'none': 'no mirror images',
-}
-NORMS = {'keep': 'norm kept', 'unit': 'brought to length 1'}
-MEDIA = {
-    'mean': 'mean over the images of a medium, sum over media',
-    'none': 'sum over images, whatever their medium',
 }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mmhyperface.choices import ACCURACIES, TARS
 from mmhyperface.errors import UserError
 from mmhyperface.registry import METRICS
 
@@ -22,17 +23,6 @@ from ..functional.verification import INTERPOLATIONS, check_folds
 from ..results import VerificationResult
 from .base import EmbeddingMetric, check_pairs
 from .embeddings import SetFeatures
-
-ACCURACIES = {
-    'exact': 'the threshold that is best on the other folds, exactly',
-    'grid': "the best d² of insightface's grid on the other folds",
-    'global': 'one threshold fitted on all pairs (no folds, no std)',
-}
-TARS = {
-    'exact': 'exact, ties with the threshold rejected',
-    'linear': 'linear interpolation of the ROC',
-    'nearest': 'the point of the ROC with the nearest FAR',
-}
 
 
 @METRICS.register_module()

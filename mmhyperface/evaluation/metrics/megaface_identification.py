@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from mmhyperface.choices import NOISE
 from mmhyperface.errors import UserError
 from mmhyperface.registry import METRICS
 
 from ..functional import megaface_identification
 from ..functional.arrays import Floats, as_counts, as_rates, check_lengths
-from ..functional.megaface import COUNTS, NOISE, check_probes
+from ..functional.megaface import COUNTS, check_probes
 from ..results import MegaFaceResult
 from .base import EmbeddingMetric
 from .embeddings import SetFeatures

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from mmhyperface.choices import THRESHOLDS
 from mmhyperface.errors import UserError, some
 from mmhyperface.registry import METRICS
 
 from ..functional import identify
 from ..functional.arrays import as_counts, as_rates, check_lengths
-from ..functional.identification import THRESHOLDS
 from ..results import IdentificationResult
 from .base import EmbeddingMetric, check_rows
 from .embeddings import Pooling, SetFeatures, check_templates

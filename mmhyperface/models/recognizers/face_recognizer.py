@@ -7,12 +7,11 @@ from mmengine.model import BaseModel
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from mmhyperface.choices import FLIP_FUSIONS
 from mmhyperface.dist import mean_over_ranks
 from mmhyperface.errors import UserError
 from mmhyperface.registry import MODELS
 from mmhyperface.structures import FaceSamples
-
-FLIP_FUSIONS = ('sum', 'none', 'concat')
 
 
 def _build(module: dict | nn.Module | None) -> Any:

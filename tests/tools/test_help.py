@@ -1,0 +1,50 @@
+"""What every tool tells of itself, at once."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from mmhyperface.choices import SFNET_VARIANTS
+from mmhyperface.models.backbones import sfnet
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+# dist_run.py is torchrun, whose options are torch's.
+PATHS = [
+    str(path)
+    for path in sorted(TOOLS.rglob('*.py'))
+    if '__main__' in path.read_text(encoding='utf-8') and path.name != 'dist_run.py'
+]
+# All of them in one process, as long as none of them imports torch.
+ASK = """
+import contextlib, io, json, os, runpy, sys
+told = {}
+for path in sys.argv[1:]:
+    sys.argv[:] = [path, '--help']
+    sys.path.insert(0, os.path.dirname(path))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        try:
+            runpy.run_path(path, run_name='__main__')
+            status = None
+        except SystemExit as end:
+            status = end.code
+    sys.path.pop(0)
+    heavy = [name for name in ('torch', 'mmpretrain', 'pandas') if name in sys.modules]
+    told[path] = [status, printed.getvalue(), heavy]
+print(json.dumps(told))
+"""
+
+
+def test_help_comes_without_torch():
+    assert len(PATHS) > 40
+    command = [sys.executable, '-c', ASK, *PATHS]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = json.loads(run.stdout)
+    assert [path for path in PATHS if told[path][0] != 0] == []
+    assert [path for path in PATHS if not told[path][1].startswith('usage:')] == []
+    assert [(path, told[path][2]) for path in PATHS if told[path][2]] == []
+
+
+def test_names_of_choices_are_those_that_there_are():
+    assert tuple(sfnet.VARIANTS) == SFNET_VARIANTS
