@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from mmengine.config import Config
 
 from mmhyperface.choices import FOLDS
@@ -37,6 +38,8 @@ from mmhyperface.registry import DATASETS
 from .launch import dataset_config
 from .npy_files import (
     about_features,
+    has_names,
+    named_features,
     open_embeddings,
     open_features,
     open_labels,
@@ -53,7 +56,7 @@ NO_FOLDS = '--folds 0'
 def examine_config(cfg: Config, path: str) -> Results:
     """Features that a test of a config saved: row i is item i of its data set.
 
-    No image is read.
+    Or those that ``embed.py`` saved, by the paths of its images. No image is read.
 
     Raises:
         UserError: also if the test that saved them had other test sets.
@@ -61,16 +64,23 @@ def examine_config(cfg: Config, path: str) -> Results:
     options = dataset_config(cfg, 'test')
     _leave_images(options)
     dataset: Any = DATASETS.build(options)
-    rows = open_features(path, len(dataset), 'the data set of the config')
     test_sets = dataset.metainfo.get('test_sets', {})
     about = about_features(path)
-    _check_places(path, about, test_sets)
+    flip: Any
+    if has_names(path):
+        paths = [str(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
+        rows, flip = named_features(path, paths, 'the data set of the config')
+    else:
+        rows = open_features(
+            path, len(dataset), 'the data set of the config', warn=not about
+        )
+        flip = about.get('flip_fusion')
+        _check_places(path, about, test_sets)
     evaluator = FaceEvaluator(
         [copy.deepcopy(metric) for metric in metrics_of(cfg.get('test_evaluator'))]
     )
     evaluator.dataset_meta = dataset.metainfo
     require_usable(path, rows, unused=_noise_of(test_sets, len(rows)))
-    flip = about.get('flip_fusion')
     embeddings = Embeddings(
         np.arange(len(rows)), rows, flip=flip if flip in FLIPS else 'model'
     )
@@ -113,9 +123,10 @@ def examine_pairs(
     """Features of the images of a list of pairs.
 
     Args:
-        pairs: a list that :class:`FacePairs` reads, and rows are its distinct images in
-            the order in which it first names them; or a ``.bin`` pack, or a ``.npy``
-            file of P labels, and rows 2i and 2i + 1 are pair i.
+        pairs: a list that :class:`FacePairs` reads, and rows are its distinct images,
+            by name, or without names in the order in which it first names them; or a
+            ``.bin`` pack, or a ``.npy`` file of P labels, and rows 2i and 2i + 1 are
+            pair i.
         folds: so many consecutive ones; 0: none; None: those of an LFW list, 10 of any
             other.
 
@@ -123,13 +134,15 @@ def examine_pairs(
         UserError: see the data sets and :func:`open_embeddings`.
     """
     name = Path(pairs).stem
-    test_set, tells_of_folds = _pairs_of(pairs, name)
+    test_set, tells_of_folds, paths = _pairs_of(pairs, name)
     if folds is not None or not tells_of_folds:
         same = test_set['same']
         wanted = FOLDS if folds is None else folds or None
         test_set['folds'] = consecutive_folds(len(same), wanted, pairs, NO_FOLDS)
         require_both_in_folds(same, test_set['folds'], pairs, NO_FOLDS)
-    embeddings = open_embeddings(path, test_set['num_images'], pairs, mirrored, flip)
+    embeddings = open_embeddings(
+        path, test_set['num_images'], pairs, mirrored, flip, paths=paths
+    )
     return _examine_one(name, test_set, metrics, embeddings)
 
 
@@ -144,8 +157,8 @@ def examine_megaface(
     """Features of MegaFace's probes and distractors, in the order of their lists.
 
     Args:
-        probes, distractors: ``.npy`` files, or folders with the devkit's file of each
-            image.
+        probes, distractors: ``.npy`` files, files of ``embed.py``, or folders with
+            the devkit's file of each image.
         suffix: of the latter, what follows the path of an image.
         options: of :func:`read_megaface_lists`.
 
@@ -166,7 +179,7 @@ def examine_megaface(
         (distractors, lists.distractors, 'the list of the distractors'),
     )
     opened = [
-        None if Path(path).is_dir() else open_features(path, len(images), source)
+        None if Path(path).is_dir() else _listed_features(path, images, source)
         for path, images, source in parts
     ]
     # Before a million files are read.
@@ -191,6 +204,15 @@ def examine_megaface(
     return {'megaface': {result.protocol: result}}
 
 
+def _listed_features(
+    path: str, images: npt.NDArray[np.bytes_], source: str
+) -> npt.NDArray[Any]:
+    if has_names(path):
+        names = [name.decode() for name in images.tolist()]
+        return named_features(path, names, source)[0]
+    return open_features(path, len(images), source)
+
+
 def _examine_one(
     name: str,
     test_set: dict,
@@ -213,19 +235,23 @@ def _examine(metrics: Iterable[EmbeddingMetric], embeddings: Embeddings) -> Resu
     return found
 
 
-def _pairs_of(path: str, name: str) -> tuple[dict[str, Any], bool]:
-    """The test set of a list, and whether this tells of its folds."""
+def _pairs_of(
+    path: str, name: str
+) -> tuple[dict[str, Any], bool, Sequence[str] | None]:
+    """The test set of a list, whether it tells of its folds, and its images' paths."""
     if not os.path.isfile(path):
         raise UserError(f'there is no list of pairs {path}')
     if path.endswith('.npy'):
         same = open_labels(path)
         first = np.arange(0, 2 * len(same), 2)
-        return pair_test_set(2 * len(same), first, first + 1, same, None, path), False
+        pairs = pair_test_set(2 * len(same), first, first + 1, same, None, path)
+        return pairs, False, None
     if path.endswith('.bin'):
         pack = FacePack(path, name, folds=None)
-        return pack.metainfo['test_sets'][name], False
+        return pack.metainfo['test_sets'][name], False, None
     listed = FacePairs(path, name, check_files=False)
-    return listed.metainfo['test_sets'][name], listed.is_lfw
+    paths = [str(listed.get_data_info(i)['img_path']) for i in range(len(listed))]
+    return listed.metainfo['test_sets'][name], listed.is_lfw, paths
 
 
 def _leave_images(options: Any) -> None:

@@ -1,25 +1,121 @@
-"""Features, and labels of pairs, in ``.npy`` files of any origin."""
+"""Features, and labels of pairs, in files: ``.npy`` of any origin, whose rows have no
+names, or the ``.npz`` or ``.parquet`` of ``tools/inference/embed.py``, whose have.
+"""
 
+import itertools
 import json
+import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from mmengine.logging import print_log
 
 from mmhyperface.errors import UserError, some
 from mmhyperface.evaluation.functional.arrays import Bools, Floats, unusable_rows
 from mmhyperface.evaluation.metrics.embeddings import Embeddings
+from mmhyperface.inference.files import ENDINGS, read_embeddings
 
 FLOATS = ('float16', 'float32', 'float64')
 
 
-def open_features(path: str, count: int, source: str) -> Floats:
+def has_names(path: str) -> bool:
+    """Whether a file of features tells which image each row is of."""
+    return Path(path).suffix in ENDINGS
+
+
+def named_features(
+    path: str, names: Sequence[str] | None, source: str
+) -> tuple[Floats, str]:
+    """Features [N, D] of a file of ``embed.py``, brought into the order of names, and
+    how its network fused mirror images.
+
+    A name is the end of a path, ``person/1.jpg`` that of ``crops/person/1.jpg``. If
+    none fits, the folder that all names share is left out of them.
+
+    Args:
+        names: of the images, [N]; None if they have none.
+        source: what expects them, for errors.
+
+    Raises:
+        UserError: If the file cannot be read; an image is not in it, or several are
+            that could be meant.
+    """
+    if names is None:
+        raise UserError(
+            f'{path} tells which image each row is of, but {source} has no names of '
+            'images: give a .npy file in its order, or what tools/test.py '
+            '--save-features wrote'
+        )
+    saved = read_embeddings(path)
+    wanted = [_parts(name) for name in names]
+    found = _ends(wanted, saved.paths)
+    if not any(found):
+        columns = zip(*(parts[:-1] for parts in wanted), strict=False)
+        alike = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
+        shared = sum(1 for _ in alike)
+        wanted = [parts[shared:] for parts in wanted]
+        found = _ends(wanted, saved.paths)
+    several = [i for i, rows in enumerate(found) if len(rows) > 1]
+    if several:
+        first = several[0]
+        paths = [saved.paths[row] for row in found[first]]
+        faces = len(set(paths)) == 1
+        advice = (
+            'embed one face of each with --choose largest'
+            if faces
+            else 'embed the folder of these images alone'
+        )
+        raise UserError(
+            f'{path}: {len(several)} of {len(names)} images of {source} are not told '
+            f'apart: {names[first]} could be '
+            f'{"any face" if faces else some(paths, 3)} of {len(paths)}; {advice}'
+        )
+    missing = [i for i, rows in enumerate(found) if not rows]
+    if missing:
+        first = '/'.join(wanted[missing[0]])
+        reasons = {
+            f'; it tells of the first: {why}'
+            for problem, why in saved.problems.items()
+            if f'/{"/".join(_parts(problem))}'.endswith(f'/{first}')
+        }
+        raise UserError(
+            f'{path} has no embedding of {len(missing)} of {len(names)} images of '
+            f'{source}: {some([names[i] for i in missing], 3)}'
+            f'{reasons.pop() if len(reasons) == 1 else ""}'
+        )
+    order = np.array([rows[0] for rows in found], np.int64)
+    return saved.rows[order], saved.convention.flip_fusion
+
+
+def _ends(wanted: Sequence[tuple], paths: Sequence[str]) -> list[list[int]]:
+    """For each of the wanted parts of names the paths that end with them."""
+    known: dict[tuple, list[int]] = {}
+    lengths = {len(parts) for parts in wanted}
+    for row, path in enumerate(paths):
+        parts = _parts(path)
+        for length in lengths:
+            if length <= len(parts):
+                known.setdefault(parts[-length:], []).append(row)
+    return [known.get(parts, []) for parts in wanted]
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    # As embed.py writes names that are not UTF-8.
+    text = path.encode('utf-8', 'backslashreplace').decode()
+    return tuple(os.path.normpath(text).split(os.sep))
+
+
+def open_features(path: str, count: int, source: str, warn: bool = True) -> Floats:
     """Features [N, D] of a ``.npy`` file, which stay on the disk if possible.
 
     Args:
         count: N, as many as are expected.
         source: what expects them, for errors.
+        warn: whether nothing but the order tells what they are of.
 
     Raises:
         UserError: If the file cannot be read, or holds anything else.
@@ -32,6 +128,14 @@ def open_features(path: str, count: int, source: str) -> Floats:
         )
     if len(rows) != count:
         raise UserError(f'{path} has {len(rows)} rows, but {source} tells of {count}')
+    if warn:
+        print_log(
+            f'{path} has no names: row i is taken for image i of {source}, in its '
+            'order. Rows in another order give wrong figures without a word; an .npz '
+            'or .parquet file of tools/inference/embed.py is matched by name',
+            logger='current',
+            level=logging.WARNING,
+        )
     return rows.astype(np.float32) if rows.dtype == np.float16 else rows
 
 
@@ -68,11 +172,13 @@ def open_embeddings(
     mirrored: str | None,
     flip: str | None,
     names: npt.NDArray[np.bytes_] | None = None,
+    paths: Sequence[str] | None = None,
 ) -> Embeddings:
     """Features in one file, and in another one those of the mirror images.
 
     Args:
         path, count, source: see :func:`open_features`.
+        paths: of the images, see :func:`named_features`; `names` if they are not given.
         mirrored: the other file, if there is one.
         flip: how they are fused; None: the sum.
         names: see :func:`require_usable`.
@@ -80,9 +186,22 @@ def open_embeddings(
     Raises:
         UserError: also where a row has no direction, or both are of different widths.
     """
+    numbers = np.arange(count)
+    if has_names(path):
+        if mirrored is not None or flip is not None:
+            raise UserError(
+                f'{path} holds what a network made of images and mirror images: leave '
+                'out --mirrored and --flip'
+            )
+        if paths is None and names is not None:
+            paths = [name.decode() for name in names.tolist()]
+        rows, fusion = named_features(path, paths, source)
+        require_usable(path, rows, names)
+        return Embeddings(numbers, rows, flip=fusion)
+    if mirrored is not None and has_names(mirrored):
+        raise UserError(f'--mirrored {mirrored}: expected a .npy file, as {path} is')
     rows = open_features(path, count, source)
     require_usable(path, rows, names)
-    numbers = np.arange(count)
     if mirrored is None:
         if flip not in (None, 'none'):
             raise UserError(
@@ -122,6 +241,8 @@ def about_features(path: str) -> dict[str, Any]:
 
     See :class:`~mmhyperface.evaluation.FaceEvaluator`.
     """
+    if has_names(path):
+        return {}
     try:
         about = json.loads(Path(path).with_suffix('.json').read_text(encoding='utf-8'))
     except (OSError, ValueError):

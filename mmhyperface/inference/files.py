@@ -2,6 +2,8 @@
 
 import json
 import os
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +17,7 @@ from mmhyperface.errors import UserError
 from mmhyperface.extras import require
 
 from .landmarks import NUMBERS
-from .results import FaceEmbeddings
+from .results import FaceEmbeddings, Floats
 
 ENDINGS = ('.npz', '.parquet')
 _BOX = ('left', 'top', 'width', 'height')
@@ -61,6 +63,69 @@ def save_embeddings(
     write = _write_npz if Path(path).suffix == '.npz' else _write_parquet
     with new_files([str(path)], overwrite) as (file,):
         write(file, found, told)
+
+
+@dataclass(frozen=True)
+class SavedEmbeddings:
+    """What :func:`save_embeddings` wrote.
+
+    Attributes:
+        paths: Of the picture of each row, [N].
+        rows: float32 [N, D].
+        problems: By path, why there is no embedding.
+        convention: Of the network.
+    """
+
+    paths: list[str]
+    rows: Floats
+    problems: dict[str, str]
+    convention: Convention
+
+
+def read_embeddings(path: str | Path) -> SavedEmbeddings:
+    """Read embeddings that :func:`save_embeddings` wrote.
+
+    Raises:
+        UserError: If the file cannot be read, or is another one.
+    """
+    read = _read_npz if Path(path).suffix == '.npz' else _read_parquet
+    try:
+        paths, rows, problems, told = read(path)
+        convention = Convention.from_dict(json.loads(told), str(path))
+    except UserError:
+        raise
+    # A damaged file, and one without what is looked for, have many names.
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f'{path} cannot be read as embeddings that tools/inference/embed.py '
+            f'wrote: {error}'
+        ) from None
+    return SavedEmbeddings(paths, rows, problems, convention)
+
+
+def _read_npz(path: str | Path) -> tuple[list[str], Floats, dict[str, str], str]:
+    with np.load(path, allow_pickle=False) as arrays:
+        problems = zip(
+            arrays['problem_paths'].tolist(), arrays['problems'].tolist(), strict=True
+        )
+        return (
+            arrays['paths'].tolist(),
+            arrays['embeddings'],
+            dict(problems),
+            str(arrays['convention']),
+        )
+
+
+def _read_parquet(path: str | Path) -> tuple[list[str], Floats, dict[str, str], str]:
+    parquet = require('pyarrow.parquet', 'parquet')
+    table = parquet.read_table(path, columns=['path', 'embedding', 'problem'])
+    convention = (table.schema.metadata or {})[b'mmhyperface'].decode()
+    usable = table.filter(table['embedding'].is_valid())
+    column = usable['embedding'].combine_chunks()
+    rows = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+    paths, told = table['path'].to_pylist(), table['problem'].to_pylist()
+    problems = {name: why for name, why in zip(paths, told, strict=True) if why}
+    return usable['path'].to_pylist(), rows, problems, convention
 
 
 def _write_npz(file: BinaryIO, found: FaceEmbeddings, convention: str) -> None:

@@ -20,6 +20,7 @@ from test_tools import ROOT, call
 from mmhyperface.apis import conversion
 from mmhyperface.datasets import FaceFolder, FaceList, FacePack, FacePairs, FaceRecord
 from mmhyperface.datasets.damage import DamagedImage
+from mmhyperface.datasets.record_writer import RecordWriter
 from mmhyperface.errors import UserError
 
 CONVERTERS = ROOT / 'tools' / 'dataset_converters'
@@ -602,7 +603,7 @@ def stop_midway(faces: Path, target: Path, number: int, tool: str) -> None:
         time.sleep(60)
 
     if tool == 'folder_to_rec':
-        module.RecordWriter.add = stop
+        RecordWriter.add = stop
     else:
         module.put = stop
     with conversion.reported_conversion():

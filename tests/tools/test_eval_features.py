@@ -11,10 +11,13 @@ import pytest
 from ijb_files import write_ijb
 from megaface_files import write_feature, write_megaface
 
-from mmhyperface.apis import report_errors
+from mmhyperface.apis import npy_files, report_errors
 from mmhyperface.choices import THRESHOLDS
+from mmhyperface.convention import Convention
 from mmhyperface.datasets import ijb_meta
 from mmhyperface.evaluation import functional as F
+from mmhyperface.inference import Face, FaceEmbeddings
+from mmhyperface.inference.files import save_embeddings
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'eval_features.py'
 DIM = 16
@@ -36,7 +39,15 @@ def warnings(monkeypatch):
 
 
 @pytest.fixture
-def run(tool, warnings, monkeypatch, capsys):
+def orders(monkeypatch):
+    """What is told of files whose rows have no names."""
+    lines = []
+    monkeypatch.setattr(npy_files, 'print_log', lambda msg, **_: lines.append(msg))
+    return lines
+
+
+@pytest.fixture
+def run(tool, warnings, orders, monkeypatch, capsys):
     """Calls the tool; its output, or the one line of an error."""
 
     def call(*arguments, status=0):
@@ -420,6 +431,136 @@ def test_fewer_distractors(run, megaface):
     assert 'few.npy has 12 rows, but the list of the distractors tells of 21' in error
     error = run(*start, '--num-distractors', 12, '--counts', 13, status=1)
     assert '13 distractors are asked for, but the set has 12' in error
+
+
+def save_named(path, rows, paths, problems=()):
+    """As embed.py does; a problem is (path, what is wrong)."""
+    faces = [
+        Face(name, embedding=row) for name, row in zip(paths, rows, strict=True)
+    ] + [Face(name, problem=why) for name, why in problems]
+    convention = Convention(
+        input_size=(32, 32),
+        mean=(127.5,) * 3,
+        std=(127.5,) * 3,
+        channel_order='RGB',
+        flip_fusion='concat',
+        embedding_size=DIM,
+        resize=False,
+        network={},
+    )
+    save_embeddings(path, FaceEmbeddings(faces, DIM), convention, overwrite=True)
+
+
+@pytest.mark.parametrize('ending', ['npz', 'parquet'])
+def test_embeddings_are_matched_by_name(run, orders, tmp_path, ending):
+    """A .npy file in another order was accepted by the number of its rows."""
+    if ending == 'parquet':
+        pytest.importorskip('pyarrow')
+    scores, same = lfw_list(tmp_path, '4\t3', 4)
+    rows = np.load(tmp_path / 'features.npy')
+    lines = (tmp_path / 'pairs.txt').read_text().splitlines()[1:]
+    images = {}
+    for name, *rest in (line.split('\t') for line in lines):
+        other = rest[1] if len(rest) == 3 else name
+        for person, number in ((name, rest[0]), (other, rest[-1])):
+            images.setdefault(f'{person}/{person}_{int(number):04d}.jpg')
+    turns = np.random.default_rng(0).permutation(len(rows))
+    paths = [f'all/crops/{list(images)[i]}' for i in turns]
+    more = [*paths, 'all/crops/nobody/1.jpg']
+    saved = tmp_path / f'e.{ending}'
+    save_named(saved, np.concatenate([rows[turns], rows[:1]]), more)
+    output = run('pairs', tmp_path / 'pairs.txt', saved)
+    assert not orders
+    assert_shown(output, AUC=F.auc(scores, same))
+    assert 'image and mirror image concatenated' in ' '.join(output.split())
+
+    np.save(tmp_path / 'turned.npy', rows[turns])
+    output = run('pairs', tmp_path / 'pairs.txt', tmp_path / 'turned.npy')
+    assert shown(output, 'AUC') != pytest.approx(F.auc(scores, same), abs=1e-3)
+    (told,) = orders
+    assert f'row i is taken for image i of {tmp_path}/pairs.txt' in told
+
+    # The same test set in a config, whose images are elsewhere than those embedded.
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f"""
+test_dataloader = dict(dataset=dict(
+    type='FacePairs', ann_file='pairs.txt', data_root='{tmp_path}',
+    data_prefix='elsewhere'))
+test_evaluator = dict(type='FaceVerification')
+"""
+    )
+    assert_shown(run('config', config, saved), AUC=F.auc(scores, same))
+    assert len(orders) == 1
+    run('config', config, tmp_path / 'turned.npy')
+    assert 'image i of the data set of the config' in orders[1]
+
+
+def test_images_of_ijb_and_megaface_are_matched_by_name(run, orders, ijb, megaface):
+    root, truth, rows, mirrored = ijb
+    names = [name.decode() if isinstance(name, bytes) else name for name in truth.names]
+    place = 'ijb', '--protocols', '1:1', '--subset', 'IJBB', root / 'meta'
+    fused = rows + mirrored
+    save_named(root / 'e.npz', fused[::-1], [f'loose/{name}' for name in names[::-1]])
+    wanted = shown(run(*place, root / 'fused.npy'), 'EER')
+    assert len(orders) == 1
+    assert shown(run(*place, root / 'e.npz'), 'EER') == wanted
+    error = run(*place, root / 'e.npz', '--mirrored', root / 'mirrored.npy', status=1)
+    assert 'leave out --mirrored and --flip' in error
+    error = run(*place, root / 'features.npy', '--mirrored', root / 'e.npz', status=1)
+    assert 'expected a .npy file' in error
+
+    root, truth, probes, distractors = megaface
+    for name, listed, features in (
+        ('probes', truth.probes, probes),
+        ('distractors', truth.distractors, distractors),
+    ):
+        save_named(root / f'{name}.npz', features[::-1], listed[::-1])
+    start = 'megaface', root
+    wanted = run(*start, root / 'probes.npy', root / 'distractors.npy')
+    found = run(*start, root / 'probes.npz', root / 'distractors.npz')
+    assert shown(found, 'rank-1, 21 distractors') == shown(
+        wanted, 'rank-1, 21 distractors'
+    )
+
+
+def test_names_that_do_not_fit(run, tmp_path):
+    names = [f'{person}/{i}.jpg' for person in 'ab' for i in range(2)]
+    lines = [(1, 0, 1), (0, 0, 2), (1, 2, 3), (0, 1, 3)]
+    (tmp_path / 'list.txt').write_text(
+        ''.join(f'{same} {names[i]} {names[j]}\n' for same, i, j in lines)
+    )
+    command = 'pairs', tmp_path / 'list.txt', tmp_path / 'e.npz', '--folds', 0
+    rows = features(5)
+    save_named(
+        tmp_path / 'e.npz', rows[:3], names[:3], [(names[3], 'no face is found')]
+    )
+    error = run(*command, status=1)
+    assert 'e.npz has no embedding of 1 of 4 images of ' in error
+    assert error.endswith(
+        'list.txt: b/1.jpg; it tells of the first: no face is found\n'
+    )
+    save_named(tmp_path / 'e.npz', rows, [*names, 'x/b/1.jpg'])
+    error = run(*command, status=1)
+    assert 'b/1.jpg could be b/1.jpg, x/b/1.jpg of 2; embed the folder' in error
+    save_named(tmp_path / 'e.npz', rows, [*names, 'b/1.jpg'])
+    error = run(*command, status=1)
+    assert 'b/1.jpg could be any face of 2; embed one face of each' in error
+    assert '--choose largest' in error
+    # Basenames alone are not enough.
+    save_named(tmp_path / 'e.npz', rows[:4], [Path(name).name for name in names])
+    assert 'has no embedding of 4 of 4 images' in run(*command, status=1)
+
+    np.save(tmp_path / 'same.npy', np.array([1, 0]))
+    command = 'pairs', tmp_path / 'same.npy', tmp_path / 'e.npz', '--folds', 0
+    assert 'same.npy has no names of images: give a .npy file' in run(
+        *command, status=1
+    )
+    np.savez(tmp_path / 'e.npz', rows=rows)
+    command = 'pairs', tmp_path / 'list.txt', tmp_path / 'e.npz', '--folds', 0
+    assert 'e.npz cannot be read as embeddings that' in run(*command, status=1)
+    (tmp_path / 'e.npz').write_text('nothing')
+    assert 'e.npz cannot be read as embeddings that' in run(*command, status=1)
 
 
 def spoil(rows, where, value):

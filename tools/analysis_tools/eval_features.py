@@ -8,7 +8,14 @@ r"""Examine features that any model made: no network and no image is needed.
     python tools/analysis_tools/eval_features.py megaface data/megaface \
         PROBES.npy DISTRACTORS.npy
 
-Features are .npy files, [N, D], not normalised, a row for each image. Of an array x
+Features are those that tools/inference/embed.py wrote, .npz or .parquet, which are
+matched with the images by their paths:
+
+    python tools/inference/embed.py CHECKPOINT FOLDER --choose largest --out E.npz
+    python tools/analysis_tools/eval_features.py pairs PAIRS.txt E.npz
+
+Or .npy files, [N, D], not normalised, a row for each image in the order of the list,
+which nobody can check: rows in another order give wrong figures. Of an array x
 [N, 1024] that has an image's features and then those of its mirror image, x[:, :512]
 are FEATURES.npy and x[:, 512:] those for --mirrored.
 """
@@ -46,10 +53,10 @@ def parse_args() -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest='command', required=True)
     for add, run, description in (
-        (_add_config, _config, 'what tools/test.py --save-features wrote'),
-        (_add_ijb, _ijb, 'IJB-B or IJB-C, rows in the order of the meta files'),
+        (_add_config, _config, 'the test sets of a config, as of tools/test.py'),
+        (_add_ijb, _ijb, 'IJB-B or IJB-C'),
         (_add_pairs, _pairs, 'a list of pairs'),
-        (_add_megaface, _megaface, 'MegaFace, rows in the order of the lists'),
+        (_add_megaface, _megaface, 'MegaFace'),
     ):
         command = commands.add_parser(
             add.__name__.removeprefix('_add_'),
@@ -75,7 +82,9 @@ def parse_args() -> argparse.Namespace:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='path of the config')
-    parser.add_argument('features', help='row i is item i of its test data set')
+    parser.add_argument(
+        'features', help="embed.py's, or .npy: row i is item i of its test data set"
+    )
     parser.add_argument(
         '--test-sets', nargs='+', default=[], metavar='NAME', help='as of tools/test.py'
     )
@@ -98,7 +107,8 @@ def _add_ijb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('meta_dir', help='folder of the meta files')
     parser.add_argument(
         'features',
-        help='in the order of ijbc_name_5pts_score.txt, or ijbb_name_5pts_score.txt',
+        help="embed.py's, or .npy in the order of ijbc_name_5pts_score.txt or "
+        'ijbb_name_5pts_score.txt',
     )
     parser.add_argument(
         '--subset',
@@ -185,7 +195,7 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
         help="OpenSphere's or LFW's list (rows: its distinct images as it first names "
         'them), a .bin pack or a .npy of labels (rows 2i and 2i + 1: pair i)',
     )
-    parser.add_argument('features', help='a row for each image')
+    parser.add_argument('features', help="embed.py's, or .npy: a row for each image")
     _add_mirrored(parser)
     parser.add_argument(
         '--folds',
@@ -245,11 +255,10 @@ def _add_megaface(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('lists_dir', help='folder of the lists')
     parser.add_argument(
         'probes',
-        help="features in the order of facescrub_lst, or a folder of devkit's files",
+        help="features: embed.py's, .npy in the order of facescrub_lst, or a folder of "
+        "the devkit's files",
     )
-    parser.add_argument(
-        'distractors', help='features in the order of megaface_lst, or such a folder'
-    )
+    parser.add_argument('distractors', help='likewise, in the order of megaface_lst')
     parser.add_argument(
         '--suffix',
         default='',

@@ -4,7 +4,8 @@
         configs/sphereface2_quickstart.py work_dirs/a/iter_800.pth --out picture.png
 
 The pairs are those of the config's test sets. A file of features that `tools/test.py
---save-features` has written may stand in the place of a checkpoint.
+--save-features` or `tools/inference/embed.py` wrote may stand in the place of a
+checkpoint.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
     from mmhyperface.visualization import CentreAngles
 
 
+FEATURES = ('.npy', '.npz', '.parquet')
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add('config', help='path of the config')
-    add('sources', nargs='+', metavar='CHECKPOINT', help='or FEATURES.npy')
+    add('sources', nargs='+', metavar='CHECKPOINT', help='or a file of features')
     add('--out', default='similarities.png', help='picture to write')
     add('--names', nargs='+', help='of the rows; by default of the folders')
     add(
@@ -66,7 +70,7 @@ def parse_args() -> argparse.Namespace:
         raise UserError(f'--train-images is a number, got {args.train_images}')
     args.names = require_names(args.names, args.sources)
     for source in args.sources:
-        if not source.endswith('.npy'):
+        if not source.endswith(FEATURES):
             require_checkpoint(source)
     require_picture(args.out)
     return args
@@ -125,7 +129,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options, args.test_sets)
     if not cfg.get('test_dataloader'):
         raise UserError(f'{args.config} has no test_dataloader')
-    networks = [source for source in args.sources if not source.endswith('.npy')]
+    networks = [source for source in args.sources if not source.endswith(FEATURES)]
     dataset = build_dataset(cfg, 'train') if args.train_images and networks else None
     if dataset is None and cfg.model.get('head'):
         # Embeddings need no class centres, which may be most of the model.
