@@ -68,7 +68,7 @@ def examine_config(cfg: Config, path: str) -> Results:
     about = about_features(path)
     flip: Any
     if has_names(path):
-        paths = [str(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
+        paths = _paths_of(dataset)
         rows, flip = named_features(path, paths, 'the data set of the config')
     else:
         rows = open_features(
@@ -250,8 +250,15 @@ def _pairs_of(
         pack = FacePack(path, name, folds=None)
         return pack.metainfo['test_sets'][name], False, None
     listed = FacePairs(path, name, check_files=False)
-    paths = [str(listed.get_data_info(i)['img_path']) for i in range(len(listed))]
-    return listed.metainfo['test_sets'][name], listed.is_lfw, paths
+    test_set = listed.metainfo['test_sets'][name]
+    return test_set, listed.is_lfw, _paths_of(listed)
+
+
+def _paths_of(dataset: Any) -> list[str] | None:
+    """Of the images of a data set; None where they have none, as drawn ones."""
+    if 'img_path' not in dataset.get_data_info(0):
+        return None
+    return [str(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
 
 
 def _leave_images(options: Any) -> None:

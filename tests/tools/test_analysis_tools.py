@@ -200,7 +200,7 @@ def test_hypersphere(tool, trained, tmp_path, phase, capsys):
         ),
         ('plot_similarities', ['nowhere.pth'], 'there is no checkpoint nowhere'),
         ('plot_similarities', ['nowhere.npy'], 'nowhere.npy cannot be read'),
-        ('plot_similarities', ['nowhere.npz'], 'nowhere.npz cannot be read as embed'),
+        ('plot_similarities', ['nowhere.npz'], 'nowhere.npz tells which image'),
         (
             'plot_similarities',
             ['{}', '--cfg-options', 'test_dataloader=None'],
