@@ -1,10 +1,12 @@
 """Training sets made of others: with wrong labels, or one after the other."""
 
 import bisect
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
 from mmhyperface.errors import UserError
@@ -140,6 +142,12 @@ def _nearest(path: str, count: int) -> np.ndarray:
             f'LabelNoise: {path}: expected centres [{count}, D], got '
             f'{list(centres.shape)}'
         )
+    print_log(
+        f'LabelNoise: {path} has no names: row i is taken for the person with label i, '
+        "classes[i] of the training set's metainfo",
+        logger='current',
+        level=logging.WARNING,
+    )
     norms = np.linalg.norm(centres, axis=1, keepdims=True)
     centres = centres / np.where(norms == 0, 1, norms)
     nearest = np.empty(count, np.int64)

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from record_files import header, images, insightface_records, picture, seed_of, write
 
-from mmhyperface.datasets import FaceRecord, FaceSets, LabelNoise, SyntheticFaces
+from mmhyperface.datasets import (
+    FaceRecord,
+    FaceSets,
+    LabelNoise,
+    SyntheticFaces,
+    wrappers,
+)
 from mmhyperface.errors import UserError
 
 PIPELINE = [dict(type='LoadFace', size=16)]
@@ -39,7 +45,9 @@ def test_symmetric_noise_is_that_of_its_definition():
     assert (LabelNoise(data, 1).labels() != noisy.clean).all()
 
 
-def test_similar_people(tmp_path):
+def test_similar_people(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(wrappers, 'print_log', lambda text, **_: told.append(text))
     data = records(tmp_path)
     centres = np.array([[1, 0.1], [1, 0], [0, 0], [-1, 3.0]])
     np.save(tmp_path / 'centres.npy', centres)
@@ -47,6 +55,7 @@ def test_similar_people(tmp_path):
     # Cosines to the others by hand: 3 is nearest to 0, 2 has none and takes the first
     # of its ties.
     assert noisy.labels().tolist() == [1] * 5 + [0] * 5 + [0] * 5 + [2] * 5
+    assert 'row i is taken for the person with label i' in told[0]
 
 
 def test_damaged_images_become_nobody(tmp_path):

@@ -25,6 +25,7 @@ from drawn_faces import (
 
 from mmhyperface.datasets.transforms import template
 from mmhyperface.errors import UserError
+from mmhyperface.inference.landmarks import read_landmarks
 
 ROOT = Path(__file__).parent.parent.parent
 TOOL = ROOT / 'tools' / 'dataset_converters' / 'align_faces.py'
@@ -145,7 +146,7 @@ def test_every_format_of_landmarks_reads_the_same(tool, tmp_path, ending):
         path.write_text(f'{first}\r\n\n./c.jpg {second} 0.5\n', encoding='utf-8-sig')
     else:
         write_text(path, ',' if ending == 'csv' else '\t')
-    found = tool.read_landmarks(str(path))
+    found = read_landmarks(str(path))
     assert {name: list(points) for name, points in found.items()} == {
         'a, b/ä "1".jpg': list(range(1, 11)),
         'c.jpg': [i / 8 for i in range(1, 11)],
