@@ -389,7 +389,9 @@ def build_optimizer(cfg: dict, parameters: list[nn.Parameter]) -> Optimizer:
     kind = options.get('type')
     cls = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
     if cls is None:
-        raise UserError(f'plan: there is no optimizer {kind!r}')
+        raise UserError(
+            f'plan: there is no optimizer {kind!r}; set optim_wrapper.optimizer.type'
+        )
     if 'foreach' in inspect.signature(cls).parameters and not options.get('fused'):
         # Torch's own choice there.
         options.setdefault('foreach', True)
@@ -480,11 +482,14 @@ class Planner:
             UserError: If N is no positive number, or the head cannot train so.
         """
         if not _is_count(gpus):
-            raise UserError(f'plan: the number of GPUs must be positive, got {gpus!r}')
+            raise UserError(
+                f'plan: the number of GPUs must be positive, got {gpus!r}; give --gpus'
+            )
         sharded = gpus > 1 and self._can_split()
         if gpus > 1 and not sharded and self._touches_a_part():
             raise UserError(
-                'plan: sample_rate and fused_update on several GPUs need sharded=True'
+                'plan: model.head.sample_rate and model.head.fused_update on several '
+                'GPUs need model.head.sharded=True'
             )
         rows = len(Shard(self.num_classes, 0, gpus)) if sharded else self.num_classes
         samples = self.batch_size * gpus if sharded else self.batch_size
@@ -521,8 +526,9 @@ class Planner:
                 break
         raise UserError(
             f'plan: no number of GPUs up to {FLEETS[-1]} suffices; take fewer images '
-            'per GPU, sharded centres, fused_update, a lower sample_rate or a blocked '
-            'engine'
+            'per GPU (train_dataloader.batch_size), model.head.sharded=True, '
+            'model.head.fused_update=True, a lower model.head.sample_rate or '
+            'model.head.engine=blocked'
         )
 
     def _can_split(self) -> bool:

@@ -72,7 +72,10 @@ def save_features(cfg: Config, path: str, checkpoint: str) -> None:
         options = dict(evaluator)
     name = type_name(options) if 'type' in options else EVALUATOR
     if name != EVALUATOR:
-        raise UserError(f'{cfg.filename}: {name} saves no features; take {EVALUATOR}')
+        raise UserError(
+            f'{cfg.filename}: {name} saves no features; set '
+            f'test_evaluator.type=mmhyperface.{EVALUATOR}'
+        )
     about = {'config': cfg.filename, 'checkpoint': checkpoint}
     if type_name(cfg.model) == 'FaceRecognizer':
         about['flip_fusion'] = cfg.model.get('flip_fusion', 'sum')

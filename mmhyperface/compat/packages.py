@@ -83,10 +83,10 @@ def require_fitting_numpy() -> None:
         return
     raise ImportError(
         f'torch {torch} is built for numpy 1 and knows no arrays of numpy {numpy}, '
-        'which is installed. Either take torch 2.3 or newer, or numpy 1: pip install '
-        '"numpy<2" "opencv-python<4.12". Give both in one command with an extra, too: '
-        f'pip install "mmhyperface[EXTRA]" "torch=={torch}" "numpy<2" '
-        '"opencv-python<4.12"'
+        'which is installed. Take torch 2.3 or newer, or numpy 1: pip install '
+        '"numpy<2" "opencv-python<4.12". An extra brings numpy 2 again unless the '
+        f'same command names them: pip install "mmhyperface[EXTRA]" "torch=={torch}" '
+        '"numpy<2" "opencv-python<4.12" "pyarrow<26"'
     )
 
 

@@ -97,7 +97,7 @@ def halve(model: Any) -> None:
         elif weight.data_type == onnx.TensorProto.FLOAT and _used(after, weight.name):
             raise UserError(
                 f'the weight {weight.name} is used by the preprocessing as well; '
-                'export in fp32'
+                "export with precision='fp32', --precision fp32"
             )
     for node in after:
         _halve_attributes(node)
@@ -143,7 +143,8 @@ def _half(tensor: Any) -> Any:
     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
         raise UserError(
             f'the weight {tensor.name} has values up to {np.abs(values).max():.3g}, '
-            'too large for half precision; export in fp32'
+            "too large for half precision; export with precision='fp32', --precision "
+            'fp32'
         )
     return numpy_helper.from_array(values.astype(np.float16), tensor.name)
 

@@ -58,7 +58,7 @@ def export_onnx(
     if target == 'torch-export':
         raise UserError(f'{path}: torch-export is no ONNX; take export_torch')
     if opset < OPSET:
-        raise UserError(f'opset is a number from {OPSET} on, got {opset}')
+        raise UserError(f'opset (--opset) is a number from {OPSET} on, got {opset}')
     graph = plan(model.convention, target, batch, precision, preprocessing)
     require('onnx', 'export')
     inside = preprocessing != 'outside'
@@ -74,7 +74,7 @@ def export_onnx(
     if target == 'insightface' and scales(onnx_model) != inside:
         raise UserError(
             f'{path}: insightface would scale pixels in another way than this graph; '
-            'export for onnxruntime'
+            "export with target='onnxruntime', --target onnxruntime"
         )
     _describe(onnx_model, model, graph)
     with new_files([str(path)], overwrite) as (file,):
@@ -87,7 +87,7 @@ def _require_small(deployable: Deployable, path: str | Path) -> None:
     if size >= MOST_BYTES:
         raise UserError(
             f'{path}: the weights are {size / 2**30:.1f} GiB, and an ONNX file holds '
-            'less than 2; take torch-export'
+            'less than 2; take export_torch, --target torch-export'
         )
 
 

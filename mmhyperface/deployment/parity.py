@@ -159,7 +159,7 @@ def verify(
     if not configs:
         raise UserError(
             f'{cfg.filename}: its test_evaluator has no FaceVerification, which tells '
-            'the figures that are compared'
+            "what is compared: test_evaluator=dict(type='FaceVerification')"
         )
     rows: dict[str, list[np.ndarray]] = {name: [] for name in networks}
     for crops in _batches(dataset):
@@ -219,7 +219,8 @@ def _batches(dataset: Any) -> Iterator[np.ndarray]:
         if len(shapes) > 1:
             raise UserError(
                 f'the images of the test set differ in size: {sorted(shapes)}; give '
-                'LoadFace a size'
+                "LoadFace in test_dataloader.dataset.pipeline the network's size: "
+                "dict(type='LoadFace', size=(height, width))"
             )
         yield np.stack(items)
 

@@ -13,6 +13,7 @@ from mmhyperface.inference.graph import Graph
 
 PRECISIONS = ('fp32', 'fp16')
 PREPROCESSINGS = ('inside', 'outside')
+INSIDE = "preprocessing='inside', --preprocessing inside"
 #: What cv2.FaceRecognizerSF takes, and insightface's alignment gives.
 ALIGNED = 112
 _ZEROS, _ONES = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -69,7 +70,7 @@ class Target:
         if self.side is not None:
             raise UserError(
                 f'{self.name} feeds pixels from 0 to 255 and cannot be told otherwise: '
-                "it needs preprocessing 'inside'"
+                f'it needs {INSIDE}'
             )
         self._require_arcface(convention)
 
@@ -85,13 +86,13 @@ class Target:
                 f'{self.name} feeds (x - 127.5) / 127.5 in RGB to a graph without '
                 f'preprocessing, and the network takes {convention.channel_order}, '
                 f'mean {convention.mean}, std {convention.std}: it needs '
-                "preprocessing 'inside'"
+                f'{INSIDE}'
             )
         if self.size(convention) != convention.input_size:
             raise UserError(
                 f'{self.name} gives crops of {ALIGNED} x {ALIGNED}, and the network '
                 f'takes {convention.input_size[0]} x {convention.input_size[1]}; they '
-                "are reduced before they are scaled: it needs preprocessing 'inside'"
+                f'are reduced before they are scaled: it needs {INSIDE}'
             )
 
 
@@ -133,10 +134,11 @@ def plan(
     _require_one('preprocessing', preprocessing, PREPROCESSINGS)
     client = TARGETS[target]
     if batch is not None and batch < 1:
-        raise UserError(f'batch is a number of images from 1 on, got {batch}')
+        raise UserError(f'batch (--batch) is a number of images from 1 on, got {batch}')
     if client.batch is not None and batch not in (None, client.batch):
         raise UserError(
-            f'{target} feeds {client.batch} image at a time: leave batch={batch} out'
+            f'{target} feeds {client.batch} image at a time: leave batch={batch}, '
+            '--batch, out'
         )
     client.require(convention, preprocessing)
     inside = preprocessing == 'inside'

@@ -92,9 +92,12 @@ def characteristics_of(
         UserError: For a norm or a number of classes out of range.
     """
     if not norm > 0:
-        raise UserError(f'the feature norm must be positive, got {norm}')
+        raise UserError(f'the feature norm (--norm) must be positive, got {norm}')
     if num_classes < 2:
-        raise UserError(f'the number of classes must be at least 2, got {num_classes}')
+        raise UserError(
+            'the number of classes (--num-classes) must be at least 2, got '
+            f'{num_classes}'
+        )
     angles = ANGLES if theta is None else np.asarray(theta, float)
     cos = torch.from_numpy(np.cos(np.deg2rad(angles)))[:, None]
     own = torch.full_like(cos, math.cos(math.radians(own_angle)))

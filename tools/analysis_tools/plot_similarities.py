@@ -128,7 +128,7 @@ def main() -> None:
 
     cfg = load_config(args.config, args.cfg_options, args.test_sets)
     if not cfg.get('test_dataloader'):
-        raise UserError(f'{args.config} has no test_dataloader')
+        raise UserError(f'{args.config} has no test_dataloader; give --test-sets')
     networks = [source for source in args.sources if not source.endswith(FEATURES)]
     dataset = build_dataset(cfg, 'train') if args.train_images and networks else None
     if dataset is None and cfg.model.get('head'):
