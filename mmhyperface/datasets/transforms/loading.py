@@ -28,8 +28,9 @@ def decode_face(data: bytes, source: str) -> np.ndarray:
     """Encoded bytes of any common type to uint8 [H, W, 3] BGR.
 
     Grey is repeated in the three channels, alpha is dropped (not blended), 16-bit
-    values lose their low byte. An EXIF orientation is ignored: landmarks, and so
-    the crop, belong to the stored pixels. `source` names the image in errors.
+    values lose their low byte. An EXIF orientation is ignored, and that of an AVIF:
+    landmarks, and so the crop, belong to the stored pixels; but OpenCV brings a TIFF
+    upright. `source` names the image in errors.
     """
     if not data:
         raise DamagedImage(f'{source}: the file is empty. {_REPLACE}.')
