@@ -117,8 +117,7 @@ def examine_pairs(
         pairs: a list that :class:`FacePairs` reads, and rows are its distinct images in
             the order in which it first names them; or a ``.bin`` pack, or a ``.npy``
             file of P labels, and rows 2i and 2i + 1 are pair i.
-        folds: so many consecutive ones; 0: none; None: those of an LFW list, 10 of any
-            other.
+        folds: so many consecutive ones; 0: none; None: those of the list, or 10.
 
     Raises:
         UserError: see the data sets and :func:`open_embeddings`.
@@ -216,7 +215,7 @@ def _examine(metrics: Iterable[EmbeddingMetric], embeddings: Embeddings) -> Resu
 
 def _pairs_of(path: str, name: str) -> tuple[dict[str, Any], bool]:
     """The test set of a list, and whether this tells of its folds."""
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise UserError(f'there is no list of pairs {path}')
     if path.endswith('.npy'):
         same = open_labels(path)
@@ -226,7 +225,7 @@ def _pairs_of(path: str, name: str) -> tuple[dict[str, Any], bool]:
         pack = FacePack(path, name, folds=None)
         return pack.metainfo['test_sets'][name], False
     listed = FacePairs(path, name, check_files=False)
-    return listed.metainfo['test_sets'][name], listed.is_lfw
+    return listed.metainfo['test_sets'][name], listed.tells_folds
 
 
 def _leave_images(options: Any) -> None:
