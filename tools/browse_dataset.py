@@ -16,6 +16,7 @@ from mmengine.runner import set_random_seed
 
 from mmhyperface.apis import dataset_config, load_config, report_errors
 from mmhyperface.datasets.damage import DamagedImage
+from mmhyperface.datasets.face_dataset import building, loader
 from mmhyperface.datasets.wrappers import labels_of, numbered
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
@@ -86,7 +87,8 @@ class Stages:
 
 def build_dataset(config: Config, phase: str) -> Any:
     """The data set of a phase, whose images tell of their stages."""
-    dataset = DATASETS.build(dataset_config(config, phase))
+    with loader(f'{phase}_dataloader'), building('dataset'):
+        dataset = DATASETS.build(dataset_config(config, phase))
     # One that is repeated is there several times.
     for single in {id(part): part for part in _parts(dataset)}.values():
         single.pipeline = Stages(single.pipeline.transforms)

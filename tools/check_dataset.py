@@ -22,10 +22,12 @@ from rich.table import Table
 
 from mmhyperface.apis import dataset_config, load_config, report_errors
 from mmhyperface.apis.conversion import end_with_parent, in_order
+from mmhyperface.datasets.face_dataset import loader
 from mmhyperface.datasets.transforms import LoadFace, decode_face, encoded_face
+from mmhyperface.datasets.wrappers import numbered
 from mmhyperface.errors import UserError
 from mmhyperface.inference.pictures import orientation_of
-from mmhyperface.registry import DATASETS, TRANSFORMS
+from mmhyperface.registry import TRANSFORMS
 
 PHASES = ('train', 'val', 'test')
 # Times the size that LoadFace takes.
@@ -326,7 +328,8 @@ def main() -> None:
         own = dataset_config(config, phase)
         loading = loading_of(own)
         try:
-            dataset = DATASETS.build(_stored_images(own))
+            with loader(f'{phase}_dataloader'):
+                dataset = numbered(_stored_images(own))
             images = examine(dataset, args.workers, args.show)
         except UserError as error:
             unread.append(f'{name}: {error}')

@@ -10,7 +10,7 @@ from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
 from .cfp_splits import read_cfp
-from .face_dataset import FaceDataset
+from .face_dataset import FaceDataset, or_no_validation
 from .pair_sets import consecutive_folds, folder_identities, set_pairs
 from .tables import is_table, read_table, text_of
 from .text_lists import read_lines, split_fields
@@ -134,7 +134,7 @@ class FacePairs(FaceDataset):
 
     def _read(self) -> tuple[list[Pair], np.ndarray | None]:
         """The pairs, and the fold of each."""
-        advice = f'Set data_root, or {self._option("ann_file")}'
+        advice = f'Set data_root, or {self._option("ann_file")}{or_no_validation()}'
         if os.path.isdir(self.ann_file):
             self.tells_folds = True
             self._refuse_folds(self.ann_file, "CFP's lists have their own folds")
@@ -151,7 +151,8 @@ class FacePairs(FaceDataset):
             if self.tells_folds:
                 return self._read_lfw(lines)
             pairs = [self._parse_opensphere(*line) for line in lines]
-        return pairs, consecutive_folds(len(pairs), self.folds, self.ann_file)
+        no_folds = self._option('folds', 'None')
+        return pairs, consecutive_folds(len(pairs), self.folds, self.ann_file, no_folds)
 
     def _has_no_header(self, advice: str) -> bool:
         """Whether a file named as a table is a list of OpenSphere's or LFW's."""
@@ -198,8 +199,8 @@ class FacePairs(FaceDataset):
     def _refuse_folds(self, place: str, why: str) -> None:
         if self.folds is not None:
             raise UserError(
-                f'{place}: {why}; take folds={self.folds} out of FacePairs '
-                f'({self.LOADER}.dataset)'
+                f'{place}: {why}; take folds={self.folds} out of FacePairs: set '
+                f'{self._option("folds", "None")}'
             )
 
     def _check(self, paths: list[str], first_places: list[int | str]) -> None:
@@ -209,7 +210,8 @@ class FacePairs(FaceDataset):
                 first_places[missing[0]],
                 f"no image '{paths[missing[0]]:.300}'; {len(missing)} of {len(paths)} "
                 f'are missing. Paths start from {self._option("data_prefix")}; the '
-                'images of an LFW list end with its extension=...',
+                f'images of an LFW list end with {self._option("extension")}'
+                f'{or_no_validation()}',
             )
 
     def _check_pairs(

@@ -18,6 +18,8 @@ from torch.utils.data import Dataset, Subset
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
+from .face_dataset import building, option
+
 
 def labels_of(dataset: Any) -> np.ndarray:
     """Labels of all images of a training set, int64 [N]; -1 for what is damaged.
@@ -36,15 +38,20 @@ def labels_of(dataset: Any) -> np.ndarray:
     return np.array([dataset.get_cat_ids(i)[0] for i in range(len(dataset))], np.int64)
 
 
-def numbered(dataset: dict | Dataset) -> Any:
+def numbered(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
     """A data set, or that of a config, whose items have its own indices.
 
     Of mmengine's ``ConcatDataset``, ``RepeatDataset`` and ``ClassBalancedDataset``,
     mmpretrain's ``KFoldDataset`` and torch's ``ConcatDataset`` and ``Subset`` it is
     one with the same items. Others, and test sets, stay as they are.
+
+    Args:
+        dataset: it, or its config.
+        entry: where the config is, in that of a loader or of another data set.
     """
     if isinstance(dataset, dict):
-        dataset = DATASETS.build(dataset)
+        with building(entry):
+            dataset = DATASETS.build(dataset)
     if hasattr(dataset, 'full_init'):
         dataset.full_init()
     if isinstance(dataset, torch.utils.data.ConcatDataset):
@@ -89,6 +96,10 @@ def _mark(item: dict, **values: int) -> None:
 class RepeatDataset(mmengine.dataset.RepeatDataset):
     """mmengine's, which :class:`ClassBalancedDataset` can take as well."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with building('dataset'):
+            super().__init__(*args, **kwargs)
+
     def get_cat_ids(self, idx: int) -> list[int]:
         return self.dataset.get_cat_ids(self._get_ori_dataset_idx(idx))
 
@@ -105,7 +116,10 @@ class ConcatDataset(mmengine.dataset.ConcatDataset):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
-            super().__init__(*args, **kwargs)
+            with building('datasets.NUMBER'):
+                super().__init__(*args, **kwargs)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(
                 f'ConcatDataset: {error}. It keeps labels, so all its data sets must '
@@ -125,8 +139,8 @@ class _Wrapper(Dataset):
     datasets: list[Any]
 
     @staticmethod
-    def _built(dataset: dict | Dataset) -> Any:
-        built = numbered(dataset)
+    def _built(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
+        built = numbered(dataset, entry)
         if not getattr(built, 'metainfo', {}).get('num_classes'):
             raise UserError(
                 f'{type(built).__name__} does not tell its number of identities '
@@ -180,10 +194,14 @@ class LabelNoise(_Wrapper):
         if not 0 <= share <= 1 or count < 2 or to not in ('any', 'similar'):
             raise UserError(
                 "LabelNoise: share is in [0, 1], to is 'any' or 'similar', and there "
-                f'are two people at least; got {share}, {to!r} and {count}'
+                f'are two people at least; got {share}, {to!r} and {count}. Set '
+                f'{option("share", "train_dataloader")}'
             )
         if (to == 'similar') != (centres is not None):
-            raise UserError("LabelNoise: to='similar' and centres go together")
+            raise UserError(
+                "LabelNoise: to='similar' and centres go together; set "
+                + option('centres', 'train_dataloader')
+            )
         self.clean = labels_of(self.dataset)
         self.noisy = self.clean.copy()
         chance = np.random.default_rng(seed)
@@ -381,8 +399,11 @@ class FaceSets(_Joined):
 
     def __init__(self, datasets: Sequence[dict | Dataset]) -> None:
         if not datasets:
-            raise UserError('FaceSets: datasets is empty; list at least one')
-        built = [self._built(dataset) for dataset in datasets]
+            raise UserError(
+                'FaceSets: datasets is empty; list at least one in '
+                + option('datasets', 'train_dataloader')
+            )
+        built = [self._built(x, f'datasets.{i}') for i, x in enumerate(datasets)]
         counts = [dataset.metainfo['num_classes'] for dataset in built]
         super().__init__(built, np.cumsum([0, *counts]).tolist())
 

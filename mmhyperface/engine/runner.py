@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from mmhyperface.datasets.face_dataset import loader
 from mmhyperface.datasets.wrappers import numbered
 from mmhyperface.dist.shard import Shard
 from mmhyperface.engine import checkpoint as storage
@@ -115,6 +116,21 @@ class FaceRunner(Runner):
             dataset = {'type': numbered, 'dataset': dataloader['dataset']}
             dataloader = {**dataloader, 'dataset': dataset}
         return Runner.build_dataloader(dataloader, *args, **kwargs)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, whose data set knows that it is in ``train_dataloader``."""
+        with loader('train_dataloader'):
+            return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, whose data set knows that it is in ``val_dataloader``."""
+        with loader('val_dataloader'):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, whose data set knows that it is in ``test_dataloader``."""
+        with loader('test_dataloader'):
+            return super().build_test_loop(loop)
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
         """A :class:`FaceEvaluator`, unless the config names another type.

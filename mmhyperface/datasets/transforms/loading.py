@@ -173,7 +173,7 @@ class LoadFace(BaseTransform):
             raise DamagedImage(
                 f'{source}: the image is {height}x{width}, expected '
                 f'{new_height}x{new_width} (height x width). Align the images to '
-                'that size, or set resize=True in LoadFace'
+                "that size, or set resize=True of LoadFace in the data set's pipeline"
             )
         shrinks = height >= new_height and width >= new_width
         return cv2.resize(

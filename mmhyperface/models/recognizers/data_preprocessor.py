@@ -112,6 +112,7 @@ class FaceDataPreprocessor(BaseDataPreprocessor):
         if len(sizes) > 1:
             raise UserError(
                 f'FaceDataPreprocessor: images of one batch differ in size: '
-                f'{sorted(sizes)}; give LoadFace a size'
+                f'{sorted(sizes)}; give LoadFace a size, in the pipeline of the data '
+                "set: dict(type='LoadFace', size=112)"
             )
         return torch.stack(tensors)
