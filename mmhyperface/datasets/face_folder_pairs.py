@@ -119,18 +119,17 @@ class FaceFolderPairs(FaceFolder):
         if wanted > available:
             raise self._error(
                 f"{option}={wanted}: '{self.data_root}' has {available} such pairs. "
-                f'Set {self._option(option)}, or: {self._more_people()}'
+                f'Set {self._option(option)}. {self._more_people()}'
             )
         return wanted
 
     def _more_people(self) -> str:
         """What makes more pairs."""
-        advice = 'Add people with two images or more'
+        advice = 'More pairs take more people with two images or more'
         if self.holdout:
             advice += (
-                f', or hold out more than {self.holdout} people, here and in '
-                f'training: {self._option("holdout")} and '
-                'train_dataloader.dataset.holdout=...'
+                f', or to hold out more than {self.holdout}, from training as well: '
+                f'{self._option("holdout")} and train_dataloader.dataset.holdout=...'
             )
         return advice + or_no_validation()
 
@@ -140,11 +139,11 @@ class FaceFolderPairs(FaceFolder):
         assert self.folds is not None
         fewest = min(int(same.sum()), int((~same).sum()))
         if not 2 <= self.folds <= fewest:
+            possible = str(fewest) if fewest > 1 else 'None'
             raise self._error(
                 f'folds={self.folds}: expected 2 or more, and a pair of each kind for '
                 f"every fold, of which '{self.data_root}' has {fewest}. Set "
-                f'{self._option("folds", "None")} or fewer folds, or: '
-                f'{self._more_people()}'
+                f'{self._option("folds", possible)}. {self._more_people()}'
             )
         folds = np.empty(len(same), np.int64)
         for kind in (same, ~same):

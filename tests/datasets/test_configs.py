@@ -190,10 +190,10 @@ def test_a_folder_of_two_images_a_person(tmp_path):
         build_runner(cfg).train()
     told = str(caught.value)
     assert 'folds=10: expected 2 or more' in told
-    assert '--cfg-options val_dataloader.dataset.folds=None)' in told
+    assert '--cfg-options val_dataloader.dataset.folds=5)' in told
     assert '--cfg-options val_dataloader.dataset.holdout=...)' in told
     assert told.endswith('to train without validation: --no-validate')
-    cfg.merge_from_dict({'val_dataloader.dataset.folds': None})
+    cfg.merge_from_dict({'val_dataloader.dataset.folds': 5})
     assert len(DATASETS.build(dataset_config(cfg, 'val'))) == 10
 
 
