@@ -32,6 +32,12 @@ from mmhyperface.registry import TRANSFORMS
 PHASES = ('train', 'val', 'test')
 # Times the size that LoadFace takes.
 LARGEST_CROP = 2
+NO_CROPS = 'not like aligned crops'
+ALIGN = (
+    'photographs are aligned with tools/dataset_converters/align_faces.py; crops of '
+    "another shape or size have a LoadFace of theirs in the data set's pipeline: "
+    'size=(HEIGHT, WIDTH)'
+)
 # Images of one task of a worker, and tasks that a worker may be ahead.
 TASK = 256
 AHEAD = 3
@@ -201,8 +207,11 @@ def findings(images: Images, show: int, loading: LoadFace | None) -> list[Findin
         differs = (images.sizes != loading.size).any(axis=1)
         if loading.resize:
             crops = _may_be_crops(images, loading.size)
+            photographs = of_images(NO_CROPS, differs & ~crops, bad=True)
+            if photographs.count:
+                photographs.examples.append(ALIGN)
             of_loading = [
-                of_images('not like aligned crops', differs & ~crops, bad=True),
+                photographs,
                 of_images('resized by LoadFace', differs & crops, bad=False)._replace(
                     examples=[]
                 ),

@@ -154,6 +154,7 @@ def test_photographs_are_told_from_crops_in_all_data_sets(
     assert done.returncode == bad, done.stdout
     counts = 'looked at 21 images (train 6, val and test 15)'
     assert counts in done.stdout
+    assert ('are aligned with tools/dataset_converters/align_' in done.stdout) == bad
     tables = done.stdout.split('FaceFolderPairs: 15 images')
     for what in ('resized by LoadFace', 'not like aligned crops'):
         assert sum(int(figure(one, what)) for one in tables) == found.get(what, 0)
