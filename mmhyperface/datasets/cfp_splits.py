@@ -22,7 +22,7 @@ _KINDS = {'same.txt': True, 'diff.txt': False}
 
 def read_cfp(
     folder: str, advice: str, below: bool
-) -> tuple[list[tuple[str, bool, str, str]], np.ndarray]:
+) -> tuple[list[tuple[int | str, bool, str, str]], np.ndarray]:
     """The pairs of ``Split/FF`` or ``Split/FP``, and the fold of each.
 
     Args:
@@ -52,8 +52,8 @@ def read_cfp(
     names = sorted(name for name in os.listdir(folder) if name.isdecimal())
     if not names:
         raise UserError(f"'{folder}' has no folders 01, 02, ... of folds. {advice}")
-    pairs = []
-    folds = []
+    pairs: list[tuple[int | str, bool, str, str]] = []
+    folds: list[int] = []
     for fold, name in enumerate(names):
         for file, same in _KINDS.items():
             path = os.path.join(folder, name, file)

@@ -109,7 +109,7 @@ class FacePairs(FaceDataset):
                 index[side, i] = images.setdefault(path, len(images))
                 if len(images) > len(first_places):
                     first_places.append(place)
-        folders = images
+        folders = list(images)
         prefix = self.img_prefix
         if os.path.isdir(self.ann_file):  # of CFP, with a folder for each pose
             folders = [os.path.dirname(path) for path in images]
@@ -128,7 +128,7 @@ class FacePairs(FaceDataset):
             same=same,
             folds=folds,
             source=self.ann_file,
-            identities=folder_identities(list(folders), index[0], index[1], same),
+            identities=folder_identities(folders, index[0], index[1], same),
         )
         return [dict(img_path=path) for path in full_paths]
 
