@@ -82,12 +82,16 @@ class Stages:
 
 def build_dataset(config: Config, phase: str) -> Any:
     """The data set of a phase, whose images tell of their stages."""
+    from mmhyperface.datasets.face_dataset import building, loader
+    from mmhyperface.datasets.wrappers import numbered
     from mmhyperface.registry import DATASETS
 
-    dataset = DATASETS.build(dataset_config(config, phase))
-    for single in _parts(dataset):
+    with loader(f'{phase}_dataloader'), building('dataset'):
+        dataset = DATASETS.build(dataset_config(config, phase))
+    # One that is repeated is there several times.
+    for single in {id(part): part for part in _parts(dataset)}.values():
         single.pipeline = Stages(single.pipeline.transforms)
-    return dataset
+    return numbered(dataset)
 
 
 def _parts(dataset: Any) -> Iterator[Any]:

@@ -1,16 +1,21 @@
-"""Look at every image of a data set, and tell what is wrong with it.
+"""Look at every image of the data sets of a config, and tell what is wrong with them.
 
-Exit status 0: nothing is. 1: some image is damaged, or has a label out of range.
+Exit status 0: nothing is. 1: some image is damaged, has a label out of range or another
+size than LoadFace takes, or cannot be an aligned crop; or a data set cannot be read.
+
+Where LoadFace resizes, aligned crops are images of its size, or most others of one
+size, if that has the same aspect ratio and is at most twice as large: photographs
+differ in size, or are larger.
 """
 
 import argparse
 import hashlib
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from mmengine.config import ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -19,6 +24,18 @@ from mmhyperface.apis import dataset_config, load_config, report_errors
 from mmhyperface.apis.conversion import end_with_parent, in_order
 from mmhyperface.errors import UserError
 
+if TYPE_CHECKING:
+    from mmhyperface.datasets.transforms import LoadFace
+
+PHASES = ('train', 'val', 'test')
+# Times the size that LoadFace takes.
+LARGEST_CROP = 2
+NO_CROPS = 'not like aligned crops'
+ALIGN = (
+    'photographs are aligned with tools/dataset_converters/align_faces.py; crops of '
+    "another shape or size have a LoadFace of theirs in the data set's pipeline: "
+    'size=(HEIGHT, WIDTH)'
+)
 # Images of one task of a worker, and tasks that a worker may be ahead.
 TASK = 256
 AHEAD = 3
@@ -31,12 +48,14 @@ class Images(NamedTuple):
         labels: int64 [N]; -1 where there is none: in a test set, or a damaged record.
         sizes: Height and width, int32 [N, 2]; 0 of a damaged image.
         digests: Of what is stored, uint64 [N, 2].
+        turned: Whether EXIF tells to turn it, bool [N].
         errors: What is wrong with some of the damaged images.
     """
 
     labels: np.ndarray
     sizes: np.ndarray
     digests: np.ndarray
+    turned: np.ndarray
     errors: list[str]
 
     @property
@@ -48,7 +67,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add('config', help='config file with the data set')
-    add('--phase', default='train', choices=('train', 'val', 'test'), help='which one')
+    add('--phase', choices=PHASES, help='look at its data set alone')
     add('--workers', type=int, default=2, help='processes that decode')
     add('--show', type=int, default=10, help='how many of each kind to name')
     add('--cfg-options', nargs='+', action=DictAction, help='overrides, key=value')
@@ -58,31 +77,39 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def _without_pipeline(config: ConfigDict) -> ConfigDict:
-    """Errors are for the report, and what a pipeline makes is of no interest."""
-    for inner in config.get('datasets', []):
-        _without_pipeline(inner)
+def _stored_images(config: ConfigDict) -> ConfigDict:
+    """The config of the stored images, each once.
+
+    Errors are for the report, and what a pipeline makes is of no interest.
+    """
+    if _name(config) in ('RepeatDataset', 'ClassBalancedDataset'):
+        return _stored_images(config.dataset)
+    if 'datasets' in config:
+        config.datasets = [_stored_images(inner) for inner in config.datasets]
     if 'dataset' in config:
-        _without_pipeline(config.dataset)
+        config.dataset = _stored_images(config.dataset)
     config.pop('on_error', None)
     if 'pipeline' in config:
         config.pipeline = []
     return config
 
 
-def wanted_size(config: ConfigDict) -> tuple[int, int] | None:
-    """The one size that LoadFace takes, in the first pipeline that has it so."""
+def _name(config: ConfigDict) -> str:
+    """The type without its scope; new-style configs name the class itself."""
+    kind = config['type']
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
+def loading_of(config: ConfigDict) -> 'LoadFace | None':
+    """How images become crops of one size; None if they do not, or are aligned."""
     from mmhyperface.registry import TRANSFORMS
 
-    for step in config.get('pipeline', []):
-        # New-style configs name the class itself.
-        name = getattr(step['type'], '__name__', step['type'])
-        if name.endswith('LoadFace') and step.get('resize') is False:
-            size = TRANSFORMS.build(step).size
-            if size is not None:
-                return size
+    steps = {_name(step): step for step in config.get('pipeline', [])}
+    if 'LoadFace' in steps and 'AlignFace' not in steps:
+        loading = TRANSFORMS.build(steps['LoadFace'])
+        return None if loading.size is None else loading
     inner = [*config.get('datasets', []), *filter(None, [config.get('dataset')])]
-    return next(filter(None, map(wanted_size, inner)), None)
+    return next(filter(None, map(loading_of, inner)), None)
 
 
 _dataset: Any = None
@@ -97,9 +124,12 @@ def _take(dataset: Any, show: int) -> None:
 
 def look(numbers: range) -> Images:
     """What some images are like."""
+    from mmhyperface.inference.pictures import orientation_of
+
     count = len(numbers)
     labels, sizes = np.full(count, -1), np.zeros((count, 2), np.int32)
     digests, errors = np.zeros((count, 2), np.uint64), []
+    turned = np.zeros(count, np.bool_)
     for place, number in enumerate(numbers):
         try:
             info = _dataset.get_data_info(number)
@@ -111,9 +141,10 @@ def look(numbers: range) -> Images:
                 errors.append(str(error))
             continue
         sizes[place] = image.shape[:2]
+        turned[place] = 'img' not in info and orientation_of(data)[0] != 0
         digest = hashlib.sha256(data).digest()
         digests[place] = np.frombuffer(digest, np.uint64, 2)
-    return Images(labels, sizes, digests, errors)
+    return Images(labels, sizes, digests, turned, errors)
 
 
 def _stored(info: dict) -> tuple[Any, np.ndarray]:
@@ -138,8 +169,8 @@ def examine(dataset: Any, workers: int, show: int) -> Images:
         looked = in_order(pool, look, tasks, AHEAD * workers)
         parts = list(track(looked, 'looking at images', len(starts), transient=True))
     *arrays, errors = zip(*parts, strict=True)
-    labels, sizes, digests = map(np.concatenate, arrays)
-    return Images(labels, sizes, digests, [error for part in errors for error in part])
+    arrays = map(np.concatenate, arrays)
+    return Images(*arrays, errors=[error for part in errors for error in part])
 
 
 class Finding(NamedTuple):
@@ -158,23 +189,50 @@ class Finding(NamedTuple):
     bad: bool = False
 
 
-def findings(images: Images, show: int, size: tuple[int, int] | None) -> list[Finding]:
-    """What is remarkable about a data set, whose images should be of this size."""
-    differs = (images.sizes != (size or images.sizes)).any(axis=1)
-    other = np.flatnonzero(images.good & differs)
-    damaged = np.count_nonzero(~images.good)
+def findings(images: Images, show: int, loading: 'LoadFace | None') -> list[Finding]:
+    """What is remarkable about a data set, whose images are loaded like this."""
     twins = _equal(images)
     crossed = [t for t in twins if len(set(images.labels[t].tolist())) > 1]
     labels, counts = np.unique(_labels(images), return_counts=True)
     lonely = labels[counts == 1]
+
+    def of_images(what: str, which: np.ndarray, bad: bool) -> Finding:
+        numbers = np.flatnonzero(images.good & which)
+        shown = [
+            f'image {number} ({height} x {width})'
+            for number, (height, width) in zip(
+                numbers[:show], images.sizes[numbers[:show]], strict=True
+            )
+        ]
+        return Finding(what, len(numbers), shown, bad)
+
+    of_loading = []
+    if loading is not None:
+        differs = (images.sizes != loading.size).any(axis=1)
+        if loading.resize:
+            crops = _may_be_crops(images, loading.size)
+            photographs = of_images(NO_CROPS, differs & ~crops, bad=True)
+            if photographs.count:
+                photographs.examples.append(ALIGN)
+            of_loading = [
+                photographs,
+                of_images('resized by LoadFace', differs & crops, bad=False)._replace(
+                    examples=[]
+                ),
+            ]
+        else:
+            what = 'of another size than LoadFace takes'
+            of_loading = [of_images(what, differs, bad=True)]
+        what = 'turned by EXIF, which LoadFace does not follow'
+        of_loading.append(of_images(what, images.turned, bad=True))
     return [
-        Finding('damaged', damaged, images.errors[:show], bad=True),
         Finding(
-            'of another size than LoadFace takes',
-            len(other),
-            [f'image {number}' for number in other[:show]],
+            'damaged',
+            np.count_nonzero(~images.good),
+            images.errors[:show],
             bad=True,
         ),
+        *of_loading,
         Finding(
             'equal to an earlier one',
             sum(len(t) - 1 for t in twins),
@@ -191,6 +249,19 @@ def findings(images: Images, show: int, size: tuple[int, int] | None) -> list[Fi
             [f'identity {label}' for label in lonely[:show]],
         ),
     ]
+
+
+def _may_be_crops(images: Images, size: tuple[int, int]) -> np.ndarray:
+    """Whether images of another size than this may be aligned crops, bool [N]."""
+    others = images.sizes[images.good & (images.sizes != size).any(axis=1)]
+    sizes, counts = np.unique(others, axis=0, return_counts=True)
+    if not len(sizes) or 2 * counts.max() <= len(others):
+        return np.zeros_like(images.good)
+    usual = sizes[counts.argmax()]
+    height_ratio, width_ratio = usual / size
+    alike = abs(height_ratio / width_ratio - 1) < 0.02
+    is_usual = (images.sizes == usual).all(axis=1)
+    return is_usual & bool(alike and height_ratio <= LARGEST_CROP)
 
 
 def _labels(images: Images) -> np.ndarray:
@@ -214,11 +285,12 @@ def _numbers(images: np.ndarray) -> str:
     return 'images ' + ', '.join(map(str, images))
 
 
-def report(dataset: Any, images: Images, found: list[Finding]) -> bool:
-    """Print what was found; whether all is well."""
+def report(name: str, dataset: Any, images: Images, found: list[Finding]) -> bool:
+    """Print what was found in the data set of that name; whether all is well."""
     console = Console()
     announced = getattr(dataset, 'metainfo', {}).get('num_classes')
-    summary = Table(title=f'{type(dataset).__name__}: {len(images.labels):,} images')
+    title = f'{name}: {type(dataset).__name__}: {len(images.labels):,} images'
+    summary = Table(title=title)
     summary.add_column('')
     summary.add_column('', justify='right')
     _, each = np.unique(images.labels[images.labels >= 0], return_counts=True)
@@ -244,17 +316,50 @@ def report(dataset: Any, images: Images, found: list[Finding]) -> bool:
     return not any(finding.bad and finding.count for finding in found)
 
 
+def phases_of(config: Config, phase: str | None) -> dict[str, str]:
+    """The data sets to look at, each by the first phase that has it, and by all."""
+    chosen = [phase] if phase else [p for p in PHASES if config.get(f'{p}_dataloader')]
+    known: list[tuple[ConfigDict, list[str]]] = []
+    for one in chosen:
+        dataset = dataset_config(config, one)
+        same = next((names for other, names in known if other == dataset), None)
+        if same is None:
+            known.append((dataset, [one]))
+        else:
+            same.append(one)
+    if not known:
+        raise UserError(f'{config.filename}: has no data set')
+    return {names[0]: ' and '.join(names) for _, names in known}
+
+
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.registry import DATASETS
+    from mmhyperface.datasets.face_dataset import loader
+    from mmhyperface.datasets.wrappers import numbered
 
     cv2.setNumThreads(0)
-    config = dataset_config(load_config(args.config, args.cfg_options), args.phase)
-    size = wanted_size(config)
-    dataset = DATASETS.build(_without_pipeline(config))
-    images = examine(dataset, args.workers, args.show)
-    if not report(dataset, images, findings(images, args.show, size)):
+    config = load_config(args.config, args.cfg_options)
+    good, counts, unread = True, {}, []
+    for phase, name in phases_of(config, args.phase).items():
+        own = dataset_config(config, phase)
+        loading = loading_of(own)
+        try:
+            with loader(f'{phase}_dataloader'):
+                dataset = numbered(_stored_images(own))
+            images = examine(dataset, args.workers, args.show)
+        except UserError as error:
+            unread.append(f'{name}: {error}')
+            continue
+        good &= report(name, dataset, images, findings(images, args.show, loading))
+        counts[name] = len(images.labels)
+    each = ', '.join(f'{name} {count:,}' for name, count in counts.items())
+    print(f'looked at {sum(counts.values()):,} images' + f' ({each})' * bool(counts))
+    if unread:
+        raise UserError(
+            f'{"; ".join(unread)}. --phase looks at the data set of one phase alone'
+        )
+    if not good:
         raise SystemExit(1)
 
 

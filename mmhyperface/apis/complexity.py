@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmhyperface.errors import UserError
 from mmhyperface.models.heads import HypersphereHead
+from mmhyperface.models.recognizers import image_channels
 from mmhyperface.registry import MODELS
 
 WARM_UP = 3
@@ -88,8 +89,9 @@ def complexity_of(cfg: Config, input_size: tuple[int, int] | None = None) -> Com
     size = input_size or _input_size(_backbone_of(cfg))
     sizes = []
     with torch.device('meta'), torch.no_grad():
-        features: Any = torch.empty(1, 3, *size)
-        for module in build_modules(cfg, 'meta'):
+        modules = build_modules(cfg, 'meta')
+        features: Any = torch.empty(1, image_channels(modules[0]), *size)
+        for module in modules:
             with FlopCounterMode(display=False) as counter:
                 features = module.eval()(features)
             macs = counter.get_total_flops() // 2
@@ -145,7 +147,8 @@ def _activations(modules: list[nn.Module], size: tuple[int, int]) -> int:
         return saved
 
     # Of one image, batch norms would have no deviation.
-    features: Any = torch.empty(2, 3, *size, device='meta')
+    channels = image_channels(modules[0])
+    features: Any = torch.empty(2, channels, *size, device='meta')
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         for module in modules:
             features = module.train()(features)
@@ -178,7 +181,8 @@ def speed_of(
         amp: Whether to compute in 16 bits where autocast does.
     """
     network = nn.Sequential(*modules).eval()
-    images = torch.rand(batch_size, 3, *input_size, device=device)
+    channels = image_channels(modules[0])
+    images = torch.rand(batch_size, channels, *input_size, device=device)
     times = []
     with torch.inference_mode(), torch.autocast(device.type, enabled=amp):
         for turn in range(WARM_UP + repeats):

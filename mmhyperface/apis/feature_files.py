@@ -127,8 +127,7 @@ def examine_pairs(
             by name, or without names in the order in which it first names them; or a
             ``.bin`` pack, or a ``.npy`` file of P labels, and rows 2i and 2i + 1 are
             pair i.
-        folds: so many consecutive ones; 0: none; None: those of an LFW list, 10 of any
-            other.
+        folds: so many consecutive ones; 0: none; None: those of the list, or 10.
 
     Raises:
         UserError: see the data sets and :func:`open_embeddings`.
@@ -239,7 +238,7 @@ def _pairs_of(
     path: str, name: str
 ) -> tuple[dict[str, Any], bool, Sequence[str] | None]:
     """The test set of a list, whether it tells of its folds, and its images' paths."""
-    if not os.path.isfile(path):
+    if not os.path.exists(path):
         raise UserError(f'there is no list of pairs {path}')
     if path.endswith('.npy'):
         same = open_labels(path)
@@ -251,7 +250,7 @@ def _pairs_of(
         return pack.metainfo['test_sets'][name], False, None
     listed = FacePairs(path, name, check_files=False)
     test_set = listed.metainfo['test_sets'][name]
-    return test_set, listed.is_lfw, _paths_of(listed)
+    return test_set, listed.tells_folds, _paths_of(listed)
 
 
 def _paths_of(dataset: Any) -> list[str] | None:

@@ -42,6 +42,7 @@ from mmhyperface.models.heads.hypersphere_head import (
     build_loss,
 )
 from mmhyperface.models.losses import HypersphereLoss
+from mmhyperface.models.recognizers import image_channels
 from mmhyperface.ops import Blocked, dense, unit
 from mmhyperface.registry import MODELS, OPTIMIZERS
 
@@ -236,7 +237,8 @@ def measure_network(
     autocast = torch.autocast('cpu', torch.bfloat16, enabled=amp)
     with fake, allocations:
         with autocast:
-            feats: Any = torch.empty(batch_size, 3, *input_size)
+            channels = image_channels(modules[0])
+            feats: Any = torch.empty(batch_size, channels, *input_size)
             for module in network:
                 feats = module(feats)
         embedding = feats[-1] if isinstance(feats, tuple | list) else feats

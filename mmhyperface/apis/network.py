@@ -18,10 +18,10 @@ from mmengine.runner import Runner, set_random_seed
 from torch import Tensor
 from torch.utils.data import Subset
 
-from mmhyperface.datasets.wrappers import labels_of
+from mmhyperface.datasets.face_dataset import loader
+from mmhyperface.datasets.wrappers import labels_of, numbered
 from mmhyperface.errors import UserError, some
 from mmhyperface.models.heads import HypersphereHead
-from mmhyperface.registry import DATASETS
 
 from .launch import (
     MMENGINE_HOOKS,
@@ -169,10 +169,8 @@ def build_dataset(cfg: Config, phase: str) -> Any:
     Raises:
         UserError: If the config has none.
     """
-    dataset: Any = DATASETS.build(dataset_config(cfg, phase))
-    if hasattr(dataset, 'full_init'):
-        dataset.full_init()
-    return dataset
+    with loader(f'{phase}_dataloader'):
+        return numbered(dataset_config(cfg, phase))
 
 
 def people_of(dataset: Any) -> np.ndarray:

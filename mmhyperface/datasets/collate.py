@@ -47,7 +47,8 @@ def collate_faces(items: Sequence[dict]) -> dict:
         sizes = sorted((height, width) for height, width, _ in shapes)
         raise UserError(
             f'collate_faces: images of one batch differ in size: {sizes} (height, '
-            'width); give LoadFace a size'
+            "width); give LoadFace a size, in the pipeline of the loader's data set: "
+            "dict(type='LoadFace', size=112)"
         )
     inputs: Tensor | _Shared
     if get_worker_info() is None:

@@ -29,11 +29,12 @@ def set_test_set(
     if dataset._indices is not None:
         raise UserError(
             f'{source}: indices would leave {parts} without their images; take indices '
-            f'out of {type(dataset).__name__}'
+            f'out of {type(dataset).__name__}: set {dataset._option("indices", "None")}'
         )
     if dataset.on_error == 'skip':
         raise UserError(
             f"{source}: on_error='skip' would put other images into the {parts}; take "
-            f'it out of {type(dataset).__name__}'
+            f'it out of {type(dataset).__name__}: set '
+            f'{dataset._option("on_error", "raise")}'
         )
     dataset._metainfo['test_sets'] = {name: test_set}

@@ -24,21 +24,65 @@ MOST_IN_A_ROW = 1000
 IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.pgm', '.webp')
 
 
-# Where in the config of a loader the data set is that is being built.
-_place = ContextVar('_place', default='dataset')
+# Where in a config the data set is that is being built, as far as is known.
+_place: ContextVar[tuple[str, ...]] = ContextVar('_place', default=())
 
 
 @contextmanager
-def building(number: int) -> Generator[None, None, None]:
-    """Lets a data set know that it is ``datasets[number]`` of another one.
-
-    Advice in its errors then names the option that reaches it.
-    """
-    token = _place.set(f'{_place.get()}.datasets.{number}')
+def loader(name: str) -> Generator[None, None, None]:
+    """Lets data sets know which loader of a config they are built for."""
+    token = _place.set((name,))
     try:
         yield
     finally:
         _place.reset(token)
+
+
+@contextmanager
+def building(step: str) -> Generator[None, None, None]:
+    """Lets a data set know that it is this entry of a loader or another data set.
+
+    Advice in its errors then names the option that reaches it. An error without such
+    advice tells which data set it is of.
+    """
+    token = _place.set((*_place.get(), step))
+    try:
+        yield
+    except UserError as error:
+        place = '.'.join(_place.get())
+        told = str(error)
+        if (
+            _place.get()[0].endswith('_dataloader')
+            and f'{_place.get()[0]}.' not in told
+        ):
+            error.args = (f'{told} (in {place})',)
+        raise
+    finally:
+        _place.reset(token)
+
+
+def option(name: str, loader: str, value: str = '...') -> str:
+    """Advice to set an argument, with the way to do so from the command line.
+
+    Args:
+        name: of the argument of the data set that is being built.
+        loader: where a config is likely to have it, where that is not known.
+        value: to set it to.
+    """
+    place = _place.get()
+    certain = bool(place) and place[0].endswith('_dataloader')
+    if not certain:
+        place = (loader, 'dataset', *place)
+    given = name if value == '...' else f'{name}={value}'
+    often = '' if certain else 'for instance '
+    return f'{given} ({often}--cfg-options {".".join(place)}.{name}={value})'
+
+
+def or_no_validation() -> str:
+    """Ends advice on a test set that a training is validated on; else nothing."""
+    if _place.get()[:1] == ('val_dataloader',):
+        return '; to train without validation: --no-validate'
+    return ''
 
 
 class FaceDataset(BaseDataset):
@@ -79,11 +123,12 @@ class FaceDataset(BaseDataset):
     ) -> None:
         if on_error not in ('raise', 'skip') or (on_error == 'skip' and test_mode):
             raise self._error(
-                f"on_error is 'raise' or, for training, 'skip'; got {on_error!r}"
+                f"on_error is 'raise' or, for training, 'skip'; got {on_error!r}. Set "
+                f'{self._option("on_error", "raise")}'
             )
         self.on_error = on_error
         self._skipped: Skipped | None = None
-        for option, path in (
+        for name, path in (
             ('data_root', data_root),
             ('ann_file', ann_file),
             ('data_prefix', data_prefix),
@@ -93,8 +138,8 @@ class FaceDataset(BaseDataset):
                 '://' in str(path) or '\0' in str(path)
             ):
                 raise self._error(
-                    f'{option}: expected a path of this machine, got {path!r}. On the '
-                    "command line, a folder 7 is './7'"
+                    f'{name}: expected a path of this machine, got {path!r}. Set '
+                    f"{self._option(name)}; on the command line, a folder 7 is './7'"
                 )
         super().__init__(
             ann_file=os.fspath(ann_file),
@@ -257,7 +302,8 @@ class FaceDataset(BaseDataset):
         if not len(chosen):
             raise self._error(
                 f'indices={indices!r:.100} of {len(self.data_list)} images: expected '
-                'a number other than 0, or a list of numbers of images'
+                'a number other than 0, or a list of numbers of images; set '
+                f'{self._option("indices")}'
             )
         return chosen
 
@@ -282,10 +328,9 @@ class FaceDataset(BaseDataset):
     def _error(self, message: str) -> UserError:
         return UserError(f'{type(self).__name__}: {message}')
 
-    def _option(self, name: str) -> str:
-        """Advice to set an argument, with the way to do so from the command line."""
-        place = f'{self.LOADER}.{_place.get()}.{name}'
-        return f'{name} (for instance --cfg-options {place}=...)'
+    def _option(self, name: str, value: str = '...') -> str:
+        """See :func:`option`."""
+        return option(name, self.LOADER, value)
 
 
 def as_extensions(extensions: str | Sequence[str]) -> tuple[str, ...]:

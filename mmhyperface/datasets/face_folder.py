@@ -60,7 +60,8 @@ class FaceFolder(FaceDataset):
         if bool(holdout) != bool(split) or split not in (None, 'train', 'test'):
             raise self._error(
                 "holdout (a number of identities) and split ('train' or 'test') go "
-                f'together, got holdout={holdout!r} and split={split!r}'
+                f'together, got holdout={holdout!r} and split={split!r}; set '
+                f'{self._option("holdout")} and {self._option("split")}'
             )
         self._check_integer('holdout', 0)
         self._check_integer('split_seed', 0)
@@ -159,7 +160,8 @@ class FaceFolder(FaceDataset):
         if not chosen:
             raise self._error(
                 'include and exclude leave none of the '
-                f"{len(identities)} identities of '{self.data_root}'"
+                f"{len(identities)} identities of '{self.data_root}'; set "
+                f'{self._option("include")} or {self._option("exclude")}'
             )
         return [name for name in identities if name in chosen]
 
@@ -185,7 +187,8 @@ class FaceFolder(FaceDataset):
             if len(fits) != 1:
                 raise self._error(
                     f'{option}: {name!r} fits {len(fits)} identities of '
-                    f"'{self.data_root}', expected 1 of {_some(identities)}"
+                    f"'{self.data_root}', expected 1 of {_some(identities)}; set "
+                    f'{self._option(option)}'
                 )
             found.update(fits)
         return found
@@ -197,7 +200,8 @@ class FaceFolder(FaceDataset):
         if not 0 < self.holdout < len(identities):
             raise self._error(
                 f'holdout={self.holdout} of {len(identities)} identities: each side '
-                'of the split needs at least one'
+                f'of the split needs at least one. Set {self._option("holdout")}, for '
+                'training and for validation'
             )
 
         # A hash, and no generator of random numbers: it gives the same split with

@@ -6,6 +6,7 @@ import numpy as np
 
 from mmhyperface.registry import DATASETS
 
+from .face_dataset import or_no_validation
 from .face_folder import FaceFolder
 from .pair_sets import set_pairs
 
@@ -81,7 +82,7 @@ class FaceFolderPairs(FaceFolder):
             raise self._error(
                 f'the {len(labels)} images of {labels[-1] + 1} identities chosen from '
                 f"'{self.data_root}' make {num_same} pairs of one person and "
-                f'{num_different} of two; a test needs both'
+                f'{num_different} of two; a test needs both. {self._more_people()}'
             )
         # RandomState: its streams are frozen, those of Generator change with numpy.
         rng = np.random.RandomState(self.seed)
@@ -117,9 +118,20 @@ class FaceFolderPairs(FaceFolder):
     def _wanted(self, option: str, wanted: int, available: int) -> int:
         if wanted > available:
             raise self._error(
-                f"{option}={wanted}: '{self.data_root}' has {available} such pairs"
+                f"{option}={wanted}: '{self.data_root}' has {available} such pairs. "
+                f'Set {self._option(option)}. {self._more_people()}'
             )
         return wanted
+
+    def _more_people(self) -> str:
+        """What makes more pairs."""
+        advice = 'More pairs take more people with two images or more'
+        if self.holdout:
+            advice += (
+                f', or to hold out more than {self.holdout}, from training as well: '
+                f'{self._option("holdout")} and train_dataloader.dataset.holdout=...'
+            )
+        return advice + or_no_validation()
 
     def _stratified_folds(
         self, same: np.ndarray, rng: np.random.RandomState
@@ -127,9 +139,11 @@ class FaceFolderPairs(FaceFolder):
         assert self.folds is not None
         fewest = min(int(same.sum()), int((~same).sum()))
         if not 2 <= self.folds <= fewest:
+            possible = str(fewest) if fewest > 1 else 'None'
             raise self._error(
                 f'folds={self.folds}: expected 2 or more, and a pair of each kind for '
-                f"every fold, of which '{self.data_root}' has {fewest}; or folds=None"
+                f"every fold, of which '{self.data_root}' has {fewest}. Set "
+                f'{self._option("folds", possible)}. {self._more_people()}'
             )
         folds = np.empty(len(same), np.int64)
         for kind in (same, ~same):

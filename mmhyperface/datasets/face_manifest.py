@@ -1,16 +1,12 @@
 """Tables of images: CSV, TSV or Parquet with a path and an identity column."""
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
 from .face_dataset import FaceDataset
-from .tables import read_table
-
-_BREAKS = re.compile('[\0\r\n]')
+from .tables import read_table, text_of
 
 
 @DATASETS.register_module()
@@ -66,22 +62,6 @@ class FaceManifest(FaceDataset):
             other_columns='set path_column and identity_column',
         )
         for place, (path, identity) in rows:
-            yield place, self._text(place, 0, path), self._text(place, 1, identity)
-
-    def _text(self, place: int, column: int, value: object) -> str:
-        """A field as text, which is not empty."""
-        if type(value) is int:
-            return str(value)
-        if value is None or value != value:  # NaN
-            value = ''
-        text = value.strip() if isinstance(value, str) else ''
-        if text and not _BREAKS.search(text):
-            return text
-        problem = 'is empty'
-        if text:
-            problem = (
-                f'holds a line break or NUL: {text!r:.100}. Is there a lone quote?'
-            )
-        elif not isinstance(value, str):
-            problem = f'is neither text nor an integer: {value!r:.100}'
-        raise UserError(f'{self.ann_file}:{place}: {self.columns[column]} {problem}')
+            source = f'{self.ann_file}:{place}'
+            image = text_of(path, f'{source}: {self.columns[0]}')
+            yield place, image, text_of(identity, f'{source}: {self.columns[1]}')

@@ -9,7 +9,7 @@ import numpy as np
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
-from .face_dataset import FaceDataset
+from .face_dataset import FaceDataset, or_no_validation
 from .pair_sets import consecutive_folds, set_pairs
 from .safe_pickle import as_array, load_data
 
@@ -57,7 +57,9 @@ class FacePack(FaceDataset):
             index_a=np.arange(0, len(images), 2),
             index_b=np.arange(1, len(images), 2),
             same=same,
-            folds=consecutive_folds(len(same), self.folds, self.ann_file),
+            folds=consecutive_folds(
+                len(same), self.folds, self.ann_file, self._option('folds', 'None')
+            ),
             source=self.ann_file,
         )
         return [
@@ -73,7 +75,7 @@ class FacePack(FaceDataset):
         except OSError as error:
             raise UserError(
                 f"cannot read the pack '{self.ann_file}': {error.strerror}. Set "
-                f'ann_file, or {self._option("data_root")}'
+                f'ann_file, or {self._option("data_root")}{or_no_validation()}'
             ) from None
         pack = load_data(content, self.ann_file)
         if type(pack) not in (tuple, list) or len(pack) != 2:

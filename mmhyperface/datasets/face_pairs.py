@@ -1,7 +1,7 @@
-"""Test sets of pairs from a list: OpenSphere's format and LFW's ``pairs.txt``."""
+"""Test sets of pairs from a list: OpenSphere's, LFW's and CFP's, and tables."""
 
 import os
-from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,17 +9,20 @@ import numpy as np
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
-from .face_dataset import FaceDataset
+from .cfp_splits import read_cfp
+from .face_dataset import FaceDataset, or_no_validation
 from .pair_sets import consecutive_folds, folder_identities, set_pairs
+from .tables import is_table, read_table, text_of
 from .text_lists import read_lines, split_fields
 
-#: (line number, same person?, path, path)
-Pair = tuple[int, bool, str, str]
+#: (line number, or file within a folder and line; same person?, path, path)
+Pair = tuple[int | str, bool, str, str]
+_SAME = {'1': True, 'true': True, '0': False, '-1': False, 'false': False}
 
 
 @DATASETS.register_module()
 class FacePairs(FaceDataset):
-    """A list of pairs of images, in a format told by its first line:
+    """A list of pairs of images, in one of these formats:
 
     - OpenSphere: ``label path0 path1`` on every line, 1 = same person, 0 = not.
       Paths with spaces need tabs between the three fields.
@@ -27,6 +30,12 @@ class FacePairs(FaceDataset):
       as many lines ``name n1 n2`` and as many ``name1 n1 name2 n2``. The file of
       ``name n`` is ``name/name_%04d`` and `extension`. Fields are separated by tabs
       or any white space.
+    - a table, by the ending ``.csv``, ``.tsv`` or ``.parquet`` (which takes pyarrow):
+      a column for each of the two paths and one of labels: 1 or true = same person; 0,
+      -1 or false = not. Other columns are passed over.
+    - CFP: the folder ``Protocol/Split/FF`` or ``Protocol/Split/FP`` of its archive.
+      Images lie where that has them; with `data_prefix` that is the folder of
+      ``001/frontal/01.jpg``.
 
     UTF-8, with or without a byte order mark; LF or CRLF; blank lines are passed over.
     There is a warning of pairs that are listed again, and of an image with itself.
@@ -34,19 +43,21 @@ class FacePairs(FaceDataset):
     Items are the distinct images, each once, in the order in which the list first
     names them. The pairs are in ``metainfo['test_sets'][name]``, described in
     :mod:`mmhyperface.datasets.pair_sets`. Folds come from an LFW list (None if it has
-    one) or from `folds`. Who is on an image is told by its folder, in an OpenSphere
-    list if the labels of all pairs agree.
+    one), from CFP's, or from `folds`. Who is on an image is told by its folder, if the
+    labels of all pairs agree.
 
     Args:
-        ann_file: the list, relative to `data_root` or absolute.
+        ann_file: the list, or CFP's folder, relative to `data_root` or absolute.
         name: of the test set, in reports.
         data_root: what `ann_file` and `data_prefix` are relative to.
         data_prefix: the folder the paths of the list start from, relative to
             `data_root` or absolute.
         extension: of the images of an LFW list.
-        folds: the OpenSphere list is so many consecutive folds of equal size (the
-            first ones larger by one if need be). None: it has no folds.
+        folds: the OpenSphere list, or the table, is so many consecutive folds of equal
+            size (the first ones larger by one if need be). None: it has no folds.
         check_files: look for every image now.
+        path_columns: names of the two columns of paths of a table.
+        label_column: name of its column of labels.
         **kwargs: see :class:`FaceDataset`; `indices` is refused.
 
     Raises:
@@ -56,8 +67,8 @@ class FacePairs(FaceDataset):
 
     LOADER = 'test_dataloader'
 
-    #: Whether the list is one of LFW's, which tells of its folds, once it is read.
-    is_lfw = False
+    #: Whether the list tells of its folds, as LFW's and CFP's do, once it is read.
+    tells_folds = False
 
     def __init__(
         self,
@@ -68,8 +79,17 @@ class FacePairs(FaceDataset):
         extension: str = '.jpg',
         folds: int | None = None,
         check_files: bool = True,
+        path_columns: Sequence[str] = ('path1', 'path2'),
+        label_column: str = 'label',
         **kwargs: Any,
     ) -> None:
+        if isinstance(path_columns, str) or len(path_columns) != 2:
+            raise self._error(
+                'path_columns are the names of two columns, got '
+                f'{path_columns!r}; set {self._option("path_columns")}'
+            )
+        self.columns = *path_columns, label_column
+        self.own_images = not data_prefix
         self.name = name
         self.extension = '.' + extension.lstrip('.')
         self.folds = folds
@@ -79,28 +99,24 @@ class FacePairs(FaceDataset):
         )
 
     def load_data_list(self) -> list[dict]:
-        advice = f'Set data_root, or {self._option("ann_file")}'
-        lines = list(read_lines(self.ann_file, advice))
-        if not lines:
-            raise self._error(f"the list '{self.ann_file}' has no pairs")
-        self.is_lfw = len(split_fields(lines[0][1])) <= 2
-        if self.is_lfw:
-            pairs, folds = self._read_lfw(lines)
-        else:
-            pairs = [self._parse_opensphere(*line) for line in lines]
-            folds = consecutive_folds(len(pairs), self.folds, self.ann_file)
+        pairs, folds = self._read()
 
         images: dict[str, int] = {}
-        first_lines = array('q')
+        first_places: list[int | str] = []
         index = np.empty((2, len(pairs)), np.int64)
-        for i, (number, _, *paths) in enumerate(pairs):
+        for i, (place, _, *paths) in enumerate(pairs):
             for side, path in enumerate(paths):
                 index[side, i] = images.setdefault(path, len(images))
-                if len(images) > len(first_lines):
-                    first_lines.append(number)
-        full_paths = [os.path.join(self.img_prefix, path) for path in images]
+                if len(images) > len(first_places):
+                    first_places.append(place)
+        folders = list(images)
+        prefix = self.img_prefix
+        if os.path.isdir(self.ann_file):  # of CFP, with a folder for each pose
+            folders = [os.path.dirname(path) for path in images]
+            prefix = '' if self.own_images else prefix
+        full_paths = [os.path.join(prefix, path) for path in images]
         if self.check_files:
-            self._check(full_paths, first_lines)
+            self._check(full_paths, first_places)
         same = np.array([same for _, same, *_ in pairs])
         self._check_pairs(pairs, index, same)
         set_pairs(
@@ -112,18 +128,90 @@ class FacePairs(FaceDataset):
             same=same,
             folds=folds,
             source=self.ann_file,
-            identities=folder_identities(list(images), index[0], index[1], same),
+            identities=folder_identities(folders, index[0], index[1], same),
         )
         return [dict(img_path=path) for path in full_paths]
 
-    def _check(self, paths: list[str], first_lines: array) -> None:
+    def _read(self) -> tuple[list[Pair], np.ndarray | None]:
+        """The pairs, and the fold of each."""
+        advice = f'Set data_root, or {self._option("ann_file")}{or_no_validation()}'
+        if os.path.isdir(self.ann_file):
+            self.tells_folds = True
+            self._refuse_folds(self.ann_file, "CFP's lists have their own folds")
+            return read_cfp(self.ann_file, advice, below=not self.own_images)
+        if is_table(self.ann_file) and not self._has_no_header(advice):
+            pairs = self._read_table(advice)
+            if not pairs:
+                raise self._error(f"the table '{self.ann_file}' has no pairs")
+        else:
+            lines = list(read_lines(self.ann_file, advice))
+            if not lines:
+                raise self._error(f"the list '{self.ann_file}' has no pairs")
+            self.tells_folds = len(split_fields(lines[0][1])) <= 2
+            if self.tells_folds:
+                return self._read_lfw(lines)
+            pairs = [self._parse_opensphere(*line) for line in lines]
+        no_folds = self._option('folds', 'None')
+        return pairs, consecutive_folds(len(pairs), self.folds, self.ann_file, no_folds)
+
+    def _has_no_header(self, advice: str) -> bool:
+        """Whether a file named as a table is a list of OpenSphere's or LFW's."""
+        if not self.ann_file.lower().endswith(('.csv', '.tsv')):
+            return False
+        _, line = next(read_lines(self.ann_file, advice), (0, ''))
+        fields = split_fields(line)
+        is_lfw = len(fields) <= 2 and all(map(_is_number, fields))
+        return is_lfw or (len(fields) == 3 and fields[0] in ('0', '1'))
+
+    def _read_table(self, advice: str) -> list[Pair]:
+        rows = read_table(
+            self.ann_file,
+            self.columns,
+            advice,
+            f'set {self._option("path_columns")} and {self._option("label_column")}',
+        )
+        pairs: list[Pair] = []
+        different: dict[str, int] = {}  # where each notation of False came first
+        for place, (*paths, label) in rows:
+            told = _label_text(label)
+            if told not in _SAME:
+                raise self._line_error(
+                    place,
+                    f'{self.columns[2]} is {label!r:.100}, expected 1 or true for the '
+                    'same person, and 0, -1 or false for different people',
+                )
+            if not _SAME[told]:
+                different.setdefault(told, place)
+            if len(different) > 1:
+                (first, line), *_ = different.items()
+                raise self._line_error(
+                    place,
+                    f'{self.columns[2]} is {label!r:.100}, but {first} in line {line}: '
+                    'a list has one word for different people, 0, -1 or false',
+                )
+            first, second = (
+                text_of(value, f'{self.ann_file}:{place}: {column}')
+                for value, column in zip(paths, self.columns, strict=False)
+            )
+            pairs.append((place, _SAME[told], first, second))
+        return pairs
+
+    def _refuse_folds(self, place: str, why: str) -> None:
+        if self.folds is not None:
+            raise UserError(
+                f'{place}: {why}; take folds={self.folds} out of FacePairs: set '
+                f'{self._option("folds", "None")}'
+            )
+
+    def _check(self, paths: list[str], first_places: list[int | str]) -> None:
         missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
         if missing:
             raise self._line_error(
-                first_lines[missing[0]],
+                first_places[missing[0]],
                 f"no image '{paths[missing[0]]:.300}'; {len(missing)} of {len(paths)} "
                 f'are missing. Paths start from {self._option("data_prefix")}; the '
-                'images of an LFW list end with its extension=...',
+                f'images of an LFW list end with {self._option("extension")}'
+                f'{or_no_validation()}',
             )
 
     def _check_pairs(
@@ -175,12 +263,10 @@ class FacePairs(FaceDataset):
                 'expected `folds pairs`, as `10 300` (LFW), or `label path0 path1` '
                 f'(OpenSphere), got {header!r:.300}',
             )
-        if self.folds is not None:
-            raise self._line_error(
-                header_number,
-                f'an LFW list has its own folds, here {num_folds}; take '
-                f'folds={self.folds} out of FacePairs',
-            )
+        self._refuse_folds(
+            f'{self.ann_file}:{header_number}',
+            f'an LFW list has its own folds, here {num_folds}',
+        )
         if len(lines) != num_folds * 2 * per_kind:
             raise self._line_error(
                 header_number,
@@ -220,8 +306,16 @@ class FacePairs(FaceDataset):
         )
         return number, same, path_a, path_b
 
-    def _line_error(self, number: int, message: str) -> UserError:
-        return UserError(f'{self.ann_file}:{number}: {message}')
+    def _line_error(self, place: int | str, message: str) -> UserError:
+        between = ':' if isinstance(place, int) else '/'
+        return UserError(f'{self.ann_file}{between}{place}: {message}')
+
+
+def _label_text(value: Any) -> str:
+    """'1', '0', '-1', 'true' or 'false' for what a table has in any type."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip().lower().removesuffix('.0')
 
 
 def _is_number(text: str) -> bool:

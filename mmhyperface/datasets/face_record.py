@@ -54,7 +54,10 @@ class FaceRecord(FaceDataset):
         **kwargs: Any,
     ) -> None:
         if kwargs.get('data_prefix'):
-            raise self._error('the images are in ann_file; take data_prefix out')
+            raise self._error(
+                'the images are in ann_file; take data_prefix out: set '
+                + self._option('data_prefix', "''")
+            )
         self.num_classes = num_classes
         self.cache_dir = cache_dir
         # Nothing is there to serialise: places are mapped from a file.
@@ -86,7 +89,10 @@ class FaceRecord(FaceDataset):
         if not count:
             greatest = int(self.labels().max())
             if greatest < 0:
-                raise self._error(f'no record of {self.ann_file} has a label')
+                raise self._error(
+                    f'no record of {self.ann_file} has a label; set '
+                    f'{self._option("num_classes")}, or take another file'
+                )
             self._metainfo['num_classes'] = greatest + 1
 
     def __len__(self) -> int:
@@ -233,7 +239,7 @@ class FaceRecord(FaceDataset):
                 'of a part. Delete it, to have it rebuilt'
             )
             if self.on_error == 'raise':
-                raise self._error(f"{told}, or set on_error='skip'")
+                raise self._error(f'{told}, or set {self._option("on_error", "skip")}')
             self._warn(told)
 
     def _from_property(self) -> int | None:

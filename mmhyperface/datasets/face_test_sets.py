@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
-from .face_dataset import building
+from .face_dataset import building, option
 from .face_pack import FacePack
 from .pair_sets import join_identities
 
@@ -46,7 +46,10 @@ class FaceTestSets(Dataset):
             _built(number, dataset) for number, dataset in enumerate(datasets)
         ]
         if not self.datasets:
-            raise UserError('FaceTestSets: datasets is empty; list at least one')
+            raise UserError(
+                'FaceTestSets: datasets is empty; list at least one in '
+                + option('datasets', 'test_dataloader')
+            )
         self._starts = [0]
         self._test_sets: dict[str, dict] = {}
         for dataset in self.datasets:
@@ -63,7 +66,7 @@ class FaceTestSets(Dataset):
         if name in self._test_sets:
             raise UserError(
                 f'FaceTestSets: two test sets are called {name!r}; give each data set '
-                'its own name=...'
+                'its own name: set ' + option('datasets.NUMBER.name', 'test_dataloader')
             )
         self._test_sets[name] = test_set
 
@@ -77,7 +80,8 @@ class FaceTestSets(Dataset):
             raise UserError(
                 f'FaceTestSets: combined={name!r} puts sets of pairs together, but '
                 f'{", ".join(map(repr, other)) or "nothing"} is no set of pairs here; '
-                f'there are {", ".join(map(repr, self._test_sets))}'
+                f'there are {", ".join(map(repr, self._test_sets))}. Set '
+                + option('combined', 'test_dataloader')
             )
         sets = [self._test_sets[part] for part in parts]
         folds = None
@@ -155,7 +159,7 @@ class FacePacks(FaceTestSets):
 
 
 def _built(number: int, dataset: dict | Dataset) -> Any:
-    with building(number):
+    with building(f'datasets.{number}'):
         return DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
 

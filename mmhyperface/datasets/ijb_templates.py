@@ -96,6 +96,7 @@ class IJBTemplates(FaceDataset):
             raise self._error(
                 f'{len(missing)} of the {len(names)} images that the meta files name '
                 f"are not in '{self.img_prefix}', for instance {missing[0].decode()!r}"
+                f'. Set {self._option("data_prefix")}'
             )
 
     def __len__(self) -> int:

@@ -45,8 +45,9 @@ def set_pairs(
         UserError: see :func:`pair_test_set`; `indices` or `on_error` that would tear
             the pairs apart.
     """
+    no_folds = dataset._option('folds', 'None')
     test_set = pair_test_set(
-        num_images, index_a, index_b, same, folds, source, identities
+        num_images, index_a, index_b, same, folds, source, identities, no_folds
     )
     set_test_set(dataset, name, test_set, source, 'pairs')
 
@@ -59,15 +60,16 @@ def pair_test_set(
     folds: np.ndarray | None,
     source: str,
     identities: np.ndarray | None = None,
+    no_folds: str = 'folds=None',
 ) -> dict[str, Any]:
     """The entry of a set whose images are all items of one data set.
 
     Raises:
         UserError: pairs of one kind only, in all or in a fold. `source` is where the
-            pairs come from.
+            pairs come from, and `no_folds` asks for none.
     """
     require_both_kinds(same, source)
-    require_both_in_folds(same, folds, source)
+    require_both_in_folds(same, folds, source, no_folds)
     return dict(
         kind='pairs',
         offset=0,

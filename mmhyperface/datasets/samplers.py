@@ -63,8 +63,8 @@ class IdentityBalancedSampler(InfiniteSampler):
     def __init__(self, dataset: Any, images: int = 4, seed: int | None = None) -> None:
         if images < 1:
             raise UserError(
-                f'IdentityBalancedSampler: images of each identity: 1 or more, got '
-                f'{images}'
+                'IdentityBalancedSampler: images of each identity: 1 or more, got '
+                f'{images}; set train_dataloader.sampler.images'
             )
         labels = labels_of(dataset)
         # Images by identity, and where those of each begin.
@@ -78,12 +78,16 @@ class IdentityBalancedSampler(InfiniteSampler):
         self.starts = starts
         self.images = images
         if not len(starts):
-            raise UserError('IdentityBalancedSampler: the data set has no image')
+            raise UserError(
+                'IdentityBalancedSampler: the data set, train_dataloader.dataset, has '
+                'no image with a label'
+            )
         if (self.counts < images).any():
             few = int((self.counts < images).sum())
             print_log(
                 f'IdentityBalancedSampler: {few} of {len(starts)} identities have '
-                f'fewer than {images} images, which come several times in a batch',
+                f'fewer than {images} images (train_dataloader.sampler.images), which '
+                'come several times in a batch',
                 'current',
                 logging.WARNING,
             )

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from .text_lists import raw_lines
 _DELIMITERS = {'.csv': ',', '.tsv': '\t'}
 _PARQUET = ('.parquet', '.pq')
 ENDINGS = (*_DELIMITERS, *_PARQUET)
+_BREAKS = re.compile('[\0\r\n]')
 
 
 def is_table(path: str) -> bool:
@@ -44,6 +46,28 @@ def read_table(
     if ending in _PARQUET:
         return _parquet_rows(path, columns, advice, told)
     return _text_rows(path, columns, advice, told, _DELIMITERS[ending])
+
+
+def text_of(value: Any, source: str) -> str:
+    """A field as text, which is not empty.
+
+    Raises:
+        UserError: If it is, or is neither text nor an integer. `source` is its file,
+            line and column.
+    """
+    if type(value) is int:
+        return str(value)
+    if value is None or value != value:  # NaN
+        value = ''
+    text = value.strip() if isinstance(value, str) else ''
+    if text and not _BREAKS.search(text):
+        return text
+    problem = 'is empty'
+    if text:
+        problem = f'holds a line break or NUL: {text!r:.100}. Is there a lone quote?'
+    elif not isinstance(value, str):
+        problem = f'is neither text nor an integer: {value!r:.100}'
+    raise UserError(f'{source} {problem}')
 
 
 def _text_rows(

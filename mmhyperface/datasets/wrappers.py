@@ -1,23 +1,138 @@
-"""Training sets made of others: with wrong labels, or one after the other."""
+"""Training sets made of others: with wrong labels, or one after the other.
+
+``sample_idx`` of an item is its index in the data set that gives it. What mmengine,
+mmpretrain and torch have for data sets made of others hands items over with the index
+in the innermost one; :func:`numbered` puts that right.
+"""
 
 import bisect
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import mmengine.dataset
 import numpy as np
+import torch.utils.data
 from mmengine.logging import print_log
-from torch.utils.data import Dataset
+from mmpretrain.datasets import KFoldDataset
+from torch.utils.data import Dataset, Subset
 
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
+from .face_dataset import building, option
+
 
 def labels_of(dataset: Any) -> np.ndarray:
-    """Labels of all images of a training set, int64 [N]."""
+    """Labels of all images of a training set, int64 [N]; -1 for what is damaged.
+
+    Raises:
+        UserError: If it does not tell them.
+    """
+    dataset = numbered(dataset)
     if hasattr(dataset, 'labels'):
         return np.asarray(dataset.labels(), np.int64)
+    if not hasattr(dataset, 'get_cat_ids'):
+        raise UserError(
+            f'{type(dataset).__name__} does not tell the labels of its images: it has '
+            'neither labels() nor get_cat_ids(idx)'
+        )
     return np.array([dataset.get_cat_ids(i)[0] for i in range(len(dataset))], np.int64)
+
+
+def numbered(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
+    """A data set, or that of a config, whose items have its own indices.
+
+    Of mmengine's ``ConcatDataset``, ``RepeatDataset`` and ``ClassBalancedDataset``,
+    mmpretrain's ``KFoldDataset`` and torch's ``ConcatDataset`` and ``Subset`` it is
+    one with the same items. Others, and test sets, stay as they are.
+
+    Args:
+        dataset: it, or its config.
+        entry: where the config is, in that of a loader or of another data set.
+    """
+    if isinstance(dataset, dict):
+        with building(entry):
+            dataset = DATASETS.build(dataset)
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    if isinstance(dataset, torch.utils.data.ConcatDataset):
+        parts = [numbered(part) for part in dataset.datasets]
+    elif isinstance(dataset, mmengine.dataset.RepeatDataset):
+        parts = [numbered(dataset.dataset)] * dataset.times
+    elif isinstance(
+        dataset, mmengine.dataset.ClassBalancedDataset | KFoldDataset | Subset
+    ):
+        parts = [numbered(dataset.dataset)]
+    else:
+        return dataset
+    metainfo = getattr(dataset, 'metainfo', None) or getattr(parts[0], 'metainfo', {})
+    known = all(hasattr(part, 'get_data_info') for part in parts)
+    if not known or 'test_sets' in metainfo:
+        return dataset
+    order = None
+    if isinstance(dataset, mmengine.dataset.ClassBalancedDataset):
+        order = np.asarray(dataset.repeat_indices, np.int64)
+    elif isinstance(dataset, Subset):
+        order = np.asarray(dataset.indices, np.int64)
+    return _Rearranged(parts, metainfo, order)
+
+
+def _sample_idx(item: dict) -> int | None:
+    """The index of an item after the pipeline, if that has left it."""
+    return item.get('data_samples', item).get('sample_idx')
+
+
+def _mark(item: dict, **values: int) -> None:
+    """Give an item after the pipeline another index or label."""
+    sample = item.get('data_samples')
+    if sample is None:
+        item.update(values)
+        return
+    if 'gt_label' in values:
+        sample.set_gt_label(values.pop('gt_label'))
+    sample.set_metainfo(values)
+
+
+@DATASETS.register_module()
+class RepeatDataset(mmengine.dataset.RepeatDataset):
+    """mmengine's, which :class:`ClassBalancedDataset` can take as well."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        with building('dataset'):
+            super().__init__(*args, **kwargs)
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        return self.dataset.get_cat_ids(self._get_ori_dataset_idx(idx))
+
+
+@DATASETS.register_module()
+class ConcatDataset(mmengine.dataset.ConcatDataset):
+    """mmengine's, for data sets of the same people, told apart by no label.
+
+    :class:`FaceSets` is that of different people.
+
+    Raises:
+        UserError: For data sets of different people, and for test sets.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            with building('datasets.NUMBER'):
+                super().__init__(*args, **kwargs)
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(
+                f'ConcatDataset: {error}. It keeps labels, so all its data sets must '
+                'have the same people (metainfo): put training sets of different '
+                "people together with type='FaceSets', test sets with "
+                "type='FaceTestSets'"
+            ) from None
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        which, local = self._get_ori_dataset_idx(idx)
+        return self.datasets[which].get_cat_ids(local)
 
 
 class _Wrapper(Dataset):
@@ -26,10 +141,8 @@ class _Wrapper(Dataset):
     datasets: list[Any]
 
     @staticmethod
-    def _built(dataset: dict | Dataset) -> Any:
-        built = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        if hasattr(built, 'full_init'):
-            built.full_init()
+    def _built(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
+        built = numbered(dataset, entry)
         if not getattr(built, 'metainfo', {}).get('num_classes'):
             raise UserError(
                 f'{type(built).__name__} does not tell its number of identities '
@@ -83,10 +196,14 @@ class LabelNoise(_Wrapper):
         if not 0 <= share <= 1 or count < 2 or to not in ('any', 'similar'):
             raise UserError(
                 "LabelNoise: share is in [0, 1], to is 'any' or 'similar', and there "
-                f'are two people at least; got {share}, {to!r} and {count}'
+                f'are two people at least; got {share}, {to!r} and {count}. Set '
+                f'{option("share", "train_dataloader")}'
             )
         if (to == 'similar') != (centres is not None):
-            raise UserError("LabelNoise: to='similar' and centres go together")
+            raise UserError(
+                "LabelNoise: to='similar' and centres go together; set "
+                + option('centres', 'train_dataloader')
+            )
         self.clean = labels_of(self.dataset)
         self.noisy = self.clean.copy()
         chance = np.random.default_rng(seed)
@@ -119,11 +236,14 @@ class LabelNoise(_Wrapper):
     def __getitem__(self, idx: int) -> Any:
         item = self.dataset[idx]
         # What is damaged may have been replaced by another image.
-        sample = item.get('data_samples')
-        if sample is None:
-            item['gt_label'] = int(self.noisy[item['sample_idx']])
-        else:
-            sample.set_gt_label(int(self.noisy[sample.sample_idx]))
+        number = _sample_idx(item)
+        if number is None:
+            raise UserError(
+                'LabelNoise: the pipeline must leave sample_idx, as PackFace does, and '
+                "PackInputs with 'sample_idx' among its meta_keys"
+            )
+        if number >= 0:
+            _mark(item, gt_label=int(self.noisy[number]))
         return item
 
     def skipped(self) -> dict[int, str]:
@@ -160,8 +280,118 @@ def _nearest(path: str, count: int) -> np.ndarray:
     return nearest
 
 
+class _Joined(_Wrapper):
+    """Data sets one after the other, or a choice of their images.
+
+    Args:
+        datasets: Whose items have their indices, see :func:`numbered`.
+        first_labels: What is added to the labels of each.
+        order: Which images, int64 [N], counted over all data sets; None: all.
+    """
+
+    def __init__(
+        self,
+        datasets: list[Any],
+        first_labels: Sequence[int],
+        order: np.ndarray | None = None,
+    ) -> None:
+        self.datasets = datasets
+        self._first_labels = first_labels
+        self._starts = np.cumsum([0, *map(len, datasets)]).tolist()
+        self._order = order
+
+    def __len__(self) -> int:
+        return self._starts[-1] if self._order is None else len(self._order)
+
+    def _locate(self, idx: int) -> tuple[int, int]:
+        """The number of the data set that holds an image, and its index there."""
+        if not -len(self) <= idx < len(self):
+            raise IndexError(f'image {idx} of {len(self)}')
+        number = idx % len(self)
+        if self._order is not None:
+            number = int(self._order[number])
+        which = bisect.bisect_right(self._starts, number) - 1
+        return which, number - self._starts[which]
+
+    def _index_of(self, which: int, local: int) -> int:
+        """The first index of an image of a data set; -1 if it has none here."""
+        number = self._starts[which] + local
+        if local < 0:
+            return -1
+        if self._order is None:
+            return number
+        return next(iter(np.flatnonzero(self._order == number).tolist()), -1)
+
+    def labels(self) -> np.ndarray:
+        """Labels of all images, int64 [N]; -1 for what is damaged."""
+        known = {id(dataset): dataset for dataset in self.datasets}
+        labels_by_id = {key: labels_of(dataset) for key, dataset in known.items()}
+        parts = []
+        for first, dataset in zip(self._first_labels, self.datasets, strict=False):
+            labels = labels_by_id[id(dataset)]
+            parts.append(np.where(labels < 0, labels, labels + first))
+        joined = np.concatenate(parts)
+        return joined if self._order is None else joined[self._order]
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        which, local = self._locate(idx)
+        (label,) = self.datasets[which].get_cat_ids(local)
+        return [label + self._first_labels[which]]
+
+    def get_data_info(self, idx: int) -> dict:
+        which, local = self._locate(idx)
+        info = {**self.datasets[which].get_data_info(local)}
+        info['gt_label'] += self._first_labels[which]
+        return {**info, 'sample_idx': idx % len(self)}
+
+    def __getitem__(self, idx: int) -> Any:
+        which, local = self._locate(idx)
+        item = self.datasets[which][local]
+        number = _sample_idx(item)
+        if number == local:
+            _mark(item, sample_idx=idx % len(self))
+        elif number is not None:
+            # What is damaged has been replaced by another image.
+            _mark(item, sample_idx=self._index_of(which, number))
+        first = self._first_labels[which]
+        if first:
+            _mark(item, gt_label=item.get('data_samples', item).get('gt_label') + first)
+        return item
+
+    def skipped(self) -> dict[int, str]:
+        """See :meth:`FaceDataset.skipped`."""
+        found = {}
+        known: set[int] = set()
+        for which, dataset in enumerate(self.datasets):
+            skips = getattr(dataset, 'on_error', 'raise') == 'skip'
+            if not skips or id(dataset) in known:
+                continue
+            known.add(id(dataset))
+            for number, why in dataset.skipped().items():
+                index = self._index_of(which, number)
+                if index >= 0:
+                    found[index] = why
+        return found
+
+
+class _Rearranged(_Joined):
+    """The items of a data set of mmengine's, mmpretrain's or torch's made of others.
+
+    Args:
+        datasets: What it is made of.
+        metainfo: Its own.
+        order: See :class:`_Joined`.
+    """
+
+    def __init__(
+        self, datasets: list[Any], metainfo: dict, order: np.ndarray | None
+    ) -> None:
+        super().__init__(datasets, [0] * len(datasets), order)
+        self.metainfo = metainfo
+
+
 @DATASETS.register_module()
-class FaceSets(_Wrapper):
+class FaceSets(_Joined):
     """Training sets one after the other, their people told apart.
 
     The labels of each set follow those of the one before.
@@ -177,11 +407,13 @@ class FaceSets(_Wrapper):
 
     def __init__(self, datasets: Sequence[dict | Dataset]) -> None:
         if not datasets:
-            raise UserError('FaceSets: datasets is empty; list at least one')
-        self.datasets = [self._built(dataset) for dataset in datasets]
-        counts = [dataset.metainfo['num_classes'] for dataset in self.datasets]
-        self._first_labels = np.cumsum([0, *counts]).tolist()
-        self._starts = np.cumsum([0, *map(len, self.datasets)]).tolist()
+            raise UserError(
+                'FaceSets: datasets is empty; list at least one in '
+                + option('datasets', 'train_dataloader')
+            )
+        built = [self._built(x, f'datasets.{i}') for i, x in enumerate(datasets)]
+        counts = [dataset.metainfo['num_classes'] for dataset in built]
+        super().__init__(built, np.cumsum([0, *counts]).tolist())
 
     @property
     def metainfo(self) -> dict:
@@ -192,54 +424,3 @@ class FaceSets(_Wrapper):
                 f'{number}/{name}' for number, n in enumerate(names) for name in n
             )
         return found
-
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def _locate(self, idx: int) -> tuple[int, int]:
-        """The number of the data set that holds an image, and its index there."""
-        if not -len(self) <= idx < len(self):
-            raise IndexError(f'image {idx} of {len(self)}')
-        which = bisect.bisect_right(self._starts, idx % len(self)) - 1
-        return which, idx % len(self) - self._starts[which]
-
-    def labels(self) -> np.ndarray:
-        """Labels of all images, int64 [N]; -1 for what is damaged."""
-        parts = []
-        for first, dataset in zip(self._first_labels, self.datasets, strict=False):
-            labels = labels_of(dataset)
-            parts.append(np.where(labels < 0, labels, labels + first))
-        return np.concatenate(parts)
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        which, local = self._locate(idx)
-        (label,) = self.datasets[which].get_cat_ids(local)
-        return [label + self._first_labels[which]]
-
-    def get_data_info(self, idx: int) -> dict:
-        which, local = self._locate(idx)
-        info = self.datasets[which].get_data_info(local)
-        label = info['gt_label'] + self._first_labels[which]
-        return {**info, 'gt_label': label, 'sample_idx': idx % len(self)}
-
-    def __getitem__(self, idx: int) -> Any:
-        which, local = self._locate(idx)
-        item = self.datasets[which][local]
-        first, start = self._first_labels[which], self._starts[which]
-        sample = item.get('data_samples')
-        if sample is None:
-            item['gt_label'] += first
-            item['sample_idx'] += start
-        else:
-            sample.set_gt_label(sample.gt_label + first)
-            sample.set_metainfo({'sample_idx': sample.sample_idx + start})
-        return item
-
-    def skipped(self) -> dict[int, str]:
-        """See :meth:`FaceDataset.skipped`."""
-        return {
-            start + number: why
-            for start, dataset in zip(self._starts, self.datasets, strict=False)
-            if getattr(dataset, 'on_error', 'raise') == 'skip'
-            for number, why in dataset.skipped().items()
-        }

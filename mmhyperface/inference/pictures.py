@@ -34,12 +34,15 @@ Pixels = npt.NDArray[np.uint8]
 _ORIENTATION = 0x112
 _TURNS = {1: 0, 2: 0, 3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
 _MIRRORED = (2, 4, 5, 7)
-# OpenCV turns a TIFF by itself.
-_TURNED_BY_EXIF = ('JPEG', 'MPO', 'PNG', 'WEBP')
+# Pillow tells of the turn of an AVIF as if EXIF told it.
+_TURNED_BY_EXIF = ('JPEG', 'MPO', 'PNG', 'WEBP', 'AVIF')
+# What decodes a TIFF, or HEIC, turns it; the others are never turned.
+_UPRIGHT = ('TIFF', 'HEIF', 'BMP', 'DIB', 'GIF', 'PPM')
 _WITH_ALPHA = ('RGBA', 'LA', 'PA', 'RGBa', 'La')
 _MAXVAL = re.compile(rb'P[2356]\s+(?:#[^\n]*\s+)*\d+\s+\d+\s+(\d+)\s')
 
 _ALPHA = 'alpha is dropped, not blended'
+_UNKNOWN = 'the orientation of a {} is not known; taken as it is stored'
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,15 @@ def read_picture(
     return Picture(pixels, header.turns, remarks)
 
 
-def turns_upright(data: bytes) -> int:
-    """Quarters, counterclockwise, by which EXIF turns an encoded picture."""
+def orientation_of(data: bytes) -> tuple[int, tuple[str, ...]]:
+    """Quarters, counterclockwise, that let an encoded picture stand upright.
+
+    With remarks where these are not all that it takes, or not known.
+    """
     try:
-        return _turns(Image.open(io.BytesIO(data)), data)[0]
-    except Exception:  # of many kinds, for what is damaged: decoding will tell
-        return 0
+        return _orientation(Image.open(io.BytesIO(data)), data)
+    except Exception:  # of many kinds, for what Pillow does not know, or is damaged
+        return 0, (_UNKNOWN.format('picture that Pillow cannot read'),)
 
 
 def _read(path: str | os.PathLike, source: str) -> bytes:
@@ -133,7 +139,7 @@ def _look(data: bytes, source: str, max_megapixels: float) -> _Header:
             image = Image.open(io.BytesIO(data))
             _require_pixels(image.size, source, max_megapixels)
             frames = getattr(image, 'n_frames', 1)
-            turns, mirrored = _turns(image, data)
+            turns, orientation = _orientation(image, data)
             is_deep = _is_deep(image, data)
         except UserError:
             raise
@@ -151,9 +157,7 @@ def _look(data: bytes, source: str, max_megapixels: float) -> _Header:
         remarks.append(_ALPHA)
     if frames > 1:
         remarks.append(f'the first of {frames} frames is taken')
-    if mirrored:
-        remarks.append('EXIF tells that it is mirrored; taken as it is stored')
-    return _Header(turns, tuple(remarks), is_deep)
+    return _Header(turns, (*remarks, *orientation), is_deep)
 
 
 def _require_pixels(size: tuple[int, int], source: str, most: float) -> None:
@@ -165,15 +169,20 @@ def _require_pixels(size: tuple[int, int], source: str, most: float) -> None:
         )
 
 
-def _turns(image: Any, data: bytes) -> tuple[int, bool]:
-    """Quarters to turn it by, and whether it is mirrored besides."""
+def _orientation(image: Any, data: bytes) -> tuple[int, tuple[str, ...]]:
+    """See :func:`orientation_of`."""
+    if image.format in _UPRIGHT:
+        return 0, ()
     if image.format not in _TURNED_BY_EXIF:
-        return 0, False
+        return 0, (_UNKNOWN.format(image.format),)
     # Pillow would decode a PNG to look for what may come after its pixels.
     if image.format == 'PNG' and b'eXIf' not in data:
-        return 0, False
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    return _TURNS.get(orientation, 0), orientation in _MIRRORED
+        return 0, ()
+    orientation = image.getexif().get(_ORIENTATION) or 1
+    if orientation not in _TURNS:
+        return 0, (f'EXIF has an orientation {orientation}; taken as it is stored',)
+    mirrored = 'EXIF tells that it is mirrored; taken as it is stored'
+    return _TURNS[orientation], (mirrored,) * (orientation in _MIRRORED)
 
 
 def _is_deep(image: Any, data: bytes) -> bool:

@@ -34,12 +34,13 @@ def test_published_sizes(backbone, millions, billions):
     assert found.input_size == (112, 112)
 
 
-def test_every_part_is_counted():
+@pytest.mark.parametrize('channels', [3, 1])
+def test_every_part_is_counted(channels):
     """SFNet-4: four convolutions of stride 2, and a last layer; on a wide image."""
-    widths, sides = (3, 5, 7, 9, 11), [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
-    backbone = dict(
-        type='SFNet', depth=4, widths=widths[1:], input_size=(32, 48), embedding_size=13
-    )
+    widths = channels, 5, 7, 9, 11
+    sides = [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
+    sizes = dict(widths=widths[1:], input_size=(32, 48), embedding_size=13)
+    backbone = dict(type='SFNet', depth=4, in_channels=channels, **sizes)
     found = complexity_of(config(backbone, num_classes=100_000_000))
     parameters = macs = 0
     for i in range(1, 5):
@@ -55,7 +56,7 @@ def test_every_part_is_counted():
     assert found.head.macs == 512 * 100_000_000
     # The image and what each convolution gives, in bytes.
     maps = [w * h * x for w, (h, x) in zip(widths[1:], sides[1:], strict=True)]
-    assert found.activations == 4 * (3 * 32 * 48 + sum(maps))
+    assert found.activations == 4 * (channels * 32 * 48 + sum(maps))
 
 
 @pytest.mark.parametrize('classes', ['auto', None])

@@ -4,10 +4,16 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import Config
 from runs import small_config
 
 from mmhyperface.apis import build_runner
-from mmhyperface.apis.network import load_runner, refuse_other_networks
+from mmhyperface.apis.network import (
+    build_dataset,
+    load_runner,
+    people_of,
+    refuse_other_networks,
+)
 from mmhyperface.errors import UserError
 from mmhyperface.registry import MODELS
 
@@ -112,3 +118,11 @@ def test_pictures_of_centres_need_them(config, tmp_path):
         torch.save({'state_dict': {**state, 'head.weight': rows}}, path)
         with pytest.raises(UserError, match=r'it has no head\.weight \[5, 16\]'):
             load_runner(config, str(path))
+
+
+def test_a_training_set_that_is_repeated():
+    drawn = dict(type='SyntheticFaces', num_identities=2, images_per_identity=2)
+    dataset = dict(type='RepeatDataset', times=2, dataset=drawn)
+    found = build_dataset(Config(dict(train_dataloader=dict(dataset=dataset))), 'train')
+    assert people_of(found).tolist() == [0, 0, 1, 1] * 2
+    assert [found.get_cat_ids(number) for number in (3, 4)] == [[1], [0]]

@@ -195,6 +195,206 @@ def test_identities_are_folders_if_all_labels_agree(tmp_path):
     assert identities_of(read(tmp_path, b'1 a b\n0 a c\n')) is None
 
 
+# Tables -------------------------------------------------------------------------
+
+TABLE = [('a/1.jpg', 'a/2.jpg', True), ('a/1.jpg', 'b, c/1.jpg', False)]
+
+
+def table(tmp_path, ending, labels=('1', '0'), names=('path1', 'path2', 'label')):
+    path = tmp_path / f'pairs{ending}'
+    if ending == '.parquet':
+        pyarrow = pytest.importorskip('pyarrow')
+        parquet = pytest.importorskip('pyarrow.parquet')
+        first, second, _ = zip(*TABLE, strict=True)
+        columns = dict(zip(names, (first, second, labels), strict=True))
+        parquet.write_table(pyarrow.table(dict(columns, more=[1.5, None])), path)
+        return str(path)
+    between = {'.csv': ',', '.tsv': '\t'}[ending]
+    lines = [between.join(['more', *names])]
+    for (first, second, _), label in zip(TABLE, labels, strict=True):
+        lines.append(between.join(['x', first, f'"{second}"', label]))
+    path.write_bytes('\r\n'.join(lines).encode())
+    return str(path)
+
+
+@pytest.mark.parametrize('ending', ['.csv', '.tsv'])
+@pytest.mark.parametrize(
+    'labels',
+    [('1', '0'), ('1', '-1'), ('true', 'false'), ('TRUE', 'False'), ('1.0', ' 0')],
+)
+def test_tables_of_text(tmp_path, ending, labels):
+    dataset = FacePairs(table(tmp_path, ending, labels), check_files=False)
+    assert triples(dataset) == TABLE
+    assert folds_of(dataset) is None
+    assert not dataset.tells_folds
+
+
+@pytest.mark.parametrize('labels', [(1, 0), (1, -1), (True, False), (1.0, 0.0)])
+def test_tables_of_parquet(tmp_path, labels):
+    dataset = FacePairs(table(tmp_path, '.parquet', labels), check_files=False)
+    assert triples(dataset) == TABLE
+
+
+def test_columns_of_any_name(tmp_path):
+    path = table(tmp_path, '.csv', names=('left', 'file of the right', 'same'))
+    with pytest.raises(
+        UserError, match=r"no column 'path1' among .*left.*path_columns"
+    ):
+        FacePairs(path)
+    options = dict(path_columns=['left', 'file of the right'], label_column='same')
+    assert triples(FacePairs(path, check_files=False, **options)) == TABLE
+    with pytest.raises(UserError, match='path_columns are the names of two columns'):
+        FacePairs(path, path_columns='left')
+
+
+@pytest.mark.parametrize(
+    ('rows', 'message'),
+    [
+        ('a,b,2', r"pairs\.csv:2: label is '2', expected 1 or true"),
+        ('a,b,', r"pairs\.csv:2: label is ''"),
+        ('a,b,yes', r"pairs\.csv:2: label is 'yes'"),
+        ('a,,1', r'pairs\.csv:2: path2 is empty'),
+        ('a,b,1\na,c,0\na,d,-1', r"pairs\.csv:4: label is '-1', but 0 in line 3"),
+        ('a,b', r'pairs\.csv:2: expected 3 fields'),
+        ('', 'has no pairs'),
+        ('a,b,1\na,c,1', 'all 2 pairs are of the same person'),
+    ],
+)
+def test_tables_that_are_wrong(tmp_path, rows, message):
+    path = tmp_path / 'pairs.csv'
+    path.write_text(f'path1,path2,label\n{rows}')
+    with pytest.raises(UserError, match=message):
+        FacePairs(str(path), check_files=False)
+
+
+@pytest.mark.parametrize('ending', ['.csv', '.tsv'])
+def test_lists_that_are_named_as_tables(tmp_path, ending):
+    path = tmp_path / f'pairs{ending}'
+    path.write_bytes(OPENSPHERE.replace(b' ', b'\t'))
+    dataset = FacePairs(str(path), check_files=False)
+    assert triples(dataset) == triples(read(tmp_path, OPENSPHERE))
+    path.write_bytes(LFW)
+    assert FacePairs(str(path), check_files=False).tells_folds
+
+
+# CFP ----------------------------------------------------------------------------
+
+
+def write_cfp(root, changed=()):
+    """Two people with two frontal images and one profile each, in two folds."""
+    files = {
+        'Pair_list_F.txt': [
+            '1 ../Data/Images/001/frontal/01.jpg',
+            '2 ../Data/Images/001/frontal/02.jpg',
+            '3 ../Data/Images/002/frontal/01.jpg',
+            '4 ../Data/Images/002/frontal/02.jpg',
+        ],
+        'Pair_list_P.txt': [
+            '1 ../Data/Images/001/profile/01.jpg',
+            '2 ../Data/Images/002/profile/01.jpg',
+        ],
+        'Split/FF/01/same.txt': ['1,2'],
+        'Split/FF/01/diff.txt': ['1,3', '2,4'],
+        'Split/FF/02/same.txt': ['3,4'],
+        'Split/FF/02/diff.txt': ['3,2'],
+        'Split/FP/01/same.txt': ['1,1', '2,1'],
+        'Split/FP/01/diff.txt': ['1,2'],
+        'Split/FP/02/same.txt': ['4,2'],
+        'Split/FP/02/diff.txt': ['3,1'],
+        **dict(changed),
+    }
+    for name, lines in files.items():
+        path = root / 'Protocol' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes('\r\n'.join(lines).encode())
+    for line in files['Pair_list_F.txt'] + files['Pair_list_P.txt']:
+        path = root / 'Protocol' / line.split()[1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b'')
+
+
+def cfp(person, kind, number):
+    return f'00{person}/{kind}/0{number}.jpg'
+
+
+CFP = {
+    'FF': (
+        [
+            (cfp(1, 'frontal', 1), cfp(1, 'frontal', 2), True),
+            (cfp(1, 'frontal', 1), cfp(2, 'frontal', 1), False),
+            (cfp(1, 'frontal', 2), cfp(2, 'frontal', 2), False),
+            (cfp(2, 'frontal', 1), cfp(2, 'frontal', 2), True),
+            (cfp(2, 'frontal', 1), cfp(1, 'frontal', 2), False),
+        ],
+        [0, 0, 0, 1, 1],
+        [0, 0, 1, 1],
+    ),
+    'FP': (
+        [
+            (cfp(1, 'frontal', 1), cfp(1, 'profile', 1), True),
+            (cfp(1, 'frontal', 2), cfp(1, 'profile', 1), True),
+            (cfp(1, 'frontal', 1), cfp(2, 'profile', 1), False),
+            (cfp(2, 'frontal', 2), cfp(2, 'profile', 1), True),
+            (cfp(2, 'frontal', 1), cfp(1, 'profile', 1), False),
+        ],
+        [0, 0, 0, 1, 1],
+        [0, 0, 0, 1, 1, 1],
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', CFP)
+def test_cfp(tmp_path, kind, monkeypatch):
+    write_cfp(tmp_path / 'cfp')
+    pairs, folds, people = CFP[kind]
+    monkeypatch.chdir(tmp_path)
+    dataset = FacePairs(f'Protocol/Split/{kind}', data_root='cfp')
+    assert triples(dataset) == [
+        (f'cfp/Data/Images/{a}', f'cfp/Data/Images/{b}', same) for a, b, same in pairs
+    ]
+    assert folds_of(dataset) == folds
+    assert dataset.tells_folds
+    assert dataset.metainfo['test_sets']['pairs']['identities'].tolist() == people
+    crops = FacePairs(
+        f'cfp/Protocol/Split/{kind}/', data_prefix='crops', check_files=False
+    )
+    assert triples(crops) == [
+        (f'crops/{a}', f'crops/{b}', same) for a, b, same in pairs
+    ]
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        (
+            {'Split/FP/02/diff.txt': ['3,1', '3,9']},
+            r'diff\.txt:2: Pair_list_P.* number 9',
+        ),
+        ({'Split/FP/02/diff.txt': ['3 1']}, r'diff\.txt:1: expected `number,number`'),
+        (
+            {'Pair_list_P.txt': ['1 ../x', '1 ../y']},
+            r'list_P\.txt:2: .*each number once',
+        ),
+        ({'Split/FP/03/same.txt': ['1,1']}, r"cannot read the list '.*03/diff\.txt'"),
+    ],
+)
+def test_cfp_that_is_wrong(tmp_path, changed, message):
+    write_cfp(tmp_path, changed)
+    with pytest.raises(UserError, match=message):
+        FacePairs(str(tmp_path / 'Protocol/Split/FP'), check_files=False)
+
+
+def test_folders_that_are_none_of_cfp(tmp_path):
+    write_cfp(tmp_path)
+    with pytest.raises(UserError, match='none of CFP'):
+        FacePairs(str(tmp_path / 'Protocol/Split'))
+    with pytest.raises(UserError, match='have their own folds; take folds=5 out'):
+        FacePairs(str(tmp_path / 'Protocol/Split/FF'), folds=5)
+    (tmp_path / 'Data/Images/001/frontal/02.jpg').unlink()
+    with pytest.raises(UserError, match=r'FF/01/same\.txt:1: no image .*1 of 4'):
+        FacePairs(str(tmp_path / 'Protocol/Split/FF'))
+
+
 # LFW ----------------------------------------------------------------------------
 
 

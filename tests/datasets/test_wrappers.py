@@ -1,17 +1,26 @@
 """Wrong labels and sets of sets."""
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
 from record_files import header, images, insightface_records, picture, seed_of, write
 
 from mmhyperface.datasets import (
     FaceRecord,
     FaceSets,
+    IdentityBalancedSampler,
     LabelNoise,
     SyntheticFaces,
     wrappers,
 )
+from mmhyperface.datasets.wrappers import labels_of
+from mmhyperface.engine import FaceRunner
 from mmhyperface.errors import UserError
+from mmhyperface.registry import DATASETS
 
 PIPELINE = [dict(type='LoadFace', size=16)]
 
@@ -148,3 +157,120 @@ def test_noise_of_sets_of_sets(tmp_path):
         assert noisy[i]['gt_label'] == noisy.labels()[i]
         assert seed_of(noisy[i]['img']) == i % 12
     assert picture(0) == parts[0].get_data_info(0)['img_bytes']
+
+
+def people(folder, first=0) -> dict:
+    """Identities of one and of five images, of which image 3 is damaged."""
+    for number in range(6):
+        path = folder / ('b' if number else 'a') / f'{number}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(first + number) if number != 3 else b'no image')
+    steps = [*PIPELINE, dict(type='PackFace')]
+    folder = dict(type='FaceFolder', data_root=str(folder), on_error='skip')
+    return dict(folder, pipeline=steps)
+
+
+def made_of_others(kind, folder) -> dict:
+    one = people(folder / 'one')
+    if kind == 'ConcatDataset':
+        return dict(type=kind, datasets=[one, people(folder / 'two', first=10)])
+    if kind == 'RepeatDataset':
+        return dict(type=kind, dataset=one, times=2)
+    if kind == 'KFoldDataset':
+        return dict(type=kind, dataset=one, num_splits=6)
+    if kind == 'Subset':
+        data = DATASETS.build(one)
+        return dict(type=torch.utils.data.Subset, dataset=data, indices=[5, 4, 2, 0, 5])
+    inner = one if kind == 'ClassBalancedDataset' else made_of_others(kind[:-2], folder)
+    return dict(type='ClassBalancedDataset', dataset=inner, oversample_thr=0.5)
+
+
+# The images of each by their colour; 4 is in the place of 3, which is damaged.
+OF_OTHERS = {
+    'RepeatDataset': [0, 1, 2, 4, 4, 5] * 2,
+    'ConcatDataset': [0, 1, 2, 4, 4, 5, 10, 11, 12, 14, 14, 15],
+    'ClassBalancedDataset': [0, 0, 1, 2, 4, 4, 5],
+    'RepeatDataset ^': [0, 0, 1, 2, 4, 4, 5] * 2,
+    'ConcatDataset ^': [0, 0, 1, 2, 4, 4, 5, 10, 10, 11, 12, 14, 14, 15],
+    'Subset': [5, 4, 2, 0, 5],
+    'KFoldDataset': [1, 2, 4, 4, 5],
+}
+
+
+@pytest.mark.parametrize('kind', OF_OTHERS)
+def test_sets_of_mmengine_and_torch(tmp_path, kind):
+    seen = OF_OTHERS[kind]
+    init_default_scope('mmhyperface')
+    config = made_of_others(kind, tmp_path)
+    labels = [int(number % 10 > 0) for number in seen]
+
+    def is_image(data, number, colour):
+        path = data.get_data_info(number)['img_path']
+        folder, person = 'two' if colour > 9 else 'one', 'ab'[colour % 10 > 0]
+        return path == str(tmp_path / folder / person / f'{colour % 10}.jpg')
+
+    # What a hook is told of a batch names the image that was seen.
+    loader = FaceRunner.build_dataloader(
+        dict(
+            batch_size=3,
+            num_workers=0,
+            collate_fn=dict(type='collate_faces'),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=config,
+        )
+    )
+    batches = list(loader)
+    found = np.concatenate([batch['sample_idx'] for batch in batches]).tolist()
+    pixels = [x.permute(1, 2, 0).numpy() for batch in batches for x in batch['inputs']]
+    assert [seed_of(image) for image in pixels] == seen
+    data = loader.dataset
+    assert all(map(is_image, [data] * len(seen), found, seen))
+    assert labels_of(data).tolist() == labels
+    assert [data.get_cat_ids(i) for i in range(len(seen))] == [[x] for x in labels]
+    if kind != 'Subset':
+        assert data.on_error == 'skip'
+        assert len(data.skipped()) == (2 if 'Concat' in kind else 1)
+        assert all('3.jpg: cannot be decoded' in x for x in data.skipped().values())
+
+    # Without noise the labels are their own, with it those that the set tells.
+    for share in (0.0, 0.6):
+        noisy = LabelNoise(config, share)
+        assert (noisy.labels() != labels).sum() == round(share * len(seen))
+        for i, number in enumerate(found):
+            assert noisy[i]['gt_label'] == noisy.labels()[number]
+    both = FaceSets([config, config])
+    for i, number in enumerate(found):
+        item = both[len(seen) + i]
+        assert item['gt_label'] == 2 + labels[i]
+        assert item['sample_idx'] == len(seen) + number
+    batch = itertools.islice(iter(IdentityBalancedSampler(data, 2, seed=0)), 4)
+    assert {labels[i] for i in batch} == set(labels)
+
+
+def test_an_image_in_place_of_another_that_was_not_chosen(tmp_path):
+    data = DATASETS.build(people(tmp_path))
+    few = torch.utils.data.Subset(data, [0, 3, 1])
+    noisy = LabelNoise(few, 1.0)
+    item = noisy[1]
+    # It is image 4, which has no index here, and so no other label than its own.
+    assert (seed_of(item['inputs']), item['gt_label'], item['sample_idx']) == (4, 1, -1)
+    assert FaceSets([few, few])[4]['sample_idx'] == -1
+    assert noisy[0]['gt_label'] == 1
+
+
+def test_different_people_are_no_concat_dataset(tmp_path):
+    init_default_scope('mmhyperface')
+    one, other = people(tmp_path / 'one'), people(tmp_path / 'two')
+    (tmp_path / 'two' / 'b').rename(tmp_path / 'two' / 'c')
+    with pytest.raises(UserError, match="type='FaceSets'"):
+        DATASETS.build(dict(type='ConcatDataset', datasets=[one, other]))
+
+
+def test_what_tells_no_labels_or_indices(tmp_path):
+    data = DATASETS.build(people(tmp_path))
+    pipeline = [*PIPELINE, lambda results: dict(inputs=results['img'])]
+    data.pipeline = Compose(pipeline)
+    with pytest.raises(UserError, match='must leave sample_idx'):
+        LabelNoise(data, 0.5)[0]
+    with pytest.raises(UserError, match='TensorDataset does not tell the labels'):
+        labels_of(torch.utils.data.TensorDataset(torch.zeros(3)))

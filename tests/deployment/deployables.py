@@ -75,6 +75,9 @@ def oracle(model, images):
     if told.channel_order == 'RGB':
         images = images[..., ::-1]
     inputs = (images.astype(np.float64) - told.mean) / told.std
+    if model.backbone.in_channels == 1:
+        luma = np.array([0.299, 0.587, 0.114])
+        inputs = inputs @ (luma if told.channel_order == 'RGB' else luma[::-1])[:, None]
     inputs = inputs.transpose(0, 3, 1, 2)
     backbone = copy.deepcopy(model.backbone).double()
     with torch.no_grad():

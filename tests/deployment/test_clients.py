@@ -19,11 +19,16 @@ ENGINES = [
     for name in ('ENGINE_CLASSIC', 'ENGINE_NEW')
     if hasattr(cv2.dnn, name)
 ] or [None]
-# The hard ones: channels that are exchanged, mirror images fused in each way.
+# The hard ones: channels that are exchanged or one, mirror images fused in each way.
 NETWORKS = {
     'rgb, sum': dict(),
     'bgr, concat': dict(to_rgb=False, flip_fusion='concat'),
-    'no mirror images, no scaling': dict(flip_fusion='none', mean=0.0, std=1.0),
+    'grey, no mirror images, no scaling': dict(
+        backbone={**deployables.SFNET, 'in_channels': 1},
+        flip_fusion='none',
+        mean=0.0,
+        std=1.0,
+    ),
 }
 
 

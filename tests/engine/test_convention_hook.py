@@ -84,15 +84,18 @@ def test_thresholds_of_the_validated_weights_alone(tmp_path, parts):
     assert train(cfg).iter == 7
 
 
-def test_the_best_checkpoint(tmp_path):
+def test_the_best_checkpoint_of_grey_faces(tmp_path):
     train(
         config(
             tmp_path,
+            **{'model.backbone.in_channels': 1},
             **{'default_hooks.checkpoint.save_best': 'pairs/auc'},
             **{'default_hooks.checkpoint.rule': 'greater'},
         )
     )
     (best,) = tmp_path.glob('best_*.pth')
+    first = storage.read(str(best))['state_dict']['backbone.layer1.0.conv1.weight']
+    assert first.shape[1] == 1
     check(best)
 
 

@@ -1,16 +1,17 @@
 """Pictures written by Pillow and OpenCV, read as an inferencer reads them."""
 
 import io
+import re
 import struct
 import zlib
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from mmhyperface.errors import UserError
-from mmhyperface.inference.pictures import read_picture, turns_upright
+from mmhyperface.inference.pictures import orientation_of, read_picture
 
 
 def some_pixels(height=24, width=40):
@@ -145,7 +146,7 @@ def test_the_first_of_several_frames_is_taken(tmp_path, kind):
     assert picture.remarks == ('the first of 3 frames is taken',)
 
 
-@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'TIFF'])
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF'])
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_exif_tells_how_a_picture_stands_upright(tmp_path, kind, orientation):
     exif = Image.Exif()
@@ -158,15 +159,40 @@ def test_exif_tells_how_a_picture_stands_upright(tmp_path, kind, orientation):
         shown = shown[:, ::-1]
     turns = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}.get(orientation, 0)
     image = Image.fromarray(np.ascontiguousarray(np.rot90(shown, -turns)))
+    if kind == 'AVIF' and not features.check('avif'):
+        pytest.skip('this Pillow has no AVIF')
     data = encode(kind, image, exif=exif)
     picture = read(tmp_path, data)
     if kind == 'TIFF':  # which OpenCV brings upright by itself
-        assert picture.turns == turns_upright(data) == 0
+        assert (picture.turns, picture.remarks) == orientation_of(data) == (0, ())
         return
     away = np.abs(picture.upright[..., 0].astype(int) - shown).max()
     assert away <= (0 if kind == 'PNG' else 12)
-    assert picture.turns == turns_upright(data) == turns
-    assert len(picture.remarks) == mirrored
+    assert (picture.turns, picture.remarks) == orientation_of(data)
+    assert (picture.turns, len(picture.remarks)) == (turns, mirrored)
+
+
+@pytest.mark.parametrize('kind', ['.jp2', '.ras'])
+def test_an_orientation_that_is_not_known_is_told(tmp_path, kind):
+    data = cv2.imencode(kind, np.tile(PIXELS, (3, 3, 1)))[1].tobytes()
+    picture = read(tmp_path, data)
+    assert (picture.turns, picture.remarks) == orientation_of(data)
+    assert picture.turns == 0
+    assert re.fullmatch('the orientation of a .* is not known.*', *picture.remarks)
+
+
+def test_an_orientation_that_exif_does_not_have_is_told(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 9
+    picture = read(tmp_path, encode('PNG', exif=exif))
+    assert picture.turns == 0
+    assert 'an orientation 9' in picture.remarks[0]
+
+
+def test_what_pillow_cannot_read_has_no_known_orientation():
+    turns, (remark,) = orientation_of(cv2.imencode('.hdr', PIXELS)[1].tobytes())
+    assert turns == 0
+    assert 'is not known' in remark
 
 
 def test_arrays():

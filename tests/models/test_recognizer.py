@@ -1,5 +1,6 @@
 """FaceRecognizer, its preprocessor, and the head inside mmpretrain's classifier."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,8 @@ from mmhyperface.models import (
 )
 from mmhyperface.registry import MODELS
 
+SFNET = dict(type='SFNet', depth=4, input_size=32, embedding_size=6)
+
 
 @pytest.fixture(autouse=True)
 def _scope():
@@ -27,7 +30,7 @@ def recognizer(**options) -> FaceRecognizer:
     torch.manual_seed(0)
     cfg = dict(
         type='FaceRecognizer',
-        backbone=dict(type='SFNet', depth=4, input_size=32, embedding_size=6),
+        backbone=SFNET,
         head=dict(
             type='HypersphereHead',
             num_classes=5,
@@ -81,6 +84,30 @@ def test_batch_augmentations_are_refused():
     FaceDataPreprocessor(batch_augments=None)
     with pytest.raises(UserError, match='without Mixup'):
         FaceDataPreprocessor(batch_augments=dict(augments='mixup'))
+
+
+@pytest.mark.parametrize('to_rgb', [True, False])
+def test_grey_faces(to_rgb):
+    model = recognizer(
+        backbone=dict(SFNET, in_channels=1),
+        data_preprocessor=dict(to_rgb=to_rgb, mean=100.0, std=50.0),
+    )
+    colours = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    images = torch.from_numpy(colours).permute(0, 3, 1, 2)  # BGR
+    inputs = model.data_preprocessor(dict(inputs=images))['inputs']
+    grey = np.stack(
+        [cv2.cvtColor(x / np.float32(1), cv2.COLOR_BGR2GRAY) for x in colours]
+    )
+    expected = model.backbone(torch.from_numpy((grey[:, None] - 100) / 50))[-1]
+    torch.testing.assert_close(model(inputs), expected)
+    assert 'luma' not in model.state_dict()
+    # A grey image is as it was.
+    inputs = images[:, :1].expand(-1, 3, -1, -1)
+    inputs = model.data_preprocessor(dict(inputs=inputs))['inputs']
+    torch.testing.assert_close(model(inputs), model.backbone(inputs[:, :1])[-1])
+    losses = model(inputs, samples(0, 4), mode='loss')
+    losses['loss'].backward()
+    assert model.backbone.layer1[0].conv1.weight.grad.any()
 
 
 def test_flip_fusion():

@@ -229,7 +229,7 @@ def test_one_of_several_faces(run, model, tmp_path, choice):
 
 
 @pytest.mark.parametrize('turns', [0, 1, 2, 3])
-def test_pictures_that_exif_turns(run, model, tmp_path, turns):
+def test_pictures_that_exif_turns(run, model, tmp_path, capsys, turns):
     image = np.zeros((240, 320, 3), np.uint8)
     draw_face(image, (4, 6))
     path = tmp_path / 'source' / 'a.jpg'
@@ -237,7 +237,7 @@ def test_pictures_that_exif_turns(run, model, tmp_path, turns):
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR
     full = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
     save(path, np.rot90(image, -turns), sampling, full)
-    orientation = (1, 8, 3, 6)[turns]
+    orientation = (9, 8, 3, 6)[turns]  # there is no 9
     entry = struct.pack('<HHHIHHI', 1, 0x112, 3, 1, orientation, 0, 0)
     exif = b'Exif\0\0II*\0\x08\0\0\0' + entry
     marker = b'\xff\xe1' + struct.pack('>H', len(exif) + 2)
@@ -246,6 +246,8 @@ def test_pictures_that_exif_turns(run, model, tmp_path, turns):
     crops = tmp_path / 'crops'
     run(tmp_path / 'source', crops, '--yunet', model, '--format', 'png')
     assert_dots_at_template(crops / 'a.png')
+    told = ' '.join(capsys.readouterr().out.split())
+    assert ('now; EXIF has an orientation' in told) == (turns == 0)
 
 
 def test_what_cannot_be_aligned_is_told_and_tried_again(run, tmp_path, capsys):

@@ -108,11 +108,11 @@ def table(folder: Path, separator: str, header: str = '') -> str:
     return str(path)
 
 
-@pytest.mark.parametrize('wrapped', [False, True])
+@pytest.mark.parametrize('others', [None, 'FaceSets', 'ConcatDataset', 'RepeatDataset'])
 @pytest.mark.parametrize(
     'kind', ['FaceFolder', 'FaceList', 'FaceManifest', 'FaceRecord']
 )
-def test_rows_are_people(browse, tmp_path, folder, kind, wrapped):
+def test_rows_are_people(browse, tmp_path, folder, kind, others):
     if kind == 'FaceFolder':
         options = dict(data_root=folder)
     elif kind == 'FaceRecord':
@@ -121,11 +121,17 @@ def test_rows_are_people(browse, tmp_path, folder, kind, wrapped):
         names = ('\t', '') if kind == 'FaceList' else (',', 'path,identity')
         options = dict(ann_file=table(tmp_path, *names), data_prefix=folder)
     dataset = dict(type=kind, pipeline=[LOAD, dict(type='PackFace')], **options)
-    if wrapped:
-        dataset = dict(type='FaceSets', datasets=[dataset, dataset])
-    sheet = browse(dataset, '--identities', 9, '--images', 3)
-    rows = [[EACH * i + k for k in range(3)] for i in range(PEOPLE)]
-    assert cells(sheet) == (rows * 2 if wrapped else rows)[:9]
+    if others == 'RepeatDataset':
+        dataset = dict(type=others, dataset=dataset, times=2)
+    elif others:
+        dataset = dict(type=others, datasets=[dataset, dataset])
+    sheet = browse(dataset, '--identities', 9, '--images', 6)
+    rows = [[EACH * i + k for k in range(EACH)] for i in range(PEOPLE)]
+    if others == 'FaceSets':
+        rows = (rows * 2)[:9]
+    elif others:
+        rows = [(row * 2)[:6] for row in rows]
+    assert cells(sheet) == [(row + [None] * 6)[: len(cells(sheet)[0])] for row in rows]
 
 
 def test_wrong_labels_are_seen(browse, folder):

@@ -1,18 +1,43 @@
 import pickle
-import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import record_files
+from PIL import Image
+
+from mmhyperface.apis import report_errors
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = 'configs/sphereface2_r100_ms1m.py'
+FOLDER = 'configs/sphereface2_facefolder.py'
 
 
-def check(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, 'tools/check_dataset.py', *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+@pytest.fixture
+def check(monkeypatch, capsys):
+    """Runs the tool; gives what it prints and its exit status."""
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    monkeypatch.chdir(ROOT)
+    threads = cv2.getNumThreads()
+    tool = import_module('check_dataset')
+
+    def call(*arguments: object) -> SimpleNamespace:
+        monkeypatch.setattr(sys, 'argv', ['check_dataset.py', *map(str, arguments)])
+        status = 0
+        try:
+            with report_errors():
+                tool.main()
+        except SystemExit as end:
+            status = end.code
+        told = capsys.readouterr()
+        return SimpleNamespace(returncode=status, stdout=told.out, stderr=told.err)
+
+    yield call
+    cv2.setNumThreads(threads)
 
 
 def figure(told: str, what: str) -> str:
@@ -31,7 +56,7 @@ def records() -> list[tuple[int, bytes]]:
     )
 
 
-def test_what_is_wrong_is_counted_and_named(tmp_path, records):
+def test_what_is_wrong_is_counted_and_named(check, tmp_path, records):
     records[3] = (4, records[3][1][:-40])
     # Equal to image 1, of the same and of another identity.
     records[4] = (5, record_files.header(1.0, 5) + record_files.picture(4, 112))
@@ -39,10 +64,10 @@ def test_what_is_wrong_is_counted_and_named(tmp_path, records):
     records[7] = (8, record_files.header(9.0, 8) + record_files.picture(50, 112))
     records[8] = (9, record_files.header(2.0, 9) + record_files.picture(51, 64))
     record_files.write(tmp_path, records, 4)
-    done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}')
+    done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}', '--phase', 'train')
     assert done.returncode == 1, done.stderr
     told = done.stdout
-    assert 'FaceRecord: 13 images' in told
+    assert 'train: FaceRecord: 13 images' in told
     assert figure(told, 'damaged') == '2'
     assert 'train.rec: key 4: the JPEG is cut off' in told
     assert 'train.rec: key 8: the label 9 is none of the 4 identities' in told
@@ -57,16 +82,17 @@ def test_what_is_wrong_is_counted_and_named(tmp_path, records):
     assert 'of another size than LoadFace takes: image 8' in told
 
 
-def test_a_good_set(tmp_path, records):
+def test_a_good_set(check, tmp_path, records):
     record_files.write(tmp_path, records, 4)
-    done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}')
+    done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}', '--phase', 'train')
     assert done.returncode == 0, done.stdout
+    assert 'looked at 13 images (train 13)' in done.stdout
     assert figure(done.stdout, 'damaged') == '0'
     assert figure(done.stdout, 'identities with images') == '4'
     assert figure(done.stdout, 'images of one') == '1 to 4, median 4'
 
 
-def test_packs(tmp_path):
+def test_packs(check, tmp_path):
     pack = [record_files.picture(i, 112) for i in range(8)]
     pack[3] = b'no image'
     for name in ('lfw', 'cfp_fp', 'agedb_30'):
@@ -81,9 +107,69 @@ def test_packs(tmp_path):
     assert 'cfp_fp.bin: image 3: cannot be decoded' in done.stdout
 
 
-def test_mistakes_are_told(tmp_path):
+def test_mistakes_are_told(check, tmp_path, records):
     done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}')
     assert done.returncode == 1
-    assert done.stderr.startswith('error: ')
+    assert done.stderr.startswith('error: train: ')
     assert 'train.rec: cannot be read' in done.stderr
     assert check(CONFIG, '--workers', 0).returncode == 2
+    # What can be read has been looked at.
+    record_files.write(tmp_path, records, 4)
+    done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}')
+    assert done.returncode == 1
+    assert 'looked at 13 images (train 13)' in done.stdout
+    assert done.stderr.startswith("error: val and test: cannot read the pack '")
+
+
+PEOPLE, EACH = 7, 3
+
+
+def folder_of(path: Path, size_of, turned: bool = False) -> None:
+    exif = Image.Exif()
+    exif[0x112] = 6 if turned else 1
+    chance = np.random.default_rng(0)
+    for number in range(PEOPLE * EACH):
+        file = path / f'p{number // EACH}' / f'{number}.jpg'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = chance.integers(0, 256, (*size_of(number), 3), np.uint8)
+        Image.fromarray(pixels).save(file, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ('size_of', 'found', 'bad'),
+    [
+        (lambda n: (64, 64), {}, False),
+        (lambda n: (112, 112), {'resized by LoadFace': 21}, False),
+        # As those of LFW before they are aligned.
+        (lambda n: (250, 250), {'not like aligned crops': 21}, True),
+        (lambda n: (112, 92), {'not like aligned crops': 21}, True),
+        (lambda n: (70 + n, 70 + n), {'not like aligned crops': 21}, True),
+    ],
+)
+def test_photographs_are_told_from_crops_in_all_data_sets(
+    check, tmp_path, size_of, found, bad
+):
+    folder_of(tmp_path, size_of)
+    done = check(FOLDER, '--cfg-options', f'data_root={tmp_path}')
+    assert done.returncode == bad, done.stdout
+    counts = 'looked at 21 images (train 6, val and test 15)'
+    assert counts in done.stdout
+    assert ('are aligned with tools/dataset_converters/align_' in done.stdout) == bad
+    tables = done.stdout.split('FaceFolderPairs: 15 images')
+    for what in ('resized by LoadFace', 'not like aligned crops'):
+        assert sum(int(figure(one, what)) for one in tables) == found.get(what, 0)
+
+
+def test_images_that_exif_turns_and_repetitions(check, tmp_path):
+    folder_of(tmp_path, lambda n: (64, 64), turned=True)
+    config = tmp_path / 'config.py'
+    config.write_text(
+        'train_dataloader = dict(dataset=dict(type="RepeatDataset", times=9, dataset='
+        f'dict(type="FaceFolder", data_root={str(tmp_path)!r}, '
+        'pipeline=[dict(type="LoadFace", size=64)])))'
+    )
+    done = check(config)
+    assert done.returncode == 1
+    assert 'looked at 21 images (train 21)' in done.stdout
+    assert figure(done.stdout, 'turned by EXIF, which LoadFace does not follow') == '21'
+    assert figure(done.stdout, 'equal to an earlier one') == '0'

@@ -6,7 +6,7 @@
 Each image below SOURCE, and each that the file of landmarks names, gives one crop at
 the same path below DESTINATION. Landmarks are left eye, right eye, nose, left and right
 corner of the mouth, left and right as one looks at the picture, x and y in pixels as
-they are stored, whatever orientation EXIF tells.
+they are stored, whatever orientation EXIF tells; of a TIFF, upright.
 
 Crops that exist are passed over: a run that was stopped goes on with the same command.
 DESTINATION/not_aligned.tsv tells which pictures have no crop and why; the next run
@@ -133,11 +133,13 @@ class Outcome(NamedTuple):
         path: from SOURCE on.
         reason: why it has no crop, as ``kind: particulars``.
         found: landmarks and score by the detector.
+        remarks: on how it was turned for the detector.
     """
 
     path: str
     reason: str = ''
     found: Sequence[float] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class Aligner:
@@ -166,7 +168,7 @@ class Aligner:
     def _outcome(self, path: str, points: Sequence[float] | None) -> Outcome:
         from mmhyperface.datasets.damage import DamagedImage
         from mmhyperface.datasets.transforms import decode_face, encoded_face
-        from mmhyperface.inference.pictures import turns_upright
+        from mmhyperface.inference.pictures import orientation_of
 
         if not _can_be_listed(path):
             return Outcome(path, 'name: not UTF-8, or with tabs or line breaks')
@@ -174,11 +176,13 @@ class Aligner:
             return Outcome(path, f'no landmarks: {self.args.landmarks} has none')
         source = os.path.join(self.args.source, path)
         found: Sequence[float] = ()
+        remarks: tuple[str, ...] = ()
         try:
             data = encoded_face({'img_path': source})
             image = decode_face(data, source)
             if self.detector is not None:
-                found = self._find(self.detector, image, turns_upright(data))
+                turns, remarks = orientation_of(data)
+                found = self._find(self.detector, image, turns)
                 if not found:
                     return Outcome(path, 'no face: YuNet found none')
             place = np.array(found[:10] or points).reshape(5, 2)
@@ -189,7 +193,7 @@ class Aligner:
             why = ' '.join(str(error).removeprefix(f'{source}: ').split())
             return Outcome(path, f'{kind}: {why}')
         self._write(crop_of(path, self.args), crop)
-        return Outcome(path, found=found)
+        return Outcome(path, found=found, remarks=remarks)
 
     def _find(self, detector: YuNet, image: np.ndarray, turns: int) -> list[float]:
         """x1 y1 to x5 y5 in pixels, and the score, of one face; [] if there is none.
@@ -375,7 +379,8 @@ def align(
             record(ends, args)
             for end in ends:
                 kind = end.reason.partition(':')[0]
-                counts[f'not aligned, {kind}' if kind else 'aligned now'] += 1
+                ending = f'not aligned, {kind}' if kind else 'aligned now'
+                counts['; '.join([ending, *end.remarks])] += 1
             progress.update(bar, advance=len(ends), refresh=True)
     return counts
 
@@ -411,7 +416,7 @@ def main() -> None:
     except OSError as error:
         raise UserError(f'cannot write crops: {error}') from None
     report(counts, others)
-    if not counts['aligned before'] + counts['aligned now']:
+    if not any(counts[end] for end in counts if end.startswith('aligned')):
         raise SystemExit(1)
 
 

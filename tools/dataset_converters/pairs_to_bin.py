@@ -24,7 +24,8 @@ FOLDS = 10
 def parse_args() -> argparse.Namespace:
     parser = conversion_parser(
         __doc__,
-        'list of pairs: `label path0 path1` (OpenSphere), or pairs.txt of LFW',
+        'list of pairs: `label path0 path1` (OpenSphere), pairs.txt of LFW, a table '
+        "with columns path1, path2 and label, or CFP's folder Protocol/Split/FP",
         'the pack to write, NAME.bin',
     )
     add_image_arguments(parser)

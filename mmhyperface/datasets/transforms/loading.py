@@ -28,8 +28,9 @@ def decode_face(data: bytes, source: str) -> np.ndarray:
     """Encoded bytes of any common type to uint8 [H, W, 3] BGR.
 
     Grey is repeated in the three channels, alpha is dropped (not blended), 16-bit
-    values lose their low byte. An EXIF orientation is ignored: landmarks, and so
-    the crop, belong to the stored pixels. `source` names the image in errors.
+    values lose their low byte. An EXIF orientation is ignored, and that of an AVIF:
+    landmarks, and so the crop, belong to the stored pixels; but OpenCV brings a TIFF
+    upright. `source` names the image in errors.
     """
     if not data:
         raise DamagedImage(f'{source}: the file is empty. {_REPLACE}.')
@@ -172,7 +173,7 @@ class LoadFace(BaseTransform):
             raise DamagedImage(
                 f'{source}: the image is {height}x{width}, expected '
                 f'{new_height}x{new_width} (height x width). Align the images to '
-                'that size, or set resize=True in LoadFace'
+                "that size, or set resize=True of LoadFace in the data set's pipeline"
             )
         shrinks = height >= new_height and width >= new_width
         return cv2.resize(

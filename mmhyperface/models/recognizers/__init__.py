@@ -1,4 +1,4 @@
 from .data_preprocessor import FaceDataPreprocessor
-from .face_recognizer import FaceRecognizer
+from .face_recognizer import FaceRecognizer, image_channels
 
-__all__ = ['FaceDataPreprocessor', 'FaceRecognizer']
+__all__ = ['FaceDataPreprocessor', 'FaceRecognizer', 'image_channels']

@@ -80,8 +80,10 @@ class FaceDataPreprocessor(BaseDataPreprocessor):
         if inputs.ndim != 4 or inputs.shape[1] != 3:
             raise UserError(
                 'FaceDataPreprocessor: expected images [B, 3, H, W], got '
-                f'{list(inputs.shape)}; LoadFace makes 3 channels of any image, and '
-                'collate_faces brings what PackFace gives into this order'
+                f'{list(inputs.shape)}; LoadFace makes 3 channels of any image, of '
+                'grey ones too (a network that takes one has '
+                'model.backbone.in_channels=1), and collate_faces brings what PackFace '
+                'gives into this order'
             )
         inputs = self.cast_data(inputs)
         if self.to_rgb:
@@ -110,6 +112,7 @@ class FaceDataPreprocessor(BaseDataPreprocessor):
         if len(sizes) > 1:
             raise UserError(
                 f'FaceDataPreprocessor: images of one batch differ in size: '
-                f'{sorted(sizes)}; give LoadFace a size'
+                f'{sorted(sizes)}; give LoadFace a size, in the pipeline of the data '
+                "set: dict(type='LoadFace', size=112)"
             )
         return torch.stack(tensors)

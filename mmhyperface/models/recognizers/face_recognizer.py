@@ -13,6 +13,17 @@ from mmhyperface.errors import UserError
 from mmhyperface.registry import MODELS
 from mmhyperface.structures import FaceSamples
 
+# Of red, green and blue: ITU-R BT.601, as OpenCV makes colours grey.
+LUMA = (0.299, 0.587, 0.114)
+
+
+def image_channels(backbone: nn.Module) -> int:
+    """The channels of the images that a backbone takes: 3, or 1 for grey ones."""
+    # Not its in_channels, which some of mmpretrain's leave at those of the last stage.
+    convolutions = (m for m in backbone.modules() if isinstance(m, nn.Conv2d))
+    first = next(convolutions, None)
+    return 3 if first is None else first.in_channels
+
 
 def _build(module: dict | nn.Module | None) -> Any:
     return MODELS.build(module) if isinstance(module, dict) else module
@@ -30,7 +41,8 @@ class FaceRecognizer(BaseModel):
 
     Args:
         backbone: Config of a backbone that gives a tuple whose last entry is the
-            embedding [B, D], or whatever the neck takes.
+            embedding [B, D], or whatever the neck takes. One that is built for one
+            channel (``in_channels=1``) gets the images' luma.
         head: Config of the head; None for a network that only embeds.
         neck: Config of a neck, such as :class:`EmbeddingNeck`.
         flip_fusion: How ``predict`` fuses an image and its mirror image: ``sum``
@@ -66,6 +78,11 @@ class FaceRecognizer(BaseModel):
         if getattr(self.data_preprocessor, 'channels_last', False):
             # Else each convolution would bring its weights into the input's layout.
             self.backbone.to(memory_format=torch.channels_last)
+        luma = None
+        if image_channels(self.backbone) == 1:
+            is_rgb = getattr(self.data_preprocessor, 'to_rgb', True)
+            luma = torch.tensor(LUMA if is_rgb else LUMA[::-1]).view(-1, 1, 1)
+        self.register_buffer('luma', luma, persistent=False)
         self.neck = _build(neck)
         self.head = _build(head)
         if self.head is None:
@@ -98,6 +115,8 @@ class FaceRecognizer(BaseModel):
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Features of backbone and neck; the last is the embedding [B, D]."""
+        if self.luma is not None and inputs.shape[1] == 3:
+            inputs = (inputs * self.luma).sum(1, keepdim=True)
         feats = self.backbone(inputs)
         if self.neck is not None:
             feats = self.neck(feats)
