@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from mmhyperface.dist.shard import Shard
 from mmhyperface.engine import checkpoint as storage
+from mmhyperface.engine import loops
 from mmhyperface.engine.shared_rows import (
     Rows,
     StandIn,
@@ -99,6 +100,46 @@ class FaceRunner(Runner):
             super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
             self._taken = list(take_stand_ins(kwargs['checkpoint']))
+        if fn_name == 'before_train' and self.iter:
+            loops.tell_of_resuming(self.train_loop)
+
+    # ---- loops, whose parts fit one another
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, after :func:`.loops.fitting` and before its check."""
+        if isinstance(loop, dict):
+            loop, self._train_dataloader = loops.fitting(loop, self._train_dataloader)
+        built = super().build_train_loop(loop)
+        if built is not loop:
+            loops.check_train_loop(self, built)
+        return built
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's; what is wrong with its data says how to train without."""
+        try:
+            built = super().build_val_loop(loop)
+            loops.check_evaluation_loop('val', built)
+        except UserError as error:
+            raise UserError(
+                f'{error.brief}; or train without validation: --no-validate, that is '
+                'val_cfg=None val_dataloader=None val_evaluator=None'
+            ) from error
+        return built
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, if it ends and sees all images."""
+        built = super().build_test_loop(loop)
+        loops.check_evaluation_loop('test', built)
+        return built
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """mmengine's, if they count what the training loop does."""
+        if not isinstance(self._train_loop, BaseLoop) or self._resuming:
+            return super().build_param_scheduler(scheduler)
+        scheduler = loops.converted(scheduler, self._train_loop)
+        built = super().build_param_scheduler(scheduler)
+        loops.check_schedules(built, self._train_loop)
+        return built
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
         """A :class:`FaceEvaluator`, unless the config names another type.
