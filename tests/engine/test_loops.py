@@ -46,7 +46,6 @@ def test_epochs_on_a_base_that_counts_iterations(tmp_path):
         **EPOCHS,
         'custom_hooks': [dict(type='NotedImagesHook')],
         'train_dataloader.dataset.pipeline': [
-            dict(type='RandomFaceFlip', prob=0.5),
             dict(type='PackFace'),
         ],
     }
