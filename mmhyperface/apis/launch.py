@@ -4,6 +4,7 @@ import argparse
 import copy
 import os
 import pickle
+import signal
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -16,9 +17,10 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, of_a_place, unwritable
 from mmhyperface.registry import DATASETS, RUNNERS
 
+from .places import require_folder
 from .testing import take_test_sets
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -33,9 +35,16 @@ MMENGINE_HOOKS = (
 )
 
 
+# The exit status after Ctrl-C, as shells have it.
+INTERRUPTED = 128 + signal.SIGINT
+
+
 @contextmanager
 def report_errors() -> Generator[None, None, None]:
-    """Print a ``UserError`` as one message, without a traceback; exit status 1."""
+    """Print a ``UserError`` as one message, without a traceback; exit status 1.
+
+    So it is with a disk that is full or read-only, and with Ctrl-C, exit status 130.
+    """
     from mmhyperface.compat.distributed import end_process_group
 
     try:
@@ -55,6 +64,20 @@ def report_errors() -> Generator[None, None, None]:
         where = f' (process {rank})' if rank else ''
         print(f'error{where}: {message}', file=sys.stderr, flush=True)
         sys.exit(1)
+    except OSError as error:
+        if not of_a_place(error):
+            raise
+        told = unwritable(error.filename or 'a file', error)
+        print(f'error: {told}', file=sys.stderr, flush=True)
+        sys.exit(1)
+    except KeyboardInterrupt as error:
+        # One is enough: whoever presses again, or a launcher that passes it on, does
+        # not want to read where this one was.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if not int(os.environ.get('RANK', 0)):
+            told = f'interrupted {error}'.strip()
+            print(f'\n{told}', file=sys.stderr, flush=True)
+        sys.exit(INTERRUPTED)
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -94,6 +117,7 @@ def config_from(args: argparse.Namespace, test_sets: Sequence[str] = ()) -> Conf
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
         cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+    require_folder(cfg.work_dir)
     return cfg
 
 
@@ -232,6 +256,11 @@ def build_runner(cfg: Config) -> Runner:
     drop_disabled_hooks(cfg)
     env_cfg = cfg.get('env_cfg') or {}
     init_process_group(cfg.get('launcher', 'none'), env_cfg.get('dist_cfg'))
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return FaceRunner.from_cfg(cfg)
+    try:
+        if 'runner_type' in cfg:
+            return RUNNERS.build(cfg)
+        return FaceRunner.from_cfg(cfg)
+    except OSError as error:
+        if not of_a_place(error):
+            raise
+        raise unwritable(error.filename or cfg.work_dir, error) from error
