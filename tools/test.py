@@ -10,6 +10,7 @@ from mmhyperface.apis import (
     config_from,
     report_errors,
     require_checkpoint,
+    require_entries,
     require_file,
     save_features,
     type_name,
@@ -66,7 +67,11 @@ def main() -> None:
 
     cfg = config_from(args, args.test_sets)
     if not cfg.get('test_dataloader'):
-        raise UserError(f'{args.config} has no test_dataloader')
+        raise UserError(
+            f'{args.config} has no test_dataloader; name what to test on: '
+            '--test-sets lfw'
+        )
+    require_entries(cfg, ('model', 'test_evaluator'))
     cfg.load_from = args.checkpoint
     if type_name(cfg.model) == 'FaceRecognizer' and args.flip_fusion:
         cfg.model.flip_fusion = args.flip_fusion
@@ -76,7 +81,7 @@ def main() -> None:
         # Embeddings need no class centres, which may be most of the model.
         cfg.model.head = None
     if args.amp:
-        cfg.test_cfg.fp16 = True
+        cfg.test_cfg = {**(cfg.get('test_cfg') or {}), 'fp16': True}
     if args.save_features:
         save_features(cfg, args.save_features, args.checkpoint)
     runner = build_runner(cfg)

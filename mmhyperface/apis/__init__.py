@@ -9,6 +9,7 @@ from .launch import (
     load_config,
     report_errors,
     require_checkpoint,
+    require_entries,
 )
 from .model import get_model, read_convention
 from .places import require_file, require_folder
@@ -29,6 +30,7 @@ __all__ = [
     'read_convention',
     'report_errors',
     'require_checkpoint',
+    'require_entries',
     'require_file',
     'require_folder',
     'save_features',

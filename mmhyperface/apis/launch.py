@@ -2,6 +2,8 @@
 
 import argparse
 import copy
+import difflib
+import inspect
 import os
 import pickle
 import signal
@@ -21,7 +23,7 @@ from mmhyperface.errors import UserError, of_a_place, unwritable
 from mmhyperface.registry import DATASETS, RUNNERS
 
 from .places import require_folder
-from .testing import take_test_sets
+from .testing import take_test_sets, type_name
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Those which mmengine adds unless they are None.
@@ -35,6 +37,7 @@ MMENGINE_HOOKS = (
 )
 
 
+DIGITS = '0123456789'
 # The exit status after Ctrl-C, as shells have it.
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -80,6 +83,25 @@ def report_errors() -> Generator[None, None, None]:
         sys.exit(INTERRUPTED)
 
 
+class Overrides(DictAction):
+    """mmengine's ``DictAction``; what is no KEY=VALUE is a mistake of the caller's."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} takes KEY=VALUE, got {value}')
+            try:
+                super().__call__(parser, namespace, [value], option_string)
+            except AssertionError as error:  # of brackets
+                parser.error(f'{option_string} {value}: {error}')
+
+
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the arguments that OpenMMLab's tools share."""
     parser = argparse.ArgumentParser(description=description)
@@ -93,7 +115,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     parser.add_argument(
@@ -157,8 +179,106 @@ def load_config(
             )
         for root in roots:
             _move(cfg._cfg_dict, root, options['data_root'])
-    cfg.merge_from_dict(options)
+    _merge(cfg, options)
     return cfg
+
+
+def _merge(cfg: Config, options: dict[str, Any]) -> None:
+    """Merge options into a config, by paths in which only one thing can be meant."""
+    merged: dict[str, Any] = {}
+    for option, value in options.items():
+        path = _path_of(cfg._cfg_dict, option, value)
+        if path in merged:
+            raise UserError(f'--cfg-options sets {path} twice, also as {option}')
+        merged[path] = value
+    try:
+        cfg.merge_from_dict(merged)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        given = ' '.join(f'{option}={value}' for option, value in options.items())
+        raise UserError(f'--cfg-options {given}: {reason}') from error
+
+
+def _path_of(cfg: ConfigDict, option: str, value: Any) -> str:
+    """The path of an option, with the number of the entry of a list of one.
+
+    Raises:
+        UserError: If it leads nowhere, or to several.
+    """
+    node: Any = cfg
+    names = option.split('.')
+    path: list[str] = []
+    while names:
+        name = names[0]
+        if isinstance(node, dict) and _are_test_sets(node, name):
+            path.append('datasets')
+            node = node['datasets']
+        if isinstance(node, list | tuple) and not name.isdigit():
+            if len(node) == 1:
+                names.insert(0, '0')
+                continue
+            entries = [
+                f'{".".join([*path, str(i), *names])}={value} '
+                f'({type_name(each) if _has_type(each) else each})'
+                for i, each in enumerate(node)
+            ]
+            raise UserError(
+                f'--cfg-options {option}={value}: {".".join(path)} is a list; set '
+                f'{" or ".join(entries) or "the whole of it"}'
+            )
+        if isinstance(node, list | tuple):
+            if int(name) >= len(node):
+                raise UserError(
+                    f'--cfg-options {option}={value}: {".".join(path)} is a list of '
+                    f'{len(node)}, whose entries are counted from 0'
+                )
+            node = node[int(name)]
+        elif isinstance(node, dict):
+            if name not in node:
+                _refuse_misspelling(node, name, path, option, value)
+                # What is new may have any path below.
+                return '.'.join([*path, *names])
+            node = node[name]
+        else:
+            raise UserError(
+                f'--cfg-options {option}={value}: {".".join(path)} is {node!r}, which '
+                f'has no {name}'
+            )
+        path.append(names.pop(0))
+    return '.'.join(path)
+
+
+def _has_type(node: Any) -> bool:
+    return isinstance(node, dict) and 'type' in node
+
+
+def _are_test_sets(node: dict, name: str) -> bool:
+    """Whether an option of a single data set is asked of several together."""
+    return (
+        _has_type(node)
+        and type_name(node) == 'FaceTestSets'
+        and name not in ('type', 'datasets', 'combined', '_delete_', '_scope_')
+    )
+
+
+def _refuse_misspelling(
+    node: dict, name: str, path: list[str], option: str, value: Any
+) -> None:
+    """An entry that nothing reads would be passed over, or end in a traceback."""
+    known = set(node)
+    if not path:
+        known |= set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    if name in known or name.startswith('_'):
+        return
+    # layer10 and layer11 are no misspellings of one another.
+    known = {each for each in known if name.strip(DIGITS) != str(each).strip(DIGITS)}
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+    if similar:
+        where = f'{".".join(path)} has' if path else 'the config has'
+        raise UserError(
+            f'--cfg-options {option}={value}: {where} no {name}; is '
+            f'{".".join([*path, similar[0]])} meant?'
+        )
 
 
 def _config_file(path: str) -> Path:
@@ -198,6 +318,15 @@ def _move(node: Any, old: str, new: str) -> None:
     elif isinstance(node, list | tuple):
         for child in node:
             _move(child, old, new)
+
+
+def require_entries(cfg: Config, names: Sequence[str]) -> None:
+    """Raise ``UserError`` for a config without one of these entries."""
+    for name in names:
+        if not cfg.get(name):
+            raise UserError(
+                f'{cfg.filename} has no {name}; inherit it from one of configs/_base_'
+            )
 
 
 def require_checkpoint(path: str) -> None:

@@ -41,7 +41,9 @@ def take_test_sets(cfg: Config, names: Sequence[str]) -> set[str]:
     for part in parts:
         for entry in ('test_dataloader', 'test_evaluator'):
             if not part.get(entry):
-                raise UserError(f'{part.filename} has no {entry}')
+                raise UserError(
+                    f'{part.filename} has no {entry}, which --test-sets needs'
+                )
         inner, more = _flat(part.test_dataloader.dataset)
         known = [_bare(dataset) for dataset in datasets]
         datasets += [dataset for dataset in inner if _bare(dataset) not in known]
@@ -72,7 +74,10 @@ def save_features(cfg: Config, path: str, checkpoint: str) -> None:
         options = dict(evaluator)
     name = type_name(options) if 'type' in options else EVALUATOR
     if name != EVALUATOR:
-        raise UserError(f'{cfg.filename}: {name} saves no features; take {EVALUATOR}')
+        raise UserError(
+            f'{cfg.filename}: {name} saves no features; set '
+            f'test_evaluator.type={EVALUATOR}'
+        )
     about = {'config': cfg.filename, 'checkpoint': checkpoint}
     if type_name(cfg.model) == 'FaceRecognizer':
         about['flip_fusion'] = cfg.model.get('flip_fusion', 'sum')
