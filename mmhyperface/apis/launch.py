@@ -6,9 +6,11 @@ import difflib
 import inspect
 import os
 import pickle
+import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -38,6 +40,8 @@ MMENGINE_HOOKS = (
 
 
 DIGITS = '0123456789'
+# Functions of mmengine that make something of an entry of a config.
+_BUILDERS = {'build_from_cfg', 'build_train_loop', 'build_dataloader'}
 # The exit status after Ctrl-C, as shells have it.
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -67,6 +71,12 @@ def report_errors() -> Generator[None, None, None]:
         where = f' (process {rank})' if rank else ''
         print(f'error{where}: {message}', file=sys.stderr, flush=True)
         sys.exit(1)
+    except (TypeError, KeyError) as error:
+        mistake = _mistake_in_config(error)
+        if mistake is None:
+            raise
+        print(f'error: {mistake}', file=sys.stderr, flush=True)
+        sys.exit(1)
     except OSError as error:
         if not of_a_place(error):
             raise
@@ -81,6 +91,51 @@ def report_errors() -> Generator[None, None, None]:
             told = f'interrupted {error}'.strip()
             print(f'\n{told}', file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
+
+
+def _mistake_in_config(error: Exception) -> str | None:
+    """What an error says of an entry of the config that cannot be built, if it does.
+
+    That is: mmengine found no such type, or the type's constructor, or one that it
+    hands its options on to, has no such option or lacks one.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    built = [i for i, f in enumerate(frames) if f.f_code.co_name in _BUILDERS]
+    if not built or any(
+        frame.f_code.co_name != '__init__' for frame in frames[built[-1] + 1 :]
+    ):
+        return None
+    builder = frames[built[-1]].f_locals
+    message = str(error.args[0])
+    if isinstance(error, KeyError):
+        if 'type' not in builder.get('cfg', ('type',)):
+            return f'an entry of the config has no type: {builder["cfg"]}'
+        name, found, _ = message.partition(' registry. ')
+        if not found:
+            return None
+        return (
+            f'{name} registry: is the type misspelt in the config? A module of your '
+            "own is imported by custom_imports=dict(imports=['MODULE'])"
+        )
+    option = re.search(
+        r"(\w+)\.__init__\(\) (got|missing) .*argument:? '(\w+)'", message
+    )
+    if option is None:
+        return None
+    kind = builder.get('obj_cls')
+    name = getattr(kind, '__name__', option[1])
+    if option[2] == 'missing':
+        return f'{name} needs {option[3]}=..., which the config does not set'
+    known = [
+        parameter
+        for base in getattr(kind, '__mro__', ())[:-1]
+        if '__init__' in vars(base)
+        for parameter in inspect.signature(base).parameters
+        if parameter not in ('args', 'kwargs')
+    ]
+    similar = difflib.get_close_matches(option[3], known, n=1)
+    advice = f': is {similar[0]} meant?' if similar else ''
+    return f'{name} has no option {option[3]}{advice}'
 
 
 class Overrides(DictAction):

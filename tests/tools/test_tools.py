@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -285,15 +286,6 @@ def test_bad_data_is_one_clear_message(tmp_path, make, workers):
             'there is no checkpoint none.pth',
         ),
         (
-            ['tools/train.py', 'configs/test_sets/lfw.py'],
-            'configs/test_sets/lfw.py has no model',
-        ),
-        (
-            ['tools/train.py', 'configs/sface_quickstart.py', '--launcher', 'slurm'],
-            'SLURM_PROCID is not set, so no launcher has started this process: start '
-            'it with tools/slurm_train.sh',
-        ),
-        (
             ['tools/train.py', 'configs/sphereface2_r100_ms1m.py', '--no-validate'],
             'data/ms1m/train.rec: cannot be read: No such file or directory. Set',
         ),
@@ -313,6 +305,47 @@ def test_what_is_no_option_is_told_with_the_usage(capsys):
         with pytest.raises(SystemExit):
             argument_parser('').parse_args(given)
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (['test_sets/lfw.py'], 'lfw.py has no model; inherit'),
+        (
+            ['sface_quickstart.py', '--launcher', 'slurm'],
+            'SLURM_PROCID is not set, so no launcher has started this process: start '
+            'it with tools/slurm_train.sh',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'model.head.channels=3'],
+            'HypersphereHead has no option channels: is in_channels meant?',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'model.type=FaceRecogniser'],
+            'FaceRecogniser is not in the mmhyperface::model registry: is the type',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'model.head.loss._delete_=True'],
+            'an entry of the config has no type: {}',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'train_cfg.foo=1'],
+            'IterBasedTrainLoop has no option foo',
+        ),
+    ],
+)
+def test_configs_that_cannot_train(tmp_path, monkeypatch, capsys, given, message):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    config, *more = given
+    command = ['train.py', ROOT / 'configs' / config, '--work-dir', tmp_path, *more]
+    if '--cfg-options' in more:
+        command.append(f'experiment_name={tmp_path.name}')
+    monkeypatch.setattr('sys.argv', list(map(str, command)))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
+    assert ended.value.code == 1
+    (told,) = (x for x in capsys.readouterr().err.splitlines() if 'error: ' in x)
+    assert message in told
 
 
 def test_a_folder_that_is_none_is_told_before_the_data_is_read(tmp_path):
