@@ -17,7 +17,7 @@ from mmhyperface.apis import (
 )
 from mmhyperface.apis.model import examined_convention, save_operating_points
 from mmhyperface.apis.network import refuse_other_networks
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, unwritable
 
 
 def main() -> None:
@@ -88,7 +88,10 @@ def main() -> None:
     refuse_other_networks(runner, cfg, args.checkpoint)
     figures = runner.test()
     if args.out and runner.rank == 0:
-        mmengine.dump(figures, args.out)
+        try:
+            mmengine.dump(figures, args.out)
+        except OSError as error:
+            raise unwritable(args.out, error) from None
     if args.save_thresholds and runner.rank == 0:
         save_operating_points(args.checkpoint, convention, runner.test_loop.evaluator)
 

@@ -177,7 +177,8 @@ class FaceRunner(Runner):
         last = Path(self.work_dir, 'last_checkpoint')
         before = _edition(last)
         try:
-            return super().train()
+            with self._writing():
+                return super().train()
         except KeyboardInterrupt:
             saved = self.resumed_from
             if _edition(last) != before:
@@ -189,6 +190,21 @@ class FaceRunner(Runner):
                 else 'no checkpoint was saved yet'
             )
             raise KeyboardInterrupt(f'at iteration {iteration}; {what}') from None
+
+    def test(self) -> dict:
+        """Test, see mmengine's ``Runner``.
+
+        Raises:
+            UserError: If the disk of the work directory is full, or read-only.
+        """
+        with self._writing():
+            return super().test()
+
+    @contextmanager
+    def _writing(self) -> Generator[None, None, None]:
+        """Say where it was that a log or a report could not be written."""
+        try:
+            yield
         except OSError as error:
             if not of_a_place(error):
                 raise
