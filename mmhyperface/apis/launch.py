@@ -80,8 +80,8 @@ def report_errors() -> Generator[None, None, None]:
     except OSError as error:
         if not of_a_place(error):
             raise
-        told = unwritable(error.filename or 'a file', error)
-        print(f'error: {told}', file=sys.stderr, flush=True)
+        refusal = unwritable(error.filename or 'a file', error)
+        print(f'error: {refusal}', file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt as error:
         # One is enough: whoever presses again, or a launcher that passes it on, does
@@ -123,7 +123,7 @@ def _mistake_in_config(error: Exception) -> str | None:
     if option is None:
         return None
     kind = builder.get('obj_cls')
-    name = getattr(kind, '__name__', option[1])
+    name = str(getattr(kind, '__name__', option[1]))
     if option[2] == 'missing':
         return f'{name} needs {option[3]}=..., which the config does not set'
     known = [

@@ -137,7 +137,9 @@ def save_operating_points(
 def _unresolved(evaluator: Evaluator) -> str:
     """Why an examination has given no threshold."""
     metrics = [each for each in evaluator.metrics if isinstance(each, FaceVerification)]
-    results = [each for one in metrics for each in one.results_by_set.values()]
+    results: list[Any] = [
+        each for one in metrics for each in one.results_by_set.values()
+    ]
     if not results:
         return (
             'test_evaluator has no FaceVerification, or there was no set of pairs; '

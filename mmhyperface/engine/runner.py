@@ -80,6 +80,7 @@ class FaceRunner(Runner):
 
     optim_wrapper: Any
     _resume: bool
+    _train_dataloader: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
