@@ -31,33 +31,27 @@ def some(values: Sequence[Any] | npt.NDArray[Any], most: int = 10) -> str:
     return f'{listed}, … ({len(values)} in all)' if len(values) > most else listed
 
 
-# What is wrong with a disk, a quota or rights, and not with the program.
-_PLACES = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-}
+# What is wrong with a disk or a quota when something is written.
+_TORCH = ('unexpected pos', 'PytorchStreamWriter failed writing')
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
-def of_a_place(error: BaseException | None) -> bool:
-    """Whether an error says that something cannot be written where it is to be.
+def of_the_disk(error: BaseException | None) -> bool:
+    """Whether an error says that a disk is full or read-only.
 
     numpy gives no number for a full disk, and torch another error after the system's.
     """
     if isinstance(error, OSError):
-        return error.errno in _PLACES or 'requested and' in str(error)
+        return error.errno in _DISK or 'requested and' in str(error)
     return isinstance(error, RuntimeError) and (
-        'inline_container' in str(error) or of_a_place(error.__context__)
+        any(words in str(error) for words in _TORCH) or of_the_disk(error.__context__)
     )
 
 
 def unwritable(
     path: str | Path, error: BaseException, needed: int | None = None
 ) -> UserError:
-    """What to raise for :func:`of_a_place`, with the free space if that may be it.
+    """What to raise for :func:`of_the_disk`, with the free space if that may be it.
 
     Args:
         path: What was to be written, or a folder that it is in.

@@ -21,7 +21,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmhyperface.errors import UserError, of_a_place, unwritable
+from mmhyperface.errors import UserError, of_the_disk, unwritable
 from mmhyperface.registry import DATASETS, RUNNERS
 
 from .places import require_folder
@@ -78,9 +78,12 @@ def report_errors() -> Generator[None, None, None]:
         print(f'error: {mistake}', file=sys.stderr, flush=True)
         sys.exit(1)
     except OSError as error:
-        if not of_a_place(error):
+        if isinstance(error, PermissionError) and error.filename:
+            refusal = f'{error.filename}: {error.strerror}'
+        elif of_the_disk(error):
+            refusal = str(unwritable(error.filename or 'a file', error))
+        else:
             raise
-        refusal = unwritable(error.filename or 'a file', error)
         print(f'error: {refusal}', file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt as error:
@@ -445,6 +448,6 @@ def build_runner(cfg: Config) -> Runner:
             return RUNNERS.build(cfg)
         return FaceRunner.from_cfg(cfg)
     except OSError as error:
-        if not of_a_place(error):
+        if not of_the_disk(error):
             raise
         raise unwritable(error.filename or cfg.work_dir, error) from error

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO
 
-from mmhyperface.errors import UserError, of_a_place, unwritable
+from mmhyperface.errors import UserError, of_the_disk, unwritable
 
 from .face_dataset import IMAGE_EXTENSIONS
 
@@ -54,7 +54,7 @@ def new_files(
             os.replace(part, path)
     except (OSError, RuntimeError) as error:
         _remove(parts)
-        if of_a_place(error):
+        if of_the_disk(error):
             raise unwritable(paths[0], error) from None
         if isinstance(error, RuntimeError):
             raise
@@ -91,7 +91,7 @@ def new_folder(path: str, overwrite: bool = False) -> Generator[str, None, None]
         _rename_folder(part, path)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        if of_a_place(error):
+        if of_the_disk(error):
             raise unwritable(path, error) from None
         raise UserError(f'{path} cannot be written: {error}') from None
     finally:

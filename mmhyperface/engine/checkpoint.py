@@ -33,7 +33,7 @@ import torch
 from mmengine.dist import is_main_process
 from torch import Tensor
 
-from mmhyperface.errors import UserError, of_a_place, unwritable
+from mmhyperface.errors import UserError, of_the_disk, unwritable
 from mmhyperface.models.heads.centre_state import StoredRows, chunks, row_bytes
 
 FORMAT = 'mmhyperface centres 1'
@@ -114,7 +114,7 @@ def abandoned(path: Path, needed: int | None = None) -> Generator[None, None, No
         if is_main_process():
             with suppress(OSError):
                 remove(temporary(path))
-        if of_a_place(error):
+        if of_the_disk(error):
             raise unwritable(path, error, needed) from None
         raise
 
@@ -272,7 +272,7 @@ def update_meta(path: str, key: str, value: Any) -> None:
         publish(file)
     except (OSError, RuntimeError) as error:  # torch's own, of a folder or a disk
         temporary(file).unlink(missing_ok=True)
-        if of_a_place(error):
+        if of_the_disk(error):
             raise unwritable(path, error) from None
         raise UserError(f'checkpoint {path} cannot be written: {error}') from None
     finally:

@@ -32,7 +32,7 @@ from mmhyperface.engine.shared_rows import (
     take_stand_ins,
     together,
 )
-from mmhyperface.errors import UserError, of_a_place, unwritable
+from mmhyperface.errors import UserError, of_the_disk, unwritable
 from mmhyperface.evaluation.evaluator import FaceEvaluator
 from mmhyperface.models.heads.centre_state import (
     CentreState,
@@ -207,7 +207,7 @@ class FaceRunner(Runner):
         try:
             yield
         except OSError as error:
-            if not of_a_place(error):
+            if not of_the_disk(error):
                 raise
             raise unwritable(error.filename or self.work_dir, error) from error
 
