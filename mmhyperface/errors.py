@@ -1,6 +1,10 @@
 """The one exception for mistakes in a user's config, command or files."""
 
+import errno
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -25,3 +29,58 @@ def some(values: Sequence[Any] | npt.NDArray[Any], most: int = 10) -> str:
     """The first few of them, for a message: ``'3, 7, … (21 in all)'``."""
     listed = ', '.join(str(value) for value in values[:most])
     return f'{listed}, … ({len(values)} in all)' if len(values) > most else listed
+
+
+# What is wrong with a disk or a quota when something is written.
+_TORCH = ('unexpected pos', 'PytorchStreamWriter failed writing')
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+def of_the_disk(error: BaseException | None) -> bool:
+    """Whether an error says that a disk is full or read-only.
+
+    numpy gives no number for a full disk, and torch another error after the system's.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _DISK or 'requested and' in str(error)
+    return isinstance(error, RuntimeError) and (
+        any(words in str(error) for words in _TORCH) or of_the_disk(error.__context__)
+    )
+
+
+def unwritable(
+    path: str | Path, error: BaseException, needed: int | None = None
+) -> UserError:
+    """What to raise for :func:`of_the_disk`, with the free space if that may be it.
+
+    Args:
+        path: What was to be written, or a folder that it is in.
+        error: The error, which may not name it.
+        needed: Its size in bytes, if that is known.
+    """
+    reason = getattr(error, 'strerror', None) or 'No space left on device'
+    number = getattr(error, 'errno', None)
+    message = f'{path} cannot be written: {reason}'
+    if number in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        wanted = '' if needed is None else f'about {size_of(needed)} needed, '
+        message += f' ({wanted}{size_of(free_space(path))} free)'
+    return UserError(message)
+
+
+def free_space(path: str | Path) -> int:
+    """Bytes that are free where a path is, or is to be."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    usage = shutil.disk_usage(place)
+    # Some that are no disks have no size.
+    return usage.free if usage.total else sys.maxsize
+
+
+def size_of(count: float) -> str:
+    """A number of bytes, for a message: ``'1.5 GB'``."""
+    for unit in ('bytes', 'KB', 'MB', 'GB'):
+        if count < 1024:
+            return f'{count:.0f} {unit}' if unit == 'bytes' else f'{count:.3g} {unit}'
+        count /= 1024
+    return f'{count:.4g} TB'

@@ -6,6 +6,10 @@ tools=$(cd "$(dirname "$0")" && pwd)
 script=$1
 gpus=$2
 shift 2
+if [[ ! $gpus =~ ^[1-9][0-9]*$ ]]; then
+    echo "error: GPUS is the number of processes, got $gpus" >&2
+    exit 2
+fi
 
 # Without a port of its own a single machine takes a free one, so that two runs
 # do not meet.

@@ -8,11 +8,12 @@ from mmhyperface.apis import (
     config_from,
     report_errors,
     require_checkpoint,
+    require_entries,
     require_file,
     save_features,
     type_name,
 )
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, unwritable
 
 
 def main() -> None:
@@ -68,7 +69,11 @@ def main() -> None:
 
     cfg = config_from(args, args.test_sets)
     if not cfg.get('test_dataloader'):
-        raise UserError(f'{args.config} has no test_dataloader')
+        raise UserError(
+            f'{args.config} has no test_dataloader; name what to test on: '
+            '--test-sets lfw'
+        )
+    require_entries(cfg, ('model', 'test_evaluator'))
     cfg.load_from = args.checkpoint
     if type_name(cfg.model) == 'FaceRecognizer' and args.flip_fusion:
         cfg.model.flip_fusion = args.flip_fusion
@@ -78,14 +83,17 @@ def main() -> None:
         # Embeddings need no class centres, which may be most of the model.
         cfg.model.head = None
     if args.amp:
-        cfg.test_cfg.fp16 = True
+        cfg.test_cfg = {**(cfg.get('test_cfg') or {}), 'fp16': True}
     if args.save_features:
         save_features(cfg, args.save_features, args.checkpoint)
     runner = build_runner(cfg)
     refuse_other_networks(runner, cfg, args.checkpoint)
     figures = runner.test()
     if args.out and runner.rank == 0:
-        mmengine.dump(figures, args.out)
+        try:
+            mmengine.dump(figures, args.out)
+        except OSError as error:
+            raise unwritable(args.out, error) from None
     if args.save_thresholds and runner.rank == 0:
         save_operating_points(args.checkpoint, convention, runner.test_loop.evaluator)
 

@@ -7,6 +7,7 @@ from mmhyperface.apis import (
     count_classes,
     report_errors,
     require_checkpoint,
+    require_entries,
 )
 from mmhyperface.errors import UserError
 
@@ -37,6 +38,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     cfg = config_from(args)
+    require_entries(cfg, ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'))
 
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None

@@ -14,6 +14,7 @@ _PLACES = {
     'read_convention': '.model',
     'report_errors': '.launch',
     'require_checkpoint': '.launch',
+    'require_entries': '.launch',
     'require_file': '.places',
     'require_folder': '.places',
     'save_features': '.testing',

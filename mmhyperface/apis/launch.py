@@ -2,10 +2,15 @@
 
 import argparse
 import copy
+import difflib
+import inspect
 import os
 import pickle
+import re
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import init_default_scope
 
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, of_the_disk, unwritable
 
-from .testing import take_test_sets
+from .places import require_folder
+from .testing import take_test_sets, type_name
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -34,9 +40,19 @@ MMENGINE_HOOKS = (
 )
 
 
+DIGITS = '0123456789'
+# Functions of mmengine that make something of an entry of a config.
+_BUILDERS = {'build_from_cfg', 'build_train_loop', 'build_dataloader'}
+# The exit status after Ctrl-C, as shells have it.
+INTERRUPTED = 128 + signal.SIGINT
+
+
 @contextmanager
 def report_errors() -> Generator[None, None, None]:
-    """Print a ``UserError`` as one message, without a traceback; exit status 1."""
+    """Print a ``UserError`` as one message, without a traceback; exit status 1.
+
+    So it is with a disk that is full or read-only, and with Ctrl-C, exit status 130.
+    """
     try:
         yield
         if 'torch' in sys.modules:
@@ -57,6 +73,93 @@ def report_errors() -> Generator[None, None, None]:
         where = f' (process {rank})' if rank else ''
         print(f'error{where}: {message}', file=sys.stderr, flush=True)
         sys.exit(1)
+    except (TypeError, KeyError) as error:
+        mistake = _mistake_in_config(error)
+        if mistake is None:
+            raise
+        print(f'error: {mistake}', file=sys.stderr, flush=True)
+        sys.exit(1)
+    except OSError as error:
+        if isinstance(error, PermissionError) and error.filename:
+            refusal = f'{error.filename}: {error.strerror}'
+        elif of_the_disk(error):
+            refusal = str(unwritable(error.filename or 'a file', error))
+        else:
+            raise
+        print(f'error: {refusal}', file=sys.stderr, flush=True)
+        sys.exit(1)
+    except KeyboardInterrupt as error:
+        # One is enough: whoever presses again, or a launcher that passes it on, does
+        # not want to read where this one was.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if not int(os.environ.get('RANK', 0)):
+            told = f'interrupted {error}'.strip()
+            print(f'\n{told}', file=sys.stderr, flush=True)
+        sys.exit(INTERRUPTED)
+
+
+def _mistake_in_config(error: Exception) -> str | None:
+    """What an error says of an entry of the config that cannot be built, if it does.
+
+    That is: mmengine found no such type, or the type's constructor, or one that it
+    hands its options on to, has no such option or lacks one.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    built = [i for i, f in enumerate(frames) if f.f_code.co_name in _BUILDERS]
+    if not built or any(
+        frame.f_code.co_name != '__init__' for frame in frames[built[-1] + 1 :]
+    ):
+        return None
+    builder = frames[built[-1]].f_locals
+    message = str(error.args[0])
+    if isinstance(error, KeyError):
+        if 'type' not in builder.get('cfg', ('type',)):
+            return f'an entry of the config has no type: {builder["cfg"]}'
+        name, found, _ = message.partition(' registry. ')
+        if not found:
+            return None
+        return (
+            f'{name} registry: is the type misspelt in the config? A module of your '
+            "own is imported by custom_imports=dict(imports=['MODULE'])"
+        )
+    option = re.search(
+        r"(\w+)\.__init__\(\) (got|missing) .*argument:? '(\w+)'", message
+    )
+    if option is None:
+        return None
+    kind = builder.get('obj_cls')
+    name = str(getattr(kind, '__name__', option[1]))
+    if option[2] == 'missing':
+        return f'{name} needs {option[3]}=..., which the config does not set'
+    known = [
+        parameter
+        for base in getattr(kind, '__mro__', ())[:-1]
+        if '__init__' in vars(base)
+        for parameter in inspect.signature(base).parameters
+        if parameter not in ('args', 'kwargs')
+    ]
+    similar = difflib.get_close_matches(option[3], known, n=1)
+    advice = f': is {similar[0]} meant?' if similar else ''
+    return f'{name} has no option {option[3]}{advice}'
+
+
+class Overrides(DictAction):
+    """mmengine's ``DictAction``; what is no KEY=VALUE is a mistake of the caller's."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} takes KEY=VALUE, got {value}')
+            try:
+                super().__call__(parser, namespace, [value], option_string)
+            except AssertionError as error:  # of brackets
+                parser.error(f'{option_string} {value}: {error}')
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -72,7 +175,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     parser.add_argument(
@@ -96,6 +199,7 @@ def config_from(args: argparse.Namespace, test_sets: Sequence[str] = ()) -> Conf
         cfg.work_dir = args.work_dir
     elif not cfg.get('work_dir'):
         cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+    require_folder(cfg.work_dir)
     return cfg
 
 
@@ -135,8 +239,108 @@ def load_config(
             )
         for root in roots:
             _move(cfg._cfg_dict, root, options['data_root'])
-    cfg.merge_from_dict(options)
+    _merge(cfg, options)
     return cfg
+
+
+def _merge(cfg: Config, options: dict[str, Any]) -> None:
+    """Merge options into a config, by paths in which only one thing can be meant."""
+    merged: dict[str, Any] = {}
+    for option, value in options.items():
+        path = _path_of(cfg._cfg_dict, option, value)
+        if path in merged:
+            raise UserError(f'--cfg-options sets {path} twice, also as {option}')
+        merged[path] = value
+    try:
+        cfg.merge_from_dict(merged)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        given = ' '.join(f'{option}={value}' for option, value in options.items())
+        raise UserError(f'--cfg-options {given}: {reason}') from error
+
+
+def _path_of(cfg: ConfigDict, option: str, value: Any) -> str:
+    """The path of an option, with the number of the entry of a list of one.
+
+    Raises:
+        UserError: If it leads nowhere, or to several.
+    """
+    node: Any = cfg
+    names = option.split('.')
+    path: list[str] = []
+    while names:
+        name = names[0]
+        if isinstance(node, dict) and _are_test_sets(node, name):
+            path.append('datasets')
+            node = node['datasets']
+        if isinstance(node, list | tuple) and not name.isdigit():
+            if len(node) == 1:
+                names.insert(0, '0')
+                continue
+            entries = [
+                f'{".".join([*path, str(i), *names])}={value} '
+                f'({type_name(each) if _has_type(each) else each})'
+                for i, each in enumerate(node)
+            ]
+            raise UserError(
+                f'--cfg-options {option}={value}: {".".join(path)} is a list; set '
+                f'{" or ".join(entries) or "the whole of it"}'
+            )
+        if isinstance(node, list | tuple):
+            if int(name) >= len(node):
+                raise UserError(
+                    f'--cfg-options {option}={value}: {".".join(path)} is a list of '
+                    f'{len(node)}, whose entries are counted from 0'
+                )
+            node = node[int(name)]
+        elif isinstance(node, dict):
+            if name not in node:
+                _refuse_misspelling(node, name, path, option, value)
+                # What is new may have any path below.
+                return '.'.join([*path, *names])
+            node = node[name]
+        else:
+            raise UserError(
+                f'--cfg-options {option}={value}: {".".join(path)} is {node!r}, which '
+                f'has no {name}'
+            )
+        path.append(names.pop(0))
+    return '.'.join(path)
+
+
+def _has_type(node: Any) -> bool:
+    return isinstance(node, dict) and 'type' in node
+
+
+def _are_test_sets(node: dict, name: str) -> bool:
+    """Whether an option of a single data set is asked of several together."""
+    return (
+        _has_type(node)
+        and type_name(node) == 'FaceTestSets'
+        and name not in ('type', 'datasets', 'combined', '_delete_', '_scope_')
+    )
+
+
+def _refuse_misspelling(
+    node: dict, name: str, path: list[str], option: str, value: Any
+) -> None:
+    """An entry that nothing reads would be passed over, or end in a traceback."""
+    from mmengine.runner import Runner
+
+    known = set(node)
+    if not path:
+        known |= set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    if name in known or name.startswith('_'):
+        return
+    # layer10 and layer11 are no misspellings of one another.
+    known = {each for each in known if name.strip(DIGITS) != str(each).strip(DIGITS)}
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+    if similar:
+        where = f'{".".join(path)} has' if path else 'the config has'
+        raise UserError(
+            f'--cfg-options {option}={value}: {where} no {name}; is '
+            f'{".".join([*path, similar[0]])} meant?'
+        )
 
 
 def _config_file(path: str) -> Path:
@@ -176,6 +380,15 @@ def _move(node: Any, old: str, new: str) -> None:
     elif isinstance(node, list | tuple):
         for child in node:
             _move(child, old, new)
+
+
+def require_entries(cfg: Config, names: Sequence[str]) -> None:
+    """Raise ``UserError`` for a config without one of these entries."""
+    for name in names:
+        if not cfg.get(name):
+            raise UserError(
+                f'{cfg.filename} has no {name}; inherit it from one of configs/_base_'
+            )
 
 
 def require_checkpoint(path: str) -> None:
@@ -237,6 +450,11 @@ def build_runner(cfg: Config) -> 'Runner':
     drop_disabled_hooks(cfg)
     env_cfg = cfg.get('env_cfg') or {}
     init_process_group(cfg.get('launcher', 'none'), env_cfg.get('dist_cfg'))
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return FaceRunner.from_cfg(cfg)
+    try:
+        if 'runner_type' in cfg:
+            return RUNNERS.build(cfg)
+        return FaceRunner.from_cfg(cfg)
+    except OSError as error:
+        if not of_the_disk(error):
+            raise
+        raise unwritable(error.filename or cfg.work_dir, error) from error

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mmhyperface.convention import META_KEY, Convention, convention_of
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.engine.hooks.convention import operating_points
 from mmhyperface.errors import UserError
+from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.models.recognizers import FaceDataPreprocessor, FaceRecognizer
 from mmhyperface.registry import MODELS
 
@@ -127,12 +129,30 @@ def save_operating_points(
     """
     points = operating_points(evaluator)
     if not points:
-        raise UserError(
-            'no thresholds to save: the test sets had no FaceVerification that '
-            'resolves a FAR'
-        )
+        raise UserError(f'no thresholds to save: {_unresolved(evaluator)}')
     told = dataclasses.replace(convention, operating_points=points)
     storage.update_meta(checkpoint, META_KEY, told.to_dict())
+
+
+def _unresolved(evaluator: Evaluator) -> str:
+    """Why an examination has given no threshold."""
+    metrics = [each for each in evaluator.metrics if isinstance(each, FaceVerification)]
+    results: list[Any] = [
+        each for one in metrics for each in one.results_by_set.values()
+    ]
+    if not results:
+        return (
+            'test_evaluator has no FaceVerification, or there was no set of pairs; '
+            'test on one, such as --test-sets lfw'
+        )
+    most = max(result.num_different for result in results)
+    if not most:
+        return 'no test set has a pair of two people'
+    return (
+        f'of at most {most} pairs of two people FARs from {1 / most:.2g} on can be '
+        f'resolved, not {min(metrics[0].fars):g} to {max(metrics[0].fars):g}: set '
+        f'test_evaluator.fars=[{math.ceil(1000 / most) / 1000:g}], or larger ones'
+    )
 
 
 def fingerprint(model: FaceRecognizer, convention: Convention) -> str:

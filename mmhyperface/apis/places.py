@@ -16,8 +16,14 @@ def require_folder(path: str | Path) -> None:
     there = next(place for place in places if os.path.lexists(place))
     if not there.is_dir():
         raise UserError(f'nothing can be written to {path}: {there} is no folder')
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f'nothing can be written to {path}: {there} is read-only')
+    try:
+        # Rights alone do not tell, least of all root's.
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f'nothing can be written to {path}: {there}: {error.strerror}'
+        ) from None
 
 
 def require_file(path: str | Path) -> None:

@@ -41,7 +41,9 @@ def take_test_sets(cfg: Config, names: Sequence[str]) -> set[str]:
     for part in parts:
         for entry in ('test_dataloader', 'test_evaluator'):
             if not part.get(entry):
-                raise UserError(f'{part.filename} has no {entry}')
+                raise UserError(
+                    f'{part.filename} has no {entry}, which --test-sets needs'
+                )
         inner, more = _flat(part.test_dataloader.dataset)
         known = [_bare(dataset) for dataset in datasets]
         datasets += [dataset for dataset in inner if _bare(dataset) not in known]

@@ -20,6 +20,11 @@ _ENVIRONMENT = {
     'mpi': {'RANK': 'OMPI_COMM_WORLD_RANK', 'WORLD_SIZE': 'OMPI_COMM_WORLD_SIZE'},
 }
 _LOCAL_RANK = {'slurm': 'SLURM_LOCALID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
+_STARTED_BY = {
+    'pytorch': 'tools/dist_train.sh, tools/dist_test.sh or torchrun',
+    'slurm': 'tools/slurm_train.sh, tools/slurm_test.sh or srun',
+    'mpi': 'mpirun',
+}
 # The name of the option that torch 2.15 began to warn about, and its successor's.
 _BUFFERS_OPTION = (
     'forward_sync_buffers'
@@ -39,7 +44,10 @@ def init_process_group(launcher: str, dist_cfg: dict | None = None) -> None:
         dist_cfg: ``env_cfg.dist_cfg`` of the config; its timeout, in seconds, is
             respected.
     """
-    if launcher == 'none' or is_distributed() or torch.cuda.is_available():
+    if launcher == 'none' or is_distributed():
+        return
+    _require_variables(launcher)
+    if torch.cuda.is_available():
         return
     for name, source in _ENVIRONMENT.get(launcher, {}).items():
         os.environ[name] = os.environ[source]
@@ -59,6 +67,17 @@ def init_process_group(launcher: str, dist_cfg: dict | None = None) -> None:
     if timeout is not None:
         options['timeout'] = datetime.timedelta(seconds=timeout)
     torch.distributed.init_process_group(backend='gloo', **options)
+
+
+def _require_variables(launcher: str) -> None:
+    needed = _ENVIRONMENT.get(launcher, {name: name for name in ('RANK', 'WORLD_SIZE')})
+    starter = _STARTED_BY.get(launcher, 'one')
+    for name in needed.values():
+        if name not in os.environ:
+            raise UserError(
+                f'--launcher {launcher}: {name} is not set, so no launcher has started '
+                f'this process: start it with {starter}, or leave --launcher out'
+            )
 
 
 def end_process_group() -> None:

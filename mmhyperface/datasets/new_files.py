@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO
 
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, of_the_disk, unwritable
 
 from .face_dataset import IMAGE_EXTENSIONS
 
@@ -52,12 +52,21 @@ def new_files(
                 # What others may not read they may not read afterwards.
                 shutil.copymode(path, part)
             os.replace(part, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        _remove(parts)
+        if of_the_disk(error):
+            raise unwritable(paths[0], error) from None
+        if isinstance(error, RuntimeError):
+            raise
         raise UserError(f'{paths[0]} cannot be written: {error}') from None
     finally:
-        for part in parts:
-            with suppress(OSError):
-                os.unlink(part)
+        _remove(parts)
+
+
+def _remove(files: Sequence[str]) -> None:
+    for file in files:
+        with suppress(OSError):
+            os.unlink(file)
 
 
 @contextmanager
@@ -81,6 +90,9 @@ def new_folder(path: str, overwrite: bool = False) -> Generator[str, None, None]
         yield part
         _rename_folder(part, path)
     except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        if of_the_disk(error):
+            raise unwritable(path, error) from None
         raise UserError(f'{path} cannot be written: {error}') from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

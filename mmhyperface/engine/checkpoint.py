@@ -23,15 +23,17 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import is_main_process
 from torch import Tensor
 
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, of_the_disk, unwritable
 from mmhyperface.models.heads.centre_state import StoredRows, chunks, row_bytes
 
 FORMAT = 'mmhyperface centres 1'
@@ -93,6 +95,28 @@ def publish(path: Path) -> None:
     else:
         new.replace(path)
         _sync(path.parent)
+
+
+@contextmanager
+def abandoned(path: Path, needed: int | None = None) -> Generator[None, None, None]:
+    """Leave nothing of a checkpoint whose writing fails, or is interrupted.
+
+    Args:
+        path: Of the checkpoint.
+        needed: Its size in bytes, for the message.
+
+    Raises:
+        UserError: If there is no space for it, or it may not be written.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if is_main_process():
+            with suppress(OSError):
+                remove(temporary(path))
+        if of_the_disk(error):
+            raise unwritable(path, error, needed) from None
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -247,6 +271,9 @@ def update_meta(path: str, key: str, value: Any) -> None:
         torch.save(checkpoint, temporary(file))
         publish(file)
     except (OSError, RuntimeError) as error:  # torch's own, of a folder or a disk
+        temporary(file).unlink(missing_ok=True)
+        if of_the_disk(error):
+            raise unwritable(path, error) from None
         raise UserError(f'checkpoint {path} cannot be written: {error}') from None
     finally:
         temporary(file).unlink(missing_ok=True)

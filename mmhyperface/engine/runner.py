@@ -1,5 +1,6 @@
 """The runner: checkpoints of class centres that many processes share."""
 
+import logging
 import math
 import re
 from collections.abc import Generator, Iterable
@@ -12,6 +13,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend
 from mmengine.hooks import EMAHook
+from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
@@ -24,6 +26,7 @@ from mmhyperface.datasets.face_dataset import loader
 from mmhyperface.datasets.wrappers import numbered
 from mmhyperface.dist.shard import Shard
 from mmhyperface.engine import checkpoint as storage
+from mmhyperface.engine import loops
 from mmhyperface.engine.shared_rows import (
     Rows,
     StandIn,
@@ -32,7 +35,7 @@ from mmhyperface.engine.shared_rows import (
     take_stand_ins,
     together,
 )
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, of_the_disk, unwritable
 from mmhyperface.evaluation.evaluator import FaceEvaluator
 from mmhyperface.models.heads.centre_state import (
     CentreState,
@@ -80,6 +83,7 @@ class FaceRunner(Runner):
 
     optim_wrapper: Any
     _resume: bool
+    _train_dataloader: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -102,6 +106,57 @@ class FaceRunner(Runner):
             super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
             self._taken = list(take_stand_ins(kwargs['checkpoint']))
+        if fn_name == 'before_train' and self.iter:
+            loops.tell_of_resuming(self.train_loop)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """mmengine's; a log that cannot be written is an error of its own.
+
+        logging prints a traceback for each line of it instead.
+        """
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handleError = _reraise  # type: ignore[method-assign]
+        return logger
+
+    # ---- loops, whose parts fit one another
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, after :func:`.loops.fitting` and before its check."""
+        if isinstance(loop, dict):
+            loop, self._train_dataloader = loops.fitting(loop, self._train_dataloader)
+        built = super().build_train_loop(loop)
+        if built is not loop:
+            loops.check_train_loop(self, built)
+        return built
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's; what is wrong with its data says how to train without."""
+        try:
+            built = super().build_val_loop(loop)
+            loops.check_evaluation_loop('val', built)
+        except UserError as error:
+            raise UserError(
+                f'{error.brief}; or train without validation: --no-validate, that is '
+                'val_cfg=None val_dataloader=None val_evaluator=None'
+            ) from error
+        return built
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, if it ends and sees all images."""
+        built = super().build_test_loop(loop)
+        loops.check_evaluation_loop('test', built)
+        return built
+
+    def build_param_scheduler(self, scheduler: Any) -> Any:
+        """mmengine's, if they count what the training loop does."""
+        if not isinstance(self._train_loop, BaseLoop) or self._resuming:
+            return super().build_param_scheduler(scheduler)
+        scheduler = loops.converted(scheduler, self._train_loop)
+        built = super().build_param_scheduler(scheduler)
+        loops.check_schedules(built, self._train_loop)
+        return built
 
     @staticmethod
     def build_dataloader(
@@ -145,7 +200,74 @@ class FaceRunner(Runner):
             return FaceEvaluator(evaluator)
         return super().build_evaluator(evaluator)
 
+    def train(self) -> nn.Module:
+        """Train, see mmengine's ``Runner``.
+
+        Raises:
+            UserError: If the disk of the work directory is full, or read-only.
+            KeyboardInterrupt: With the iteration, and what there is to resume from.
+        """
+        last = Path(self.work_dir, 'last_checkpoint')
+        before = _edition(last)
+        try:
+            with self._writing():
+                return super().train()
+        except KeyboardInterrupt:
+            saved = self.resumed_from
+            if _edition(last) != before:
+                saved = last.read_text()
+            iteration = getattr(self._train_loop, 'iter', 0)
+            what = (
+                f'the last checkpoint is {saved}: go on with --resume {saved}'
+                if saved
+                else 'no checkpoint was saved yet'
+            )
+            raise KeyboardInterrupt(f'at iteration {iteration}; {what}') from None
+
+    def test(self) -> dict:
+        """Test, see mmengine's ``Runner``.
+
+        Raises:
+            UserError: If the disk of the work directory is full, or read-only.
+        """
+        with self._writing():
+            return super().test()
+
+    @contextmanager
+    def _writing(self) -> Generator[None, None, None]:
+        """Say where it was that a log or a report could not be written."""
+        try:
+            yield
+        except OSError as error:
+            if not of_the_disk(error):
+                raise
+            raise unwritable(error.filename or self.work_dir, error) from error
+
     # ---- saving
+
+    def checkpoint_bytes(self) -> int:
+        """About how large a checkpoint is: weights and what an optimizer keeps."""
+        whole = {
+            id(head.weight): head.shard.num_classes / max(1, len(head.weight))
+            for head in _heads(self._bare_model).values()
+        }
+
+        def size(tensors: Iterable[Tensor]) -> float:
+            return sum(
+                t.numel() * t.element_size() * whole.get(id(t), 1) for t in tensors
+            )
+
+        model = self._bare_model
+        total = size(model.parameters()) + size(model.buffers())
+        for hook in self.hooks:
+            if isinstance(hook, EMAHook):
+                total += size(hook.ema_model.parameters())
+        if isinstance(self.optim_wrapper, OptimWrapper):
+            for _, optimizer in self._optimizers():
+                for group in optimizer.param_groups:
+                    kept = 2 if 'betas' in group else bool(group.get('momentum'))
+                    total += kept * size(p for p in group['params'] if p.requires_grad)
+        return int(total)
 
     def save_checkpoint(
         self,
@@ -201,10 +323,12 @@ class FaceRunner(Runner):
                 )
             with self._collected(rows), together(shared):
                 super().save_checkpoint(out_dir, filename, **options)
-        elif large:
-            self._save_parts(path, rows, options, shared)
-        else:
-            self._save_file(path, rows, options, shared)
+            return
+        with storage.abandoned(path, self.checkpoint_bytes()):
+            if large:
+                self._save_parts(path, rows, options, shared)
+            else:
+                self._save_file(path, rows, options, shared)
 
     def _save_file(
         self, path: Path, rows: dict[str, Rows], options: dict[str, Any], shared: bool
@@ -602,6 +726,19 @@ class FaceRunner(Runner):
     @property
     def _bare_model(self) -> nn.Module:
         return self.model.module if is_model_wrapper(self.model) else self.model
+
+
+def _edition(path: Path) -> tuple[int, int] | None:
+    """Differs when a file has been replaced."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _reraise(record: logging.LogRecord) -> None:
+    raise  # logging calls it where it has caught the error
 
 
 def _bytes(size: float | str | None) -> float:

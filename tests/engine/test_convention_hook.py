@@ -1,6 +1,7 @@
 """Checkpoints carry the convention and the thresholds of just their weights."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -122,8 +123,19 @@ def test_thresholds_of_a_test(tmp_path):
         other.model[name] = value
         with pytest.raises(UserError, match=told):
             examined_convention(path, other)
-    runner.test_loop.evaluator.metrics[0].results_by_set.clear()
-    with pytest.raises(UserError, match='no thresholds to save'):
+    metric = runner.test_loop.evaluator.metrics[0]
+    (result,) = metric.results_by_set.values()
+    found = result.thresholds.copy()
+    # The advice, for pairs that resolve none of the FARs, is one that they resolve.
+    result.thresholds[:] = np.nan
+    with pytest.raises(UserError, match=r'set test_evaluator\.fars=\[') as refused:
+        save_operating_points(path, convention, runner.test_loop.evaluator)
+    (far,) = re.findall(r'fars=\[(.*)\]', str(refused.value))
+    tar = tar_at_far(result.scores, result.same, float(far))
+    assert np.isfinite(tar.thresholds).all()
+    result.thresholds[:] = found
+    metric.results_by_set.clear()
+    with pytest.raises(UserError, match=r'no thresholds to save: .*--test-sets lfw'):
         save_operating_points(path, convention, runner.test_loop.evaluator)
     torch.save(before, path)
     nothing_told = examined_convention(path, cfg)

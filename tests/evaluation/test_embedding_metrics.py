@@ -1,6 +1,7 @@
 """Metrics on templates and on MegaFace: their figures, and what they refuse."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -444,7 +445,14 @@ def test_folds_of_any_numbers_are_numbered_from_0():
     with pytest.raises(UserError, match="'lfw': all pairs are in one fold"):
         metric.dataset_meta = meta
     meta['test_sets']['lfw']['folds'] = None
-    with pytest.raises(UserError, match="'lfw': 100 stratified folds need"):
+    with pytest.raises(UserError, match="'lfw': 100 stratified folds need") as refused:
         FaceVerification(folds=100).dataset_meta = meta
+    # The advice is one that can be taken.
+    (advised,) = re.findall(r'set test_evaluator\.folds=(\d+) ', str(refused.value))
+    FaceVerification(folds=int(advised)).dataset_meta = meta
+    meta['test_sets']['lfw']['same'] = np.arange(143) == 0
+    with pytest.raises(UserError, match=r'set test_evaluator\.accuracy=global'):
+        FaceVerification().dataset_meta = meta
+    FaceVerification(accuracy='global').dataset_meta = meta
     with pytest.raises(UserError, match="folds is a number from 2 on, not '10'"):
         FaceVerification(folds='10')

@@ -95,6 +95,45 @@ def test_advice_for_a_folder_that_is_missing(tmp_path, names, number):
         DATASETS.build(dataset_config(cfg, 'test'))
 
 
+@pytest.mark.parametrize(
+    ('names', 'option', 'message'),
+    [
+        (['lfw'], 'test_evaluator.folds', None),
+        (['lfw'], 'test_evaluator.0.folds', None),
+        (['lfw'], 'test_dataloader.dataset.folds', None),
+        (
+            ['lfw', 'cfp_fp'],
+            'test_dataloader.dataset.folds',
+            r'set test_dataloader\.dataset\.datasets\.0\.folds=2 \(FacePack\) or ',
+        ),
+        (
+            ['ijbc', 'lfw'],
+            'test_evaluator.folds',
+            r'or test_evaluator\.2\.folds=2 \(FaceVerification\)',
+        ),
+        (['lfw'], 'test_evaluator.1.folds', 'is a list of 1'),
+        ([], 'train_cfg.max_iter', r'is train_cfg\.max_iters meant'),
+        ([], 'trian_cfg.max_iters', 'is train_cfg meant'),
+        ([], 'load_form', 'is load_from meant'),
+        ([], 'train_cfg.max_iters.x', r'train_cfg\.max_iters is 800, which has no x'),
+        ([], 'param_scheduler.end', r'set param_scheduler\.0\.end=2 \(LinearLR\) or'),
+    ],
+)
+def test_an_option_is_one_thing_or_is_refused(names, option, message):
+    if message is not None:
+        with pytest.raises(UserError, match=message) as refused:
+            load_config(str(CONFIG), {option: 2}, names)
+        advised = re.findall(r'([\w.]+)=2 \(', str(refused.value))
+        for each in advised:
+            load_config(str(CONFIG), {each: 2}, names)
+        return
+    cfg = load_config(str(CONFIG), {option: 2}, names)
+    node = cfg.test_evaluator[0]
+    if 'dataloader' in option:
+        (node,) = cfg.test_dataloader.dataset.datasets
+    assert node.folds == 2
+
+
 def test_a_config_without_a_test_gets_one():
     cfg = load_config(str(CONFIG))
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None

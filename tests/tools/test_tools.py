@@ -1,17 +1,26 @@
 """The command line, as a user calls it."""
 
+import argparse
 import json
 import os
 import pickle
+import re
+import runpy
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import record_files
+from runs import small_config
+
+from mmhyperface.apis import argument_parser, build_runner, config_from, load_config
+from mmhyperface.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [
@@ -286,6 +295,117 @@ def test_mistakes_on_the_command_line(tmp_path, command, message):
     done = call(sys.executable, *command, '--work-dir', tmp_path, status=1)
     assert 'Traceback' not in done.stderr
     assert message in done.stderr.strip().splitlines()[-1]
+
+
+def test_what_is_no_option_is_told_with_the_usage(capsys):
+    for given, message in (
+        (['a.py', '--cfg-options', 'x'], '--cfg-options takes KEY=VALUE, got x'),
+        (['a.py', '--cfg-options', 'x=[1,(2]'], r'x=[1,(2]: Imbalanced brackets'),
+    ):
+        with pytest.raises(SystemExit):
+            argument_parser('').parse_args(given)
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (['test_sets/lfw.py'], 'lfw.py has no model; inherit'),
+        (
+            ['sface_quickstart.py', '--launcher', 'slurm'],
+            'SLURM_PROCID is not set, so no launcher has started this process: start '
+            'it with tools/slurm_train.sh',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'model.head.channels=3'],
+            'HypersphereHead has no option channels: is in_channels meant?',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'model.type=FaceRecogniser'],
+            'FaceRecogniser is not in the mmhyperface::model registry: is the type',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'model.head.loss._delete_=True'],
+            'an entry of the config has no type: {}',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'train_cfg.foo=1'],
+            'IterBasedTrainLoop has no option foo',
+        ),
+    ],
+)
+def test_configs_that_cannot_train(tmp_path, monkeypatch, capsys, given, message):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    config, *more = given
+    command = ['train.py', ROOT / 'configs' / config, '--work-dir', tmp_path, *more]
+    if '--cfg-options' in more:
+        command.append(f'experiment_name={tmp_path.name}')
+    monkeypatch.setattr('sys.argv', list(map(str, command)))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
+    assert ended.value.code == 1
+    (told,) = (x for x in capsys.readouterr().err.splitlines() if 'error: ' in x)
+    assert message in told
+
+
+def test_a_folder_that_is_none_is_told_before_the_data_is_read(tmp_path):
+    """/proc is where root may not write either."""
+    given = dict(config=str(ROOT / 'configs/sface_quickstart.py'), cfg_options=None)
+    given |= dict(local_rank=0, launcher='none')
+    (tmp_path / 'file').touch()
+    for work_dir in ('/proc/work', str(tmp_path / 'file' / 'work')):
+        with pytest.raises(UserError, match=f'nothing can be written to {work_dir}'):
+            config_from(argparse.Namespace(work_dir=work_dir, **given))
+
+
+def test_validation_data_that_is_missing_can_be_done_without(tmp_path):
+    """Named by the recipe, but not beside the training data of one's own."""
+    cfg = small_config(tmp_path)
+    base = load_config(str(ROOT / 'configs/sphereface2_r100_ms1m.py'))
+    cfg.val_dataloader, cfg.val_cfg = base.val_dataloader, {}
+    cfg.val_evaluator = base.val_evaluator
+    with pytest.raises(UserError, match=r'lfw\.bin.*train without .*: --no-validate'):
+        build_runner(cfg).train()
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
+    process = subprocess.Popen(
+        [
+            *('tools/dist_train.sh', 'configs/sphereface2_quickstart.py', '2'),
+            *('--work-dir', str(tmp_path), '--no-validate', '--cfg-options'),
+            *SYNTHETIC,
+            *('train_cfg.max_iters=100000', 'train_dataloader.num_workers=1'),
+            'default_hooks.logger.interval=1000',
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={
+            **os.environ,
+            'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        },
+    )
+    try:
+        while not (tmp_path / 'last_checkpoint').exists() and process.poll() is None:
+            time.sleep(0.1)
+        # As a terminal does, to all that it has started.
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert 'Traceback' not in said
+    (line,) = (line for line in said.splitlines() if 'interrupted' in line)
+    told = re.fullmatch(
+        r'interrupted at iteration (\d+); the last checkpoint is (\S+): go on with '
+        r'--resume \2',
+        line,
+    )
+    assert int(told[1]) - 2 <= int(re.search(r'iter_(\d+)', told[2])[1]) <= int(told[1])
+    assert Path(told[2]).is_file()
+    assert (tmp_path / 'last_checkpoint').read_text() == told[2]
 
 
 def test_several_processes_end_in_one_message_too(tmp_path):

@@ -35,7 +35,7 @@ from rich.table import Column, Table
 
 from mmhyperface.apis import report_errors
 from mmhyperface.apis.conversion import end_with_parent, in_order
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, unwritable
 from mmhyperface.inference.detection import (
     CHOICES,
     LONGEST,
@@ -210,9 +210,13 @@ class Aligner:
         """Whenever the process may be killed, a crop that is there is whole."""
         data = cv2.imencode(f'.{self.args.format}', crop, self.options)[1]
         part = Path(self.args.destination, f'.{os.getpid()}.part')
-        part.write_bytes(data.tobytes())
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.replace(part, path)
+        try:
+            part.write_bytes(data.tobytes())
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.replace(part, path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise unwritable(path, error) from None
 
 
 def crop_of(picture: str, args: argparse.Namespace, ending: str | None = None) -> str:

@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import Runner
 
 from mmhyperface.engine.checkpoint import MODEL, write_text
+from mmhyperface.errors import UserError, free_space, size_of
 from mmhyperface.registry import HOOKS
 
 
@@ -40,6 +42,38 @@ class CheckpointHook(_CheckpointHook):
     Of checkpoints in parts, ``published_keys`` publishes what is not in parts, into
     their folder.
     """
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        size = getattr(runner, 'checkpoint_bytes', lambda: 0)()
+        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+            self._look_for_space(runner, size)
+
+    def _look_for_space(self, runner: Runner, size: int) -> None:
+        """
+        Raises:
+            UserError: If there is no space for a single checkpoint.
+        """
+        length = runner.max_epochs if self.by_epoch else runner.max_iters
+        count = int(self.save_last)
+        if self.interval > 0:
+            count = max(count, length // self.interval)
+        if self.max_keep_ckpts > 0:
+            # The oldest goes when the newest is there.
+            count = min(count, self.max_keep_ckpts + 1)
+        free = free_space(self.out_dir)
+        if not count or count * size <= free:
+            return
+        message = (
+            f'{self.out_dir} has {size_of(free)} free, and {count} checkpoints of '
+            f'about {size_of(size)} are to be saved there: make room, or set '
+            'default_hooks.checkpoint.out_dir=FOLDER, '
+            'default_hooks.checkpoint.interval or '
+            'default_hooks.checkpoint.max_keep_ckpts'
+        )
+        if size > free:
+            raise UserError(message)
+        runner.logger.warning(message)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         expired = self._enlist(runner, step)

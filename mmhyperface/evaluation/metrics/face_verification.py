@@ -128,7 +128,15 @@ class FaceVerification(EmbeddingMetric):
     def _folds(self, same: Bools, folds: Ints | None) -> Ints:
         """The fold of each pair, numbered from 0."""
         if folds is None:
-            folds = stratified_folds(same, self.folds, self.folds_seed)
+            fewest = min(np.count_nonzero(same), np.count_nonzero(~same))
+            try:
+                folds = stratified_folds(same, self.folds, self.folds_seed)
+            except UserError as error:
+                fewer = f'test_evaluator.folds={fewest} (or val_evaluator.folds), or '
+                raise UserError(
+                    f'{error}; set {fewer if fewest > 1 else ""}'
+                    'test_evaluator.accuracy=global (or val_evaluator.accuracy)'
+                ) from None
         return check_folds(folds, same)
 
 

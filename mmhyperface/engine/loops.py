@@ -1,0 +1,333 @@
+"""Whether loop, loader, sampler, schedules and checkpoints fit one another.
+
+mmengine takes each of them as it is. An epoch of an endless sampler has no end, a
+loader without a batch trains nothing, a schedule that counts epochs stands still in a
+training by iterations.
+"""
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.dataset.sampler import InfiniteSampler
+from mmengine.dist import all_gather_object, get_world_size
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.optim import _ParamScheduler
+from mmengine.registry import DATA_SAMPLERS, LOOPS
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
+
+from mmhyperface.datasets.samplers import InfiniteFaceSampler
+from mmhyperface.errors import UserError
+
+BY_EPOCHS = 'train_cfg.by_epoch=True train_cfg.max_epochs=EPOCHS'
+BY_ITERATIONS = 'train_cfg.by_epoch=False train_cfg.max_iters=ITERATIONS'
+# A schedule may go on for one more step than the training, to end at a round value.
+_TOLERANCE = 1.01
+
+
+def fitting(loop: dict, dataloader: Any) -> tuple[dict, Any]:
+    """Configs of a training loop and its loader, changed where they do not fit.
+
+    A loop by epochs does without the ``max_iters`` of a config that it inherits from,
+    and takes ``DefaultSampler`` for a sampler in random order that never ends.
+
+    Args:
+        loop: ``train_cfg``.
+        dataloader: ``train_dataloader``, or a loader, which stays as it is.
+
+    Raises:
+        UserError: If the loop's length is not said, or is nothing.
+    """
+    loop = copy.deepcopy(loop)
+    if 'type' not in loop:
+        _require_length(loop)
+    if not isinstance(dataloader, dict) or not _counts_epochs(loop):
+        return loop, dataloader
+    sampler = dataloader.get('sampler')
+    if isinstance(sampler, dict) and _resolved(DATA_SAMPLERS, sampler) in (
+        InfiniteSampler,
+        InfiniteFaceSampler,
+    ):
+        options = {key: sampler[key] for key in ('shuffle', 'seed') if key in sampler}
+        dataloader = copy.deepcopy(dataloader)
+        dataloader['sampler'] = {'type': 'mmengine.DefaultSampler', **options}
+        _say(
+            f'training by epochs: the sampler is DefaultSampler, for '
+            f'{sampler["type"]} (train_dataloader.sampler) never ends',
+            logging.INFO,
+        )
+    return loop, dataloader
+
+
+def _require_length(loop: dict) -> None:
+    if 'by_epoch' not in loop:
+        raise UserError(
+            f'train_cfg does not say how long to train: set {BY_ITERATIONS}, or '
+            f'{BY_EPOCHS}'
+        )
+    by_epoch = bool(loop['by_epoch'])
+    own, other = 'max_epochs', 'max_iters'
+    wanted, instead = BY_EPOCHS, BY_ITERATIONS
+    if not by_epoch:
+        own, other, wanted, instead = other, own, instead, wanted
+    length = loop.get(own)
+    if length is None:
+        raise UserError(
+            f'train_cfg.by_epoch={by_epoch} needs train_cfg.{own}: set {wanted}, or '
+            f'{instead}'
+        )
+    if length < 1:
+        raise UserError(f'train_cfg.{own}={length} trains nothing: set 1 or more')
+    if other not in loop:
+        return
+    if not by_epoch:
+        raise UserError(
+            f'train_cfg.{other}={loop[other]} has no meaning with '
+            f'train_cfg.by_epoch=False: set {instead}, or leave it out'
+        )
+    _say(
+        f'training by epochs: train_cfg.{other}={loop.pop(other)} has no meaning',
+        logging.INFO,
+    )
+
+
+def _counts_epochs(loop: dict) -> bool:
+    if 'type' not in loop:
+        return bool(loop['by_epoch'])
+    kind = _resolved(LOOPS, loop)
+    return isinstance(kind, type) and issubclass(kind, EpochBasedTrainLoop)
+
+
+def _resolved(registry: Any, config: dict) -> Any:
+    """The class that a config names, by mmengine's rules."""
+    if not isinstance(config['type'], str):
+        return config['type']
+    with registry.switch_scope_and_registry(config.get('_scope_')) as those:
+        return those.get(config['type'])
+
+
+def check_train_loop(runner: Runner, loop: BaseLoop) -> None:
+    """See that a training loop has batches, and that its epochs end.
+
+    Checkpoint hooks that count iterations in a training by epochs are made to count
+    epochs: mmengine resumes those at the beginning of an epoch only.
+
+    Raises:
+        UserError: If there is no batch, or an epoch would not end, or not on all
+            processes at once.
+    """
+    loader = loop.dataloader
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    endless = _endless(loader)
+    if by_epoch and endless is not None:
+        raise UserError(
+            f'an epoch of {endless} (train_dataloader.sampler) never ends: set '
+            'train_dataloader.sampler.type=DefaultSampler, or train by iterations: '
+            f'{BY_ITERATIONS}'
+        )
+    # Of a sampler that never ends the length has no meaning.
+    batches = all_gather_object(len(loader) if endless is None else 1)
+    images = len(loader.dataset)
+    if not images or min(batches) < 1:
+        raise UserError(_no_batch(loader, images))
+    if by_epoch and len(set(batches)) > 1:
+        raise UserError(
+            f'the processes have {batches} batches in an epoch, and would wait for one '
+            'another for ever: set train_dataloader.sampler.round_up=True'
+        )
+    if by_epoch:
+        _tell_of_validation(runner, loop)
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook):
+            _fit_checkpoints(hook, batches[0] if by_epoch else None)
+
+
+def check_evaluation_loop(name: str, loop: BaseLoop) -> None:
+    """See that a validation or a test, by `name`, looks at each image and ends.
+
+    Raises:
+        UserError: If not.
+    """
+    endless = _endless(loop.dataloader)
+    if endless is not None:
+        raise UserError(
+            f'{name}_dataloader.sampler.type={endless} never ends: set '
+            f'{name}_dataloader.sampler.type=DefaultSampler'
+        )
+    if loop.dataloader.drop_last:
+        raise UserError(
+            f'{name}_dataloader.drop_last=True leaves images out: set it to False'
+        )
+
+
+def _endless(loader: DataLoader) -> str | None:
+    """The sampler's name, if it is known never to end."""
+    for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
+        if isinstance(sampler, InfiniteSampler):
+            return type(sampler).__name__
+    return None
+
+
+def _no_batch(loader: DataLoader, images: int) -> str:
+    if not images:
+        return 'there is nothing to train on: train_dataloader.dataset has no image'
+    world = get_world_size()
+    among = f' on {world} processes' if world > 1 else ''
+    told = f'there is nothing to train on: {images} images{among} make no batch'
+    if not loader.drop_last:
+        return f'{told}: {world} processes need {world} images or more'
+    return (
+        f'{told} of train_dataloader.batch_size={loader.batch_size}, and '
+        'train_dataloader.drop_last=True drops a smaller one: set '
+        f'train_dataloader.batch_size={max(1, images // world)} or less, or '
+        'train_dataloader.drop_last=False'
+    )
+
+
+def _tell_of_validation(runner: Runner, loop: EpochBasedTrainLoop) -> None:
+    if runner._val_loop is not None and loop.val_interval > loop.max_epochs:
+        _say(
+            f'train_cfg.val_interval={loop.val_interval} counts epochs, of which there '
+            f'are {loop.max_epochs}: validation is at the end only. To validate after '
+            'each epoch set train_cfg.val_interval=1'
+        )
+
+
+def _fit_checkpoints(hook: CheckpointHook, epoch: int | None) -> None:
+    """Let a hook count what the loop does; `epoch` is the iterations in one."""
+    if epoch is not None and not hook.by_epoch:
+        hook.by_epoch = True
+        hook.save_begin = hook.save_begin // epoch
+        if hook.filename_tmpl == 'iter_{}.pth':
+            hook.filename_tmpl = 'epoch_{}.pth'
+        before = hook.interval
+        if before < 1:
+            return
+        hook.interval = max(1, before // epoch)
+        _say(
+            f'training by epochs: a checkpoint every {hook.interval} epochs instead of '
+            f'every {before} iterations. To choose: default_hooks.checkpoint.by_epoch='
+            'True default_hooks.checkpoint.interval=EPOCHS',
+            logging.INFO,
+        )
+    elif epoch is None and hook.by_epoch:
+        _say(
+            'default_hooks.checkpoint counts epochs, and a training by iterations has '
+            'but one: the only checkpoint is saved at the end. To save more set '
+            'default_hooks.checkpoint.by_epoch=False '
+            'default_hooks.checkpoint.interval=ITERATIONS'
+        )
+
+
+def converted(schedules: Any, loop: BaseLoop) -> Any:
+    """Configs of schedules in epochs, with the length of those in a loop without any.
+
+    mmengine's ``convert_to_iter_based`` takes the length of the loader, which for a
+    sampler that never ends is that of one process alone, and lets a schedule end after
+    the first epoch.
+    """
+    if isinstance(loop, EpochBasedTrainLoop) or not isinstance(loop, BaseLoop):
+        return schedules
+    loader = loop.dataloader
+    length = len(loader)
+    if _endless(loader) is not None:
+        length //= get_world_size()
+    schedules = copy.deepcopy(schedules)
+    for _, schedule in _each(schedules):
+        if isinstance(schedule, dict) and schedule.get('convert_to_iter_based'):
+            schedule.setdefault('epoch_length', max(1, length))
+            # In epochs, which become whole iterations.
+            end = (loop.max_iters + 0.5) / schedule['epoch_length']
+            schedule.setdefault('end', end)
+    return schedules
+
+
+def check_schedules(schedules: Any, loop: BaseLoop) -> None:
+    """See that schedules move in a loop, and say which end elsewhere than it does.
+
+    Args:
+        schedules: As built, a list or a dict of lists.
+        loop: The training loop.
+
+    Raises:
+        UserError: If one counts epochs and the loop has none.
+    """
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    last: dict[tuple, tuple[str, _ParamScheduler]] = {}
+    for option, schedule in _each(schedules):
+        if getattr(schedule, 'need_val_args', False):
+            continue  # it moves when there was a validation
+        if schedule.by_epoch and not by_epoch:
+            raise UserError(
+                f'{option} ({type(schedule).__name__}) counts epochs, and a training '
+                f'by iterations has none, so it would never move: set '
+                f'{option}.by_epoch=False, and its begin, end and milestones in '
+                f'iterations; or train by epochs: {BY_EPOCHS}'
+            )
+        key = option.rpartition('.')[0], schedule.param_name
+        if key not in last or schedule.end > last[key][1].end:
+            last[key] = option, schedule
+    for option, schedule in last.values():
+        _tell_of_end(option, schedule, loop)
+
+
+def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
+    unit, length = 'epoch', loop.max_epochs
+    if not schedule.by_epoch:
+        unit, length = 'iteration', loop.max_iters
+    # Those with eta_min fall until their end, others may well stay as they are then.
+    early = hasattr(schedule, 'eta_min') and schedule.end * _TOLERANCE < length
+    # An end that is not set is a very large one.
+    late = length * _TOLERANCE < schedule.end < 10**9
+    if early or late:
+        _say(
+            f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
+            f'{unit} {schedule.end}, the training at {unit} {length}. To let it end '
+            f'with the training set {option}.end={length}'
+        )
+
+
+def _each(schedules: Any) -> list[tuple[str, Any]]:
+    """Schedules, or their configs, with the options that they are."""
+    if schedules is None:
+        return []
+    if isinstance(schedules, Sequence):
+        return [(f'param_scheduler.{i}', each) for i, each in enumerate(schedules)]
+    if isinstance(schedules, dict) and 'type' not in schedules:
+        return [
+            (f'param_scheduler.{name}.{i}', each)
+            for name, several in schedules.items()
+            for i, each in enumerate(
+                several if isinstance(several, Sequence) else [several]
+            )
+        ]
+    return [('param_scheduler', schedules)]
+
+
+def tell_of_resuming(loop: BaseLoop) -> None:
+    """Say what is left of a training, where that is not what one expects."""
+    if loop.iter >= loop.max_iters or (
+        isinstance(loop, EpochBasedTrainLoop) and loop.epoch >= loop.max_epochs
+    ):
+        more = 'max_iters'
+        if isinstance(loop, EpochBasedTrainLoop):
+            more = 'max_epochs'
+        _say(
+            f'nothing is left to train: the checkpoint is of iteration {loop.iter}, '
+            f'and train_cfg.{more}={getattr(loop, more)}; set more to go on'
+        )
+    elif isinstance(loop, EpochBasedTrainLoop) and loop.iter != loop.epoch * len(
+        loop.dataloader
+    ):
+        _say(
+            f'the checkpoint is of epoch {loop.epoch} and iteration {loop.iter}, where '
+            f'an epoch has {len(loop.dataloader)} iterations: it was saved within an '
+            'epoch, or had other batches. The epoch is trained from its beginning'
+        )
+
+
+def _say(message: str, level: int = logging.WARNING) -> None:
+    print_log(message, 'current', level)

@@ -1,0 +1,155 @@
+"""Loop, loader, sampler, schedules and checkpoints that fit one another, or are told.
+
+The data set of the small run has 77 images, in batches of 8.
+"""
+
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from runs import scalars, small_config, train
+from test_training import equal, weights
+
+from mmhyperface.engine import loops
+from mmhyperface.errors import UserError
+
+EPOCHS = {'train_cfg.by_epoch': True, 'train_cfg.max_epochs': 2}
+
+
+def sampler(kind: str, **options) -> dict:
+    return {'train_dataloader.sampler': dict(_delete_=True, type=kind, **options)}
+
+
+@HOOKS.register_module()
+class NotedImagesHook(Hook):
+    """Which images came, by epoch."""
+
+    seen: ClassVar[dict[int, list[int]]] = {}
+
+    def before_train(self, runner):
+        self.seen.clear()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        come = self.seen.setdefault(runner.epoch, [])
+        come += data_batch['sample_idx'].tolist()
+
+
+def logged(work_dir: Path) -> str:
+    return next(work_dir.glob('*/*.log')).read_text()
+
+
+def test_epochs_on_a_base_that_counts_iterations(tmp_path):
+    """An epoch sees each image once at most; training resumes at its end exactly."""
+    options = {
+        **EPOCHS,
+        'custom_hooks': [dict(type='NotedImagesHook')],
+        'train_dataloader.dataset.pipeline': [
+            dict(type='PackFace'),
+        ],
+    }
+    train(small_config(tmp_path / 'whole', **options))
+    for images in NotedImagesHook.seen.values():
+        assert len(images) == len(set(images)) == 72
+    assert NotedImagesHook.seen[0] != NotedImagesHook.seen[1]
+    assert len(scalars(tmp_path / 'whole')) == 18
+    saved = {path.name for path in (tmp_path / 'whole').glob('*.pth')}
+    assert saved == {'epoch_1.pth', 'epoch_2.pth'}
+    told = logged(tmp_path / 'whole')
+    assert 'the sampler is DefaultSampler' in told
+    assert 'set param_scheduler.1.end=18' in told
+    resumed = {'resume': True, 'load_from': str(tmp_path / 'whole' / 'epoch_1.pth')}
+    train(small_config(tmp_path / 'resumed', **options, **resumed))
+    assert scalars(tmp_path / 'resumed') == scalars(tmp_path / 'whole')[9:]
+    whole, again = (
+        weights(tmp_path / name / 'epoch_2.pth') for name in ('whole', 'resumed')
+    )
+    for key in ('state_dict', 'optimizer', 'param_schedulers'):
+        assert equal(whole[key], again[key])
+    # Once more there is nothing to do, and it is said.
+    resumed['load_from'] = str(tmp_path / 'whole' / 'epoch_2.pth')
+    train(small_config(tmp_path / 'over', **options, **resumed))
+    assert 'nothing is left to train' in logged(tmp_path / 'over')
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            {**EPOCHS, **sampler('DefaultSampler'), 'train_dataloader.batch_size': 512},
+            r'77 images make no batch of train_dataloader\.batch_size=512.* set '
+            r'train_dataloader\.batch_size=77 or less, or train_dataloader\.drop_last=',
+        ),
+        (
+            {**sampler('DefaultSampler'), 'train_dataloader.batch_size': 512},
+            r'set train_dataloader\.batch_size=77 or less',
+        ),
+        (
+            {**EPOCHS, **sampler('IdentityBalancedSampler')},
+            r'set train_dataloader\.sampler\.type=DefaultSampler, or train by itera',
+        ),
+        ({'train_cfg.by_epoch': True}, r'needs train_cfg\.max_epochs: set train_cfg'),
+        ({'train_cfg.max_epochs': 2}, r'set train_cfg\.by_epoch=True train_cfg\.max_'),
+        ({'train_cfg.max_iters': 0}, r'train_cfg\.max_iters=0 trains nothing'),
+        (
+            {'train_cfg': dict(_delete_=True, max_iters=6)},
+            r'set train_cfg\.by_epoch=False',
+        ),
+        (
+            {'param_scheduler': [dict(type='MultiStepLR', milestones=[3])]},
+            r'param_scheduler\.0 \(MultiStepLR\) .*set param_scheduler\.0\.by_epoch=F',
+        ),
+    ],
+)
+def test_what_would_train_nothing_or_for_ever_is_refused(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        train(small_config(tmp_path, **options))
+    assert not list(tmp_path.glob('*.pth'))
+
+
+@pytest.mark.parametrize('option', ['sampler.type=InfiniteSampler', 'drop_last=True'])
+def test_a_validation_sees_each_image_once(tmp_path, option):
+    name, value = option.split('=')
+    loader = dict(
+        batch_size=8,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='collate_faces'),
+        dataset=dict(
+            type='SyntheticFacePairs',
+            num_identities=9,
+            images_per_identity=3,
+            num_pairs=40,
+            image_size=32,
+            pipeline=[dict(type='PackFace')],
+        ),
+    )
+    cfg = small_config(tmp_path)
+    cfg.val_dataloader, cfg.val_cfg = loader, {}
+    cfg.val_evaluator = dict(type='FaceVerification')
+    cfg.merge_from_dict({f'val_dataloader.{name}': value == 'True' or value})
+    with pytest.raises(UserError, match=rf'val_dataloader\.{name}.*--no-validate'):
+        train(cfg)
+
+
+def test_epochs_are_converted_to_those_of_all_processes(tmp_path):
+    """Nine iterations an epoch, of one process and an endless sampler."""
+    schedule = dict(type='MultiStepLR', milestones=[1, 2], convert_to_iter_based=True)
+    options = {'param_scheduler': [schedule], 'train_cfg.max_iters': 20}
+    train(small_config(tmp_path, **options))
+    rates = scalars(tmp_path, 'lr')
+    changes = [i for i in range(1, 20) if rates[i] != rates[i - 1]]
+    assert changes == [9, 18]
+    assert 'param_scheduler' not in logged(tmp_path).rpartition('Hooks will be')[2]
+
+
+def test_processes_have_epochs_of_one_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(loops, 'get_world_size', lambda: 2)
+    schedule = dict(type='MultiStepLR', milestones=[1], convert_to_iter_based=True)
+    train(small_config(tmp_path / 'even', param_scheduler=[schedule]))
+    rates = scalars(tmp_path / 'even', 'lr')
+    assert [i for i in range(1, 6) if rates[i] != rates[i - 1]] == [4]
+    # What two processes have of 77 images in batches of 13 that nothing rounds up.
+    monkeypatch.setattr(loops, 'all_gather_object', lambda own: [3, 2])
+    with pytest.raises(UserError, match=r'\[3, 2\] batches .*sampler\.round_up=True'):
+        train(small_config(tmp_path / 'uneven', **EPOCHS))

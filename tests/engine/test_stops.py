@@ -1,0 +1,100 @@
+"""A training that is interrupted, or has no space: what is left, and what is said."""
+
+import resource
+
+import pytest
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from runs import small_config, train
+from test_training import weights
+
+from mmhyperface.engine.hooks import checkpoint as checkpoint_hook
+from mmhyperface.errors import UserError
+
+LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+
+@HOOKS.register_module()
+class StopHook(Hook):
+    """Stops the training after an iteration, or when it is to be saved.
+
+    Args:
+        at: The iteration, from 0.
+        how: ``'after'`` it or ``'saving'`` it the user interrupts; ``'full'``: files
+            cannot be large any more.
+    """
+
+    def __init__(self, at, how):
+        self.at, self.how = at, how
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if self.how == 'after' and runner.iter == self.at:
+            raise KeyboardInterrupt
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        if self.how == 'saving' and runner.iter == self.at:
+            raise KeyboardInterrupt
+        if self.how == 'full' and runner.iter == self.at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300, LIMIT[1]))
+
+
+def stopping(folder, at, how, **options):
+    hooks = [dict(type='StopHook', at=at, how=how)]
+    return small_config(folder, custom_hooks=hooks, **options)
+
+
+@pytest.mark.parametrize('above', ['1GB', 0])
+def test_an_interrupt_says_what_there_is_to_resume_from(tmp_path, above):
+    options = {'centre_parts_above': above}
+    with pytest.raises(KeyboardInterrupt, match='at iteration 1; no checkpoint was'):
+        train(stopping(tmp_path, 1, 'after', **options))
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(stopping(tmp_path, 5, 'saving', **options))
+    saved = tmp_path / 'iter_3.pth'
+    advice = f'the last checkpoint is {saved}: go on with --resume {saved}'
+    assert str(stopped.value) == f'at iteration 5; {advice}'
+    assert sorted(tmp_path.glob('*iter*')) == [saved]
+    resumed = {**options, 'resume': True, 'load_from': str(saved)}
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train(stopping(tmp_path, 4, 'after', **resumed))
+    assert str(stopped.value) == f'at iteration 4; {advice}'
+    # The last checkpoint of another training is not this one's.
+    with pytest.raises(KeyboardInterrupt, match='at iteration 1; no checkpoint was'):
+        train(stopping(tmp_path, 1, 'after', **options))
+
+
+@pytest.mark.parametrize('above', ['1GB', 0])
+def test_a_full_disk_keeps_what_was_saved(tmp_path, above):
+    """As a full disk the system's limit of the size of a file."""
+    options = {'centre_parts_above': above}
+    try:
+        with pytest.raises(UserError) as refused:
+            train(stopping(tmp_path, 5, 'full', **options))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, LIMIT)
+    told = str(refused.value)
+    assert f'{tmp_path / "iter_6.pth"} cannot be written: File too large' in told
+    assert 'KB needed' in told
+    saved = tmp_path / 'iter_3.pth'
+    assert sorted(tmp_path.glob('*iter*')) == [saved]
+    assert weights(saved / 'model.pth' if above == 0 else saved)['meta']['iter'] == 3
+
+
+def test_too_little_space_is_seen_before_training(tmp_path, monkeypatch):
+    runner = train(small_config(tmp_path / 'room'))
+    size = (tmp_path / 'room' / 'iter_6.pth').stat().st_size
+    # A file has names and lists besides.
+    assert 0.3 * size < runner.checkpoint_bytes() < size
+    free = 0
+    monkeypatch.setattr(checkpoint_hook, 'free_space', lambda path: free)
+    with pytest.raises(UserError, match=r'0 bytes free, and 2 checkpoints of about'):
+        train(small_config(tmp_path / 'none'))
+    assert not list((tmp_path / 'none').glob('*.pth'))
+    free = int(1.5 * runner.checkpoint_bytes())
+    for name, kept in (('many', 9), ('enough', -1)):
+        options = {'default_hooks.checkpoint.max_keep_ckpts': kept}
+        if name == 'enough':
+            options['default_hooks.checkpoint.interval'] = 6
+        train(small_config(tmp_path / name, **options))
+        log = next((tmp_path / name).glob('*/*.log')).read_text()
+        assert ('default_hooks.checkpoint.out_dir=FOLDER' in log) == (name == 'many')
