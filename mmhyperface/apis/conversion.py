@@ -18,9 +18,11 @@ import numpy as np
 from rich.progress import track
 
 from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS, FaceDataset
+from mmhyperface.datasets.face_dataset import FaceDataset
+from mmhyperface.datasets.face_folder import FaceFolder
+from mmhyperface.datasets.image_files import IMAGE_EXTENSIONS, is_image_name
 from mmhyperface.datasets.transforms import LoadFace, decode_face, encoded_face
-from mmhyperface.errors import UserError
+from mmhyperface.errors import INCOMPLETE, UserError
 
 from .launch import report_errors
 
@@ -107,6 +109,16 @@ def reported_conversion() -> Generator[None, None, None]:
         signal.signal(stop, lambda number, _: sys.exit(128 + number))
     with report_errors():
         yield
+
+
+def require_all(folder: FaceFolder) -> None:
+    """Let the exit status tell that images of a folder were passed over.
+
+    Raises:
+        SystemExit: With status 3, if some were; a warning has named them.
+    """
+    if folder.left_out:
+        raise SystemExit(INCOMPLETE)
 
 
 class Encoding(NamedTuple):
@@ -322,7 +334,7 @@ def put(folder: str, name: str, picture: Picture, link: bool = False) -> None:
             f'{picture.source}: the name {name!r} is none within a folder: expected '
             'parts between slashes, none of them empty or with a dot at its start'
         )
-    if not name.lower().endswith(IMAGE_EXTENSIONS):
+    if not is_image_name(name):
         name += _ending(picture)
     stem, ending = os.path.splitext(os.path.join(folder, name))
     os.makedirs(os.path.dirname(stem), exist_ok=True)

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from mmhyperface.errors import INCOMPLETE as INCOMPLETE
+
 from .detection import CHOICES, LONGEST, SCORE_THRESHOLD, quiet_opencv
 from .inferencer import BATCH_SIZE, FaceInferencer
 from .pictures import MAX_MEGAPIXELS
 from .results import Face
 
-#: Exit status: done, but not all that was asked for, as stderr tells.
-INCOMPLETE = 3
 #: Exit status of a verification: these are two people.
 DIFFERENT = 3
 
@@ -44,7 +44,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         '--resize',
         action='store_true',
         default=None,
-        help="bring aligned crops of another size than the network's to it",
+        help='pictures of any size are aligned crops, brought to that of the network; '
+        'without it only those of a size that the training was given',
     )
     add(
         '--max-megapixels',
