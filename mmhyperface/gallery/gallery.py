@@ -318,7 +318,7 @@ class FaceGallery:
             raise UserError(
                 f'{path} is a gallery of another model: its fingerprint is '
                 f'{contents.fingerprint[:8]}, that of the model {fingerprint[:8]}; '
-                'enrol the images again with this model'
+                'enrol the images again with this model, in another file'
             )
         if contents.score not in SCORES:
             raise UserError(f'{path} is damaged: its score is {contents.score!r}')

@@ -71,8 +71,8 @@ def require_new(images: Sequence[str], known: set[str]) -> None:
     there = sorted(given & known)
     if there:
         raise UserError(
-            f'the gallery has image {some(there)} already; remove it first, or give '
-            'the new one another name'
+            f'the gallery has image {some(there)} already; remove it first '
+            '(FaceGallery.remove), or give the new one another name'
         )
     if len(given) < len(images):
         twice = [image for image, count in Counter(images).items() if count > 1]

@@ -198,7 +198,9 @@ class FaceInferencer(BaseInferencer):
             inputs: Of :func:`expand`.
         """
         if batch_size < 1:
-            raise UserError(f'batch_size is at least 1, got {batch_size}')
+            raise UserError(
+                f'batch_size is at least 1 (--batch-size), got {batch_size}'
+            )
         chosen = _one_of('choose', choose or self.choose, ('all', *CHOICES))
         faces = (face for item in inputs for face in self._faces(item, chosen))
         while batch := list(islice(faces, batch_size)):
