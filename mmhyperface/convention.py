@@ -54,6 +54,8 @@ class Convention:
         embedding_size: Of the fused embedding; 0 where it is not known yet.
         resize: Whether its training brought crops of other sizes to `input_size` (as
             ``LoadFace`` does).
+        image_sizes: Of the crops that it brought there, (height, width) each, where
+            these were few sizes.
         network: Config of the :class:`FaceRecognizer` without its head.
         loss: Config of the loss it was trained with.
         data: What it was trained on: ``type`` of the data set, ``num_classes``,
@@ -77,6 +79,7 @@ class Convention:
     operating_points: tuple[OperatingPoint, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ''
+    image_sizes: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict:
         """Only numbers, strings, and dicts and lists of them."""
@@ -97,10 +100,12 @@ class Convention:
             values = {key: value for key, value in data.items() if key in known}
             for name in ('input_size', 'mean', 'std'):
                 values[name] = tuple(values[name])
+            sizes = values.get('image_sizes', ())
+            values['image_sizes'] = tuple((int(h), int(w)) for h, w in sizes)
             points = values.get('operating_points', ())
             values['operating_points'] = tuple(OperatingPoint(**x) for x in points)
             return cls(**values)
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f'{source}: its convention is damaged, or of another version of '
                 f'mmhyperface ({type(error).__name__}: {error})'

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy.typing as npt
 
+#: Exit status of a tool: done, but not all that was asked for, as stderr tells.
+INCOMPLETE = 3
+
 
 class UserError(ValueError):
     """Something the user can mend: says what is wrong, where, and what to do.

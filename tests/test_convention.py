@@ -97,14 +97,16 @@ def test_no_convention():
 
 def test_it_survives_json():
     found = convention_of(Config.fromfile(CONFIGS / 'sface_r100_ms1m.py'))
-    found = dataclasses.replace(found, operating_points=POINTS, fingerprint='ab')
+    found = dataclasses.replace(
+        found, operating_points=POINTS, fingerprint='ab', image_sizes=((112, 92),)
+    )
     text = json.dumps(found.to_dict())
     assert Convention.from_dict(json.loads(text), 'here') == found
     later = json.loads(text) | {'of_a_later_version': 1}
     assert Convention.from_dict(later, 'here') == found
 
 
-@pytest.mark.parametrize('fault', [None, [], {}, {'input_size': 3}])
+@pytest.mark.parametrize('fault', [None, [], {}, {'input_size': 3}, {'image_sizes': 3}])
 def test_damage_is_told(fault):
     with pytest.raises(UserError, match=r'x\.pth: its convention is damaged'):
         Convention.from_dict(fault, 'x.pth')

@@ -17,13 +17,14 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from mmhyperface.errors import UserError
+from mmhyperface.errors import INCOMPLETE, UserError
 
 from .launch import report_errors
 
 if TYPE_CHECKING:
     from mmhyperface.datasets.damage import DamagedImage
     from mmhyperface.datasets.face_dataset import FaceDataset
+    from mmhyperface.datasets.face_folder import FaceFolder
 
 # Images of one task of a worker, and tasks that a worker may be ahead.
 TASK = 16
@@ -108,6 +109,16 @@ def reported_conversion() -> Generator[None, None, None]:
         signal.signal(stop, lambda number, _: sys.exit(128 + number))
     with report_errors():
         yield
+
+
+def require_all(folder: 'FaceFolder') -> None:
+    """Let the exit status tell that images of a folder were passed over.
+
+    Raises:
+        SystemExit: With status 3, if some were; a warning has named them.
+    """
+    if folder.left_out:
+        raise SystemExit(INCOMPLETE)
 
 
 class Encoding(NamedTuple):
@@ -325,14 +336,14 @@ def put(folder: str, name: str, picture: Picture, link: bool = False) -> None:
         UserError: If the name leads out of the folder or is hidden, or the image is of
             a type that has no ending.
     """
-    from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS
+    from mmhyperface.datasets.image_files import is_image_name
 
     if '\0' in name or any(p.startswith('.') or not p for p in name.split('/')):
         raise UserError(
             f'{picture.source}: the name {name!r} is none within a folder: expected '
             'parts between slashes, none of them empty or with a dot at its start'
         )
-    if not name.lower().endswith(IMAGE_EXTENSIONS):
+    if not is_image_name(name):
         name += _ending(picture)
     stem, ending = os.path.splitext(os.path.join(folder, name))
     os.makedirs(os.path.dirname(stem), exist_ok=True)
@@ -350,7 +361,7 @@ def put(folder: str, name: str, picture: Picture, link: bool = False) -> None:
 
 
 def _ending(picture: Picture) -> str:
-    from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS
+    from mmhyperface.datasets.image_files import IMAGE_EXTENSIONS
 
     for start, ending in _TYPES.items():
         if picture.data.startswith(start):

@@ -21,7 +21,6 @@ from .damage import DamagedImage, Skipped
 
 #: So many damaged images one after the other are more than some damage.
 MOST_IN_A_ROW = 1000
-IMAGE_EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.pgm', '.webp')
 
 
 # Where in a config the data set is that is being built, as far as is known.

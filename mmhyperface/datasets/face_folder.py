@@ -9,10 +9,18 @@ from typing import Any, Literal
 
 from mmhyperface.registry import DATASETS
 
-from .face_dataset import IMAGE_EXTENSIONS, FaceDataset, as_extensions, as_nfc
+from .face_dataset import FaceDataset, as_extensions, as_nfc
+from .image_files import (
+    IMAGE_EXTENSIONS,
+    begins_as_image,
+    is_image_name,
+    is_of_no_account,
+)
 
 #: A person: the name of a folder, or the number it stands for.
 Name = str | int
+# Warnings of this process.
+_told: set[str] = set()
 
 
 @DATASETS.register_module()
@@ -22,8 +30,9 @@ class FaceFolder(FaceDataset):
     Identities and images are sorted as plain strings ('s10' before 's2'). A label
     is the position among the identities that are left after `include`, `exclude` and
     `holdout`, so labels are 0 .. ``metainfo['num_classes']`` - 1 and their names are
-    ``metainfo['classes']``. Hidden entries are passed over; other entries that are
-    no image, and identities without an image, are passed over with a warning.
+    ``metainfo['classes']``. Hidden entries, and what systems and our tools leave in
+    folders, are passed over; other entries that are no image, and identities without
+    an image, are passed over with a warning.
 
     Args:
         data_root: the folder.
@@ -36,9 +45,16 @@ class FaceFolder(FaceDataset):
         split_seed: another number holds out other identities.
         **kwargs: see :class:`FaceDataset`; without `ann_file` and `data_prefix`.
 
+    Attributes:
+        left_out: images that are passed over, as paths from `data_root`: those that lie
+            in no folder of an identity, and files that begin as images do, but are not
+            named so.
+
     Raises:
         UserError: nothing there, or options that do not fit what is there.
     """
+
+    left_out: Sequence[str] = ()
 
     def __init__(
         self,
@@ -76,6 +92,7 @@ class FaceFolder(FaceDataset):
 
     def load_data_list(self) -> list[dict]:
         identities, strays = self._scan(self.data_root)
+        lost = [name for name in strays if name.lower().endswith(self.extensions)]
         if not identities:
             found = 'only ' + _some(strays) if strays else 'nothing'
             raise self._error(
@@ -97,8 +114,18 @@ class FaceFolder(FaceDataset):
                 f'Looked for {", ".join(self.extensions)}; to change that, set '
                 f'{self._option("extensions")}'
             )
+        lost += [name for name in strays if self._is_misnamed(name)]
+        self.left_out = sorted(lost)
         self._passed_over(
-            f'entries that are no image ({", ".join(self.extensions)})', strays
+            'images that lie in no folder of an identity, or are not named as images '
+            '(move or rename them)',
+            self.left_out,
+        )
+        rest = set(strays) - set(lost)
+        self._passed_over(
+            'entries that are no image by their names; for other names set '
+            + self._option('extensions'),
+            [name for name in strays if name in rest],
         )
         self._passed_over(
             'identities without an image', [n for n in images if not images[n]]
@@ -112,12 +139,22 @@ class FaceFolder(FaceDataset):
             for file in images[name]
         ]
 
+    def _is_misnamed(self, name: str) -> bool:
+        """Whether a file is an image, but has neither our names nor those of one that
+        `extensions` leave out."""
+        path = os.path.join(self.data_root, name)
+        return not is_image_name(name) and begins_as_image(path)
+
     def _passed_over(self, what: str, names: list[str]) -> None:
-        if names:
-            self._warn(
-                f'passed over in {self.data_root!r}: {len(names)} {what}: '
-                f'{_some(names)}'
-            )
+        if not names:
+            return
+        message = (
+            f'passed over in {self.data_root!r}: {len(names)} {what}: {_some(names)}'
+        )
+        # The sets for training, validation and test are often of one folder.
+        if message not in _told:
+            _told.add(message)
+            self._warn(message)
 
     def _scan(
         self, folder: str, extensions: tuple[str, ...] | None = None
@@ -129,7 +166,7 @@ class FaceFolder(FaceDataset):
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith('.'):
+                    if is_of_no_account(entry.name):
                         continue
                     if extensions is None:
                         fits = _leads_to(entry, folder=True)

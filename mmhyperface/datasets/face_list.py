@@ -7,7 +7,8 @@ from typing import Any, Literal
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
-from .face_dataset import IMAGE_EXTENSIONS, FaceDataset, as_extensions
+from .face_dataset import FaceDataset, as_extensions
+from .image_files import IMAGE_EXTENSIONS
 from .text_lists import read_lines
 
 

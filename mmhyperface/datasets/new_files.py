@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from mmhyperface.errors import UserError, of_the_disk, unwritable
 
-from .face_dataset import IMAGE_EXTENSIONS
+from .image_files import is_image_name
 
 _OVERWRITE = 'overwrite=True, or --overwrite'
 
@@ -112,7 +112,7 @@ def _refuse_to_replace(path: str, overwrite: bool) -> None:
         raise UserError(f'{path} is there already; to replace it: {_OVERWRITE}')
     for folder, _, files in os.walk(path):
         for file in files:
-            if not file.lower().endswith(IMAGE_EXTENSIONS):
+            if not is_image_name(file):
                 raise UserError(
                     f'{path} holds {os.path.join(folder, file)}, which is no image, '
                     'and is not replaced; remove it, or name another folder'

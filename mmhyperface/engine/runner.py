@@ -126,7 +126,8 @@ class FaceRunner(Runner):
         """mmengine's, after :func:`.loops.fitting` and before its check."""
         if isinstance(loop, dict):
             loop, self._train_dataloader = loops.fitting(loop, self._train_dataloader)
-        built = super().build_train_loop(loop)
+        with loader('train_dataloader'):
+            built = super().build_train_loop(loop)
         if built is not loop:
             loops.check_train_loop(self, built)
         return built
@@ -134,7 +135,8 @@ class FaceRunner(Runner):
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """mmengine's; what is wrong with its data says how to train without."""
         try:
-            built = super().build_val_loop(loop)
+            with loader('val_dataloader'):
+                built = super().build_val_loop(loop)
             loops.check_evaluation_loop('val', built)
         except UserError as error:
             raise UserError(
@@ -145,7 +147,8 @@ class FaceRunner(Runner):
 
     def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """mmengine's, if it ends and sees all images."""
-        built = super().build_test_loop(loop)
+        with loader('test_dataloader'):
+            built = super().build_test_loop(loop)
         loops.check_evaluation_loop('test', built)
         return built
 
@@ -171,21 +174,6 @@ class FaceRunner(Runner):
             dataset = {'type': numbered, 'dataset': dataloader['dataset']}
             dataloader = {**dataloader, 'dataset': dataset}
         return Runner.build_dataloader(dataloader, *args, **kwargs)
-
-    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """mmengine's, whose data set knows that it is in ``train_dataloader``."""
-        with loader('train_dataloader'):
-            return super().build_train_loop(loop)
-
-    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """mmengine's, whose data set knows that it is in ``val_dataloader``."""
-        with loader('val_dataloader'):
-            return super().build_val_loop(loop)
-
-    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """mmengine's, whose data set knows that it is in ``test_dataloader``."""
-        with loader('test_dataloader'):
-            return super().build_test_loop(loop)
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
         """A :class:`FaceEvaluator`, unless the config names another type.

@@ -1,4 +1,12 @@
-from .gallery import FaceGallery
-from .matches import Match
+"""People enrolled with their embeddings, and the search among them."""
 
-__all__ = ['FaceGallery', 'Match']
+from mmhyperface.extras import importing
+
+_PLACES = {
+    'FaceGallery': '.gallery',
+    'Match': '.matches',
+}
+
+__all__ = list(_PLACES)
+
+__getattr__ = importing(__name__, _PLACES)

@@ -32,7 +32,8 @@ def threshold_at(scores: Floats, fpir: float) -> float:
     if not allowed[0]:
         raise UserError(
             f'{len(scores):,} strangers cannot tell of a false positive identification '
-            f'rate of {rate:g}: give at least 1 / rate of them'
+            f'rate of {rate:g}: give at least 1 / rate of them, or a higher fpir '
+            '(--fpir)'
         )
     descending = np.sort(scores)[::-1]
     once = np.ones(len(scores), np.int64)

@@ -1,11 +1,16 @@
 """Galleries in files: one ``.npz`` archive of plain arrays, nothing pickled.
 
 ``header``, ``people`` and ``images`` are JSON in UTF-8, as bytes; ``rows`` are float32
-[N, D] of length 1, ``owners`` int32 [N] are places in ``people``.
+[N, D] of length 1, ``owners`` int32 [N] are places in ``people``. ``origins``, [digest,
+alignment] of each image, is JSON likewise; files of mmhyperface 0.1.0 have none.
 """
 
+import errno
 import json
 import os
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +20,12 @@ from mmhyperface.datasets.new_files import new_files
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation.functional.arrays import Floats, Ints, blocks, row_dots
 
-from .ids import require_ids
+from .ids import UNKNOWN, Origin, require_ids
+
+try:
+    import fcntl
+except ImportError:  # not of Windows, where processes are not kept apart
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT = 'mmhyperface gallery'
 VERSION = 1
@@ -33,19 +43,117 @@ class Contents(NamedTuple):
     images: list[str]
     rows: Floats
     owners: Ints
+    origins: list[Origin]
 
 
-def write(path: str, contents: Contents, overwrite: bool) -> None:
-    """
+class Stamp(NamedTuple):
+    """What tells a file from one that has come into its place."""
+
+    inode: int
+    modified: int
+    size: int
+
+    @classmethod
+    def of(cls, path: str | int) -> 'Stamp':
+        """Of a path, or of a file that is open."""
+        found = os.stat(path)
+        return cls(found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+_held = threading.local()
+# Of file systems that have none: there the stamp alone tells of others.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def locked(path: str | os.PathLike) -> Generator[None, None, None]:
+    """While it lasts no other thread or process reads, changes and saves a gallery so.
+
+    It waits for whoever has the lock. The lock is a file beside the gallery,
+    ``.NAME.lock``, which goes afterwards.
+
     Raises:
-        UserError: If it cannot be written, or is there and may not be replaced.
+        UserError: If no file can be made there.
     """
+    folder, name = os.path.split(os.path.realpath(path))
+    lock = os.path.join(folder, f'.{name}.lock')
+    mine: set[str] = _held.__dict__.setdefault('locks', set())
+    if lock in mine or fcntl is None:
+        yield
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        file = _lock(lock)
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error}') from None
+    mine.add(lock)
+    try:
+        yield
+    finally:
+        mine.discard(lock)
+        with suppress(OSError):
+            os.unlink(lock)
+        os.close(file)
+
+
+def _lock(path: str) -> int:
+    while True:
+        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    return file
+                raise
+            # Whoever had it has removed it: another may have made a new one.
+            if os.fstat(file).st_ino == os.stat(path).st_ino:
+                return file
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def write(
+    path: str, contents: Contents, overwrite: bool, expected: Stamp | None = None
+) -> Stamp:
+    """
+    Args:
+        expected: Of the file as it was read; None if nobody knows it.
+
+    Returns:
+        That of the new file.
+
+    Raises:
+        UserError: If it cannot be written, is there and may not be replaced, or is not
+            the one that was read.
+    """
+    with locked(path):
+        is_known = expected is not None and os.path.exists(path)
+        if is_known and Stamp.of(path) != expected:
+            raise UserError(
+                f'{path} was changed by another process since it was read: it is left '
+                'as it is, and nothing is saved. Load it again (FaceGallery.load) and '
+                'repeat the change, or save under another name'
+            )
+        _write(path, contents, overwrite)
+        return Stamp.of(path)
+
+
+def _write(path: str, contents: Contents, overwrite: bool) -> None:
     header = {
         'format': FORMAT,
         'version': VERSION,
         'fingerprint': contents.fingerprint,
         'score': contents.score,
     }
+    # Earlier versions pass over what they do not know.
+    origins: dict[str, Any] = {}
+    if any(origin != UNKNOWN for origin in contents.origins):
+        origins['origins'] = _bytes(contents.origins)
     with new_files([path], overwrite) as (file,):
         np.savez(
             file,
@@ -54,10 +162,11 @@ def write(path: str, contents: Contents, overwrite: bool) -> None:
             images=_bytes(contents.images),
             rows=contents.rows,
             owners=contents.owners,
+            **origins,
         )
 
 
-def read(path: str) -> Contents:
+def read(path: str) -> tuple[Contents, Stamp]:
     """
     Raises:
         UserError: If it is no gallery, or is damaged.
@@ -66,6 +175,7 @@ def read(path: str) -> Contents:
         raise UserError(f'there is no gallery {path}')
     try:
         with open(path, 'rb') as file:
+            stamp = Stamp.of(file.fileno())
             arrays = _arrays(path, file)
     except UserError:
         raise
@@ -74,7 +184,7 @@ def read(path: str) -> Contents:
             f'{path} cannot be read as a gallery; it is damaged, cut off or of another '
             f'kind ({type(error).__name__}: {error})'
         ) from None
-    return _checked(path, arrays)
+    return _checked(path, arrays), stamp
 
 
 def _arrays(path: str, file: Any) -> dict[str, npt.NDArray[Any]]:
@@ -94,7 +204,8 @@ def _arrays(path: str, file: Any) -> dict[str, npt.NDArray[Any]]:
                 f'mmhyperface reads version {VERSION}'
             )
         # Each is read to its end, where zipfile compares the checksum.
-        arrays = {name: archive[name] for name in ARRAYS}
+        there = [*ARRAYS, *(['origins'] if 'origins' in archive.files else [])]
+        arrays = {name: archive[name] for name in there}
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise ValueError('a part is no array')
     return arrays
@@ -107,7 +218,8 @@ def _checked(path: str, arrays: dict[str, npt.NDArray[Any]]) -> Contents:
     """
     try:
         header, people, images = (_json(arrays[name]) for name in ARRAYS[:3])
-    except (ValueError, RecursionError) as error:
+        origins = _origins(arrays.get('origins'), len(images))
+    except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f'{path} is damaged: {error}') from None
     rows, owners = arrays['rows'], arrays['owners']
     for ids, what in ((people, 'person'), (images, 'image')):
@@ -131,8 +243,27 @@ def _checked(path: str, arrays: dict[str, npt.NDArray[Any]]) -> Contents:
     if not sound:
         raise UserError(f'{path} is damaged: its parts do not fit each other')
     return Contents(
-        header['fingerprint'], header['score'], people, images, rows, owners
+        header['fingerprint'], header['score'], people, images, rows, owners, origins
     )
+
+
+def _origins(array: npt.NDArray[Any] | None, count: int) -> list[Origin]:
+    """
+    Raises:
+        ValueError: If they are not as many pairs of strings.
+    """
+    if array is None:
+        return [UNKNOWN] * count
+    listed = _json(array)
+    if not isinstance(listed, list) or len(listed) != count:
+        raise ValueError('origins are not as many as images')
+    known: dict[tuple, Origin] = {}
+    origins = []
+    for pair in listed:
+        if not isinstance(pair, list) or [type(x) for x in pair] != [str, str]:
+            raise ValueError('an origin is no pair of strings')
+        origins.append(known.setdefault(tuple(pair), Origin(*pair)))
+    return origins
 
 
 def _names(value: Any) -> bool:

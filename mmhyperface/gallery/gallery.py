@@ -2,7 +2,8 @@
 
 import importlib.util
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from mmhyperface.evaluation.functional.arrays import (
 
 from . import files
 from .calibration import threshold_at
-from .ids import require_ids, require_list, require_new
+from .ids import UNKNOWN, Origin, require_ids, require_list, require_new
 from .matches import Match
 from .rows import Members, OwnedRows
 from .searching import Search
@@ -69,6 +70,9 @@ class FaceGallery:
         self._numbers: dict[str, int] = {}
         self._images: list[str] = []
         self._image_set: set[str] = set()
+        self._origins: list[Origin] = []
+        # Of the files that this gallery was read from or written to.
+        self._stamps: dict[str, files.Stamp] = {}
         self._enrolled = OwnedRows(dimensions)
         # True until the next change.
         self._known_members: Members | None = None
@@ -106,12 +110,29 @@ class FaceGallery:
         """
         return [self._images[row] for row in self._members.of(self._number(person))]
 
-    def enrol(self, person: str, embeddings: Array, images: Sequence[str]) -> None:
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """Of each image, by its id."""
+        return dict(zip(self._images, self._origins, strict=True))
+
+    @property
+    def alignments(self) -> set[str]:
+        """How the faces of the gallery were found, as far as it is known."""
+        return {origin.alignment for origin in set(self._origins)} - {''}
+
+    def enrol(
+        self,
+        person: str,
+        embeddings: Array,
+        images: Sequence[str],
+        origins: Sequence[Origin] | None = None,
+    ) -> None:
         """Add images of one person, who may have some already.
 
         Args:
             embeddings: [n, D] of any lengths.
             images: [n], their ids, which the whole gallery has once.
+            origins: [n], if they are known.
 
         Raises:
             UserError: If anything of it cannot be enrolled; then nothing is.
@@ -119,10 +140,14 @@ class FaceGallery:
         images = require_list(images, 'images')
         if not images:
             raise UserError(f'{person!r} has no images to enrol')
-        self.enrol_many([person] * len(images), embeddings, images)
+        self.enrol_many([person] * len(images), embeddings, images, origins)
 
     def enrol_many(
-        self, people: Sequence[str], embeddings: Array, images: Sequence[str]
+        self,
+        people: Sequence[str],
+        embeddings: Array,
+        images: Sequence[str],
+        origins: Sequence[Origin] | None = None,
     ) -> None:
         """Add images of many people at once.
 
@@ -130,13 +155,15 @@ class FaceGallery:
             people: [n], whom each image is of.
             embeddings: [n, D] of any lengths.
             images: [n], their ids, which the whole gallery has once.
+            origins: [n], if they are known.
 
         Raises:
             UserError: If anything of it cannot be enrolled; then nothing is.
         """
         people, images = require_list(people, 'people'), require_list(images, 'images')
         rows = as_rows(embeddings, 'embeddings')
-        check_lengths(people=people, embeddings=rows, images=images)
+        known = [UNKNOWN] * len(images) if origins is None else list(origins)
+        check_lengths(people=people, embeddings=rows, images=images, origins=known)
         require_ids(people, 'person')
         require_ids(images, 'image')
         require_new(images, self._image_set)
@@ -149,28 +176,35 @@ class FaceGallery:
         self._enrolled.add(rows, owners)
         self._images += images
         self._image_set.update(images)
+        self._origins += known
         self._change()
 
-    def remove(self, person: str, image: str | None = None) -> int:
-        """Remove an image of a person, or all, and whoever has none left.
+    def remove(self, person: str, image: str | Collection[str] | None = None) -> int:
+        """Remove one or some images of a person, or all, and whoever has none left.
 
         Returns:
             How many images were removed.
 
         Raises:
-            UserError: If there is no such person, or the image is not of it.
+            UserError: If there is no such person, or an image is not of it.
         """
         number = self._number(person)
         rows = self._members.of(number)
         left = 0
         if image is not None:
-            left = len(rows) - 1
-            rows = rows[[self._images[row] == image for row in rows]]
-            if not len(rows):
-                raise UserError(f'{person!r} has no image {image!r} in the gallery')
+            wanted = {image} if isinstance(image, str) else set(image)
+            missing = wanted - {self._images[row] for row in rows}
+            if missing:
+                raise UserError(
+                    f'{person!r} has no image {some(sorted(map(repr, missing)))} in '
+                    'the gallery'
+                )
+            left = len(rows) - len(wanted)
+            rows = rows[[self._images[row] in wanted for row in rows]]
         gone = set(rows.tolist())
         self._image_set.difference_update(self._images[row] for row in gone)
         self._images = [x for row, x in enumerate(self._images) if row not in gone]
+        self._origins = [x for row, x in enumerate(self._origins) if row not in gone]
         self._enrolled.remove(rows)
         if not left:
             self._people.pop(number)
@@ -249,13 +283,15 @@ class FaceGallery:
         """Write it to a file, which has the old gallery or the new one at any time.
 
         A process that is killed leaves a hidden file beside it, ``.NAME.PID.part``,
-        which may be deleted. Of two processes that change the same file the last one
-        wins; nothing here keeps them apart.
+        which may be deleted. Where several processes change one file,
+        :func:`.locked` lets each read, change and save it by itself.
 
         Raises:
-            UserError: If the file cannot be written, or is there and may not be
-                replaced.
+            UserError: If the file cannot be written, is there and may not be replaced,
+                or was changed by somebody else since this gallery was read from it or
+                saved to it.
         """
+        file = os.path.realpath(path)
         contents = files.Contents(
             self.fingerprint,
             self.score,
@@ -263,8 +299,10 @@ class FaceGallery:
             self._images,
             self._enrolled.rows,
             self._enrolled.owners,
+            self._origins,
         )
-        files.write(str(path), contents, overwrite)
+        stamp = files.write(str(path), contents, overwrite, self._stamps.get(file))
+        self._stamps[file] = stamp
 
     @classmethod
     def load(cls, path: str | Path, fingerprint: str | None = None) -> 'FaceGallery':
@@ -275,12 +313,12 @@ class FaceGallery:
         Raises:
             UserError: If the file is no gallery, is damaged, or is of another model.
         """
-        contents = files.read(str(path))
+        contents, stamp = files.read(str(path))
         if fingerprint is not None and contents.fingerprint != fingerprint:
             raise UserError(
                 f'{path} is a gallery of another model: its fingerprint is '
                 f'{contents.fingerprint[:8]}, that of the model {fingerprint[:8]}; '
-                'enrol the images again with this model'
+                'enrol the images again with this model, in another file'
             )
         if contents.score not in SCORES:
             raise UserError(f'{path} is damaged: its score is {contents.score!r}')
@@ -289,6 +327,8 @@ class FaceGallery:
         gallery._numbers = {name: place for place, name in enumerate(contents.people)}
         gallery._images = contents.images
         gallery._image_set = set(contents.images)
+        gallery._origins = contents.origins
+        gallery._stamps[os.path.realpath(path)] = stamp
         gallery._enrolled.adopt(contents.rows, contents.owners)
         return gallery
 

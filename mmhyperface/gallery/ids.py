@@ -1,14 +1,31 @@
-"""Names of people and images: any text that can be shown and written to a file."""
+"""Names of people and images: any text that can be shown and written to a file; and
+where images are from."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from mmhyperface.errors import UserError, some
 
 # Control characters, breaks of lines, and halves of characters (which stand for bytes
 # of a file name that are no UTF-8).
 _UNFIT = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+
+
+class Origin(NamedTuple):
+    """Where the embedding of an image is from; each empty where it is not known.
+
+    Attributes:
+        digest: Of the content of the image, see :class:`.Picture`.
+        alignment: How the face was found, see :class:`.Face`.
+    """
+
+    digest: str = ''
+    alignment: str = ''
+
+
+UNKNOWN = Origin()
 
 
 def require_ids(ids: Sequence[str], what: str) -> None:
@@ -54,8 +71,8 @@ def require_new(images: Sequence[str], known: set[str]) -> None:
     there = sorted(given & known)
     if there:
         raise UserError(
-            f'the gallery has image {some(there)} already; remove it first, or give '
-            'the new one another name'
+            f'the gallery has image {some(there)} already; remove it first '
+            '(FaceGallery.remove), or give the new one another name'
         )
     if len(given) < len(images):
         twice = [image for image, count in Counter(images).items() if count > 1]

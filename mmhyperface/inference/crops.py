@@ -1,6 +1,6 @@
 """From a picture to the crops that a network takes."""
 
-import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import cv2
@@ -29,16 +29,16 @@ class Cropper:
     Args:
         size: (height, width) of a crop.
         detector: Finds faces.
-        resize: Whether crops that come in another size are brought to it.
-        stretch: Of those, the largest change of width against height. What would have
-            to be stretched more is hardly a crop of a face.
+        resize: Whether pictures of any other size are crops that are brought to it.
+        sizes: Others that crops come in, which are brought to it as well: those that
+            the training was given.
         min_side: Fewest pixels of a picture's sides, and of what becomes a crop's.
     """
 
     size: tuple[int, int]
     detector: YuNet | None = None
     resize: bool = False
-    stretch: float = math.inf
+    sizes: Collection[tuple[int, int]] = ()
     min_side: int = MIN_SIDE
 
     def __post_init__(self) -> None:
@@ -58,10 +58,10 @@ class Cropper:
         if min(height, width) < self.min_side and (height, width) != self.size:
             raise UserError(
                 f'{item.source}: is {height}x{width} (height x width); a picture has '
-                f'at least {self.min_side} pixels a side (min_side)'
+                f'at least {self.min_side} pixels a side (FaceInferencer(min_side=...))'
             )
         if item.landmarks is not None:
-            face = Face(item.source, landmarks=item.landmarks)
+            face = Face(item.source, landmarks=item.landmarks, alignment='landmarks')
             return [self._aligned(face, picture)]
         if self.detector is not None:
             return self._found(self.detector, item.source, picture, choose)
@@ -89,6 +89,7 @@ class Cropper:
                     landmarks=face.landmarks,
                     box=face.box,
                     detection_score=face.score,
+                    alignment='detector',
                 ),
                 Picture(picture.pixels, picture.turns, remarks),
             )
@@ -131,7 +132,7 @@ class Cropper:
         if side < self.min_side:
             raise UserError(
                 f'{source}: the face has only {side:.0f} pixels a side, fewer than '
-                f'{self.min_side} (min_side)'
+                f'{self.min_side} (FaceInferencer(min_side=...))'
             )
 
     def _as_it_is(self, source: str, picture: Picture) -> Face:
@@ -139,25 +140,32 @@ class Cropper:
         if picture.turns:
             remarks += ('EXIF tells to turn it; taken as it is stored',)
         height, width = pixels.shape[:2]
+        alignment = 'crop'
         if (height, width) != self.size:
-            if not self.resize or self._stretch(height, width) > self.stretch:
-                raise UserError(
-                    f'{source}: is {height}x{width} (height x width), but the network '
-                    f'takes aligned crops of {self.size[0]}x{self.size[1]}. Give a '
-                    'detector for photographs, or landmarks; or, if it is an aligned '
-                    'crop of another size, resize=True (--resize)'
-                )
+            if (height, width) not in self.sizes:
+                if not self.resize:
+                    raise UserError(f'{source}: {self._no_crop(height, width)}')
+                alignment = 'resized'
             pixels = self.bring.transform(dict(img=pixels, img_path=source))['img']
             remarks += (
                 f'resized from {height}x{width} to {self.size[0]}x{self.size[1]} '
                 '(height x width), taken for an aligned crop',
             )
-        return Face(source, crop=_with_contrast(pixels, source), remarks=remarks)
+        return Face(
+            source,
+            crop=_with_contrast(pixels, source),
+            remarks=remarks,
+            alignment=alignment,
+        )
 
-    def _stretch(self, height: int, width: int) -> float:
-        """How much one side would grow against the other, from 1 on."""
-        ratio = height * self.size[1] / (width * self.size[0])
-        return max(ratio, 1 / ratio)
+    def _no_crop(self, height: int, width: int) -> str:
+        known = [f'{h}x{w}' for h, w in sorted({self.size, *self.sizes})]
+        return (
+            f'is {height}x{width} (height x width), but the network takes aligned '
+            f'crops of {" or ".join(known)}. For photographs give a detector '
+            '(detector=..., --detector) or landmarks; if it is an aligned crop of '
+            'another size, resize=True (--resize)'
+        )
 
 
 def problem_of(error: Exception, source: str) -> str:

@@ -28,7 +28,7 @@ def decide_threshold(
     """
     if threshold is not None:
         if far is not None:
-            raise UserError('give a threshold or a false accept rate, not both')
+            raise UserError('give a threshold or a false accept rate (far), not both')
         if not -1 <= threshold <= 1:
             raise UserError(f'a threshold is a cosine, -1 to 1, got {threshold}')
         return float(threshold), None, None
@@ -38,7 +38,7 @@ def decide_threshold(
     if far is not None:
         raise UserError(
             f'{source} carries no thresholds, so none for a false accept rate of '
-            f'{far:g}: give a threshold, or a checkpoint that was examined '
-            '(tools/test.py --save-thresholds)'
+            f'{far:g}: give a threshold (threshold=..., --threshold), or examine the '
+            'checkpoint with tools/test.py --save-thresholds'
         )
     return None, None, None

@@ -83,14 +83,15 @@ class YuNet:
     ) -> None:
         if longest < 1 or not 0 < score_threshold <= 1:
             raise UserError(
-                'a detector needs a longest side of at least 1 and a score threshold '
+                'a detector needs a longest side (detect_size, --detect-size) of at '
+                'least 1 and a score threshold (score_threshold, --score-threshold) '
                 f'between 0 and 1, got {longest} and {score_threshold}'
             )
         self.longest = longest
         # Several threads may ask, as those of a server do.
         self.lock = Lock()
         if not os.path.isfile(model):
-            raise UserError(f"there is no model '{model}'")
+            raise UserError(f"there is no model '{model}' (detector=..., --detector)")
         try:
             with opencv_errors_only():
                 self.detector = cv2.FaceDetectorYN.create(

@@ -1,8 +1,7 @@
 """A trained network put to use: embed, verify and identify faces of any pictures."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +35,14 @@ from .results import (
 if TYPE_CHECKING:
     from mmhyperface.gallery import FaceGallery
 
-# 92 x 112 pixels are squares 1.22 times as high as they should be.
-STRETCH = 1.25
+_WAYS = {
+    'detector': 'found by a detector',
+    'landmarks': 'aligned by landmarks',
+    'crop': 'taken for aligned crops',
+    'resized': 'taken for aligned crops of another size (--resize)',
+}
+# A detector gives landmarks, too.
+_ALIGNED = {'detector', 'landmarks'}
 
 
 @INFERENCERS.register_module()
@@ -56,9 +61,9 @@ class FaceInferencer(BaseInferencer):
         config: Of a checkpoint that tells no convention.
         detector: Model file for OpenCV's ``FaceDetectorYN`` (YuNet), or a
             :class:`YuNet`.
-        resize: Whether aligned crops of another size than the network's are brought to
-            it. By default as its training did, and only if that leaves width to height
-            within a quarter of what it is.
+        resize: Whether pictures of any other size than the network's are aligned crops
+            that are brought to it. By default only those of a size that its training
+            brought to it.
         choose: Which faces of a picture that the detector finds: ``all``, or the
             ``largest``, the most ``central``, the one of the ``best`` score.
         score_threshold: Least score of a face for the detector.
@@ -106,8 +111,8 @@ class FaceInferencer(BaseInferencer):
         self.cropper = Cropper(
             self.network.crop_size,
             detector,
-            self.convention.resize if resize is None else resize,
-            STRETCH if resize is None else math.inf,
+            bool(resize),
+            self.convention.image_sizes if resize is None else (),
             min_side,
         )
 
@@ -193,7 +198,9 @@ class FaceInferencer(BaseInferencer):
             inputs: Of :func:`expand`.
         """
         if batch_size < 1:
-            raise UserError(f'batch_size is at least 1, got {batch_size}')
+            raise UserError(
+                f'batch_size is at least 1 (--batch-size), got {batch_size}'
+            )
         chosen = _one_of('choose', choose or self.choose, ('all', *CHOICES))
         faces = (face for item in inputs for face in self._faces(item, chosen))
         while batch := list(islice(faces, batch_size)):
@@ -239,8 +246,10 @@ class FaceInferencer(BaseInferencer):
             UserError: If one cannot be read, has no face, or is not one picture; for
                 a FAR that the model knows no threshold for.
         """
-        first = self.single(a, landmarks[0])
-        return self.compare(first, self.single(b, landmarks[1]), threshold, far)
+        numbers = count(1)
+        first = self.single(a, landmarks[0], numbers)
+        other = self.single(b, landmarks[1], numbers)
+        return self.compare(first, other, threshold, far)
 
     def compare(
         self,
@@ -261,15 +270,21 @@ class FaceInferencer(BaseInferencer):
         """The least cosine of one person, its FAR and test set: see :meth:`verify`."""
         return decide_threshold(self.convention, self.network.source, threshold, far)
 
-    def single(self, given: Any, landmarks: Any = None) -> Face:
+    def single(
+        self, given: Any, landmarks: Any = None, numbers: Iterator[int] | None = None
+    ) -> Face:
         """The one face, or the largest, of one picture, with its crop.
+
+        Args:
+            given: See :meth:`verify`.
+            landmarks, numbers: See :func:`expand`.
 
         Raises:
             UserError: If there is none, or not one picture.
         """
         if isinstance(given, Face):
             return given
-        items = list(islice(expand(given, landmarks), 2))
+        items = list(islice(expand(given, landmarks, numbers), 2))
         if len(items) != 1:
             raise UserError(
                 f'expected one picture, got {"several" if items else "none"}: '
@@ -295,7 +310,8 @@ class FaceInferencer(BaseInferencer):
         Args:
             gallery: Of this model.
             inputs, landmarks: See :func:`expand`, pictures of this person alone.
-            images: Their ids in the gallery; by default their paths.
+            images: Their ids in the gallery; by default their paths, and of arrays
+                ``array`` with 8 digits of what they hold.
 
         Returns:
             What was enrolled, and problems: pictures that were not.
@@ -305,11 +321,20 @@ class FaceInferencer(BaseInferencer):
         """
         self.require_gallery(gallery)
         choose = 'largest' if self.choose == 'all' else self.choose
-        found = self.embed(inputs, batch_size, landmarks, choose)
+        items = list(expand(inputs, landmarks))
+        found = self.embed(items, batch_size, choose=choose)
         if not found.usable:
             told = '; '.join(f'{face.source}: {face.problem}' for face in found.faces)
             raise UserError(f'{person}: none of the pictures can be enrolled: {told}')
-        names = [face.source for face in found.faces] if images is None else images
+        names = images
+        if names is None:
+            # The number of an array is that of one call.
+            names = [
+                f'array {face.digest[:8]}'
+                if isinstance(item.data, np.ndarray)
+                else face.source
+                for item, face in zip(items, found.faces, strict=True)
+            ]
         if len(names) != len(found.faces):
             raise UserError(
                 f'{len(names)} ids are given for {len(found.faces)} pictures'
@@ -319,7 +344,9 @@ class FaceInferencer(BaseInferencer):
             for name, face in zip(names, found.faces, strict=True)
             if face.embedding is not None
         ]
-        gallery.enrol(person, found.embeddings, kept)
+        tell_alignment(found.usable, gallery)
+        origins = [face.origin for face in found.usable]
+        gallery.enrol(person, found.embeddings, kept, origins)
         return found
 
     def identify(
@@ -335,6 +362,8 @@ class FaceInferencer(BaseInferencer):
         show_progress: bool | None = None,
     ) -> list[Identification]:
         """Who of a gallery the faces of pictures are; nobody is an answer.
+
+        A face that was found in another way than those of the gallery has a remark.
 
         Args:
             inputs, landmarks: See :func:`expand`; or :class:`FaceEmbeddings`.
@@ -357,6 +386,7 @@ class FaceInferencer(BaseInferencer):
         matches: Iterator[Sequence] = iter(())
         for face in found.usable:
             require_same_network(face.fingerprint, gallery.fingerprint, face.source)
+        tell_alignment(found.usable, gallery)
         if found.usable:
             matches = iter(gallery.search(found.embeddings, top_k, least, index))
         return [
@@ -403,8 +433,12 @@ class FaceInferencer(BaseInferencer):
 
     def _faces(self, item: Item, choose: str) -> list[Face]:
         try:
+            if item.problem:
+                raise UserError(item.problem)
             picture = read_picture(item.data, item.source, self.max_megapixels)
             faces = self.cropper(item, picture, choose)
+            for face in faces:
+                face.digest = picture.digest
         except UserError as error:
             faces = [Face(item.source, problem=problem_of(error, item.source))]
         if self.on_error == 'raise':
@@ -412,6 +446,21 @@ class FaceInferencer(BaseInferencer):
                 if face.problem:
                     raise UserError(f'{face.source}: {face.problem}')
         return faces
+
+
+def tell_alignment(faces: Iterable[Face], gallery: 'FaceGallery') -> None:
+    """Faces that were found in another way than those of a gallery get a remark."""
+    known = gallery.alignments
+    for face in faces:
+        wanted = _ALIGNED if face.alignment in _ALIGNED else {face.alignment}
+        if face.alignment and known and not known & wanted:
+            ways = ' or '.join(_WAYS.get(way, way) for way in sorted(known))
+            face.remarks += (
+                f'{_WAYS[face.alignment]}, but the faces of the gallery were {ways}: '
+                'their scores tell little unless all are aligned alike. Enrol and '
+                'identify both with --detector (FaceInferencer(detector=...)), or both '
+                'without',
+            )
 
 
 def _one_of(name: str, value: str, values: Sequence[str]) -> str:

@@ -1,8 +1,9 @@
 """What an inferencer is asked for: pictures in files, folders, lists and arrays."""
 
 import glob
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -11,19 +12,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmhyperface.datasets.face_dataset import IMAGE_EXTENSIONS
+from mmhyperface.datasets.image_files import (
+    begins_as_image,
+    is_image_name,
+    is_of_no_account,
+)
 from mmhyperface.datasets.tables import ENDINGS, is_table
 from mmhyperface.datasets.text_lists import read_lines
-from mmhyperface.errors import UserError
+from mmhyperface.errors import UserError, some
 
 from .landmarks import as_points, landmark_rows, read_landmarks
 
-#: Of the pictures of a folder. A file that is named may have any.
-PICTURE_EXTENSIONS = (
-    *IMAGE_EXTENSIONS,
-    *('.ppm', '.tif', '.tiff', '.gif', '.jp2', '.avif'),
-)
 LIST_EXTENSIONS = ('.txt', *ENDINGS)
+MISNAMED = (
+    'is an image by its content, but its name does not end as that of one that can be '
+    'read; rename it, or convert it to JPEG'
+)
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,24 @@ class Item:
         data: The path, or the array.
         landmarks: float64 [5, 2] in pixels as they are stored, where they are given.
         needs_landmarks: Whether landmarks were given, but none for this picture.
+        problem: Why there is nothing to be read.
     """
 
     source: str
     data: str | npt.NDArray[Any]
     landmarks: npt.NDArray[np.float64] | None = None
     needs_landmarks: bool = False
+    problem: str = ''
 
 
-def expand(inputs: Any, landmarks: Any = None) -> Iterator[Item]:
+def expand(
+    inputs: Any, landmarks: Any = None, numbers: Iterator[int] | None = None
+) -> Iterator[Item]:
     """The pictures that are meant, in a stable order, without reading any.
+
+    What is wrong with one of any number of inputs is the problem of its item. In a
+    folder the names tell what is a picture; a file that is one by its content alone is
+    an item with a problem, and what is no picture is passed over with a warning.
 
     Args:
         inputs: A path, a folder (of any depth, in the order of the names), a glob
@@ -54,12 +66,13 @@ def expand(inputs: Any, landmarks: Any = None) -> Iterator[Item]:
         landmarks: A list or table of them (see :func:`.landmark_rows`) whose paths
             start from `inputs`, a folder; or by path; or for each picture in turn,
             [N, 5, 2], or [5, 2] for one.
+        numbers: Of arrays, for their names; by default from 1.
 
     Raises:
         UserError: For a folder or a pattern without pictures, a list that cannot be
             read, inputs of another kind, or landmarks that do not belong to them.
     """
-    items = _expand(inputs, count(1))
+    items = _expand(inputs, count(1) if numbers is None else numbers)
     if landmarks is None:
         return items
     if isinstance(landmarks, str | os.PathLike):
@@ -69,12 +82,11 @@ def expand(inputs: Any, landmarks: Any = None) -> Iterator[Item]:
     return _in_turn(items, landmarks)
 
 
-def images_below(
-    folder: str, extensions: tuple[str, ...] = IMAGE_EXTENSIONS
-) -> tuple[list[str], int]:
-    """Paths of the images, from there on, and the number of other files.
+def images_below(folder: str) -> tuple[list[str], list[str]]:
+    """Paths of the images by name, from there on, and of other files, both sorted.
 
-    Links are followed, but for those to a folder that they lie in.
+    Links are followed, but for those to a folder that they lie in. Hidden files, and
+    what systems and our tools leave in folders, are neither.
 
     Raises:
         UserError: If a folder cannot be listed.
@@ -83,21 +95,46 @@ def images_below(
     def fail(error: OSError) -> None:
         raise UserError(f"cannot list '{error.filename}': {error.strerror}")
 
-    images = []
-    others = 0
+    images: list[str] = []
+    others: list[str] = []
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         folders[:] = [
             name
             for name in folders
-            if not name.startswith('.') and not _leads_up(parent, name)
+            if not is_of_no_account(name) and not _leads_up(parent, name)
         ]
         within = os.path.relpath(parent, folder)
         for name in files:
-            if name.lower().endswith(extensions) and not name.startswith('.'):
-                images.append(os.path.normpath(os.path.join(within, name)))
-            else:
-                others += 1
-    return images, others
+            if not is_of_no_account(name):
+                path = os.path.normpath(os.path.join(within, name))
+                (images if is_image_name(name) else others).append(path)
+    return sorted(images), sorted(others)
+
+
+def misnamed_among(folder: str, others: list[str]) -> list[str]:
+    """Those of :func:`images_below` that begin as images do; of the rest it warns."""
+    misnamed = [name for name in others if begins_as_image(os.path.join(folder, name))]
+    rest = sorted(set(others) - set(misnamed))
+    if rest:
+        logging.getLogger(__name__).warning(
+            "passed over in '%s', as no pictures: %d files (%s)",
+            folder,
+            len(rest),
+            some(rest, 5),
+        )
+    return misnamed
+
+
+def _pictures_below(folder: str) -> dict[str, Item]:
+    """Items by their paths from there on, in the order of these."""
+    images, others = images_below(folder)
+    misnamed = set(misnamed_among(folder, others))
+    found = {}
+    for name in sorted([*images, *misnamed]):
+        path = os.path.join(folder, name)
+        problem = MISNAMED if name in misnamed else ''
+        found[name] = Item(path, path, problem=problem)
+    return found
 
 
 def _leads_up(parent: str, name: str) -> bool:
@@ -111,6 +148,8 @@ def _leads_up(parent: str, name: str) -> bool:
 
 def _expand(inputs: Any, numbers: Iterator[int]) -> Iterator[Item]:
     """Likewise; arrays are numbered from 1."""
+    if isinstance(inputs, Item):
+        return iter([inputs])
     if isinstance(inputs, np.ndarray):
         return iter([Item(f'array {next(numbers)}', inputs)])
     if isinstance(inputs, str | os.PathLike):
@@ -118,22 +157,37 @@ def _expand(inputs: Any, numbers: Iterator[int]) -> Iterator[Item]:
     # A tensor would go on as its rows, and they as theirs.
     is_one = isinstance(inputs, bytes | Mapping) or hasattr(inputs, 'numpy')
     if isinstance(inputs, Iterable) and not is_one:
-        return (item for one in inputs for item in _expand(one, numbers))
+        return _of_each(inputs, numbers)
     raise UserError(
         'expected a path, a folder, a glob pattern, a list file, an array uint8 '
         f'[H, W, 3] (BGR), or any number of these, got {type(inputs).__name__}'
     )
 
 
+def _of_each(inputs: Iterable, numbers: Iterator[int]) -> Iterator[Item]:
+    """Of any number: what is wrong with one does not stop the others."""
+    for place, one in enumerate(inputs, start=1):
+        try:
+            yield from _expand(one, numbers)
+        except UserError as error:
+            is_path = isinstance(one, str | os.PathLike)
+            source = os.fspath(one) if is_path else f'input {place}'
+            yield Item(source, source, problem=str(error))
+
+
 def _of_path(path: str) -> Iterator[Item]:
     if os.path.isdir(path):
-        names, _ = images_below(path, PICTURE_EXTENSIONS)
-        if not names:
+        found = _pictures_below(path)
+        if not found:
             raise UserError(f"there is no picture below '{path}'")
-        return (_file(os.path.join(path, name)) for name in sorted(names))
+        return iter(found.values())
     if not os.path.lexists(path) and glob.has_magic(path):
         names = sorted(glob.glob(path, recursive=True))
-        files = [name for name in names if not os.path.isdir(name)]
+        files = [
+            name
+            for name in names
+            if not (os.path.isdir(name) or is_of_no_account(os.path.basename(name)))
+        ]
         if not files:
             raise UserError(f"no file fits the pattern '{path}'")
         return map(_file, files)
@@ -212,24 +266,30 @@ def arrays_of(inputs: Any) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def people_below(folder: str | Path) -> dict[str, Sequence[str]]:
+def people_below(folder: str | Path) -> dict[str, list[Item]]:
     """Pictures of each subfolder, by its name, in the order of the names.
 
     Raises:
-        UserError: If there is no picture in a subfolder, or one that is in none.
+        UserError: If there is no picture in any subfolder, or one that is in none.
     """
+    folder = str(folder)
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder '{folder}'")
-    found: dict[str, list[str]] = {}
-    names, _ = images_below(str(folder), PICTURE_EXTENSIONS)
-    for name in sorted(names):
+    pictures = _pictures_below(folder)
+    # One without any picture is a person, too.
+    found: dict[str, list[Item]] = {
+        name: []
+        for name in sorted(os.listdir(folder))
+        if os.path.isdir(os.path.join(folder, name))
+        and not is_of_no_account(name)
+        and not _leads_up(folder, name)
+    }
+    for name, item in pictures.items():
         if os.sep not in name:
             raise UserError(
-                f"'{os.path.join(folder, name)}' lies in no subfolder; expected "
-                'PERSON/image'
+                f"'{item.source}' lies in no subfolder; expected PERSON/image"
             )
-        person = name.partition(os.sep)[0]
-        found.setdefault(person, []).append(os.path.join(folder, name))
-    if not found:
+        found[name.partition(os.sep)[0]].append(item)
+    if not pictures:
         raise UserError(f"there is no picture below '{folder}', as PERSON/image")
-    return dict(found)
+    return found

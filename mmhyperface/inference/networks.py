@@ -233,7 +233,10 @@ def open_network(
     if _is_config(model):
         name = getattr(model, 'filename', model)
         if weights is None:
-            raise UserError(f'{name} is a config: give the weights (a checkpoint)')
+            raise UserError(
+                f'{name} is a config: give the weights, a checkpoint (weights=...); on '
+                'the command line MODEL is the checkpoint, and this --config'
+            )
         if config is not None:
             raise UserError(f'{name} is a config: {config} is one too many')
         return TorchNetwork(get_model(model, weights, device), str(weights))
@@ -247,7 +250,9 @@ def open_network(
     if kind is None:
         return TorchNetwork(get_model(config, model, device), str(model))
     if config is not None:
-        raise UserError(f'{model} tells its convention: leave the config out')
+        raise UserError(
+            f'{model} tells its convention: leave the config out (--config)'
+        )
     return kind(model, device)
 
 
@@ -267,10 +272,13 @@ def _providers(onnxruntime: Any, device: str | torch.device | None) -> list[Any]
     cuda = 'CUDAExecutionProvider'
     wanted, _, number = str(device or '').partition(':')
     if wanted not in ('', 'cpu', 'cuda') or not (number or '0').isdecimal():
-        raise UserError(f'onnxruntime runs on cpu or cuda here, not on {device}')
+        raise UserError(
+            f'onnxruntime runs on cpu or cuda here, not on {device} (--device)'
+        )
     if wanted == 'cuda' and cuda not in there:
         raise UserError(
-            'this onnxruntime has no CUDA: pip install onnxruntime-gpu, or take the cpu'
+            'this onnxruntime has no CUDA: pip install onnxruntime-gpu, or take '
+            "device='cpu' (--device cpu)"
         )
     use_cuda = cuda in there and wanted != 'cpu'
     gpu = [(cuda, {'device_id': number or '0'})] if use_cuda else []

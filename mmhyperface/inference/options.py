@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmhyperface.choices import BATCH_SIZE, MAX_MEGAPIXELS
+from mmhyperface.errors import INCOMPLETE as INCOMPLETE
 
 from .detection import CHOICES, LONGEST, SCORE_THRESHOLD, quiet_opencv
 from .results import Face
@@ -13,8 +14,6 @@ from .results import Face
 if TYPE_CHECKING:
     from .inferencer import FaceInferencer
 
-#: Exit status: done, but not all that was asked for, as stderr tells.
-INCOMPLETE = 3
 #: Exit status of a verification: these are two people.
 DIFFERENT = 3
 
@@ -47,7 +46,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         '--resize',
         action='store_true',
         default=None,
-        help="bring aligned crops of another size than the network's to it",
+        help='pictures of any size are aligned crops, brought to that of the network; '
+        'without it only those of a size that the training was given',
     )
     add(
         '--max-megapixels',

@@ -5,6 +5,7 @@ before that, so that a picture too large is never decoded, and what decoding dro
 told.
 """
 
+import hashlib
 import io
 import os
 import re
@@ -19,7 +20,9 @@ from PIL import Image
 
 from mmhyperface.choices import MAX_MEGAPIXELS
 from mmhyperface.datasets.damage import DamagedImage
+from mmhyperface.datasets.image_files import is_heic
 from mmhyperface.datasets.transforms import LoadFace, decode_face
+from mmhyperface.datasets.transforms.loading import heic_reader
 from mmhyperface.errors import UserError
 
 try:
@@ -53,11 +56,13 @@ class Picture:
         pixels: uint8 [H, W, 3] BGR.
         turns: Quarters, counterclockwise, that let it stand upright, by EXIF.
         remarks: What decoding did to it.
+        digest: 32 hexadecimal digits of the SHA-256 of the file, or of the array.
     """
 
     pixels: Pixels
     turns: int = 0
     remarks: tuple[str, ...] = ()
+    digest: str = ''
 
     @property
     def upright(self) -> Pixels:
@@ -94,8 +99,10 @@ def read_picture(
     if isinstance(data, np.ndarray):
         loaded = LoadFace(size=None).transform({'img': data, 'img_path': source})
         has_alpha = data.ndim == 3 and data.shape[2] == 4
-        return Picture(loaded['img'], 0, (_ALPHA,) if has_alpha else ())
-    encoded = _read(data, source)
+        content = f'{data.shape}'.encode() + np.ascontiguousarray(data).tobytes()
+        alpha = (_ALPHA,) if has_alpha else ()
+        return Picture(loaded['img'], 0, alpha, digest_of(content))
+    encoded = read_bytes(data, source)
     header = _look(encoded, source, max_megapixels)
     _require_sound_jpeg(encoded, source)
     pixels = decode_face(encoded, source)
@@ -105,7 +112,12 @@ def read_picture(
             'more than 8 bits are reduced to 8, and the brightest value left is '
             f'{pixels.max()} of 255',
         )
-    return Picture(pixels, header.turns, remarks)
+    return Picture(pixels, header.turns, remarks, digest_of(encoded))
+
+
+def digest_of(content: bytes) -> str:
+    """What tells an image from others: see :class:`Picture`."""
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def orientation_of(data: bytes) -> tuple[int, tuple[str, ...]]:
@@ -119,7 +131,12 @@ def orientation_of(data: bytes) -> tuple[int, tuple[str, ...]]:
         return 0, (_UNKNOWN.format('picture that Pillow cannot read'),)
 
 
-def _read(path: str | os.PathLike, source: str) -> bytes:
+def read_bytes(path: str | os.PathLike, source: str) -> bytes:
+    """What a file holds.
+
+    Raises:
+        DamagedImage: If it cannot be read.
+    """
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
@@ -132,6 +149,8 @@ def _look(data: bytes, source: str, max_megapixels: float) -> _Header:
     """What the header tells."""
     if not data:
         raise DamagedImage(f'{source}: the file is empty')
+    if is_heic(data):
+        heic_reader(source).register_heif_opener()
     # Of Pillow's warnings each is an error here, or of no account.
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -165,7 +184,8 @@ def _require_pixels(size: tuple[int, int], source: str, most: float) -> None:
     if width * height > most * 1e6:
         raise UserError(
             f'{source}: has {width * height / 1e6:.1f} megapixels ({height}x{width}), '
-            f'more than {most:g}; reduce it, or allow more (max_megapixels)'
+            f'more than {most:g}; reduce it, or allow more (max_megapixels=..., '
+            '--max-megapixels)'
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmhyperface.errors import UserError
+from mmhyperface.gallery.ids import Origin
 
 if TYPE_CHECKING:
     from mmhyperface.gallery import Match
@@ -17,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
 
 
-@dataclass
+@dataclass(repr=False)
 class Face:
     """A face of a picture, or what is wrong with the picture.
 
@@ -33,6 +34,10 @@ class Face:
         remarks: What was done to the picture.
         problem: Why there is no embedding.
         fingerprint: Of the network that the embedding is of.
+        digest: Of the picture's content, see :class:`.Picture`.
+        alignment: How the crop came about: by a ``detector``, by ``landmarks`` that
+            were given, the picture as a ``crop``, or ``resized`` to one of another size
+            than the training was given.
     """
 
     source: str
@@ -45,6 +50,19 @@ class Face:
     remarks: tuple[str, ...] = ()
     problem: str = ''
     fingerprint: str = ''
+    digest: str = ''
+    alignment: str = ''
+
+    def __repr__(self) -> str:
+        told = self.problem or 'not embedded'
+        if self.embedding is not None:
+            told = f'{len(self.embedding)} values, norm {self.quality:.4g}'
+        return f'Face({self.source!r}, {self.number}: {told})'
+
+    @property
+    def origin(self) -> Origin:
+        """What a gallery keeps of where the embedding is from."""
+        return Origin(self.digest, self.alignment)
 
     @property
     def quality(self) -> float | None:
@@ -68,7 +86,7 @@ class Face:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FaceEmbeddings:
     """Faces in the order of the pictures; those without an embedding have a problem.
 
@@ -106,6 +124,12 @@ class FaceEmbeddings:
         """In the picture, [N]."""
         return np.array([face.number for face in self.usable], np.int64)
 
+    def __repr__(self) -> str:
+        return (
+            f'FaceEmbeddings({len(self.usable)} of {self.dimensions} values, '
+            f'{len(self.problems)} problems)'
+        )
+
     def __len__(self) -> int:
         return len(self.faces)
 
@@ -113,7 +137,7 @@ class FaceEmbeddings:
         return iter(self.faces)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verification:
     """Whether two faces are of one person.
 
@@ -132,6 +156,10 @@ class Verification:
     far: float | None
     test_set: str | None
     faces: tuple[Face, Face]
+
+    def __repr__(self) -> str:
+        least = '' if self.threshold is None else f', threshold {self.threshold:.4f}'
+        return f'Verification(score {self.score:.4f}{least}: {self.decision})'
 
     @property
     def decision(self) -> str:

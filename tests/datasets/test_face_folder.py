@@ -91,13 +91,29 @@ def test_what_is_passed_over(tmp_path, warnings):
     (tmp_path / 'readme.md').touch()
     (tmp_path / 'lost.jpg').touch()
     (tmp_path / 'ann' / 'broken.jpg').symlink_to('nowhere.jpg')
+    (tmp_path / 'ann' / 'photo').write_bytes(b'\x89PNG\r\n\x1a\n')
     dataset = FaceFolder(root)
     assert items(dataset) == [('ann/1.jpg', 0)]
     assert dataset.metainfo['classes'] == ('ann',)
-    entries, empty = warnings
-    assert '7 entries that are no image (.jpg, .jpeg, .png, .bmp, .pgm, .w' in entries
-    assert "'lost.jpg', 'readme.md', 'ann/broken.jpg', 'ann/deeper'" in entries
+    assert dataset.left_out == ['ann/photo', 'lost.jpg']
+    left_out, entries, empty = warnings
+    assert '2 images that lie in no folder of an identity, or are not n' in left_out
+    assert "'ann/photo', 'lost.jpg'" in left_out
+    assert '5 entries that are no image by their names' in entries
+    assert '--cfg-options train_dataloader.dataset.extensions=' in entries
+    assert "'readme.md', 'ann/broken.jpg', 'ann/deeper', 'ann/folder.jpg'," in entries
     assert "2 identities without an image: 'bob', 'cem'" in empty
+    # As training, validation and test do, of one folder.
+    assert len(FaceFolder(root)) == 1
+    assert len(warnings) == 3
+
+
+def test_what_our_tools_leave_in_folders_is_of_no_account(tmp_path, warnings):
+    root = make(tmp_path, ann='1.jpg 2.jfif landmarks.tsv')
+    for name in ('landmarks.tsv', 'not_aligned.tsv'):
+        (tmp_path / name).touch()
+    assert len(FaceFolder(root)) == 2
+    assert warnings == []
 
 
 def test_links_are_followed(tmp_path):
@@ -137,7 +153,7 @@ def test_what_systems_leave_in_folders_is_no_person(tmp_path, warnings):
     }
     make(tmp_path, **leftovers)
     assert items(FaceFolder(root)) == [('ann/1.jpg', 0)]
-    assert "without an image: '@eaDir', '__MACOSX', 'lost+found'" in warnings[1]
+    assert warnings == []
 
 
 def test_names_that_are_not_utf8(tmp_path, warnings):
@@ -235,7 +251,7 @@ def test_images_without_identity_folders(tmp_path):
 
 @pytest.mark.parametrize('holdout', [{}, dict(holdout=1, split='test')])
 def test_identities_without_images(tmp_path, holdout):
-    root = make(tmp_path, ann='1.gif', bob='')
+    root = make(tmp_path, ann='1.txt', bob='')
     with pytest.raises(UserError, match=r'no image in 2 identity .*\.extensions='):
         FaceFolder(root, **holdout)
 

@@ -216,6 +216,19 @@ def test_enrol_identify_remove(page, inferencer, faces, tmp_path):
     assert FaceGallery.load(tmp_path / 'gallery.npz').people == ['Émile']
 
 
+def test_what_another_enrols_meanwhile_is_not_lost(page, faces, tmp_path):
+    page.enrol('Ada', faces[0][:1])
+    other = FaceGallery.load(tmp_path / 'gallery.npz')
+    assert other.alignments == {'crop'}
+    other.remove('Ada')
+    other.enrol('Émile', np.ones((1, 8)), ['e'])
+    other.save(tmp_path / 'gallery.npz')
+    text, is_done = page.enrol('Zoë', faces[1][:1])
+    assert not is_done
+    assert 'was changed by another process since it was read' in text
+    assert FaceGallery.load(tmp_path / 'gallery.npz').people == ['Émile']
+
+
 def test_many_people_are_not_all_listed(modules, page, monkeypatch):
     names = [f'person {i}' for i in range(5)]
     page.gallery.enrol_many(names, np.eye(8)[:5], names)

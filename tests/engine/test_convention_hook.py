@@ -6,12 +6,15 @@ import re
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import ConcatDataset
+from PIL import Image
 from runs import small_config, train
 
 from mmhyperface.apis import build_runner, get_model, read_convention
 from mmhyperface.apis.model import examined_convention, save_operating_points
-from mmhyperface.datasets import SyntheticFacePairs
+from mmhyperface.datasets import FaceFolder, FaceSets, SyntheticFacePairs
 from mmhyperface.engine import checkpoint as storage
+from mmhyperface.engine.hooks.convention import image_sizes
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation.functional import tar_at_far
 from mmhyperface.inference.networks import TorchNetwork
@@ -141,6 +144,34 @@ def test_thresholds_of_a_test(tmp_path):
     nothing_told = examined_convention(path, cfg)
     assert nothing_told.versions == {}
     assert nothing_told.loss is not None
+
+
+def test_the_sizes_of_the_crops_that_training_resized(tmp_path):
+    cfg = small_config(tmp_path)
+    cfg.train_cfg.max_iters = cfg.default_hooks.checkpoint.interval = 1
+    dataset = cfg.train_dataloader.dataset
+    dataset.image_size = 40
+    dataset.pipeline = [dict(type='LoadFace', size=32), dict(type='PackInputs')]
+    train(cfg)
+    assert read_convention(tmp_path / 'iter_1.pth').image_sizes == ((40, 40),)
+
+
+def test_sizes_of_the_images_of_a_data_set(tmp_path):
+    def folder(name, *sizes):
+        for number, size in enumerate(sizes):
+            path = tmp_path / name / 'a' / f'{number}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new('L', size).save(path)
+        return FaceFolder(str(tmp_path / name))
+
+    wide, two = folder('wide', (8, 6)), folder('two', (5, 7), (7, 5))
+    (tmp_path / 'two' / 'a' / '0.png').write_bytes(b'damaged')
+    assert image_sizes(wide) == ((6, 8),)
+    assert image_sizes(two) == ((5, 7),)
+    for both in (ConcatDataset([wide, two]), FaceSets([wide, two])):
+        assert image_sizes(both) == ((5, 7), (6, 8))
+    # Photographs have all kinds of sizes, and are no crops.
+    assert image_sizes(folder('all', *((9, side) for side in range(1, 9)))) == ()
 
 
 def test_a_network_without_a_convention_trains(tmp_path):

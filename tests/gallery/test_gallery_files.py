@@ -16,6 +16,8 @@ import pytest
 from mmhyperface.convention import Convention
 from mmhyperface.errors import UserError
 from mmhyperface.gallery import FaceGallery
+from mmhyperface.gallery.files import locked
+from mmhyperface.gallery.ids import Origin
 
 FINGERPRINT = 'b' * 64
 
@@ -66,6 +68,75 @@ def test_the_file_holds_plain_arrays(tmp_path):
         assert archive['rows'].shape == (7, 5)
         lengths = np.linalg.norm(archive['rows'], axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-7)
+
+
+def test_where_images_are_from(tmp_path):
+    path = tmp_path / 'g.npz'
+    gallery = gallery_of(2)
+    gallery.save(path)
+    with np.load(path) as archive:  # as of a version that kept no origins
+        assert 'origins' not in archive.files
+    gallery = FaceGallery.load(path)
+    assert set(gallery.origins.values()) == {Origin()}
+    assert gallery.alignments == set()
+    origins = [Origin('12', 'crop'), Origin('34', 'detector')]
+    gallery.enrol('Zoë 0', np.ones((2, 5)), ['x', 'y'], origins)
+    gallery.remove('Zoë 0', ['山/0.png', 'x'])
+    gallery.save(path)
+    loaded = FaceGallery.load(path)
+    assert loaded.origins == {'山/1.png': Origin(), 'y': Origin('34', 'detector')}
+    assert loaded.alignments == {'detector'}
+    with pytest.raises(UserError, match="no image 'a', 'b' in the gallery"):
+        loaded.remove('Zoë 0', ['b', 'y', 'a'])
+    with pytest.raises(UserError, match='origins'):
+        loaded.enrol('Anna', np.ones((1, 5)), ['z'], origins)
+    assert len(loaded) == 2
+
+
+# ---- two who change one file
+
+
+def test_what_another_has_saved_is_not_lost(tmp_path):
+    path = tmp_path / 'g.npz'
+    gallery_of().save(path)
+    first, second = FaceGallery.load(path), FaceGallery.load(path)
+    first.enrol('first', np.ones((1, 5)), ['1'])
+    first.save(path)
+    second.enrol('second', np.ones((1, 5)), ['2'])
+    with pytest.raises(UserError, match=r'g\.npz was changed by another .*Load it ag'):
+        second.save(path)
+    same(FaceGallery.load(path), first)
+    second.save(tmp_path / 'mine.npz')
+    first.remove('first')  # which knows the file as it is
+    first.save(path)
+    assert sorted(os.listdir(tmp_path)) == ['g.npz', 'mine.npz']
+
+
+def enrol_one_by_one(path: Path, name: str) -> None:
+    for number in range(12):
+        with locked(path):
+            gallery = FaceGallery.load(path)
+            gallery.enrol(name, np.ones((1, 5)), [f'{name}{number}'])
+            gallery.save(path)
+
+
+@pytest.mark.skipif(
+    'fork' not in multiprocessing.get_all_start_methods(), reason='POSIX only'
+)
+def test_processes_that_change_one_file_take_turns(tmp_path):
+    path = tmp_path / 'g.npz'
+    gallery_of(1).save(path)
+    context = multiprocessing.get_context('fork')
+    processes = [
+        context.Process(target=enrol_one_by_one, args=(path, name)) for name in 'abc'
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(FaceGallery.load(path)) == 1 + 3 * 12
+    assert os.listdir(tmp_path) == ['g.npz']
 
 
 def test_a_file_that_is_there(tmp_path):
@@ -226,6 +297,8 @@ WRONG = {
     'images twice': (dict(images=text(['a'] * 7)), 'parts do not fit'),
     'images of numbers': (dict(images=text([*range(7)])), 'must be a string'),
     'control': (dict(people=text(['a', 'b', '\x1b[2J'])), 'control character'),
+    'fewer origins': (dict(origins=text([['', '']])), 'not as many'),
+    'origins of numbers': (dict(origins=text([[1, 2]] * 7)), 'no pair of strings'),
     'lengths': (dict(rows=np.ones((7, 5), np.float32)), 'parts do not fit'),
     'NaN': (dict(rows=np.full((7, 5), np.nan, np.float32)), 'parts do not fit'),
     'another type': (dict(rows=np.eye(7)), 'parts do not fit'),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import cv2
 import numpy as np
@@ -154,16 +155,61 @@ def test_crops_of_another_size(inferencer, model):
     assert 'at least 16 pixels a side' in face.problem
 
 
-def test_a_photograph_is_not_squashed_because_training_resized(model):
-    convention = dataclasses.replace(model.convention, resize=True)
+def test_only_what_the_training_was_given_is_a_crop(model):
     network = TorchNetwork(model)
-    network.convention = convention
-    by_training = FaceInferencer(network)
-    faces = by_training.embed([np.tile(crop(0, 24), (4, 5, 1)), crop(0)[:, :20]]).faces
-    assert faces[0].embedding is not None
-    assert '32x20' in faces[1].problem
-    asked = FaceInferencer(network, resize=True)
-    assert asked.embed(crop(0)[:, :20]).embeddings.shape == (1, 8)
+    network.convention = dataclasses.replace(
+        model.convention, resize=True, image_sizes=((40, 36),)
+    )
+    photograph, seen = np.tile(crop(0, 24), (4, 4, 1)), crop(0, 40)[:, :36]
+    inferencer = FaceInferencer(network)
+    faces = inferencer.embed([photograph, seen, crop(0)]).faces
+    assert faces[0].problem.startswith(
+        'is 96x96 (height x width), but the network takes aligned crops of 32x32 or '
+        '40x36. For photographs give a detector (detector=..., --detector)'
+    )
+    small = cv2.resize(seen, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(
+        faces[1].embedding, expected(model, [small])[0], rtol=1e-4, atol=1e-5
+    )
+    assert [face.alignment for face in faces] == ['', 'crop', 'crop']
+    with pytest.raises(UserError, match='is 96x96'):
+        inferencer.verify(crop(0), photograph)
+    (asked,) = FaceInferencer(network, resize=True).embed(photograph)
+    assert (asked.problem, asked.alignment) == ('', 'resized')
+    (strict,) = FaceInferencer(network, resize=False).embed(seen)
+    assert 'is 40x36' in strict.problem
+
+
+def test_a_gallery_knows_how_its_faces_were_found(model, detector, tmp_path):
+    plain, detecting = FaceInferencer(model), FaceInferencer(model, detector=detector)
+    image, points = two_faces()
+    gallery = FaceGallery.of(plain.convention)
+    detecting.enrol(gallery, 'Anna', image)
+    gallery.save(tmp_path / 'g.npz')
+    gallery = FaceGallery.load(tmp_path / 'g.npz')
+    assert gallery.alignments == {'detector'}
+    found, _ = detecting.identify(image, gallery)
+    assert not any('gallery' in remark for remark in found.face.remarks)
+    (given,) = plain.identify(image, gallery, landmarks=points[1])
+    assert given.face.remarks == ()
+    (other,) = plain.identify(crop(1), gallery)
+    (remark,) = other.face.remarks
+    assert remark.startswith(
+        'taken for aligned crops, but the faces of the gallery were found by a detector'
+    )
+    assert '--detector (FaceInferencer(detector=...))' in remark
+
+
+def test_what_is_printed_of_results_is_short(inferencer):
+    gallery = FaceGallery.of(inferencer.convention)
+    inferencer.enrol(gallery, 'Anna', crop(0))
+    found = inferencer.embed([crop(0), None], keep_crops=True)
+    identified = inferencer.identify([crop(0)], gallery)
+    for result in (found, found.faces, inferencer.verify(crop(0), crop(1)), identified):
+        assert len(repr(result)) < 300
+    assert repr(found.faces[0]).startswith("Face('array 1', 0: 8 values, norm ")
+    assert "Face('input 2', 0: expected a path" in repr(found.faces[1])
+    assert repr(found) == 'FaceEmbeddings(1 of 8 values, 1 problems)'
 
 
 def test_embeddings_of_another_network_are_refused(inferencer, model):
@@ -272,6 +318,16 @@ def test_a_stream_reads_no_further_than_it_must(inferencer):
     assert len(read) == 6
 
 
+def test_one_array_that_is_none_stops_no_other(inferencer):
+    images = [crop(0), None, crop(1), torch.zeros(3, 3)]
+    found = inferencer.embed(images)
+    assert found.sources == ['array 1', 'array 2']
+    assert [face.source for face in found.problems] == ['input 2', 'input 4']
+    assert found.problems[0].problem.endswith('got NoneType')
+    streamed = list(inferencer.stream(iter(images)))
+    assert [face.source for face in streamed] == [face.source for face in found]
+
+
 def test_in_mmengines_style(inferencer, tmp_path):
     assert isinstance(inferencer, BaseInferencer)
     assert INFERENCERS.get('FaceInferencer') is FaceInferencer
@@ -316,6 +372,7 @@ def test_two_pictures_are_compared(inferencer, examined, model):
     assert result.score == pytest.approx(cosine, abs=1e-6)
     assert (result.threshold, result.same, result.far) == (None, None, None)
     assert result.decision == 'no threshold is known'
+    assert [face.source for face in result.faces] == ['array 1', 'array 2']
     assert inferencer.verify(one, other, threshold=result.score).same is True
     above = np.nextafter(result.score, 2)
     assert inferencer.verify(one, other, threshold=above).same is False
@@ -387,6 +444,12 @@ def test_people_are_enrolled_and_identified(inferencer, model, tmp_path):
     assert (stranger.person, list(stranger.matches)) == (None, [])
     found = inferencer.embed(crop(2))
     assert inferencer.identify(found, gallery, top_k=1)[0].person == 'Björn'
+    # Arrays go by what they hold: each call counts them from 1.
+    for image in (crop(4), crop(5)):
+        inferencer.enrol(gallery, 'Cem', image)
+    first, second = gallery.images('Cem')
+    assert re.fullmatch('array [0-9a-f]{8}', first)
+    assert first != second
 
 
 def test_what_cannot_be_enrolled(inferencer):

@@ -104,12 +104,53 @@ def test_landmarks_by_path_and_in_turn():
             list(expand('a', {'a': wrong}))
 
 
-@pytest.mark.parametrize(
-    'inputs', [None, 3, b'a.png', {'a': 1}, torch.zeros(3, 3), [None]]
-)
+@pytest.mark.parametrize('inputs', [None, 3, b'a.png', {'a': 1}, torch.zeros(3, 3)])
 def test_what_is_no_input(inputs):
     with pytest.raises(UserError, match='expected a path, a folder'):
         list(expand(inputs))
+
+
+def test_one_input_that_is_none_stops_no_other(tmp_path):
+    (tmp_path / 'none').mkdir()
+    array = np.zeros((2, 2), np.uint8)
+    inputs = [array, None, tmp_path / 'none', 'a[1].png', array, (3, array)]
+    found = list(expand(inputs))
+    names = ['array 1', 'input 2', str(tmp_path / 'none'), 'a[1].png', 'array 2']
+    assert [item.source for item in found] == [*names, 'input 1', 'array 3']
+    problems = [item.problem for item in found]
+    assert problems[0] == problems[4] == problems[6] == ''
+    assert problems[1].endswith('any number of these, got NoneType')
+    assert problems[2].startswith('there is no picture below')
+    assert problems[3].startswith('no file fits the pattern')
+    assert problems[5].endswith('got int')
+
+
+def test_what_a_folder_holds_besides(folder, caplog):
+    beginnings = {
+        'heic': b'\0\0\0\x18ftypheic',
+        'photo': b'\xff\xd8\xff\xe0\0\x10JFIF',
+        'raw.nef': b'MM\0*\0\0\0\x08',
+        'clip.mov': b'\0\0\0\x14ftypqt  ',
+        'prose': b'II and P2 and BM begin no image',
+        'a.HEIC': b'',
+        'b.jfif': b'',
+    }
+    for name, data in beginnings.items():
+        (folder / name).write_bytes(data)
+    ours = ('landmarks.tsv', 'not_aligned.tsv', 'Thumbs.db', '@eaDir/x.jpg')
+    (folder / '@eaDir').mkdir()
+    for name in ours:
+        (folder / name).touch()
+    found = {os.path.relpath(x.source, folder): x.problem for x in expand(folder)}
+    misnamed = [name for name, problem in found.items() if problem]
+    assert misnamed == ['heic', 'photo', 'raw.nef']
+    assert 'is an image by its content, but its name' in found['photo']
+    read = ['a.HEIC', 'a.JPG', 'b.jfif', 'b.png', 'sub/c.tif', 'x[1].png']
+    assert [name for name in found if name not in misnamed] == read
+    (told,) = caplog.messages
+    assert f"passed over in '{folder}', as no pictures: 3 files (clip.mov, " in told
+    assert told.endswith('notes.md, prose)')
+    assert sources(str(folder / '*.[jt]*')) == [str(folder / 'b.jfif')]
 
 
 def test_nothing_to_be_read(tmp_path):
@@ -135,9 +176,12 @@ def test_nothing_to_be_read(tmp_path):
 def test_people_of_a_folder(folder):
     with pytest.raises(UserError, match=r'a.JPG.* lies in no subfolder'):
         people_below(folder)
+    (folder.parent / 'nobody').mkdir()
     found = people_below(folder.parent)
-    assert list(found) == ['faces']
-    assert len(found['faces']) == 4
+    assert {name: len(items) for name, items in found.items()} == {
+        'faces': 4,
+        'nobody': 0,
+    }
     with pytest.raises(UserError, match='there is no folder'):
         people_below(folder / 'none')
     (folder / 'empty' / 'er').mkdir(parents=True)
@@ -154,5 +198,5 @@ def test_a_link_to_a_folder_above_is_no_new_folder(tmp_path):
     (inner / 'itself').symlink_to(inner)
     (inner / 'other').symlink_to(apart)
     images, others = images_below(str(tmp_path / 'all'))
-    assert sorted(images) == ['inner/a.png', 'inner/other/a.png']
-    assert others == 0
+    assert images == ['inner/a.png', 'inner/other/a.png']
+    assert others == []

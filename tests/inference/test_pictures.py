@@ -3,6 +3,7 @@
 import io
 import re
 import struct
+import sys
 import zlib
 
 import cv2
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from mmhyperface.datasets.transforms import decode_face
 from mmhyperface.errors import UserError
 from mmhyperface.inference.pictures import orientation_of, read_picture
 
@@ -206,3 +208,40 @@ def test_arrays():
     for wrong in (PIXELS / 255, PIXELS[None], PIXELS[..., :2], PIXELS[:0]):
         with pytest.raises(UserError, match='x: expected a uint8 array'):
             read_picture(wrong, 'x')
+
+
+def heic(image, orientation=1):
+    """As phones store it: turned by its own means, whatever EXIF says besides."""
+    library = pytest.importorskip('pillow_heif')
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    file = io.BytesIO()
+    picture = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+    library.from_pillow(picture).save(file, quality=95, exif=exif.tobytes())
+    return file.getvalue()
+
+
+def test_heic_is_upright(tmp_path):
+    path = tmp_path / 'a.jpg'  # whatever its name
+    image = some_pixels(64, 48)
+    for orientation, turns in ((1, 0), (6, -1)):
+        path.write_bytes(heic(image, orientation))
+        picture = read_picture(path, 'a.jpg')
+        assert (picture.turns, picture.remarks) == (0, ())
+        wanted = np.rot90(image, turns).astype(int)
+        assert np.abs(picture.pixels - wanted).mean() < 4
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match=r'a.jpg: .*damaged'):
+        read_picture(path, 'a.jpg')
+
+
+def test_heic_without_its_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    path = tmp_path / 'a.heic'
+    path.write_bytes(b'\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf')
+    for read in (
+        lambda: read_picture(path, 'a.heic'),
+        lambda: decode_face(path.read_bytes(), 'a.heic'),
+    ):
+        with pytest.raises(UserError, match=r'a.heic: is HEIC.*pip install pillow-h'):
+            read()

@@ -50,9 +50,16 @@ def tool(monkeypatch) -> Iterator[ModuleType]:
 
 @pytest.fixture
 def run(tool, monkeypatch) -> Callable:
-    def call(*arguments: object) -> None:
+    def call(*arguments: object) -> int:
+        """Its exit status: 0, or 3 where some pictures have no crop."""
         monkeypatch.setattr(sys, 'argv', ['align_faces.py', *map(str, arguments)])
-        tool.main()
+        try:
+            tool.main()
+        except SystemExit as stop:
+            if stop.code == 3:
+                return 3
+            raise
+        return 0
 
     return call
 
@@ -259,6 +266,7 @@ def test_what_cannot_be_aligned_is_told_and_tried_again(run, tmp_path, capsys):
     (source / 'gone.png').unlink()
     (source / '.hidden.png').write_bytes(b'')
     (source / 'notes.txt').write_text('')
+    (source / 'photo').write_bytes((source / 'good.png').read_bytes())
     with open(tmp_path / 'list.csv', 'w') as file:
         print(*COLUMNS, sep=',', file=file)
         for name in set(names) - {'unlisted.png'}:
@@ -268,8 +276,9 @@ def test_what_cannot_be_aligned_is_told_and_tried_again(run, tmp_path, capsys):
             if name == 'empty.png':
                 numbers = [''] * 10
             print(name, *numbers, sep=',', file=file)
-    run(source, crops, '--landmarks', tmp_path / 'list.csv')
+    assert run(source, crops, '--landmarks', tmp_path / 'list.csv') == 3
     reasons = {p: why for p, (why,) in rows_of(crops / 'not_aligned.tsv').items()}
+    assert reasons.pop('photo').startswith('misnamed: is an image by its content')
     assert list(reasons) == sorted(set(names) - {'good.png'})
     assert reasons['bad.jpg'].startswith('damaged: the JPEG is cut off')
     assert reasons['gone.png'].startswith('damaged: no such image')
@@ -277,15 +286,15 @@ def test_what_cannot_be_aligned_is_told_and_tried_again(run, tmp_path, capsys):
     assert reasons['empty.png'].startswith('impossible: no face has the landmarks')
     assert reasons['unlisted.png'].startswith('no landmarks: ')
     told = capsys.readouterr().out
-    for line in ('aligned now', 'not aligned, damaged', 'other files'):
+    for line in ('aligned now', 'not aligned, damaged', 'other files', 'misnamed'):
         assert line in told
     assert sorted(contents(crops)) == ['good.jpg', 'not_aligned.tsv']
     before = (crops / 'good.jpg').stat().st_mtime_ns
 
     save_face(source / 'bad.jpg', points)
     run(source, crops, '--landmarks', tmp_path / 'list.csv')
-    assert list(rows_of(crops / 'not_aligned.tsv')) == sorted(
-        set(names) - {'good.png', 'bad.jpg'}
+    assert sorted(rows_of(crops / 'not_aligned.tsv')) == sorted(
+        {'photo', *names} - {'good.png', 'bad.jpg'}
     )
     assert_dots_at_template(crops / 'bad.jpg')
     assert (crops / 'good.jpg').stat().st_mtime_ns == before

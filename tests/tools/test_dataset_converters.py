@@ -261,6 +261,18 @@ def test_a_list_of_im2rec(convert, tmp_path):
     }
 
 
+@pytest.mark.parametrize('tool', ['folder_to_rec', 'folder_to_list'])
+def test_images_that_are_passed_over(convert, faces, tmp_path, capsys, tool):
+    (faces / 'lost.jpg').write_bytes(picture(0))
+    (faces / 'notes.txt').touch()
+    with pytest.raises(SystemExit) as stop:
+        convert(tool, faces, tmp_path / 'train.rec')
+    assert stop.value.code == 3
+    assert '15 images' in capsys.readouterr().out
+    (faces / 'lost.jpg').unlink()
+    convert(tool, faces, tmp_path / 'train.rec', '--overwrite')
+
+
 # ---- folder to list and back
 
 

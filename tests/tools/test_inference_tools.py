@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -219,13 +220,13 @@ def test_a_gallery_from_enrolment_to_removal(run, folder, tmp_path):
     (people / 'p1' / 'bad.png').write_text('no picture')
     status, told, err = run(GALLERY, 'enrol', model, file, people)
     assert status == 3
-    assert told.startswith('4 pictures enrolled, 0 were there already, 1 left out')
+    assert told.startswith('4 new, 0 changed, 0 renamed, 0 unchanged, 1 left out: ')
     assert 'bad.png: is no picture' in err
     (people / 'p1' / 'bad.png').unlink()
     save(people / 'p1' / '2.png', crop(1, 2))
     status, told, _ = run(GALLERY, 'enrol', model, file, people)
     assert status == 0
-    assert told.startswith('1 pictures enrolled, 4 were there already, 0 left out')
+    assert told.startswith('1 new, 0 changed, 0 renamed, 4 unchanged, 0 left out: ')
     gallery = FaceGallery.load(file)
     assert gallery.people == ['p0', 'p1']
     assert gallery.images('p1') == ['p1/0.png', 'p1/1.png', 'p1/2.png']
@@ -241,6 +242,8 @@ def test_a_gallery_from_enrolment_to_removal(run, folder, tmp_path):
         status, told, _ = run(GALLERY, *arguments)
         assert status == 0
         assert 'unknown' in told
+        # In a pipe each face has one line, however long its path.
+        assert all(str(path) in told for path in inputs)
     rows = json.loads((tmp_path / 'r.json').read_text())
     assert [row['source'] for row in rows] == [str(path) for path in inputs]
     best = [row['matches'][0]['person'] if row['matches'] else None for row in rows]
@@ -257,6 +260,7 @@ def test_a_gallery_from_enrolment_to_removal(run, folder, tmp_path):
     status, told, err = run(GALLERY, 'list', file)
     assert told == 'p0\t2\np1\t3\n'
     assert err.startswith('2 people, 5 images, 8 values, score by best')
+    assert err.endswith('faces: crop\n')
     assert run(GALLERY, 'remove', file, 'p1', '--image', 'p1/0.png')[0] == 0
     assert run(GALLERY, 'list', file, '--images')[1].endswith('p1/1.png\tp1/2.png\n')
     assert run(GALLERY, 'remove', file, 'p1')[0] == 0
@@ -264,6 +268,160 @@ def test_a_gallery_from_enrolment_to_removal(run, folder, tmp_path):
     status, _, err = run(GALLERY, 'remove', file, 'p1')
     assert status == 1
     assert "there is no 'p1' in the gallery" in err
+
+
+def test_a_folder_that_changes(run, folder, tmp_path):
+    model, file, people = folder / 'model.pth', tmp_path / 'g.npz', tmp_path / 'people'
+    for name in ('p0/0.png', 'p0/1.png', 'p0/2.png', 'p1/0.png', 'p2/0.png'):
+        save(people / name, crop(int(name[1]), int(name[3])))
+    assert run(GALLERY, 'enrol', model, file, people)[0] == 0
+    save(people / 'p0' / '0.png', crop(0, 9))
+    (people / 'p0' / '1.png').rename(people / 'p0' / 'one.png')
+    (people / 'p0' / '2.png').unlink()
+    shutil.rmtree(people / 'p2')
+    (people / 'p1' / '0.png').write_text('no picture any more')
+    save(people / 'p1' / '1.png', crop(1, 1))
+    status, told, err = run(GALLERY, 'enrol', model, file, people)
+    assert status == 3
+    assert told.startswith('1 new, 1 changed, 1 renamed, 0 unchanged, 1 left out: ')
+    assert 'the former embedding stays of p1/0.png: mend the picture' in err
+    gone = f'2 images are not in {people} and stay enrolled (--remove-gone): '
+    assert f'{gone}p0/2.png, p2/0.png\n' in err
+    gallery = FaceGallery.load(file)
+    inferencer = FaceInferencer(model)
+    kept = {
+        'p0/0.png': crop(0, 9),
+        'p0/2.png': crop(0, 2),
+        'p0/one.png': crop(0, 1),
+        'p1/0.png': crop(1, 0),
+        'p1/1.png': crop(1, 1),
+        'p2/0.png': crop(2, 0),
+    }
+    assert gallery.origins.keys() == kept.keys()
+    for image, pixels in kept.items():
+        (match,) = gallery.search(inferencer.embed(pixels).embeddings, 1)[0]
+        assert (match.image, match.score) == (image, pytest.approx(1))
+
+    (people / 'p1' / '0.png').unlink()
+    status, told, err = run(GALLERY, 'enrol', model, file, people, '--remove-gone')
+    assert status == 0
+    assert told.startswith('0 new, 0 changed, 0 renamed, 3 unchanged, 0 left out: ')
+    assert '3 images' in told
+    assert '3 images are not in ' in err
+    assert FaceGallery.load(file).people == ['p0', 'p1']
+
+
+def test_a_gallery_of_an_earlier_version(run, folder, tmp_path):
+    model, file, people = folder / 'model.pth', tmp_path / 'g.npz', folder / 'people'
+    assert run(GALLERY, 'enrol', model, file, people)[0] == 0
+    with np.load(file) as archive:
+        arrays = dict(archive)
+    del arrays['origins']
+    np.savez(file, **arrays)
+    picture = people / 'p0' / '0.png'
+    status, _, err = run(GALLERY, 'identify', model, file, picture)
+    assert status == 0
+    assert 'does not tell how its faces were found' in err
+    status, told, err = run(GALLERY, 'enrol', model, file, people)
+    assert status == 0
+    assert told.startswith('0 new, 12 changed')
+    assert '12 images of' in err
+    assert 'kept no fingerprint of their content: they are embedded anew' in err
+    status, told, err = run(GALLERY, 'enrol', model, file, people)
+    assert (status, err.strip()) == (0, '')
+    assert told.startswith('0 new, 0 changed, 0 renamed, 12 unchanged')
+
+
+def test_two_enrolments_at_once(run, folder, tmp_path, monkeypatch):
+    """Another enrols while the first one embeds."""
+    model, file = folder / 'model.pth', tmp_path / 'g.npz'
+    for name in ('p0', 'p1'):
+        save(tmp_path / name / name / '0.png', crop(int(name[1]), 0))
+    embed = FaceInferencer.embed
+
+    def embed_and_wait(self, *args, **options):
+        monkeypatch.setattr(FaceInferencer, 'embed', embed)
+        assert run(GALLERY, 'enrol', model, file, tmp_path / 'p1')[0] == 0
+        return embed(self, *args, **options)
+
+    monkeypatch.setattr(FaceInferencer, 'embed', embed_and_wait)
+    assert run(GALLERY, 'enrol', model, file, tmp_path / 'p0')[0] == 0
+    assert FaceGallery.load(file).people == ['p1', 'p0']
+
+
+def test_files_that_are_no_pictures_by_their_names(run, folder, tmp_path, caplog):
+    model, people = folder / 'model.pth', tmp_path / 'people'
+    good = save(people / 'p0' / '0.png', crop(0, 0))
+    jpeg = cv2.imencode('.jpg', crop(0, 1))[1].tobytes()
+    (people / 'p0' / '1.jfif').write_bytes(jpeg)
+    (people / 'p0' / 'notes.txt').write_text('nothing')
+    (people / 'p1').mkdir()
+    (people / 'p1' / 'photo').write_bytes(jpeg)
+    (people / 'p2').mkdir()
+    file, out = tmp_path / 'g.npz', tmp_path / 'e.npz'
+    for arguments in (
+        (GALLERY, 'enrol', model, file, people),
+        (EMBED, model, people, '--out', out),
+    ):
+        caplog.clear()
+        status, told, err = run(*arguments)
+        assert status == 3
+        assert '2 ' in told
+        assert '1 left out' in told
+        assert 'p1/photo: is an image by its content, but its name' in err
+        (passed_over,) = caplog.messages
+        assert '1 files (p0/notes.txt)' in passed_over
+    assert FaceGallery.load(file).images('p0') == ['p0/0.png', 'p0/1.jfif']
+    err = run(GALLERY, 'enrol', model, file, people)[2]
+    assert 'without any image in the gallery: p1, p2' in err
+    (people / 'p1' / 'photo').unlink()
+    assert run(EMBED, model, people, '--out', out, '--overwrite')[0] == 0
+    # A person without any picture is missing as well.
+    assert run(GALLERY, 'enrol', model, file, people)[0] == 3
+    assert good.exists()
+
+
+def test_whole_photographs_are_no_crops(run, folder, tmp_path):
+    model, file = folder / 'model.pth', tmp_path / 'g.npz'
+    photograph = np.zeros((96, 96, 3), np.uint8)
+    draw_face(photograph, (1, 1))
+    save(tmp_path / 'people' / 'p0' / '0.png', photograph)
+    arguments = ('enrol', model, file, tmp_path / 'people')
+    status, _, err = run(GALLERY, *arguments)
+    assert status == 1
+    assert 'is 96x96 (height x width), but the network takes aligned crops' in err
+    assert not file.exists()
+    assert run(GALLERY, *arguments, '--resize')[0] == 0
+    query = ('identify', model, file, tmp_path / 'people')
+    status, _, err = run(GALLERY, *query, '--detector', folder / 'blocks.onnx')
+    assert status == 0
+    assert (
+        'found by a detector, but the faces of the gallery were taken for aligned crops'
+        ' of another size (--resize)' in err
+    )
+    status, _, err = run(GALLERY, *query, '--resize')
+    assert (status, 'but the faces' in err) == (0, False)
+
+
+def test_a_threshold_by_strangers(run, folder, tmp_path):
+    model, file, people = folder / 'model.pth', tmp_path / 'g.npz', folder / 'people'
+    assert run(GALLERY, 'enrol', model, file, people)[0] == 0
+    for image in range(10):
+        save(tmp_path / 'strangers' / f'{image}.png', crop(7, image))
+    arguments = ('calibrate', model, file, tmp_path / 'strangers')
+    status, told, _ = run(GALLERY, *arguments, '--fpir', 0.2)
+    assert status == 0
+    rows = FaceInferencer(model).embed(tmp_path / 'strangers').embeddings
+    wanted = FaceGallery.load(file).calibrate(rows, 0.2)
+    assert told.startswith(f'threshold {wanted:.6f} (FPIR 0.2 of 10 strangers)')
+    status, _, err = run(GALLERY, *arguments)
+    assert status == 1
+    assert '10 strangers cannot tell' in err
+    assert '--fpir' in err
+    save(tmp_path / 'strangers' / 'enrolled.png', crop(0, 0))
+    status, _, err = run(GALLERY, *arguments, '--fpir', 0.2)
+    assert status == 1
+    assert 'strangers are people who are not in the gallery, which has ' in err
 
 
 def test_galleries_that_cannot_be_used(run, folder, tmp_path):

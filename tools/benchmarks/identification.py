@@ -44,6 +44,7 @@ from mmhyperface.inference.options import (
 if TYPE_CHECKING:
     from mmhyperface.gallery import FaceGallery, Match
     from mmhyperface.inference import FaceInferencer
+    from mmhyperface.inference.inputs import Item
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -95,11 +96,11 @@ class Line:
 
 
 def embedded(
-    people: dict[str, list[str]], inferencer: FaceInferencer, batch_size: int
+    people: dict[str, list[Item]], inferencer: FaceInferencer, batch_size: int
 ) -> tuple[dict[str, list[Face]], int]:
     """The faces of each person, and how many pictures have none."""
-    paths = [path for files in people.values() for path in files]
-    found = inferencer.embed(paths, batch_size, show_progress=True)
+    items = [item for files in people.values() for item in files]
+    found = inferencer.embed(items, batch_size, show_progress=True)
     tell_problems(found.problems)
     faces = iter(found.faces)
     kept = {
@@ -107,6 +108,7 @@ def embedded(
             face for face in islice(faces, len(files)) if face.embedding is not None
         ]
         for person, files in people.items()
+        if files
     }
     return kept, len(found.problems)
 

@@ -13,7 +13,8 @@ DESTINATION/not_aligned.tsv tells which pictures have no crop and why; the next 
 tries them again. DESTINATION/landmarks.tsv keeps what YuNet found, for --landmarks, so
 that crops of another size need no detection.
 
-Exit status 0: there are crops. 1: not a single one, or a mistake, which is told.
+Exit status 0: each picture has a crop. 3: some have none. 1: not a single one has, or a
+mistake, which is told.
 """
 
 import argparse
@@ -44,6 +45,7 @@ from mmhyperface.inference.detection import (
     choose_face,
     quiet_opencv,
 )
+from mmhyperface.inference.options import INCOMPLETE, tell
 
 # Pictures of one task of a worker.
 TASK = 16
@@ -364,17 +366,23 @@ def require_size(crop: str, size: Sequence[int]) -> None:
 def align(
     pictures: Sequence[str],
     landmarks: dict[str, Sequence[float]],
+    misnamed: Sequence[str],
     args: argparse.Namespace,
 ) -> Counter:
     """Make the crops that are missing; how many pictures came to which end."""
     todo = remaining(pictures, args)
     begin_tables(todo, args)
+    from mmhyperface.inference.inputs import MISNAMED
+
+    record([Outcome(path, f'misnamed: {MISNAMED}') for path in misnamed], args)
     tasks: Iterator[Task] = (
         [(path, landmarks.get(path)) for path in todo[start : start + TASK]]
         for start in range(0, len(todo), TASK)
     )
     done = len(pictures) - len(todo)
     counts = Counter({'aligned before': done, 'aligned now': 0})
+    if misnamed:
+        counts['not aligned, misnamed'] = len(misnamed)
     columns = ('aligning', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Without a thread of its own, which forked workers could inherit at a bad moment.
     with Progress(*columns, transient=True, auto_refresh=False) as progress:
@@ -400,7 +408,7 @@ def report(counts: Counter, others: int) -> None:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.inference.inputs import images_below
+    from mmhyperface.inference.inputs import images_below, misnamed_among
     from mmhyperface.inference.landmarks import read_landmarks
 
     prepare_opencv()
@@ -409,19 +417,26 @@ def main() -> None:
     landmarks = read_landmarks(args.landmarks) if args.landmarks else {}
     Aligner(args)
     images, others = images_below(args.source)
+    # A file that landmarks name is a picture, whatever its name.
+    others = [path for path in others if path not in landmarks]
+    misnamed = misnamed_among(args.source, others)
     pictures = sorted({*images, *landmarks})
     if not pictures:
         raise UserError(f"no image below '{args.source}'")
     require_different_crops(pictures)
     try:
-        counts = align(pictures, landmarks, args)
+        counts = align(pictures, landmarks, misnamed, args)
     except KeyboardInterrupt:
         raise UserError('stopped; the same command goes on from here') from None
     except OSError as error:
         raise UserError(f'cannot write crops: {error}') from None
-    report(counts, others)
-    if not any(counts[end] for end in counts if end.startswith('aligned')):
+    report(counts, len(others) - len(misnamed))
+    done = sum(counts[end] for end in counts if end.startswith('aligned'))
+    if not done:
         raise SystemExit(1)
+    if done < counts.total():
+        tell(f'why some are not aligned: {Path(args.destination, "not_aligned.tsv")}')
+        raise SystemExit(INCOMPLETE)
 
 
 if __name__ == '__main__':

@@ -3,6 +3,9 @@
 Paths start from the folder. Where a path or a name has a space, the two are separated
 by tabs. The list is read again before it gets its name: what FaceList would not read
 as it was meant is an error.
+
+Exit status 0: done. 3: done, but for images that lie in no folder of an identity or are
+not named as images, which a warning names. 1: a mistake, which is told.
 """
 
 from __future__ import annotations
@@ -15,7 +18,11 @@ from typing import TYPE_CHECKING
 
 from rich.progress import track
 
-from mmhyperface.apis.conversion import conversion_parser, reported_conversion
+from mmhyperface.apis.conversion import (
+    conversion_parser,
+    reported_conversion,
+    require_all,
+)
 from mmhyperface.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,6 +89,7 @@ def main() -> None:
         file.flush()
         check(folder, file.name)
     print(f'{args.destination}: {len(folder)} images')
+    require_all(folder)
 
 
 if __name__ == '__main__':

@@ -3,6 +3,9 @@
 Beside NAME.rec come NAME.idx, NAME.lst (key, label and path of each image, as MXNet's
 im2rec lists them) and `property`. Labels are the positions of the identities, sorted
 by name; one whose images are all left out has none.
+
+Exit status 0: done. 3: done, but for images that lie in no folder of an identity or are
+not named as images, which a warning names. 1: a mistake, which is told.
 """
 
 import argparse
@@ -16,6 +19,7 @@ from mmhyperface.apis.conversion import (
     conversion_parser,
     encoding_of,
     reported_conversion,
+    require_all,
 )
 
 
@@ -57,6 +61,7 @@ def main() -> None:
             f'{width}. Some readers need all of one: --size {height} {width}'
         )
     pictures.report()
+    require_all(folder)
 
 
 if __name__ == '__main__':

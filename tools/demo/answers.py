@@ -4,7 +4,6 @@ All run one after another, for networks and galleries are shared by all who look
 """
 
 import functools
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from mmhyperface.errors import UserError
 from mmhyperface.gallery import FaceGallery
 from mmhyperface.inference import FaceInferencer
 from mmhyperface.inference.detection import turned, turned_box
+from mmhyperface.inference.inferencer import tell_alignment
 from mmhyperface.inference.inputs import Item
 from mmhyperface.inference.pictures import read_picture
 from mmhyperface.inference.results import Face
@@ -173,8 +173,14 @@ class Answers:
         if not files:
             raise UserError('Choose one or more pictures of the person.')
         faces = [self._one(file) for file in files]
+        tell_alignment(faces, self.gallery)
         rows = np.stack([face.embedding for face in faces])
-        self.gallery.enrol(name, rows, [_image_id(file) for file in files])
+        self.gallery.enrol(
+            name,
+            rows,
+            [_image_id(face) for face in faces],
+            [face.origin for face in faces],
+        )
         self._save()
         remarks = [text for face in faces for text in face.remarks]
         count = f'{len(files)} picture{"s" * (len(files) != 1)}'
@@ -216,6 +222,7 @@ class Answers:
         faces = self._faces(file, 'all')
         if all(face.problem for face in faces):
             raise UserError(f'{faces[0].source}: {faces[0].problem}')
+        tell_alignment(faces, self.gallery)
         names, shown = [], []
         for number, face in enumerate(faces, 1):
             several = len(faces) > 1
@@ -282,10 +289,9 @@ def _photo(path: str, faces: Sequence[Face], names: Sequence[str] = ()) -> str:
     return markup.photo(np.rot90(picture.pixels, turns), title, points, boxes, names)
 
 
-def _image_id(file: str) -> str:
+def _image_id(face: Face) -> str:
     """The name of a file and 8 digits of its content: one picture has one id."""
-    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:8]
-    return f'{Path(file).name} ({digest})'
+    return f'{face.source} ({face.digest[:8]})'
 
 
 def _kind(score: float, threshold: float | None) -> str:

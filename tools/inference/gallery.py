@@ -1,15 +1,21 @@
 """A gallery of people: enrol them, identify faces, list and remove.
 
-    python tools/inference/gallery.py enrol model.pth people.npz photographs
+    YUNET=face_detection_yunet_2023mar.onnx
+    python tools/inference/gallery.py enrol model.pth people.npz photographs \\
+        --detector $YUNET
+    python tools/inference/gallery.py calibrate model.pth people.npz strangers \\
+        --detector $YUNET --fpir 0.01
     python tools/inference/gallery.py identify model.pth people.npz party.jpg \\
-        --detector face_detection_yunet_2023mar.onnx --far 1e-4 --out-dir named
+        --detector $YUNET --threshold 0.35 --out-dir named
     python tools/inference/gallery.py list people.npz
     python tools/inference/gallery.py remove people.npz 'Anna Müller'
 
-FOLDER holds a folder for each person, whose name is the person's, with pictures.
+FOLDER holds a folder for each person, whose name is the person's, with pictures. The
+same command on it enrols what is new, and what was changed, anew; what is not in it any
+more stays enrolled without --remove-gone, and is named.
 
-Exit status 0: done. 3: done, but for pictures that stderr names. 1: a mistake, which is
-told. 2: wrong arguments.
+Exit status 0: done. 3: done, but for pictures or people that stderr names. 1: a
+mistake, which is told. 2: wrong arguments.
 """
 
 from __future__ import annotations
@@ -19,18 +25,20 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
 from mmhyperface.apis import report_errors, require_file, require_folder
 from mmhyperface.convention import Convention
-from mmhyperface.errors import UserError
-from mmhyperface.inference import FaceEmbeddings, Identification
+from mmhyperface.errors import UserError, some
+from mmhyperface.inference import Face, FaceEmbeddings, Identification
 from mmhyperface.inference.options import (
     INCOMPLETE,
     add_batches,
@@ -45,7 +53,9 @@ from mmhyperface.inference.options import (
 
 if TYPE_CHECKING:
     from mmhyperface.gallery import FaceGallery
+    from mmhyperface.gallery.ids import Origin
     from mmhyperface.inference.drawing import Label
+    from mmhyperface.inference.inputs import Item
 
 # Faces that are shown; files have all of them.
 SHOWN = 50
@@ -59,6 +69,9 @@ def parse_args() -> argparse.Namespace:
     commands = parser.add_subparsers(dest='command', required=True)
     _add_enrol(commands.add_parser('enrol', help='add the people of a folder'))
     _add_identify(commands.add_parser('identify', help='tell who faces are'))
+    _add_calibrate(
+        commands.add_parser('calibrate', help='find the threshold by strangers')
+    )
     remove = commands.add_parser('remove', help='remove a person or an image')
     remove.add_argument('gallery', metavar='GALLERY', help='its file')
     remove.add_argument('person', metavar='PERSON')
@@ -80,6 +93,12 @@ def _add_enrol(parser: argparse.ArgumentParser) -> None:
         choices=('best', 'mean'),
         help="of a new gallery: a person's score is that of its best image, or of the "
         'mean of its images (best)',
+    )
+    parser.add_argument(
+        '--remove-gone',
+        action='store_true',
+        help='remove all images that are not in FOLDER; not for a gallery of several '
+        'folders',
     )
     add_choice(parser, 'largest')
     add_batches(parser)
@@ -104,45 +123,188 @@ def _add_identify(parser: argparse.ArgumentParser) -> None:
     add_batches(parser)
 
 
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add = parser.add_argument
+    add('gallery', metavar='GALLERY', help='its file')
+    add(
+        'inputs',
+        metavar='INPUT',
+        nargs='+',
+        help='pictures, folders, patterns, lists of people who are not in the gallery',
+    )
+    add(
+        '--fpir',
+        type=float,
+        default=0.01,
+        help='share of strangers that may be taken for somebody (0.01); 1 / FPIR of '
+        'them are needed',
+    )
+    add_choice(parser, 'all')
+    add_batches(parser)
+
+
+class Picture(NamedTuple):
+    """A picture of a person, in a folder.
+
+    Attributes:
+        person: The name.
+        image: Its id: the path from FOLDER, so that this may be moved.
+        item: What is to be read.
+        digest: Of its content; empty where it cannot be read.
+    """
+
+    person: str
+    image: str
+    item: Item
+    digest: str
+
+
 def enrol(args: argparse.Namespace) -> int:
+    from mmhyperface.gallery.files import locked
+    from mmhyperface.inference.inferencer import tell_alignment
     from mmhyperface.inference.inputs import people_below
 
     people = people_below(args.folder)
     require_file(args.gallery)
     inferencer = inferencer_from(args)
     gallery = _gallery(args, inferencer.convention)
-    known = {image for person in gallery.people for image in gallery.images(person)}
-    # (person, id, path); ids start from FOLDER, so that it may be moved.
     pictures = [
-        (person, Path(os.path.relpath(path, args.folder)).as_posix(), path)
-        for person, paths in people.items()
-        for path in paths
+        _picture(person, item, args.folder)
+        for person, items in people.items()
+        for item in items
     ]
-    new = [picture for picture in pictures if picture[1] not in known]
-    paths = [path for _, _, path in new]
-    found = inferencer.embed(paths, args.batch_size, show_progress=True)
+    known = gallery.origins
+    todo = [one for one in pictures if not _is_known(one, known)]
+    unknown = sum(one.image in known and not known[one.image].digest for one in todo)
+    if unknown:
+        tell(
+            f'{unknown} images of {args.gallery} are of an earlier version, which kept '
+            'no fingerprint of their content: they are embedded anew'
+        )
+    items = [one.item for one in todo]
+    found = inferencer.embed(items, args.batch_size, show_progress=True)
+    both = zip(todo, found.faces, strict=True)
+    usable = [(one, face) for one, face in both if face.embedding is not None]
+    if not usable and len(todo) == len(pictures):
+        tell_problems(found.problems)
+        raise UserError(f'none of {len(todo)} pictures can be enrolled')
+    # Another process may have changed it in the meantime.
+    with locked(args.gallery):
+        gallery = _gallery(args, inferencer.convention)
+        tell_alignment(found.usable, gallery)
+        counts = _put(gallery, pictures, usable)
+        gone = _gone(gallery, pictures)
+        if args.remove_gone:
+            for person, images in gone.items():
+                gallery.remove(person, images)
+        if counts.total() or (gone and args.remove_gone):
+            gallery.save(args.gallery)
     tell_remarks(found.usable)
     tell_problems(found.problems)
-    kept = [
-        picture
-        for picture, face in zip(new, found.faces, strict=True)
-        if face.embedding is not None
-    ]
-    if new and not kept:
-        raise UserError(f'none of {len(new)} pictures can be enrolled')
-    if kept:
-        names, images, _ = zip(*kept, strict=True)
-        gallery.enrol_many(names, found.embeddings, images)
-        gallery.save(args.gallery)
+    _tell_stale(gallery, found.problems, todo)
+    _tell_gone(gone, args)
+    told = [f'{counts[kind]} {kind}' for kind in ('new', 'changed', 'renamed')]
     print(
-        f'{len(kept)} pictures enrolled, {len(pictures) - len(new)} were there '
-        f'already, {len(found.problems)} left out: {args.gallery} has '
-        f'{len(gallery.people)} people with {len(gallery)} images'
+        f'{", ".join(told)}, {len(pictures) - len(todo)} unchanged, '
+        f'{len(found.problems)} left out: {args.gallery} has {len(gallery.people)} '
+        f'people with {len(gallery)} images'
     )
     missing = people.keys() - set(gallery.people)
     if missing:
         tell(f'without any image in the gallery: {", ".join(sorted(missing))}')
-    return INCOMPLETE if found.problems else 0
+    return INCOMPLETE if found.problems or missing else 0
+
+
+def _picture(person: str, item: Item, folder: str) -> Picture:
+    from mmhyperface.inference.pictures import digest_of, read_bytes
+
+    image = Path(os.path.relpath(item.source, folder)).as_posix()
+    try:
+        digest = digest_of(read_bytes(item.source, item.source))
+    except UserError:  # as the inferencer will tell
+        digest = ''
+    return Picture(person, image, item, digest)
+
+
+def _is_known(one: Picture, origins: dict[str, Origin]) -> bool:
+    from mmhyperface.gallery.ids import UNKNOWN
+
+    return bool(one.digest) and origins.get(one.image, UNKNOWN).digest == one.digest
+
+
+def _put(
+    gallery: FaceGallery,
+    pictures: Sequence[Picture],
+    usable: Sequence[tuple[Picture, Face]],
+) -> Counter[str]:
+    """Enrol pictures of a folder with their faces; how many of each kind.
+
+    One that is there under its own name was changed; one whose content is there under
+    a name that the folder has no more was renamed.
+    """
+    origins = gallery.origins
+    former = {
+        (person, origins[image].digest): image
+        for person, images in _gone(gallery, pictures).items()
+        for image in images
+        if origins[image].digest
+    }
+    counts: Counter[str] = Counter()
+    replaced: dict[str, list[str]] = {}
+    # What another process has enrolled in the meantime is there.
+    todo = [(one, face) for one, face in usable if not _is_known(one, origins)]
+    for one, face in todo:
+        kind, old = 'new', former.pop((one.person, face.digest), None)
+        if one.image in origins:
+            kind, old = 'changed', one.image
+        elif old is not None:
+            kind = 'renamed'
+        if old is not None:
+            replaced.setdefault(one.person, []).append(old)
+        counts[kind] += 1
+    for person, images in replaced.items():
+        gallery.remove(person, images)
+    if todo:
+        gallery.enrol_many(
+            [one.person for one, _ in todo],
+            np.stack([face.embedding for _, face in todo]),
+            [one.image for one, _ in todo],
+            [face.origin for _, face in todo],
+        )
+    return counts
+
+
+def _gone(gallery: FaceGallery, pictures: Sequence[Picture]) -> dict[str, list[str]]:
+    """Images of a gallery that are not among these, by person."""
+    there = {one.image for one in pictures}
+    found = {
+        person: [image for image in gallery.images(person) if image not in there]
+        for person in gallery.people
+    }
+    return {person: images for person, images in found.items() if images}
+
+
+def _tell_stale(
+    gallery: FaceGallery, problems: Sequence[Face], todo: Sequence[Picture]
+) -> None:
+    bad = {face.source for face in problems}
+    images = {one.image for one in todo if one.item.source in bad}
+    stale = sorted(images & gallery.origins.keys())
+    if stale:
+        tell(
+            f'the former embedding stays of {some(stale)}: mend the picture, or '
+            'remove the image'
+        )
+
+
+def _tell_gone(gone: dict[str, list[str]], args: argparse.Namespace) -> None:
+    images = [image for of_person in gone.values() for image in of_person]
+    if images:
+        fate = 'are removed' if args.remove_gone else 'stay enrolled (--remove-gone)'
+        tell(
+            f'{len(images)} images are not in {args.folder} and {fate}: {some(images)}'
+        )
 
 
 def _gallery(args: argparse.Namespace, convention: Convention) -> FaceGallery:
@@ -183,6 +345,7 @@ def identify(args: argparse.Namespace) -> int:
         show_progress=True,
     )
     faces = FaceEmbeddings([one.face for one in found], gallery.dimensions)
+    _tell_how(gallery, [], args)
     tell_remarks(faces.usable)
     tell_problems(faces.problems)
     if args.out:
@@ -202,6 +365,45 @@ def identify(args: argparse.Namespace) -> int:
     if not faces.usable:
         raise UserError(f'none of {len(found)} pictures can be embedded')
     return INCOMPLETE if faces.problems else 0
+
+
+def calibrate(args: argparse.Namespace) -> int:
+    from mmhyperface.gallery import FaceGallery
+
+    inferencer = inferencer_from(args)
+    gallery = FaceGallery.load(args.gallery, inferencer.convention.fingerprint)
+    inputs = args.inputs[0] if len(args.inputs) == 1 else args.inputs
+    found = inferencer.embed(inputs, args.batch_size, show_progress=True)
+    _tell_how(gallery, found.usable, args)
+    tell_remarks(found.usable)
+    tell_problems(found.problems)
+    if not found.usable:
+        raise UserError(f'none of {len(found)} pictures can be embedded')
+    enrolled = {origin.digest for origin in gallery.origins.values()} - {''}
+    known = [face.source for face in found.usable if face.digest in enrolled]
+    if known:
+        raise UserError(
+            f'strangers are people who are not in the gallery, which has {some(known)}'
+        )
+    threshold = gallery.calibrate(found.embeddings, args.fpir)
+    print(
+        f'threshold {max(threshold, -1):.6f} (FPIR {args.fpir:g} of '
+        f'{len(found.usable)} strangers): give it to identify as --threshold'
+    )
+    return INCOMPLETE if found.problems else 0
+
+
+def _tell_how(
+    gallery: FaceGallery, faces: Sequence[Face], args: argparse.Namespace
+) -> None:
+    from mmhyperface.inference.inferencer import tell_alignment
+
+    tell_alignment(faces, gallery)
+    if len(gallery) and not gallery.alignments:
+        tell(
+            f'{args.gallery} does not tell how its faces were found (it is of an '
+            'earlier version): ask as they were enrolled, with or without --detector'
+        )
 
 
 def label_of(one: Identification) -> Label:
@@ -230,6 +432,8 @@ def show(found: Sequence[Identification]) -> None:
             then = ', '.join(f'{x.person} {x.score:.3f}' for x in others[:2])
         table.add_row(one.face.source, str(one.face.number), person, score, then)
     console = Console(markup=False, highlight=False)
+    if not console.is_terminal:  # whoever reads a pipe wants each face in a line
+        console.width = 100_000
     console.print(table)
     if len(found) > SHOWN:
         print(f'and {len(found) - SHOWN} more')
@@ -272,10 +476,12 @@ def _csv(found: Sequence[Identification]) -> str:
 
 def remove(args: argparse.Namespace) -> int:
     from mmhyperface.gallery import FaceGallery
+    from mmhyperface.gallery.files import locked
 
-    gallery = FaceGallery.load(args.gallery)
-    count = gallery.remove(args.person, args.image)
-    gallery.save(args.gallery)
+    with locked(args.gallery):
+        gallery = FaceGallery.load(args.gallery)
+        count = gallery.remove(args.person, args.image)
+        gallery.save(args.gallery)
     print(f'{count} images removed, {len(gallery)} left')
     return 0
 
@@ -290,7 +496,8 @@ def list_people(args: argparse.Namespace) -> int:
         print(f'{person}\t{names}')
     tell(
         f'{len(gallery.people)} people, {len(gallery)} images, {gallery.dimensions} '
-        f'values, score by {gallery.score}, model {gallery.fingerprint[:8]}'
+        f'values, score by {gallery.score}, model {gallery.fingerprint[:8]}, faces: '
+        f'{", ".join(sorted(gallery.alignments)) or "found in an unknown way"}'
     )
     return 0
 
@@ -298,6 +505,7 @@ def list_people(args: argparse.Namespace) -> int:
 COMMANDS = {
     'enrol': enrol,
     'identify': identify,
+    'calibrate': calibrate,
     'remove': remove,
     'list': list_people,
 }

@@ -3,12 +3,15 @@
 import os
 import re
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
 from mmhyperface.datasets.damage import DamagedImage
+from mmhyperface.datasets.image_files import is_heic
 from mmhyperface.errors import UserError
 from mmhyperface.registry import TRANSFORMS
 
@@ -30,7 +33,8 @@ def decode_face(data: bytes, source: str) -> np.ndarray:
     Grey is repeated in the three channels, alpha is dropped (not blended), 16-bit
     values lose their low byte. An EXIF orientation is ignored, and that of an AVIF:
     landmarks, and so the crop, belong to the stored pixels; but OpenCV brings a TIFF
-    upright. `source` names the image in errors.
+    upright, and HEIC, which needs pillow-heif, is upright when it is decoded. `source`
+    names the image in errors.
     """
     if not data:
         raise DamagedImage(f'{source}: the file is empty. {_REPLACE}.')
@@ -43,6 +47,8 @@ def decode_face(data: bytes, source: str) -> np.ndarray:
             raise DamagedImage(
                 f'{source}: the JPEG is cut off after {len(data)} bytes. {_REPLACE}.'
             )
+    if is_heic(data):
+        return _decode_heic(data, source)
     try:
         image = cv2.imdecode(
             np.frombuffer(data, np.uint8),
@@ -73,6 +79,34 @@ def _decode_jpeg(data: bytes) -> np.ndarray | None:
         return simplejpeg.decode_jpeg(data, 'BGR')
     except ValueError:
         return None
+
+
+def heic_reader(source: str) -> Any:
+    """The library that reads HEIC.
+
+    Raises:
+        DamagedImage: If it is not installed.
+    """
+    try:
+        return import_module('pillow_heif')
+    except ImportError:
+        raise DamagedImage(
+            f'{source}: is HEIC, which OpenCV does not decode: pip install '
+            'pillow-heif, or convert it to JPEG, for instance with heif-convert of '
+            'libheif'
+        ) from None
+
+
+def _decode_heic(data: bytes, source: str) -> np.ndarray:
+    reader = heic_reader(source)
+    try:
+        image = np.array(reader.open_heif(data, bgr_mode=True))
+    except (EOFError, OSError, RuntimeError, ValueError) as error:
+        told = ' '.join(str(error).split())
+        raise DamagedImage(
+            f'{source}: the HEIC is damaged: {told}. {_REPLACE}.'
+        ) from None
+    return _as_bgr(image, source)
 
 
 def _comes_to_an_end(data: bytes) -> bool:

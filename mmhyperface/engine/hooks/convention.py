@@ -1,7 +1,9 @@
 """Checkpoints that tell how their network is to be used."""
 
 import dataclasses
+import io
 import os
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,13 +11,19 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from PIL import Image
 
 from mmhyperface.convention import META_KEY, OperatingPoint, convention_of
+from mmhyperface.datasets.transforms import encoded_face
 from mmhyperface.engine.checkpoint import update_meta
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.evaluation.results import VerificationResult
 from mmhyperface.registry import HOOKS
+
+# Images that are looked at, and the most sizes that crops have.
+SAMPLE = 32
+FEW = 3
 
 
 @HOOKS.register_module()
@@ -37,7 +45,13 @@ class ConventionHook(Hook):
 
     def __init__(self) -> None:
         self.points: tuple[OperatingPoint, ...] = ()
+        self.sizes: tuple[tuple[int, int], ...] = ()
         self.has_saved = False
+
+    def before_train(self, runner: Runner) -> None:
+        convention = self._convention(runner)
+        if is_main_process() and convention and convention['resize']:
+            self.sizes = image_sizes(runner.train_dataloader.dataset)
 
     def before_train_iter(self, *args: Any, **kwargs: Any) -> None:
         """The weights are going to be others."""
@@ -66,8 +80,40 @@ class ConventionHook(Hook):
             convention = convention_of(runner.cfg)
         except UserError:
             return None
-        convention = dataclasses.replace(convention, operating_points=self.points)
+        convention = dataclasses.replace(
+            convention,
+            operating_points=self.points,
+            image_sizes=self.sizes,
+        )
         return convention.to_dict()
+
+
+def image_sizes(dataset: Any) -> tuple[tuple[int, int], ...]:
+    """Sizes (height, width) of the images of a training set, by a sample of them.
+
+    None where they are more than FEW: crops have one size, or very few.
+    """
+    inner = [*getattr(dataset, 'datasets', ()), getattr(dataset, 'dataset', None)]
+    found: set[tuple[int, int]] = set()
+    if not hasattr(dataset, 'get_data_info'):
+        for part in filter(None, inner):
+            found.update(image_sizes(part))
+    else:
+        for number in np.linspace(0, len(dataset), SAMPLE, endpoint=False, dtype=int):
+            # What is wrong with an image training will tell.
+            with suppress(
+                OSError, UserError, LookupError, Image.DecompressionBombError
+            ):
+                found.add(_size(dataset.get_data_info(int(number))))
+    return tuple(sorted(found)) if len(found) <= FEW else ()
+
+
+def _size(info: dict) -> tuple[int, int]:
+    if 'img' in info:
+        height, width = info['img'].shape[:2]
+    else:  # the header alone
+        width, height = Image.open(io.BytesIO(encoded_face(info))).size
+    return int(height), int(width)
 
 
 def operating_points(evaluator: Evaluator) -> tuple[OperatingPoint, ...]:
