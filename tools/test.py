@@ -8,11 +8,11 @@ from mmhyperface.apis import (
     argument_parser,
     build_runner,
     config_from,
+    is_recogniser,
     report_errors,
     require_checkpoint,
     require_file,
     save_features,
-    type_name,
 )
 from mmhyperface.apis.model import examined_convention, save_operating_points
 from mmhyperface.apis.network import refuse_other_networks
@@ -68,11 +68,11 @@ def main() -> None:
     if not cfg.get('test_dataloader'):
         raise UserError(f'{args.config} has no test_dataloader')
     cfg.load_from = args.checkpoint
-    if type_name(cfg.model) == 'FaceRecognizer' and args.flip_fusion:
+    if is_recogniser(cfg) and args.flip_fusion:
         cfg.model.flip_fusion = args.flip_fusion
     if args.save_thresholds:
         convention = examined_convention(args.checkpoint, cfg)
-    if type_name(cfg.model) == 'FaceRecognizer':
+    if is_recogniser(cfg):
         # Embeddings need no class centres, which may be most of the model.
         cfg.model.head = None
     if args.amp:

@@ -12,7 +12,7 @@ from .launch import (
 )
 from .model import get_model, read_convention
 from .places import require_file, require_folder
-from .testing import save_features, take_test_sets, type_name
+from .testing import is_recogniser, save_features, take_test_sets, type_name
 
 if TYPE_CHECKING:
     from mmhyperface.inference import FaceInferencer
@@ -25,6 +25,7 @@ __all__ = [
     'count_classes',
     'dataset_config',
     'get_model',
+    'is_recogniser',
     'load_config',
     'read_convention',
     'report_errors',

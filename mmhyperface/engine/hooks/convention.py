@@ -29,7 +29,7 @@ class ConventionHook(Hook):
     saved before the validation, and not into later ones.
 
     A config whose network has no convention (another recogniser, an input size that
-    nothing tells) trains all the same; its checkpoints carry none.
+    nothing tells) trains all the same; its checkpoints carry none, and the log says so.
     """
 
     # After the metrics, and before CheckpointHook saves the best.
@@ -38,6 +38,15 @@ class ConventionHook(Hook):
     def __init__(self) -> None:
         self.points: tuple[OperatingPoint, ...] = ()
         self.has_saved = False
+
+    def before_train(self, runner: Runner) -> None:
+        try:
+            convention_of(runner.cfg)
+        except UserError as error:
+            runner.logger.warning(
+                f'{error}. So checkpoints will not tell how the network is to be used: '
+                'who embeds with them has to give this config, too'
+            )
 
     def before_train_iter(self, *args: Any, **kwargs: Any) -> None:
         """The weights are going to be others."""
