@@ -157,18 +157,22 @@ def convention_of(cfg: Config) -> Convention:
     """
     import torch
 
+    from mmhyperface.models import FaceDataPreprocessor, FaceRecognizer
+    from mmhyperface.registry import MODELS, is_a
+
     source = str(cfg.filename or 'the config')
     model = cfg.get('model') or {}
-    if _name(model) != 'FaceRecognizer':
+    if not is_a(model, MODELS, FaceRecognizer):
         raise UserError(
             f'{source}: only a FaceRecognizer has a convention, and model is '
             f'{_name(model) or "missing"}'
         )
     preprocessor = model.get('data_preprocessor') or {}
-    if _name(preprocessor) not in ('', 'FaceDataPreprocessor'):
+    if 'type' in preprocessor and not _does_as(preprocessor, FaceDataPreprocessor):
         raise UserError(
-            f'{source}: the convention of a {_name(preprocessor)} is not known; take '
-            'FaceDataPreprocessor'
+            f'{source}: what a {_name(preprocessor)} does with pixels is not known; '
+            'set model.data_preprocessor.type=FaceDataPreprocessor, or derive from it '
+            'and leave its forward as it is'
         )
     head = model.get('head') or {}
     backbone = model['backbone']
@@ -192,6 +196,17 @@ def convention_of(cfg: Config) -> Convention:
             'mmengine': mmengine.__version__,
         },
     )
+
+
+def _does_as(config: Mapping, kind: type) -> bool:
+    """Whether a class or one derived from it is to do the same with a batch."""
+    from mmhyperface.registry import MODELS, is_a
+
+    if not is_a(config, MODELS, kind):
+        return False
+    found: Any = config['type']
+    found = MODELS.get(found) if isinstance(found, str) else found
+    return found.forward is kind.forward  # type: ignore[attr-defined]
 
 
 def _name(config: Any) -> str:
@@ -232,8 +247,11 @@ def _dataset(cfg: Config, phase: str) -> Mapping:
 
 def _loading(cfg: Config, phase: str) -> Mapping:
     """``LoadFace`` of a phase; without one, of images that are never resized."""
+    from mmhyperface.datasets.transforms import LoadFace
+    from mmhyperface.registry import TRANSFORMS, is_a
+
     for step in _dataset(cfg, phase).get('pipeline') or ():
-        if _name(step) == 'LoadFace':
+        if is_a(step, TRANSFORMS, LoadFace):
             return step
     return {'resize': False}
 

@@ -6,6 +6,8 @@ scopes ours are ``type='mmhyperface.X'``.
 """
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
@@ -65,3 +67,18 @@ VISBACKENDS = _child(mmpretrain_registry.VISBACKENDS)
 STRATEGIES = _child(mmengine_registry.STRATEGIES)
 INFERENCERS = _child(mmengine_registry.INFERENCERS, 'mmhyperface.inference.inferencer')
 FUNCTIONS = _child(mmengine_registry.FUNCTIONS, 'mmhyperface.datasets')
+
+
+def is_a(config: Any, registry: Registry, kind: type | tuple[type, ...]) -> bool:
+    """Whether what a config builds is of a class or of one derived from it.
+
+    Args:
+        config: Its ``type`` is the class, or its name in the registry, with or without
+            a scope. Without a type it is of no class.
+        registry: Where it is built.
+        kind: The class, or several.
+    """
+    found = config.get('type') if isinstance(config, Mapping) else None
+    if isinstance(found, str):
+        found = registry.get(found)
+    return isinstance(found, type) and issubclass(found, kind)

@@ -6,12 +6,12 @@ from mmhyperface.apis import (
     argument_parser,
     build_runner,
     config_from,
+    is_recogniser,
     report_errors,
     require_checkpoint,
     require_entries,
     require_file,
     save_features,
-    type_name,
 )
 from mmhyperface.errors import UserError, unwritable
 
@@ -75,11 +75,11 @@ def main() -> None:
         )
     require_entries(cfg, ('model', 'test_evaluator'))
     cfg.load_from = args.checkpoint
-    if type_name(cfg.model) == 'FaceRecognizer' and args.flip_fusion:
+    if is_recogniser(cfg) and args.flip_fusion:
         cfg.model.flip_fusion = args.flip_fusion
     if args.save_thresholds:
         convention = examined_convention(args.checkpoint, cfg)
-    if type_name(cfg.model) == 'FaceRecognizer':
+    if is_recogniser(cfg):
         # Embeddings need no class centres, which may be most of the model.
         cfg.model.head = None
     if args.amp:

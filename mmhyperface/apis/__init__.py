@@ -10,6 +10,7 @@ _PLACES = {
     'count_classes': '.launch',
     'dataset_config': '.launch',
     'get_model': '.model',
+    'is_recogniser': '.testing',
     'load_config': '.launch',
     'read_convention': '.model',
     'report_errors': '.launch',

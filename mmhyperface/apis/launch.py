@@ -314,10 +314,15 @@ def _has_type(node: Any) -> bool:
 
 def _are_test_sets(node: dict, name: str) -> bool:
     """Whether an option of a single data set is asked of several together."""
-    return (
-        _has_type(node)
-        and type_name(node) == 'FaceTestSets'
-        and name not in ('type', 'datasets', 'combined', '_delete_', '_scope_')
+    from mmhyperface.datasets import FaceTestSets
+    from mmhyperface.registry import DATASETS, is_a
+
+    return is_a(node, DATASETS, FaceTestSets) and name not in (
+        'type',
+        'datasets',
+        'combined',
+        '_delete_',
+        '_scope_',
     )
 
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.registry import init_default_scope
 from mmengine.utils import digit_version
 from mmpretrain.structures import DataSample
@@ -44,7 +45,7 @@ from mmhyperface.models.heads.hypersphere_head import (
 from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.models.recognizers import image_channels
 from mmhyperface.ops import Blocked, dense, unit
-from mmhyperface.registry import MODELS, OPTIMIZERS
+from mmhyperface.registry import HOOKS, MODELS, OPTIMIZERS, is_a
 
 FLOAT = 4
 LABEL = 8
@@ -668,8 +669,7 @@ def _has_ema(cfg: Config) -> bool:
         *(cfg.get('custom_hooks') or ()),
         *(cfg.get('default_hooks') or {}).values(),
     ]
-    kinds = [hook.get('type') for hook in hooks if isinstance(hook, dict)]
-    return any(str(kind).rpartition('.')[2].startswith('EMAHook') for kind in kinds)
+    return any(is_a(hook, HOOKS, EMAHook) for hook in hooks)
 
 
 def _head_of(cfg: Config) -> dict:

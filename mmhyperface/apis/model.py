@@ -26,7 +26,6 @@ from mmhyperface.models.recognizers import FaceDataPreprocessor, FaceRecognizer
 from mmhyperface.registry import MODELS
 
 from .launch import load_config
-from .network import require_fit
 
 _PARTS = ('backbone.', 'neck.')
 # What is done with pixels, in a Convention.
@@ -71,7 +70,7 @@ def get_model(
     model = _build(convention, source)
     if checkpoint is not None:
         name = str(getattr(config, 'filename', config) or 'its convention')
-        require_fit(model.state_dict(), state, _PARTS, source, name)
+        storage.require_fit(model.state_dict(), state, _PARTS, source, name)
         model.load_state_dict(state, strict=False)
     model.to(require_device(device)).eval()
     model.convention = dataclasses.replace(

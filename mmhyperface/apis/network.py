@@ -20,7 +20,7 @@ from torch.utils.data import Subset
 
 from mmhyperface.datasets.face_dataset import loader
 from mmhyperface.datasets.wrappers import labels_of, numbered
-from mmhyperface.errors import UserError, some
+from mmhyperface.errors import UserError
 from mmhyperface.models.heads import HypersphereHead
 
 from .launch import (
@@ -92,6 +92,8 @@ class _FitHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Called before the model, or a hook's copy of it, takes anything."""
+        from mmhyperface.engine.checkpoint import require_fit
+
         model: Any = runner.model
         # With EMAHook the averaged weights, which are tested.
         require_fit(
@@ -101,56 +103,6 @@ class _FitHook(Hook):
             self.checkpoint,
             self.config,
         )
-
-
-def require_fit(
-    wanted: dict, found: dict, parts: tuple[str, ...], checkpoint: str, config: str
-) -> None:
-    """
-    Args:
-        wanted: State dict of the model.
-        found: That of the checkpoint.
-        parts: Beginnings of the names that must fit.
-        checkpoint, config: What they are called.
-
-    Raises:
-        UserError: If they are of different networks.
-    """
-    found = _shapes(found, parts)
-    wanted = _shapes(wanted, parts)
-    missing = [
-        f'{name} {list(shape)}'
-        for name, shape in wanted.items()
-        if found.get(name) != shape
-    ]
-    # A network that only embeds leaves the centres aside.
-    network = [name for name in found if name != 'head.weight']
-    too_much = [name for name in network if name not in wanted]
-    if not missing and not too_much:
-        return
-    fault = f'has {some(too_much, 3)} beside the rest'
-    if missing:
-        fault = f'has no {some(missing, 3)}'
-    advice = ''
-    if not found:
-        advice = '. tools/model_converters makes checkpoints of other programs ours'
-    raise UserError(
-        f'{checkpoint} is of another network than {config}: it {fault}{advice}'
-    )
-
-
-def _shapes(state: dict, parts: tuple[str, ...]) -> dict[str, torch.Size]:
-    """By name, of the parts that must fit."""
-    shapes = {
-        name.removeprefix('module.'): getattr(value, 'shape', torch.Size())
-        for name, value in state.items()
-    }
-    return {
-        name: shape
-        for name, shape in shapes.items()
-        # Old versions of torch did not count.
-        if name.startswith(parts) and not name.endswith('num_batches_tracked')
-    }
 
 
 def head_of(model: Any, source: str) -> HypersphereHead:

@@ -64,7 +64,8 @@ def save_features(cfg: Config, path: str, checkpoint: str) -> None:
     Raises:
         UserError: If that file cannot be, or the config has an evaluator of its own.
     """
-    from mmhyperface.evaluation.evaluator import require_place
+    from mmhyperface.evaluation.evaluator import FaceEvaluator, require_place
+    from mmhyperface.registry import EVALUATORS, is_a
 
     require_place(Path(path))
     require_file(Path(path).with_suffix('.json'))
@@ -72,18 +73,17 @@ def save_features(cfg: Config, path: str, checkpoint: str) -> None:
     options = {}
     if isinstance(evaluator, dict) and 'metrics' in evaluator:
         options = dict(evaluator)
-    name = type_name(options) if 'type' in options else EVALUATOR
-    if name != EVALUATOR:
+    options.setdefault('type', f'mmhyperface.{EVALUATOR}')
+    if not is_a(options, EVALUATORS, FaceEvaluator):
         raise UserError(
-            f'{cfg.filename}: {name} saves no features; set '
+            f'{cfg.filename}: {type_name(options)} saves no features; set '
             f'test_evaluator.type=mmhyperface.{EVALUATOR}'
         )
     about = {'config': cfg.filename, 'checkpoint': checkpoint}
-    if type_name(cfg.model) == 'FaceRecognizer':
+    if is_recogniser(cfg):
         about['flip_fusion'] = cfg.model.get('flip_fusion', 'sum')
     cfg.test_evaluator = {
         **options,
-        'type': f'mmhyperface.{EVALUATOR}',
         'metrics': metrics_of(evaluator),
         'save_features': path,
         'about_features': about,
@@ -95,6 +95,14 @@ def metrics_of(evaluator: Any) -> list[dict]:
     if isinstance(evaluator, dict):
         evaluator = evaluator.get('metrics', evaluator)
     return list(evaluator) if isinstance(evaluator, list | tuple) else [evaluator]
+
+
+def is_recogniser(cfg: Config) -> bool:
+    """Whether a config's model is a :class:`FaceRecognizer`, or derived from it."""
+    from mmhyperface.models import FaceRecognizer
+    from mmhyperface.registry import MODELS, is_a
+
+    return is_a(cfg.model, MODELS, FaceRecognizer)
 
 
 def type_name(config: dict) -> str:
@@ -115,7 +123,10 @@ def _file_of(name: str) -> Path:
 
 def _flat(dataset: ConfigDict) -> tuple[list[dict], dict[str, list[str]]]:
     """The data sets of a data set, and which test sets are put together."""
-    if type_name(dataset) != 'FaceTestSets':
+    from mmhyperface.datasets import FaceTestSets
+    from mmhyperface.registry import DATASETS, is_a
+
+    if not is_a(dataset, DATASETS, FaceTestSets):
         return [dataset], {}
     combined = dataset.get('combined') or {}
     if isinstance(combined, str):

@@ -396,7 +396,9 @@ class FaceSets(_Joined):
 
     The labels of each set follow those of the one before.
     ``metainfo['classes']`` are the names of all, if all sets have names, with the
-    number of the set before each: ``0/anna``.
+    number of the set before each: ``0/anna``. ``metainfo['set_sizes']`` are the numbers
+    of people of each set. With ``load_centres='map'`` a set gets the centres of the
+    training set that a checkpoint was made with, whose names have no such number.
 
     Args:
         datasets: training sets or their configs.
@@ -417,7 +419,10 @@ class FaceSets(_Joined):
 
     @property
     def metainfo(self) -> dict:
-        found: dict[str, Any] = {'num_classes': self._first_labels[-1]}
+        found: dict[str, Any] = {
+            'num_classes': self._first_labels[-1],
+            'set_sizes': tuple(np.diff(self._first_labels).tolist()),
+        }
         names = [dataset.metainfo.get('classes') for dataset in self.datasets]
         if all(of_one is not None for of_one in names):
             found['classes'] = tuple(

@@ -14,15 +14,16 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmhyperface.apis.network import build_dataset
-from mmhyperface.apis.testing import metrics_of, type_name
+from mmhyperface.apis.testing import metrics_of
 from mmhyperface.datasets import SyntheticFaces
-from mmhyperface.datasets.transforms import LoadFace
+from mmhyperface.datasets.synthetic_faces import SyntheticFaceBase
+from mmhyperface.datasets.transforms import AlignFace, LoadFace
 from mmhyperface.errors import UserError, some
 from mmhyperface.evaluation.functional.arrays import unusable_rows
 from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.evaluation.metrics.embeddings import Embeddings
 from mmhyperface.inference.inputs import images_below
-from mmhyperface.registry import METRICS
+from mmhyperface.registry import DATASETS, METRICS, TRANSFORMS, is_a
 
 BATCH = 32
 
@@ -154,7 +155,7 @@ def verify(
     configs = [
         metric
         for metric in metrics_of(cfg.get('test_evaluator') or [])
-        if type_name(metric) == FaceVerification.__name__
+        if is_a(metric, METRICS, FaceVerification)
     ]
     if not configs:
         raise UserError(
@@ -256,13 +257,14 @@ def _resize(node: Any, size: tuple[int, int]) -> None:
             _resize(child, size)
     if not isinstance(node, Mapping):
         return
-    kind = type_name(dict(node)) if 'type' in node else ''
     # Without a size AlignFace follows, whose landmarks are in the image's own pixels.
-    keeps = kind == 'LoadFace' and node.get('size', size) is None
-    if kind in ('LoadFace', 'AlignFace') and not keeps:
+    loads = is_a(node, TRANSFORMS, LoadFace)
+    keeps = loads and node.get('size', size) is None
+    if (loads or is_a(node, TRANSFORMS, AlignFace)) and not keeps:
         node['size'] = size  # type: ignore[index]
-    elif kind.startswith('SyntheticFace'):
+    elif is_a(node, DATASETS, SyntheticFaceBase):
         if size[0] != size[1]:
+            kind = str(node['type'])
             raise UserError(f'{kind} draws squares only, not {size[0]} x {size[1]}')
         node['image_size'] = size[0]  # type: ignore[index]
     for child in node.values():

@@ -33,7 +33,7 @@ import torch
 from mmengine.dist import is_main_process
 from torch import Tensor
 
-from mmhyperface.errors import UserError, of_the_disk, unwritable
+from mmhyperface.errors import UserError, of_the_disk, some, unwritable
 from mmhyperface.models.heads.centre_state import StoredRows, chunks, row_bytes
 
 FORMAT = 'mmhyperface centres 1'
@@ -338,6 +338,61 @@ def _open_rows(folder: Path, tensor: dict) -> StoredRows:
             )
         pieces.append((start, torch.from_numpy(array).view(dtype)))
     return StoredRows(pieces)
+
+
+def require_fit(
+    wanted: dict,
+    found: dict,
+    parts: tuple[str, ...],
+    checkpoint: str,
+    config: str,
+    advice: str = '',
+) -> None:
+    """
+    Args:
+        wanted: State dict of the model.
+        found: That of the checkpoint.
+        parts: Beginnings of the names that must fit.
+        checkpoint, config: What they are called.
+        advice: What to do where a part of it would be enough.
+
+    Raises:
+        UserError: If they are of different networks.
+    """
+    found = shapes_of(found, parts)
+    wanted = shapes_of(wanted, parts)
+    missing = [
+        f'{name} {list(shape)}'
+        for name, shape in wanted.items()
+        if found.get(name) != shape
+    ]
+    # A network that only embeds leaves the centres aside.
+    network = [name for name in found if name != 'head.weight']
+    too_much = [name for name in network if name not in wanted]
+    if not missing and not too_much:
+        return
+    fault = f'has {some(too_much, 3)} beside the rest'
+    if missing:
+        fault = f'has no {some(missing, 3)}'
+    if not found and not advice:
+        advice = '. tools/model_converters makes checkpoints of other programs ours'
+    raise UserError(
+        f'{checkpoint} is of another network than {config}: it {fault}{advice}'
+    )
+
+
+def shapes_of(state: dict, parts: tuple[str, ...] = ('',)) -> dict[str, torch.Size]:
+    """By name, of the parts that must fit."""
+    shapes = {
+        name.removeprefix('module.'): getattr(value, 'shape', torch.Size())
+        for name, value in state.items()
+    }
+    return {
+        name: shape
+        for name, shape in shapes.items()
+        # Old versions of torch did not count.
+        if name.startswith(parts) and not name.endswith('num_batches_tracked')
+    }
 
 
 def replace_tensors(node: Any, function: Callable[[Tensor], Any]) -> Any:

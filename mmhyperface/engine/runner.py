@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,6 +28,8 @@ from mmhyperface.datasets.wrappers import numbered
 from mmhyperface.dist.shard import Shard
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.engine import loops
+from mmhyperface.engine.config_changes import AsConfigured, changes, entries, told
+from mmhyperface.engine.identities import Identities, mapped, places, strangers
 from mmhyperface.engine.shared_rows import (
     Rows,
     StandIn,
@@ -35,7 +38,7 @@ from mmhyperface.engine.shared_rows import (
     take_stand_ins,
     together,
 )
-from mmhyperface.errors import UserError, of_the_disk, unwritable
+from mmhyperface.errors import UserError, of_the_disk, some, unwritable
 from mmhyperface.evaluation.evaluator import FaceEvaluator
 from mmhyperface.models.heads.centre_state import (
     CentreState,
@@ -47,6 +50,15 @@ from mmhyperface.models.heads.centre_state import (
 from mmhyperface.registry import RUNNERS
 
 LOAD_CENTRES = ('all', 'drop', 'map')
+_CENTRES = (
+    "Set load_centres='map' to keep the centres of identities with the same name, or "
+    "load_centres='drop' to start them all anew (--cfg-options load_centres=map)"
+)
+#: Hyperparameters that came with a version of torch.
+OF_TORCH = {
+    *('foreach', 'maximize', 'capturable', 'differentiable', 'fused'),
+    *('decoupled_weight_decay', 'amsgrad'),
+}
 UNITS = {'KB': 1 << 10, 'MB': 1 << 20, 'GB': 1 << 30, 'TB': 1 << 40}
 
 
@@ -74,14 +86,18 @@ class FaceRunner(Runner):
             them, for the same identities. ``drop`` drops the head, to train another
             set of identities. ``map`` takes those of the identities whose names,
             ``metainfo['classes']`` of the training set, are also among the
-            checkpoint's; all others start anew.
+            checkpoint's; all others start anew. The same identities in another
+            order are mapped by ``all``, too, and by a resumed training.
+        load_partial: Let ``load_from`` take what fits of another network. By default
+            backbone and neck must fit.
 
     Raises:
         UserError: For other values of these options, and for checkpoints that are
-            missing, damaged, or of other classes.
+            missing, damaged, of another network or of other people.
     """
 
     optim_wrapper: Any
+    param_schedulers: Any
     _resume: bool
     _train_dataloader: Any
 
@@ -93,11 +109,13 @@ class FaceRunner(Runner):
             raise UserError(
                 f'load_centres must be one of {LOAD_CENTRES}, got {self.load_centres!r}'
             )
+        self.load_partial = bool(self.cfg.get('load_partial', False))
         #: The checkpoint that the training was resumed from.
         self.resumed_from: str | None = None
         self._taken: list[tuple[storage.Key, str]] = []
-        self._resuming = False
+        self._resuming = self._resumes_optimizer = False
         self._pending: list[tuple[Optimizer, str, CentreState, StoredRows]] = []
+        self._resumed: dict[str, Any] = {}
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         # Hooks that keep a copy of the model, such as EMAHook, are about the rows
@@ -278,7 +296,7 @@ class FaceRunner(Runner):
             'file_client_args': file_client_args,
             'save_optimizer': save_optimizer,
             'save_param_scheduler': save_param_scheduler,
-            'meta': meta,
+            'meta': {**(meta or {}), 'world_size': self.world_size},
             'by_epoch': by_epoch,
             'backend_args': backend_args,
         }
@@ -476,16 +494,20 @@ class FaceRunner(Runner):
             checkpoint = _load_checkpoint(filename, map_location=map_location)
         else:
             checkpoint = storage.read(filename)
-        if not isinstance(checkpoint, dict):
-            raise UserError(f'{filename} holds no checkpoint')
-        self._open_centres(filename, checkpoint, list(revise_keys))
+        checkpoint = _with_state_dict(filename, checkpoint, list(revise_keys))
+        training = isinstance(self._train_loop, BaseLoop)
+        if self._resuming:
+            self._require_resumable(filename, checkpoint)
+        elif training:
+            # What is deployed of it, and trained on, is `state_dict`, the average.
+            checkpoint.pop('ema_state_dict', None)
+            self._require_fit(filename, checkpoint['state_dict'])
+        self._open_centres(filename, checkpoint)
         if self._resuming:
             # Optimizers keep the very tensors, and these are mapped to the file.
             storage.replace_tensors(checkpoint.get('optimizer'), Tensor.clone)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        _load_checkpoint_to_model(
-            self._bare_model, checkpoint, strict, revise_keys=list(revise_keys)
-        )
+        _load_checkpoint_to_model(self._bare_model, checkpoint, strict, revise_keys=[])
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
@@ -498,9 +520,11 @@ class FaceRunner(Runner):
         map_location: Any = 'default',
     ) -> None:
         """Resume training, see mmengine's ``Runner`` for the arguments."""
-        if resume_optimizer:
-            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-        self._resuming = True
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        configured = AsConfigured(self._wrappers(), self._schedules())
+        self._resuming, self._resumes_optimizer = True, resume_optimizer
         try:
             super().resume(
                 filename,
@@ -514,6 +538,9 @@ class FaceRunner(Runner):
             self._resume_rows()
         self._pending.clear()
         self.resumed_from = filename
+        checkpoint, self._resumed = self._resumed, {}
+        wholly = resume_optimizer and resume_param_scheduler
+        self._let_config_prevail(filename, checkpoint, configured if wholly else None)
 
     def restore(self, filename: str) -> None:
         """Put model and optimizer back to a checkpoint in the middle of a training.
@@ -530,7 +557,7 @@ class FaceRunner(Runner):
         wrapper.zero_grad()
         resume = self._resume
         # EMAHook asks for it when it chooses between the model and its average.
-        self._resume = self._resuming = True
+        self._resume = self._resuming = self._resumes_optimizer = True
         try:
             with ExitStack() as stack:
                 for head in _heads(self._bare_model).values():
@@ -549,6 +576,7 @@ class FaceRunner(Runner):
         finally:
             self._resume, self._resuming = resume, False
             self._pending.clear()
+            self._resumed = {}
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the learning rate, and all that schedulers compute it from."""
@@ -557,50 +585,290 @@ class FaceRunner(Runner):
                 for name in group:
                     if name == 'lr' or name.endswith('_lr'):
                         group[name] = group[name] * factor
-        schedulers = self.param_schedulers or []
-        if isinstance(schedulers, dict):
-            schedulers = [each for several in schedulers.values() for each in several]
-        for scheduler in schedulers:
+        for scheduler in [x for several in self._schedules().values() for x in several]:
             if scheduler.param_name == 'lr':
                 for name in ('base_values', '_last_value'):
                     scaled = [value * factor for value in getattr(scheduler, name)]
                     setattr(scheduler, name, scaled)
 
-    def _open_centres(self, filename: str, checkpoint: dict, revise_keys: list) -> None:
-        """Put :class:`StoredRows`, and those that are wanted, for the centres."""
-        for name, head in _heads(self._bare_model).items():
-            states = [checkpoint.get('state_dict', checkpoint)]
-            states.append(checkpoint.get('ema_state_dict', {}))
-            for state in states:
-                for key, value in state.items():
-                    if _revised(key, revise_keys) != f'{name}.weight':
-                        continue
-                    if isinstance(value, Tensor):
-                        state[key] = StoredRows([(0, value)])
-            state = {_revised(key, revise_keys): key for key in states[0]}
-            key = state.get(f'{name}.weight')
-            rows = states[0].get(key)
-            if self._resuming:
-                self._check_resumable(filename, name, head, rows)
-                self._open_optimizer_rows(checkpoint.get('optimizer'), head)
-            elif isinstance(self._train_loop, BaseLoop):
-                if self.load_centres == 'all':
-                    self._check_same_classes(filename, name, head, rows)
-                elif self.load_centres == 'drop':
-                    for revised, key in state.items():
-                        if revised.startswith(f'{name}.'):
-                            del states[0][key]
-                    self._tell_kept(head, rows, 0)
-                else:
-                    states[0][key] = self._mapped(filename, checkpoint, head, rows)
+    def _require_fit(self, filename: str, found: dict) -> None:
+        """A training is to begin with the weights of this very network."""
+        with emitting(_of_all_ranks):
+            wanted = self._bare_model.state_dict()
+        heads = tuple(f'{name}.' for name in _heads(self._bare_model))
+        of_model = {f'{name.partition(".")[0]}.' for name in wanted}
+        network = tuple(of_model & {'backbone.', 'neck.'} or of_model - {*heads})
+        ours, theirs = storage.shapes_of(wanted), storage.shapes_of(found)
+        fitting = {name for name in ours if theirs.get(name) == ours[name]}
+        if self.load_partial:
+            if not any(name.startswith(network) for name in fitting):
+                raise UserError(
+                    f'{filename} has nothing that fits {", ".join(network)} of this '
+                    f'config{self._advice(filename, found)}'
+                )
+        else:
+            storage.require_fit(
+                wanted,
+                found,
+                (*network, 'backbone.', 'neck.'),
+                filename,
+                str(self.cfg.filename or 'the config'),
+                self._advice(filename, found),
+            )
+        counts = []
+        for part in sorted(of_model):
+            if self.load_centres != 'all' and part in heads:
+                how = {'drop': 'dropped', 'map': 'centres by name'}[self.load_centres]
+                counts.append(f'{part[:-1]}: {how}')
+                continue
+            names = [name for name in ours if name.startswith(part)]
+            took = len(fitting.intersection(names))
+            counts.append(f'{part[:-1]}: {took} of {len(names)}')
+        self.logger.info(f'entries taken from {filename}: {", ".join(counts)}')
 
-    def _tell_kept(self, head: CentreState, rows: StoredRows | None, kept: int) -> None:
+    def _advice(self, filename: str, found: dict) -> str:
+        backbone = getattr(self._bare_model, 'backbone', None)
+        if backbone is not None and not (
+            storage.shapes_of(backbone.state_dict()).items()
+            - storage.shapes_of(found).items()
+        ):
+            return (
+                '. Its entries are those of the backbone alone, without the beginning '
+                'backbone. of their names: leave load_from out and give --cfg-options '
+                'model.backbone.init_cfg.type=Pretrained '
+                f'model.backbone.init_cfg.checkpoint={filename}'
+            )
+        if self.load_partial or not any(key.startswith('backbone.') for key in found):
+            return (
+                '. Where its weights have other names, tools/model_converters makes '
+                'checkpoints of other programs ours, and model.backbone.init_cfg=dict('
+                "type='Pretrained', checkpoint=..., prefix=...) takes those below a "
+                'beginning'
+            )
+        return (
+            '. To take what fits and let the rest start anew, give --cfg-options '
+            'load_partial=True'
+        )
+
+    def _require_resumable(self, filename: str, checkpoint: dict) -> None:
+        """A training goes on with its network, its loss and its optimizer."""
+        advice = (
+            '. To begin a new training from its weights, leave --resume out and give '
+            f'--cfg-options load_from={filename}'
+        )
+        meta = checkpoint.get('meta')
+        if (
+            not isinstance(meta, dict)
+            or not {'epoch', 'iter'} <= meta.keys()
+            or 'message_hub' not in checkpoint
+        ):
+            raise UserError(
+                f'cannot resume from {filename}: it holds weights, but no state of a '
+                f'training{advice}'
+            )
+        self._resumed = checkpoint
+        state = checkpoint['state_dict']
+        average = checkpoint.get('ema_state_dict', {})
+        if average and not any(isinstance(hook, EMAHook) for hook in self.hooks):
+            # What was trained lies there, and the average in its place.
+            for key in [key for key in average if key.startswith('module.')]:
+                state[key.removeprefix('module.')] = average[key]
+            del checkpoint['ema_state_dict']
+            self.logger.warning(
+                f'{filename} has averaged weights, and this config has no EMAHook: the '
+                'training goes on from the weights that were trained, without the '
+                'average. To keep it, put the EMAHook back into custom_hooks'
+            )
+        if changed := self._changes():
+            lines = [line for line in told(changed) if line.startswith('model.')]
+            if lines:
+                advice = f' ({some(lines, 3)}){advice}'
+        with emitting(_of_all_ranks):
+            wanted = storage.shapes_of(self._bare_model.state_dict())
+        found = storage.shapes_of(state)
+        for name in _heads(self._bare_model):
+            # See `_check_resumable`.
+            for shapes in (wanted, found):
+                shapes.pop(f'{name}.weight', None)
+        for what, names in (
+            ('no', [name for name in wanted if found.get(name) != wanted[name]]),
+            ('also', [name for name in found if name not in wanted]),
+        ):
+            if names:
+                heads = [f'{name}.loss_module.' for name in _heads(self._bare_model)]
+                ours = any(name.startswith(tuple(heads)) for name in names)
+                raise UserError(
+                    f'cannot resume from {filename}: it is of another '
+                    f'{"loss" if ours else "network"}, it has {what} '
+                    f'{some(names, 3)}{advice}'
+                )
+        if 'optimizer' in checkpoint and self._resumes_optimizer:
+            self._require_optimizer(filename, checkpoint['optimizer'])
+
+    def _require_optimizer(self, filename: str, saved: Any) -> None:
+        lines = told(self._changes() or {})
+        changed = [line for line in lines if line.startswith('optim_wrapper.')]
+        for name, optimizer in self._optimizers():
+            part = saved.get(name) if name else saved
+            fault = None
+            if not isinstance(part, dict) or 'param_groups' not in part:
+                fault = 'another number of optimizers'
+            else:
+                groups = part['param_groups']
+                sizes, stored = (
+                    [len(group['params']) for group in several]
+                    for several in (optimizer.param_groups, groups)
+                )
+                lacks = optimizer.defaults.keys() - groups[0].keys() - OF_TORCH
+                if lacks:
+                    kind = type(optimizer).__name__
+                    fault = f'another optimizer than {kind}, without {sorted(lacks)}'
+                elif sizes != stored:
+                    fault = (
+                        f'{sum(stored)} parameters in {len(stored)} groups, where this '
+                        f'config has {sum(sizes)} in {len(sizes)}'
+                    )
+            if fault:
+                why = f' ({some(changed, 3)})' if changed else ''
+                raise UserError(
+                    f'cannot resume from {filename}: it has the state of {fault}{why}. '
+                    'Set optim_wrapper as it was; or, to begin a new training from '
+                    'its weights, leave --resume out and give --cfg-options '
+                    f'load_from={filename}'
+                )
+
+    def _changes(self) -> dict[str, tuple[Any, Any]] | None:
+        """What the config has changed since the checkpoint; None if not known."""
+        before = entries(str(self._resumed.get('meta', {}).get('cfg', '')))
+        return changes(before, entries(self.cfg.pretty_text)) if before else None
+
+    def _let_config_prevail(
+        self, filename: str, checkpoint: dict, configured: AsConfigured | None
+    ) -> None:
+        """What the config has changed is in force; and the log tells so."""
+        meta = checkpoint['meta']
+        before, after = entries(str(meta.get('cfg', ''))), entries(self.cfg.pretty_text)
+        if not before:
+            self.logger.info(
+                f'{filename} does not tell the config that it was made with: learning '
+                'rate, schedule and all else that the optimizer keeps are those of '
+                'the checkpoint'
+            )
+            return
+        changed = changes(before, after)
+        worlds = meta.get('world_size', self.world_size), self.world_size
+        batches = [
+            (config.get('train_dataloader.batch_size') or 0) * world
+            for config, world in zip((before, after), worlds, strict=True)
+        ]
+        scales = after.get('auto_scale_lr.enable') is True and batches[0] != batches[1]
+        notes = []
+        if configured and (changed or scales):
+            notes = configured.prevail(
+                changed,
+                self._steps_of_schedules(batches[0] == batches[1]),
+                scales,
+                checkpoint.get('param_schedulers'),
+            )
+        lines = told(changed)
+        if worlds[0] != worlds[1]:
+            lines.append(f'number of processes: {worlds[0]} -> {worlds[1]}')
+        if not lines:
+            return
+        if 'randomness.seed' in changed:
+            notes.append(
+                "the seed alone stays the checkpoint's, with the order of images"
+            )
+        if batches[0] != batches[1]:
+            notes.append(
+                f'a batch of all processes has {batches[1]} images instead of '
+                f'{batches[0]}: the data goes on after {self.iter} batches of the new '
+                'size, so that some images come again or not at all, an epoch has '
+                'another number of iterations, and the learning rate is '
+                f'{"" if scales else "not "}scaled with it (auto_scale_lr.enable)'
+            )
+        notes += self._outlived(changed)
+        self.logger.warning(
+            f'This config is not the one that {filename} was made with. In force is '
+            "what this config says; to go on with the checkpoint's, set these entries "
+            'back:\n    ' + '\n    '.join(lines) + ''.join(f'\n{x}' for x in notes)
+        )
+
+    def _steps_of_schedules(self, same_batch: bool) -> list[bool]:
+        """Of the training up to here: True for an epoch, False for an iteration."""
+        if not isinstance(self.train_loop, EpochBasedTrainLoop):
+            return [False] * self.iter
+        length = len(self.train_dataloader)
+        begun = self.iter - self.epoch * length if same_batch else 0
+        return ([False] * length + [True]) * self.epoch + [False] * begun
+
+    def _outlived(self, changed: dict) -> list[str]:
+        """Of a longer training, whether its schedule ends before."""
+        longest = {'train_cfg.max_iters': False, 'train_cfg.max_epochs': True}
+        notes = []
+        for name in longest.keys() & changed.keys():
+            most = changed[name][1]
+            for schedulers in self._schedules().values():
+                ends = [x.end for x in schedulers if x.by_epoch == longest[name]]
+                if ends and isinstance(most, int) and max(ends) < most:
+                    notes.append(
+                        f'param_scheduler ends at {max(ends)}, and {name} is {most}: '
+                        'the learning rate stays where it is then. Give it a later '
+                        'end, param_scheduler.NUMBER.end=...'
+                    )
+        return notes
+
+    def _open_centres(self, filename: str, checkpoint: dict) -> None:
+        """Put :class:`StoredRows`, and those that are wanted, for the centres."""
+        state = checkpoint['state_dict']
+        for name, head in _heads(self._bare_model).items():
+            key = f'{name}.weight'
+            average = checkpoint.get('ema_state_dict', {})
+            for rows, its_key in ((state, key), (average, f'module.{key}')):
+                if isinstance(rows.get(its_key), Tensor):
+                    rows[its_key] = StoredRows([(0, rows[its_key])])
+            stored = state.get(key)
+            if self._resuming:
+                self._check_resumable(filename, name, head, stored)
+                origin = self._places(filename, checkpoint, head, resumes=True)
+                self._open_optimizer_rows(checkpoint.get('optimizer'), head, origin)
+                if origin is not None:
+                    state[key] = MappedRows(stored, origin)
+                    if f'module.{key}' in average:
+                        average[f'module.{key}'] = MappedRows(
+                            average[f'module.{key}'], origin
+                        )
+            elif isinstance(self._train_loop, BaseLoop):
+                if self.load_centres == 'drop':
+                    self._drop(state, name, head)
+                    self._tell_kept(head, stored, 0)
+                elif self.load_centres == 'map':
+                    state[key] = self._mapped(filename, checkpoint, head, stored)
+                elif stored is None:
+                    self._tell_kept(head, None, 0)
+                else:
+                    self._check_same_classes(filename, name, head, stored)
+                    origin = self._places(filename, checkpoint, head, resumes=False)
+                    if origin is not None:
+                        state[key] = MappedRows(stored, origin)
+                    self._tell_kept(head, stored, stored.shape[0])
+
+    @staticmethod
+    def _drop(state: dict, name: str, head: CentreState) -> None:
+        """Leave the head, and a hook's copy of it, as it is."""
+        for key in [key for key in state if key.startswith(f'{name}.')]:
+            del state[key]
+        with emitting(_untouched):
+            state.update(head.state_dict(prefix=f'{name}.'))
+
+    def _tell_kept(
+        self, head: CentreState, rows: StoredRows | None, kept: int, how: str = ''
+    ) -> None:
         total = head.shard.num_classes
         stored = 0 if rows is None else rows.shape[0]
         if kept == total == stored:
-            self.logger.info(f'centres: kept all {total} of the checkpoint')
+            self.logger.info(f'centres: kept all {total} of the checkpoint{how}')
             return
-        how = ' by name' if kept else ''
         self.logger.info(
             f'centres: kept {kept} of {total} identities{how}, {total - kept} start '
             f'anew; {stored - kept} of the checkpoint are not used'
@@ -614,24 +882,65 @@ class FaceRunner(Runner):
             found = 'no centres' if rows is None else f'centres {list(rows.shape)}'
             raise UserError(
                 f'cannot resume from {filename}: it has {found}, where {name}.weight '
-                f'is {list(wanted)}. To train other identities from its weights, set '
-                "load_from, without resume, and load_centres='drop' or 'map'"
+                f'is {list(wanted)}. {_other_people(filename)}'
             )
 
     def _check_same_classes(
-        self, filename: str, name: str, head: CentreState, rows: StoredRows | None
+        self, filename: str, name: str, head: CentreState, rows: StoredRows
     ) -> None:
-        if rows is None:
-            return
         wanted = (head.shard.num_classes, *head.weight.shape[1:])
         if rows.shape != wanted:
             raise UserError(
                 f'{filename} has centres of {rows.shape[0]} identities in '
                 f'{rows.shape[1]} dimensions, {name} of {wanted[0]} in {wanted[1]}. '
-                "Set load_centres='map' to keep the centres of identities with the "
-                "same name, or load_centres='drop' to start them all anew"
+                f'{_CENTRES}'
             )
-        self._tell_kept(head, rows, wanted[0])
+
+    def _identities(
+        self, filename: str, checkpoint: dict, head: CentreState, stored: int
+    ) -> tuple[Identities, Identities]:
+        """Those of the training set, and those of a checkpoint."""
+        dataset = self.train_dataloader.dataset
+        here = Identities.of(
+            f'the training set ({type(dataset).__name__})',
+            getattr(dataset, 'metainfo', None),
+            head.shard.num_classes,
+        )
+        meta = (checkpoint.get('meta') or {}).get('dataset_meta')
+        return here, Identities.of(filename, meta, stored)
+
+    def _places(
+        self, filename: str, checkpoint: dict, head: CentreState, resumes: bool
+    ) -> Tensor | None:
+        """Where the centres of the very same people are, if not in this order.
+
+        Raises:
+            UserError: If they are not the same.
+        """
+        count = head.shard.num_classes
+        here, there = self._identities(filename, checkpoint, head, count)
+        if here.names is None or there.names is None:
+            owner = here if here.names is None else there
+            self.logger.info(
+                f'centres: {owner.owner} does not tell the names of its identities: '
+                'each class takes the centre of its number'
+            )
+        origin = places(here, there)
+        if origin is None:
+            return None
+        others = strangers(origin, here)
+        if others:
+            raise UserError(
+                f'{"cannot resume from " if resumes else ""}{filename}'
+                f'{": it" if resumes else ""} has centres of other people: '
+                f'{len(others)} of {count} are not among them ({some(others, 3)}). '
+                f'{_other_people(filename) if resumes else _CENTRES}'
+            )
+        self.logger.info(
+            'centres: the identities are those of the checkpoint in another order, and '
+            'are mapped by name'
+        )
+        return origin
 
     def _mapped(
         self,
@@ -640,39 +949,27 @@ class FaceRunner(Runner):
         head: CentreState,
         rows: StoredRows | None,
     ) -> MappedRows:
+        advice = 'let all start anew by --cfg-options load_centres=drop'
         if rows is None:
-            raise UserError(
-                f"load_centres='map': {filename} has no centres; set load_centres="
-                "'drop'"
-            )
+            raise UserError(f"load_centres='map': {filename} has no centres; {advice}")
         if rows.shape[1:] != head.weight.shape[1:]:
             raise UserError(
                 f"load_centres='map': {filename} has centres of {rows.shape[1]} "
-                f'dimensions, the head of {head.weight.shape[1]}; set '
-                "load_centres='drop'"
+                f'dimensions, the head of {head.weight.shape[1]}; {advice}'
             )
-        meta = checkpoint.get('meta', {}).get('dataset_meta')
-        there = _names(filename, meta, rows.shape[0])
-        dataset = self.train_dataloader.dataset
-        here = _names(
-            f'the training set ({type(dataset).__name__})',
-            getattr(dataset, 'metainfo', None),
-            head.shard.num_classes,
-        )
-        origins = {name: i for i, name in enumerate(there)}
-        origin = torch.tensor([origins.get(name, -1) for name in here])
-        kept = int((origin >= 0).sum())
-        if not kept:
-            raise UserError(
-                f"load_centres='map': no identity of the training set ({here[0]!r}, "
-                f'...) is among those of {filename} ({there[0]!r}, ...); set '
-                "load_centres='drop' if they are others"
-            )
-        self._tell_kept(head, rows, kept)
+        people = self._identities(filename, checkpoint, head, rows.shape[0])
+        origin, how = mapped(*people)
+        self._tell_kept(head, rows, int((origin >= 0).sum()), how)
         return MappedRows(rows, origin)
 
-    def _open_optimizer_rows(self, saved: dict | None, head: CentreState) -> None:
-        """Take the rows out of the optimizer's state, to be read when it has loaded."""
+    def _open_optimizer_rows(
+        self, saved: dict | None, head: CentreState, origin: Tensor | None
+    ) -> None:
+        """Take the rows out of the optimizer's state, to be read when it has loaded.
+
+        Args:
+            origin: For each class that of the checkpoint, if not the same.
+        """
         if saved is None or not isinstance(self.optim_wrapper, OptimWrapper):
             return
         for wrapper, optimizer in self._optimizers():
@@ -693,6 +990,8 @@ class FaceRunner(Runner):
                         value = StoredRows([(0, value)])
                     if isinstance(value, StoredRows):
                         del state[entry]
+                        if origin is not None:
+                            value = MappedRows(value, origin)
                         self._pending.append((optimizer, entry, head, value))
 
     def _resume_rows(self) -> None:
@@ -710,6 +1009,17 @@ class FaceRunner(Runner):
         if isinstance(wrapper, OptimWrapperDict):
             return [(name, each.optimizer) for name, each in wrapper.items()]
         return [('', wrapper.optimizer)]
+
+    def _wrappers(self) -> dict[str, OptimWrapper]:
+        wrapper = self.optim_wrapper
+        if isinstance(wrapper, OptimWrapperDict):
+            return dict(wrapper.items())
+        return {'': wrapper}
+
+    def _schedules(self) -> dict[str, list]:
+        """Of each optimizer."""
+        schedulers = self.param_schedulers or []
+        return schedulers if isinstance(schedulers, dict) else {'': schedulers}
 
     @property
     def _bare_model(self) -> nn.Module:
@@ -788,13 +1098,37 @@ def _revised(key: str, revise_keys: Iterable[tuple[str, str]]) -> str:
     return key
 
 
-def _names(owner: str, metainfo: dict | None, count: int) -> list[str]:
-    """Names of all classes."""
-    classes = (metainfo or {}).get('classes')
-    if classes is None or len(classes) != count:
-        told = 'none' if classes is None else len(classes)
-        raise UserError(
-            f"load_centres='map' needs the names of {count} identities of {owner}, "
-            f"whose metainfo['classes'] has {told}; set load_centres='drop' instead"
-        )
-    return list(classes)
+def _with_state_dict(filename: str, checkpoint: Any, revise_keys: list) -> dict:
+    """A checkpoint whose weights are its ``state_dict``, with the model's own names."""
+    if not isinstance(checkpoint, dict):
+        raise UserError(f'{filename} holds no checkpoint')
+    if 'state_dict' not in checkpoint:
+        checkpoint = {'state_dict': checkpoint}
+    state = checkpoint['state_dict']
+    if not isinstance(state, dict):
+        raise UserError(f'{filename} is no checkpoint: it holds no weights')
+    renamed = OrderedDict(
+        (_revised(str(key), revise_keys), value) for key, value in state.items()
+    )
+    renamed._metadata = getattr(state, '_metadata', OrderedDict())  # type: ignore
+    return {**checkpoint, 'state_dict': renamed}
+
+
+def _of_all_ranks(head: CentreState) -> Tensor:
+    """A tensor of the size of all centres that has no memory."""
+    shape = (head.shard.num_classes, *head.weight.shape[1:])
+    return torch.empty(shape, device='meta')
+
+
+def _untouched(head: CentreState) -> MappedRows:
+    """Rows of which a head takes none."""
+    rows = StoredRows([(0, head.weight.detach())])
+    return MappedRows(rows, torch.full((head.shard.num_classes,), -1))
+
+
+def _other_people(filename: str) -> str:
+    return (
+        'To train other identities from its weights, leave --resume out and give '
+        f'--cfg-options load_from={filename} load_centres=map (which keeps the centres '
+        'of identities with the same name) or load_centres=drop'
+    )

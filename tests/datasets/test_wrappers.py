@@ -119,7 +119,7 @@ def test_sets_of_sets(tmp_path, pack):
     second = records(tmp_path / 'b', 4, 3, bad=[0], pack=pack, on_error='skip')
     both = FaceSets([first, second, first])
     assert len(both) == 6 + 12 + 6
-    assert both.metainfo == {'num_classes': 10}
+    assert both.metainfo == {'num_classes': 10, 'set_sizes': (3, 4, 3)}
     expected = [i // 2 for i in range(6)] + [3 + i // 3 for i in range(12)]
     expected += [7 + i // 2 for i in range(6)]
     assert both.labels().tolist() == expected

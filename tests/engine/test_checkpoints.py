@@ -142,8 +142,22 @@ def resume_on_three(root: str, saved: str) -> None:
             },
         )
         dump(train(cfg), root / 'mapped', form)
+        cfg = config(
+            root / 'reordered',
+            form,
+            3,
+            **{
+                'resume': True,
+                'load_from': cfg.load_from,
+                'train_dataloader.dataset.metainfo': dict(classes=REORDERED),
+            },
+        )
+        dump(train(cfg), root / 'reordered', form)
 
 
+# The same people, whose labels are others.
+ORDER = (4, 0, 10, 3, 2, 9, 1, 5, 8, 6, 7)
+REORDERED = tuple(NAMES[i] for i in ORDER)
 # Five of the old ones in another order, among new ones.
 ORIGIN = (-1, 4, 3, -1, 10, -1, 0, -1, -1, 7, -1)
 NEW_NAMES = tuple(NAMES[i] if i >= 0 else f'new {n}' for n, i in enumerate(ORIGIN))
@@ -159,7 +173,7 @@ def two(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def three(tmp_path_factory, two) -> Path:
     root = tmp_path_factory.mktemp('three')
-    for name in ('on', 'mapped'):
+    for name in ('on', 'mapped', 'reordered'):
         (root / name).mkdir()
     spawn(3, resume_on_three, str(root), str(two))
     return root
@@ -306,6 +320,18 @@ def test_three_map_the_rows_of_two_by_name(two, three, form):
     )
 
 
+@pytest.mark.parametrize('form', FORMATS)
+def test_three_resume_the_same_people_in_another_order(two, three, form):
+    """Centres, their average, and all that the optimizer keeps of them."""
+    order = torch.tensor(ORDER)
+    saved = {
+        name: value[order] if value.ndim else value
+        for name, value in all_rows(two, form, 2).items()
+    }
+    assert len(saved) > 2
+    assert_equal(all_rows(three / 'reordered', form, 3), saved)
+
+
 def check_mapped(rows: torch.Tensor, saved: torch.Tensor) -> None:
     for row, origin in zip(rows, ORIGIN, strict=True):
         same = (saved == row).all(1)
@@ -329,8 +355,10 @@ def fine_tuned(
         },
     )
     runner = build_runner(cfg)
-    initial = runner.model.head.weight.detach().clone()
     assert runner.train_loop is not None
+    runner.call_hook('before_run')
+    runner._init_model_weights()
+    initial = runner.model.head.weight.detach().clone()
     runner.load_checkpoint(str(checkpoint))
     log = next(tmp_path.glob(f'{form}/*/*.log')).read_text()
     return runner.model, initial, log
@@ -348,6 +376,9 @@ def test_fine_tuning_keeps_what_it_is_told_to(two, form, tmp_path):
         for name, value in model.backbone.state_dict().items():
             assert torch.equal(value, backbone['state_dict'][f'backbone.{name}'])
 
+    model, _, log = fine_tuned(tmp_path / 'order', checkpoint, REORDERED)
+    assert torch.equal(model.head.weight, saved[list(ORDER)])
+    assert 'in another order, and are mapped by name' in log
     fewer = (*NAMES[3:9:2], 'new')
     model, initial, log = fine_tuned(
         tmp_path / 'drop', checkpoint, fewer, load_centres='drop'
@@ -376,6 +407,11 @@ def test_fine_tuning_keeps_what_it_is_told_to(two, form, tmp_path):
         ),
         (('a', 'b'), {'load_centres': 'map'}, r"no identity of the training set \('a'"),
         (
+            (*NAMES[1:], 'b'),
+            {},
+            r'other people: 1 of 11 .* \(b\).*--cfg-options load_centres=map',
+        ),
+        (
             NAMES[:4],
             {
                 'load_centres': 'map',
@@ -387,10 +423,16 @@ def test_fine_tuning_keeps_what_it_is_told_to(two, form, tmp_path):
             NAMES[:4],
             {
                 'load_centres': 'map',
+                'load_partial': True,
                 'model.head.in_channels': 8,
                 'model.backbone.embedding_size': 8,
             },
             'centres of 16 dimensions, the head of 8',
+        ),
+        (
+            NAMES,
+            {'model.backbone.widths': (8, 8, 8, 16)},
+            'another network .* no backbone.*--cfg-options load_partial=True',
         ),
         (NAMES, {'load_centres': 'some'}, 'load_centres must be one of'),
         (NAMES, {'centre_parts_above': 'much'}, "like '512MB', got 'much'"),
@@ -409,12 +451,169 @@ def test_a_checkpoint_without_names_cannot_be_mapped(two, tmp_path):
         fine_tuned(tmp_path, tmp_path / 'nameless.pth', NAMES, load_centres='map')
 
 
-def test_a_run_of_other_classes_does_not_resume(two, tmp_path):
-    cfg = config(tmp_path, 'parts', resume=True, **{'model.head.num_classes': 12})
-    cfg.train_dataloader.dataset.num_identities = 12
-    cfg.load_from = str(two / 'parts' / 'iter_3.pth')
-    with pytest.raises(UserError, match=r'cannot resume .*\[11, 16\].*\[12, 16\]'):
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            {
+                'model.head.num_classes': 12,
+                'train_dataloader.dataset.num_identities': 12,
+            },
+            r'cannot resume .*\[11, 16\].*\[12, 16\]',
+        ),
+        (
+            {'train_dataloader.dataset.metainfo': dict(classes=('a', 'b', *NAMES[2:]))},
+            r'cannot resume .*other people: 2 of 11 .* \(a, b\).*leave --resume out '
+            'and give --cfg-options load_from=.*iter_3.pth load_centres=map',
+        ),
+        (
+            {'model.head.loss': dict(_delete_=True, type='SFaceLoss')},
+            r'another loss, it has also head.loss_module.* \(model.head.loss.*'
+            r'type: SphereFace2Loss -> SFaceLoss.*load_from=',
+        ),
+        (
+            {'model.backbone.widths': (8, 8, 8, 16)},
+            'another network, it has no backbone',
+        ),
+        (
+            {'optim_wrapper.optimizer': dict(_delete_=True, type='SGD', lr=0.1)},
+            r'another optimizer than SGD, without .*type: AdamW -> SGD.*load_from=',
+        ),
+        (
+            {
+                'optim_wrapper.optimizer.weight_decay': 0.1,
+                'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.0),
+            },
+            r'parameters in 1 groups, where this config has \d+ in \d+ \(optim_wrapper',
+        ),
+    ],
+)
+def test_what_cannot_be_resumed_is_told(one, tmp_path, options, message):
+    cfg = config(tmp_path, 'parts', resume=True, **options)
+    cfg.load_from = str(one / 'parts' / 'iter_3.pth')
+    with pytest.raises(UserError, match=message):
         train(cfg)
+
+
+def test_weights_alone_are_no_training_to_resume(one, tmp_path):
+    state = torch.load(one / 'file' / 'iter_3.pth')['state_dict']
+    torch.save(state, tmp_path / 'weights.pth')
+    cfg = config(tmp_path, 'file', resume=True)
+    cfg.load_from = str(tmp_path / 'weights.pth')
+    with pytest.raises(UserError, match='holds weights, but no state of a training'):
+        train(cfg)
+
+
+def test_weights_that_fit_in_part(one, tmp_path):
+    saved = torch.load(one / 'file' / 'iter_3.pth')['state_dict']
+    backbone = {k: v for k, v in saved.items() if k.startswith('backbone.')}
+    path = tmp_path / 'backbone.pth'
+    torch.save({f'module.{key}': value for key, value in backbone.items()}, path)
+    model, initial, log = fine_tuned(tmp_path / 'a', path, NAMES)
+    assert equal(model.backbone.state_dict(), backbone, 'backbone.')
+    assert torch.equal(model.head.weight, initial)
+    count = len(backbone)
+    assert f'backbone: {count} of {count}, head: 0 of ' in log
+    assert 'centres: kept 0 of 11 identities, 11 start anew' in log
+
+    # An average takes the same, even where it has to be complete.
+    ema = dict(type='EMAHook', strict_load=True)
+    options = {'load_centres': 'drop', 'custom_hooks': [ema]}
+    model, initial, _ = fine_tuned(tmp_path / 'b', path, NAMES, **options)
+    assert equal(model.backbone.state_dict(), backbone, 'backbone.')
+    assert torch.equal(model.head.weight, initial)
+
+    torch.save({'encoder.weight': torch.ones(3)}, path)
+    with pytest.raises(
+        UserError, match=r'nothing that fits backbone.*model_converters'
+    ):
+        fine_tuned(tmp_path / 'g', path, NAMES, load_partial=True)
+    bare = {key.removeprefix('backbone.'): value for key, value in backbone.items()}
+    torch.save(bare, path)
+    with pytest.raises(UserError, match=r'init_cfg.type=Pretrained .*checkpoint=.*pth'):
+        fine_tuned(tmp_path / 'c', path, NAMES)
+    options = {'init_cfg.type': 'Pretrained', 'init_cfg.checkpoint': str(path)}
+    runner = build_runner(
+        config(
+            tmp_path / 'e',
+            'file',
+            **{f'model.backbone.{name}': value for name, value in options.items()},
+        )
+    )
+    runner._init_model_weights()
+    assert equal(runner.model.backbone.state_dict(), bare)
+
+    options = {'model.backbone.widths': (8, 8, 8, 16), 'load_partial': True}
+    model, _, log = fine_tuned(
+        tmp_path / 'f', one / 'file' / 'iter_3.pth', NAMES, **options
+    )
+    found = re.search(r'backbone: (\d+) of (\d+)', log)
+    same = [
+        name
+        for name, value in model.backbone.state_dict().items()
+        if value.shape == bare[name].shape and torch.equal(value, bare[name])
+    ]
+    assert 0 < len(same) == int(found[1]) < int(found[2])
+
+
+def equal(state: dict, other: dict, prefix: str = '') -> bool:
+    return all(torch.equal(value, other[prefix + key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize('hook', [None, 'mmengine.EMAHook', 'mmpretrain.EMAHook'])
+@pytest.mark.parametrize('averaged', [True, False])
+def test_averages_with_all_ways_to_load(one, tmp_path, hook, averaged):
+    """Of a checkpoint with an average, and of one without, all that each must take."""
+    checkpoint = torch.load(one / 'file' / 'iter_3.pth')
+    state, raw = checkpoint['state_dict'], checkpoint['ema_state_dict']
+    raw = {k.removeprefix('module.'): v for k, v in raw.items() if k in raw}
+    raw = {key: raw[key] for key in state}
+    if not averaged:
+        del checkpoint['ema_state_dict']
+        for key in state:
+            state[key] = raw[key].clone()
+    path = tmp_path / 'a.pth'
+    torch.save(checkpoint, path)
+    rows = state['head.weight']
+    for way in ('all', 'drop', 'map', 'resume'):
+        cfg = config(
+            tmp_path / way,
+            'file',
+            custom_hooks=[dict(type=hook, momentum=0.1)] if hook else [],
+            load_from=str(path),
+            **{
+                'optim_wrapper.optimizer.lr': 0.0,
+                'optim_wrapper.optimizer.weight_decay': 0.0,
+                'train_cfg.max_iters': 1,
+            },
+        )
+        if way == 'resume':
+            cfg.resume, cfg.train_cfg.max_iters = True, 3
+        else:
+            cfg.load_centres = way
+        if way == 'map':
+            cfg.train_dataloader.dataset.metainfo.classes = NEW_NAMES
+        runner = train(cfg)
+        models = [runner.model]
+        models += [x.ema_model.module for x in runner.hooks if isinstance(x, EMAHook)]
+        assert len(models) == (2 if hook else 1)
+        wanted = [raw, state] if way == 'resume' else [state] * 2
+        for model, expected in zip(models, wanted, strict=False):
+            own = model.state_dict()
+            for key, value in own.items():
+                if not key.startswith('head.'):
+                    assert torch.equal(value, expected[key]), (way, key)
+            if way in ('all', 'resume'):
+                assert torch.equal(own['head.weight'], expected['head.weight'])
+            elif way == 'map':
+                check_mapped(own['head.weight'], rows)
+            else:
+                assert not (own['head.weight'][:, None] == rows).all(2).any()
+                loss = 'head.loss_module.bias'
+                assert not torch.equal(own[loss], expected[loss])
+            assert torch.equal(own['head.weight'], models[0].head.weight) or (
+                way == 'resume'
+            )
 
 
 @pytest.mark.parametrize('form', FORMATS)

@@ -10,14 +10,23 @@ from mmengine.dataset import ConcatDataset
 from PIL import Image
 from runs import small_config, train
 
-from mmhyperface.apis import build_runner, get_model, read_convention
+from mmhyperface.apis import (
+    build_runner,
+    get_model,
+    is_recogniser,
+    read_convention,
+    save_features,
+)
 from mmhyperface.apis.model import examined_convention, save_operating_points
+from mmhyperface.convention import convention_of
 from mmhyperface.datasets import FaceFolder, FaceSets, SyntheticFacePairs
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.engine.hooks.convention import image_sizes
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation.functional import tar_at_far
 from mmhyperface.inference.networks import TorchNetwork
+from mmhyperface.models import FaceDataPreprocessor, FaceRecognizer
+from mmhyperface.registry import MODELS
 
 FARS = (0.1, 0.3)
 PAIRS = dict(
@@ -174,17 +183,58 @@ def test_sizes_of_the_images_of_a_data_set(tmp_path):
     assert image_sizes(folder('all', *((9, side) for side in range(1, 9)))) == ()
 
 
-def test_a_network_without_a_convention_trains(tmp_path):
-    cfg = config(tmp_path, **{'model.data_preprocessor.type': 'Scaled'})
-    from mmhyperface.models import FaceDataPreprocessor
-    from mmhyperface.registry import MODELS
+class Scaled(FaceDataPreprocessor):
+    def forward(self, data, training=False):
+        return super().forward(data, training)
 
-    class Scaled(FaceDataPreprocessor):
-        pass
 
-    MODELS.register_module(module=Scaled, force=True)
-    try:
-        train(cfg)
-    finally:
-        MODELS.module_dict.pop('Scaled')
+class Named(FaceDataPreprocessor):
+    """Does the same."""
+
+
+class Distilled(FaceRecognizer):
+    def __init__(self, *args, temperature=1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.temperature = temperature
+
+
+@pytest.fixture
+def registered():
+    kinds = (Scaled, Named, Distilled)
+    for kind in kinds:
+        MODELS.register_module(module=kind, force=True)
+    yield
+    for kind in kinds:
+        MODELS.module_dict.pop(kind.__name__)
+
+
+def test_a_network_without_a_convention_trains_and_is_told(tmp_path, registered):
+    train(config(tmp_path, **{'model.data_preprocessor.type': 'Scaled'}))
     assert read_convention(tmp_path / 'iter_6.pth') is None
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'what a Scaled does with pixels is not known' in log
+
+
+def test_a_recogniser_of_ones_own_has_a_convention(tmp_path, registered):
+    cfg = config(
+        tmp_path,
+        **{
+            'model.type': 'Distilled',
+            'model.temperature': 4.0,
+            'model.data_preprocessor.type': 'Named',
+        },
+    )
+    train(cfg)
+    path = tmp_path / 'iter_6.pth'
+    check(path)
+    model = get_model(None, path)
+    assert isinstance(model, Distilled)
+    assert model.temperature == 4.0
+    assert is_recogniser(cfg)
+    save_features(cfg, str(tmp_path / 'rows.npy'), str(path))
+    assert cfg.test_evaluator.about_features.flip_fusion == 'sum'
+    # Nobody else's are taken for ours.
+    cfg.model.type = 'mmpretrain.ImageClassifier'
+    assert not is_recogniser(cfg)
+    with pytest.raises(UserError, match='only a FaceRecognizer'):
+        convention_of(cfg)

@@ -37,7 +37,7 @@ class ConventionHook(Hook):
     saved before the validation, and not into later ones.
 
     A config whose network has no convention (another recogniser, an input size that
-    nothing tells) trains all the same; its checkpoints carry none.
+    nothing tells) trains all the same; its checkpoints carry none, and the log says so.
     """
 
     # After the metrics, and before CheckpointHook saves the best.
@@ -49,8 +49,15 @@ class ConventionHook(Hook):
         self.has_saved = False
 
     def before_train(self, runner: Runner) -> None:
-        convention = self._convention(runner)
-        if is_main_process() and convention and convention['resize']:
+        try:
+            convention = convention_of(runner.cfg)
+        except UserError as error:
+            runner.logger.warning(
+                f'{error}. So checkpoints will not tell how the network is to be used: '
+                'who embeds with them has to give this config, too'
+            )
+            return
+        if is_main_process() and convention.resize:
             self.sizes = image_sizes(runner.train_dataloader.dataset)
 
     def before_train_iter(self, *args: Any, **kwargs: Any) -> None:
