@@ -406,10 +406,11 @@ class HypersphereHead(CentreState, BaseModule):
             name = 'dense' if plain else 'fused' if Fused.suits(device) else 'blocked'
         if name == 'dense':
             return dense
-        fused = name == 'fused'
-        if self._walker is None or isinstance(self._walker, Fused) != fused:
-            dtype = getattr(torch, self.matmul_dtype) if self.matmul_dtype else None
-            self._walker = (Fused if fused else Blocked)(matmul_dtype=dtype)
+        kind = Fused if name == 'fused' else Blocked
+        dtype = getattr(torch, self.matmul_dtype) if self.matmul_dtype else None
+        held = self._walker
+        if type(held) is not kind or held.matmul_dtype != dtype:
+            self._walker = kind(matmul_dtype=dtype)
         return self._walker
 
     def predict(
