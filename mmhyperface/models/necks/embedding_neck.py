@@ -7,6 +7,7 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from mmhyperface.errors import UserError
+from mmhyperface.models.backbones.base import keep_statistics
 from mmhyperface.registry import MODELS
 
 POOLINGS = ('flatten', 'gap', 'gdc')
@@ -36,6 +37,8 @@ class EmbeddingNeck(BaseModule):
             smaller FC; ``'gap'`` averages them.
         features_init: First value of the last batch norm's weight.
         freeze_features: Keep that weight where it starts, as insightface does.
+        norm_eval: Keep the running statistics of the batch norms and use them in
+            training too.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class EmbeddingNeck(BaseModule):
         dropout: float = 0.0,
         features_init: float = 1.0,
         freeze_features: bool = True,
+        norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -59,6 +63,7 @@ class EmbeddingNeck(BaseModule):
         self.out_channels = embedding_size
         self.input_size = tuple(to_2tuple(1 if input_size is None else input_size))
         self.pooling = pooling
+        self.norm_eval = norm_eval
 
         positions = self.input_size[0] * self.input_size[1]
         # Every input is brought to [B, C, L], so one kind of norm serves all.
@@ -77,6 +82,13 @@ class EmbeddingNeck(BaseModule):
         self.features = nn.BatchNorm1d(embedding_size)
         nn.init.constant_(self.features.weight, features_init)
         self.features.weight.requires_grad_(not freeze_features)
+
+    def train(self, mode: bool = True) -> 'EmbeddingNeck':
+        """As ever, but for ``norm_eval``."""
+        super().train(mode)
+        if mode and self.norm_eval:
+            keep_statistics(self)
+        return self
 
     def forward(self, feats: Tensor | Sequence[Tensor]) -> tuple[Tensor]:
         """Raises UserError when the features do not have the shape built for."""
