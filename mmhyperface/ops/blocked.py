@@ -437,12 +437,12 @@ class _WalkFunction(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise UserError(
                 'HypersphereHead: second derivatives (create_graph=True) need '
-                "engine='dense'"
+                "model.head.engine='dense'"
             )
         if ctx.over:
             raise RuntimeError(
                 'fused_update: the rows have stepped in an earlier backward of this '
-                'loss; train with fused_update=False'
+                'loss; train with model.head.fused_update=False'
             )
         ctx.over = ctx.update is not None
         features, weight, target, folded, *context = ctx.saved_tensors
@@ -455,8 +455,9 @@ class _WalkFunction(torch.autograd.Function):
                 raise UserError(
                     'fused_update: the rows have stepped with a gradient that backward '
                     f'now says is {upstream[0].item()}, not {ready[0][0].item()}. '
-                    'Reload a checkpoint; to scale the loss set its loss_weight, or '
-                    'train with fused_update=False'
+                    'Reload a checkpoint; to scale the loss set '
+                    'model.head.loss.loss_weight, or train with '
+                    'model.head.fused_update=False'
                 )
             if ctx.loss.additive and len(upstream):
                 # A loss scaler: expect the same next time.

@@ -204,6 +204,6 @@ def _require_kernels(device: torch.device) -> None:
             reason = f'it needs CUDA, and the class centres are on {device.type}'
     if reason is not None:
         raise UserError(
-            f"engine='fused' cannot work here: {reason}; take engine='auto' or "
-            "'blocked'"
+            f"engine='fused' cannot work here: {reason}; set model.head.engine to "
+            "'auto' or 'blocked'"
         )

@@ -22,7 +22,10 @@ def choose(owner: str, argument: str, value: Any, table: dict) -> Any:
     """``table[value]``, or an error that lists what is allowed."""
     if value not in table:
         allowed = ', '.join(map(repr, table))
-        raise UserError(f'{owner} has no {argument}={value!r}: choose from {allowed}.')
+        raise UserError(
+            f'{owner} has no {argument}={value!r}: choose model.backbone.{argument} '
+            f'from {allowed}.'
+        )
     return table[value]
 
 
@@ -154,8 +157,9 @@ class FaceBackbone(BaseModule):
                 f'{type(self).__name__} got images [batch, channels, height, width] '
                 f'of shape {list(x.shape)} but was built for '
                 f'[batch, {", ".join(map(str, expected))}]: align or resize the '
-                'faces to that size in the pipeline, or build the backbone with '
-                'another input_size or in_channels.'
+                'faces to that size in the pipeline of the data set (LoadFace has a '
+                'size), or build the backbone with another model.backbone.input_size '
+                'or model.backbone.in_channels.'
             )
         return (self.embed(x),)
 

@@ -115,7 +115,10 @@ class SFNet(FaceBackbone):
         blocks = choose('SFNet', 'depth', depth, BLOCKS)
         relu_before_add, init = choose('SFNet', 'variant', variant, VARIANTS)
         if len(widths) != 4:
-            raise UserError(f'SFNet has four stages, so four widths, not {widths!r}.')
+            raise UserError(
+                'SFNet has four stages, so model.backbone.widths are four, not '
+                f'{widths!r}.'
+            )
 
         def stage(in_channels: int, index: int) -> nn.Sequential:
             width = widths[index]

@@ -39,11 +39,15 @@ PIECE = 4096
 
 def build_loss(loss: dict | nn.Module) -> HypersphereLoss:
     """The loss of a config, or the loss itself."""
-    module = MODELS.build(loss) if isinstance(loss, dict) else loss
+    try:
+        module = MODELS.build(loss) if isinstance(loss, dict) else loss
+    except UserError as error:
+        raise UserError(f'{error} (an option of model.head.loss)') from error
     if not isinstance(module, HypersphereLoss):
         raise UserError(
             f'HypersphereHead: {type(module).__name__} is no loss of the cosine; '
-            'derive it from mmhyperface.models.losses.SoftmaxLoss or DecoupledLoss'
+            'set model.head.loss to one that is derived from '
+            'mmhyperface.models.losses.SoftmaxLoss or DecoupledLoss'
         )
     return module
 
@@ -130,19 +134,20 @@ class HypersphereHead(CentreState, BaseModule):
         _require_one_of('matmul_dtype', matmul_dtype, (None, 'bfloat16', 'float16'))
         if not 0 < sample_rate <= 1:
             raise UserError(
-                'HypersphereHead: sample_rate is a share of the classes, in (0, 1], '
-                f'got {sample_rate}'
+                'HypersphereHead: model.head.sample_rate is a share of the classes, '
+                f'in (0, 1], got {sample_rate}'
             )
         if engine == 'dense' and (fused_update or matmul_dtype):
             raise UserError(
                 "HypersphereHead: engine='dense' has neither fused_update nor "
-                "matmul_dtype; take engine='blocked', 'fused' or 'auto'"
+                "matmul_dtype; set model.head.engine to 'blocked', 'fused' or 'auto'"
             )
         if catch_up and (sample_rate == 1 or centres == 'project'):
             raise UserError(
                 'HypersphereHead: catch_up makes up for weight decay that sampling '
-                "skips; it needs sample_rate < 1 and centres='normalize' (projected "
-                'centres have their norm restored anyway)'
+                'skips; it needs model.head.sample_rate < 1 and model.head.centres='
+                "'normalize' (projected centres have their norm restored anyway); "
+                'else leave model.head.catch_up out'
             )
         self.num_classes = num_classes
         self.in_channels = in_channels
@@ -171,7 +176,8 @@ class HypersphereHead(CentreState, BaseModule):
         if world > 1 and not sharded and partly:
             raise UserError(
                 'HypersphereHead: sample_rate and fused_update on several processes '
-                'need sharded=True: ranks that keep all centres would part ways'
+                'need model.head.sharded=True: ranks that keep all centres would part '
+                'ways'
             )
         if not sharded:
             return Shard(self.num_classes)
@@ -265,7 +271,8 @@ class HypersphereHead(CentreState, BaseModule):
         if self.shard.world_size > 1:
             raise UserError(
                 'HypersphereHead: each rank has some of the centres only; compute '
-                'cosines to all of them on one process, or with sharded=False'
+                'cosines to all of them on one process, or with model.head.sharded='
+                'False'
             )
         with torch.autocast(self.weight.device.type, enabled=False):
             x, _ = unit(self._embedding(feats))
@@ -531,7 +538,8 @@ def _labels_of(data_samples: Sequence[DataSample]) -> Tensor | None:
     if any('gt_score' in sample for sample in data_samples):
         raise UserError(
             'HypersphereHead: mixed labels (gt_score) have no class centre of their '
-            'own; train without Mixup and CutMix'
+            'own; train without Mixup and CutMix: leave '
+            'model.train_cfg.augments out'
         )
     labels = [sample.get('gt_label') for sample in data_samples]
     if not labels or any(y is None or y.numel() != 1 for y in labels):
@@ -542,5 +550,6 @@ def _labels_of(data_samples: Sequence[DataSample]) -> Tensor | None:
 def _require_one_of(name: str, value: object, allowed: tuple) -> None:
     if value not in allowed:
         raise UserError(
-            f'HypersphereHead: {name} must be one of {allowed}, got {value!r}'
+            f'HypersphereHead: model.head.{name} must be one of {allowed}, got '
+            f'{value!r}'
         )

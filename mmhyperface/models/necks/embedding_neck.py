@@ -56,8 +56,8 @@ class EmbeddingNeck(BaseModule):
         super().__init__(init_cfg)
         if pooling not in POOLINGS:
             raise UserError(
-                f'EmbeddingNeck has no pooling={pooling!r}: choose from '
-                f'{", ".join(map(repr, POOLINGS))}.'
+                f'EmbeddingNeck has no pooling={pooling!r}: choose model.neck.pooling '
+                f'from {", ".join(map(repr, POOLINGS))}.'
             )
         self.in_channels = in_channels
         self.out_channels = embedding_size
@@ -120,12 +120,12 @@ class EmbeddingNeck(BaseModule):
             raise UserError(
                 f'EmbeddingNeck got features of shape {list(x.shape)}, so '
                 f'{channels} channels, but was built for in_channels='
-                f'{self.in_channels}.'
+                f'{self.in_channels}: set model.neck.in_channels={channels}.'
             )
         if not fits and self.pooling != 'gap':
             raise UserError(
                 f'EmbeddingNeck got features of shape {list(x.shape)}, but was built '
-                f'for {height} x {width} positions: set its input_size to the '
-                "backbone's map, or pooling='gap', which takes any size."
+                f'for {height} x {width} positions: set model.neck.input_size to the '
+                "backbone's map, or model.neck.pooling='gap', which takes any size."
             )
         return flat

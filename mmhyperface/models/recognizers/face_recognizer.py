@@ -64,7 +64,7 @@ class FaceRecognizer(BaseModel):
         super().__init__(data_preprocessor, init_cfg)
         if flip_fusion not in FLIP_FUSIONS:
             raise UserError(
-                f'FaceRecognizer: flip_fusion must be one of {FLIP_FUSIONS}, '
+                f'FaceRecognizer: model.flip_fusion must be one of {FLIP_FUSIONS}, '
                 f'got {flip_fusion!r}'
             )
         self.flip_fusion = flip_fusion
