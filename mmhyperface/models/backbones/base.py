@@ -23,8 +23,8 @@ def choose(owner: str, argument: str, value: Any, table: dict) -> Any:
     if value not in table:
         allowed = ', '.join(map(repr, table))
         raise UserError(
-            f'{owner} has no {argument}={value!r}: choose model.backbone.{argument} '
-            f'from {allowed}.'
+            f'{owner} has no {argument}={value!r}: choose from {allowed} for '
+            f'model.backbone.{argument}.'
         )
     return table[value]
 

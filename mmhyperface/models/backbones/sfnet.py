@@ -116,8 +116,8 @@ class SFNet(FaceBackbone):
         relu_before_add, init = choose('SFNet', 'variant', variant, VARIANTS)
         if len(widths) != 4:
             raise UserError(
-                'SFNet has four stages, so model.backbone.widths are four, not '
-                f'{widths!r}.'
+                f'SFNet has four stages, so four widths, not {widths!r}: set '
+                'model.backbone.widths.'
             )
 
         def stage(in_channels: int, index: int) -> nn.Sequential:

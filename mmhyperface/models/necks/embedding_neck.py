@@ -56,8 +56,8 @@ class EmbeddingNeck(BaseModule):
         super().__init__(init_cfg)
         if pooling not in POOLINGS:
             raise UserError(
-                f'EmbeddingNeck has no pooling={pooling!r}: choose model.neck.pooling '
-                f'from {", ".join(map(repr, POOLINGS))}.'
+                f'EmbeddingNeck has no pooling={pooling!r}: choose from '
+                f'{", ".join(map(repr, POOLINGS))} for model.neck.pooling.'
             )
         self.in_channels = in_channels
         self.out_channels = embedding_size
