@@ -1,4 +1,10 @@
-from .gather import gather_batch, mean_over_ranks
+from .gather import batch_sizes, gather_batch, mean_over_ranks, share_of_batch
 from .shard import Shard
 
-__all__ = ['Shard', 'gather_batch', 'mean_over_ranks']
+__all__ = [
+    'Shard',
+    'batch_sizes',
+    'gather_batch',
+    'mean_over_ranks',
+    'share_of_batch',
+]

@@ -10,13 +10,16 @@ DDP averages the gradients of the network over the ranks, where the sum is wante
 what leaves the local region counts ``world_size`` times on the way back.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed
-from mmengine.dist import all_gather, all_reduce
+from mmengine.dist import all_reduce
 from torch import Tensor
+
+from .gather import batch_sizes, gather_batch
 
 
 class _Crossing(torch.autograd.Function):
@@ -47,10 +50,6 @@ def _largest(x: Tensor) -> Tensor:
     x = x.clone()
     all_reduce(x, op='max')
     return x
-
-
-def _gathered(x: Tensor) -> Tensor:
-    return torch.cat(all_gather(x.contiguous()))
 
 
 def _same(x: Tensor) -> Tensor:
@@ -91,20 +90,36 @@ class Shard:
         start = rank * size + min(rank, rest)
         return start, start + size + (rank < rest)
 
-    def gather(self, x: Tensor) -> Tensor:
+    def gather(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
         """The global batch of local rows [b, ...], for partial results.
 
         Its gradient is partial on each rank, and is summed over them.
-        """
-        if self.world_size == 1:
-            return x
-        return _Crossing.apply(x, _gathered, self._scatter_sum)
 
-    def replicate(self, x: Tensor) -> Tensor:
-        """The global batch of local rows [b, ...], for replicated results."""
+        Args:
+            x: The rows of this rank, maybe none.
+            sizes: How many each rank has; by default the ranks ask one another.
+        """
+        return self._whole(x, sizes, self._scatter_sum)
+
+    def replicate(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+        """The global batch of local rows [b, ...], for replicated results.
+
+        Args:
+            x, sizes: As in :meth:`gather`.
+        """
+        return self._whole(x, sizes, self._own_part)
+
+    def _whole(
+        self,
+        x: Tensor,
+        sizes: Sequence[int] | None,
+        backward: Callable[[Tensor, Sequence[int]], Tensor],
+    ) -> Tensor:
         if self.world_size == 1:
             return x
-        return _Crossing.apply(x, _gathered, self._own_part)
+        sizes = batch_sizes(x) if sizes is None else sizes
+        forward = partial(gather_batch, sizes=sizes)
+        return _Crossing.apply(x, forward, partial(backward, sizes=sizes))
 
     def enter(self, x: Tensor) -> Tensor:
         """A replicated value, to be used for partial results."""
@@ -118,13 +133,14 @@ class Shard:
         """The replicated maximum of partial results, without gradient."""
         return x.detach() if self.world_size == 1 else _largest(x.detach())
 
-    def _own_part(self, grad: Tensor) -> Tensor:
-        return grad.chunk(self.world_size)[self.rank] * self.world_size
+    def _own_part(self, grad: Tensor, sizes: Sequence[int]) -> Tensor:
+        return grad.split(list(sizes))[self.rank] * self.world_size
 
-    def _scatter_sum(self, grad: Tensor) -> Tensor:
-        if torch.distributed.get_backend() != 'nccl':
+    def _scatter_sum(self, grad: Tensor, sizes: Sequence[int]) -> Tensor:
+        even = min(sizes) == max(sizes)
+        if not even or torch.distributed.get_backend() != 'nccl':
             # gloo has no reduce_scatter in every version of torch.
-            return self._own_part(_summed(grad))
+            return self._own_part(_summed(grad), sizes)
         part = torch.empty_like(grad[: len(grad) // self.world_size])
         torch.distributed.reduce_scatter_tensor(part, grad.contiguous())
         return part * self.world_size

@@ -84,16 +84,20 @@ def state_of(step: Step) -> State:
     if geometry is None:
         values = loss.view(1)
     else:
-        mean_norm = geometry.norm.mean().float()
+        norms = geometry.norm if len(geometry.norm) else geometry.norm.new_zeros(1)
+        mean_norm = norms.mean().float()
         values = torch.cat(
             [torch.stack([loss, mean_norm]), geometry.mean_direction.float()]
         )
+        values *= geometry.share
     values = values.clone()
     all_reduce(values, op='mean')
     if geometry is None:
         return State(float(values), math.nan, math.nan)
     host = values.double().cpu()
     count = len(geometry.own) * (1 if geometry.of_all_ranks else get_world_size())
+    if geometry.sizes:
+        count = sum(geometry.sizes)
     # ||sum of x||^2 is count plus the cosines of all ordered pairs.
     mean_square = float(host[2:].square().sum())
     cosine = (count * mean_square - 1) / (count - 1) if count > 1 else math.nan
@@ -235,7 +239,10 @@ def _worst(step: Step, dataset: Any) -> Suspect | None:
     geometry, count = step.geometry, len(step.numbers)
     if geometry is None or not count:
         return None
-    start = get_dist_info()[0] * count if geometry.of_all_ranks else 0
+    start = 0
+    if geometry.of_all_ranks:
+        rank = get_dist_info()[0]
+        start = sum(geometry.sizes[:rank]) if geometry.sizes else rank * count
     own, norm, loss, target = (
         values[start : start + count].cpu()
         for values in (geometry.own, geometry.norm, geometry.loss, geometry.target)

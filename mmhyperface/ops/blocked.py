@@ -26,7 +26,7 @@ from mmhyperface.errors import UserError
 from . import recycled
 from .block import Block, Frame
 from .denormals import denormals_flushed
-from .elementwise import Bindable, Buffers, Program, Terms, trace
+from .elementwise import Bindable, Buffers, Program, Terms, operations, trace
 from .fold import Fold
 from .products import add_product, product
 from .sphere import are_exact, project, row_norms, unit
@@ -48,6 +48,7 @@ class Walk:
         features, weight, target, context, loss, centres, update: As in
             :func:`.dense.dense`; ``centres`` may also be ``unit``, for rows that are
             on the sphere already.
+        program: The loss as it was when its value was asked for.
         upstream: Gradient of the fold, [B, 1], if gradients are wanted.
         folded: The fold of all classes, [B, 1], where a gradient needs it.
         wants_rows: Whether the gradient of the rows is wanted.
@@ -60,6 +61,7 @@ class Walk:
     context: 'Context'
     loss: 'HypersphereLoss'
     centres: str
+    program: Bindable
     upstream: Tensor | None = None
     folded: Tensor | None = None
     update: Update | None = None
@@ -125,7 +127,8 @@ class Blocked:
         self.matmul_dtype = matmul_dtype
         # What backward was given last time, as a multiple of what was expected.
         self.upstream_scale = 1.0
-        self._programs: dict[tuple, Program | None] = {}
+        self._programs: dict[tuple, dict[bool, Program | None]] = {}
+        self._untraced: set[str] = set()
         self._buffers: Buffers | None = None
 
     def __call__(
@@ -179,13 +182,12 @@ class Blocked:
             }
             if walk.wants_rows and walk.update is None:
                 visit.rows = recycled.empty(len(walk.weight), walk.weight)
-        program = self._program(loss, walk.context, features, upstream is not None)
         frames: dict[int, Frame] = {}
         for i, block in enumerate(self._blocks(walk)):
             size = block.stop - block.start
             if size not in frames:
                 assert self._buffers is not None
-                frames[size] = Frame(size, program, inputs, self._buffers)
+                frames[size] = Frame(size, walk.program, inputs, self._buffers)
             frame = frames[size]
             known = walk.norms[i] if walk.norms else None
             norms = self._prepare(x, block, walk.centres, frame.products, known)
@@ -202,32 +204,60 @@ class Blocked:
                 self._collect(x, block, *frame.slopes(block), visit, walk.update)
         return visit
 
-    def _program(
-        self, loss: 'HypersphereLoss', context: 'Context', like: Tensor, gradient: bool
-    ) -> Bindable:
-        # A margin that a hook moves is a number in the program.
-        settings = tuple(
-            (name, repr(value))
-            for module in loss.modules()
-            for name, value in vars(module).items()
-            if not name.startswith('_') and not isinstance(value, Tensor)
-        )
+    def programs(
+        self, loss: 'HypersphereLoss', context: 'Context', like: Tensor, trains: bool
+    ) -> dict[bool, Bindable]:
+        """A loss as it is now, without and with its gradient.
+
+        Args:
+            loss: The loss.
+            context: Its context; entries that require a gradient get one.
+            like: Any tensor of the cosines' type.
+            trains: Whether the gradient will be wanted.
+
+        Returns:
+            What evaluates the loss in a visit, by whether that wants gradients; those
+            that there will be.
+        """
+        # A sum has its gradient from the only visit.
+        kinds = [False, True] if trains and not loss.additive else [trains]
         wanted = tuple((name, value.requires_grad) for name, value in context.items())
-        key = (type(loss), settings, wanted, like.dtype, like.device, gradient)
+        try:
+            now = operations(loss, context, like, trains)
+        except NotImplementedError as error:
+            self._tell_untraced(loss, error)
+            return {kind: Terms(loss, context, kind) for kind in kinds}
+        key = (now, wanted, like.dtype, like.device, trains, loss.additive)
         if key not in self._programs:
             if len(self._programs) > 8:
                 self._programs.clear()
-            try:
-                self._programs[key] = trace(loss, context, like, gradient)
-            except NotImplementedError as error:
-                self._programs[key] = None
-                print_log(
-                    f'{type(loss).__name__} cannot be traced ({error}): autograd '
-                    'evaluates it, which takes longer',
-                    'current',
-                    logging.WARNING,
-                )
-        return self._programs[key] or Terms(loss, context, gradient)
+            self._programs[key] = {
+                kind: self._trace(loss, context, like, kind) for kind in kinds
+            }
+        return {
+            kind: program or Terms(loss, context, kind)
+            for kind, program in self._programs[key].items()
+        }
+
+    def _trace(
+        self, loss: 'HypersphereLoss', context: 'Context', like: Tensor, gradient: bool
+    ) -> Program | None:
+        try:
+            return trace(loss, context, like, gradient)
+        except NotImplementedError as error:
+            self._tell_untraced(loss, error)
+            return None
+
+    def _tell_untraced(self, loss: 'HypersphereLoss', why: Exception) -> None:
+        name = type(loss).__name__
+        if name not in self._untraced:
+            self._untraced.add(name)
+            print_log(
+                f'{name} cannot be traced ({why}): autograd evaluates it, which takes '
+                'longer',
+                'current',
+                logging.WARNING,
+            )
 
     def _blocks(self, walk: Walk) -> Iterator[Block]:
         features, target, spared = walk.features, walk.target, walk.spared
@@ -389,7 +419,9 @@ class _WalkFunction(torch.autograd.Function):
             upstream = features.new_full(
                 (len(features), 1), expected * engine.upstream_scale
             )
-        walk = Walk(features, weight, target, values, loss, centres, upstream)
+        ctx.programs = engine.programs(loss, values, features, trains)
+        program = ctx.programs[upstream is not None]
+        walk = Walk(features, weight, target, values, loss, centres, program, upstream)
         walk.update, walk.wants_rows = update, needs[7]
         visit = engine.visit(walk)
         if upstream is not None:
@@ -405,12 +437,12 @@ class _WalkFunction(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise UserError(
                 'HypersphereHead: second derivatives (create_graph=True) need '
-                "engine='dense'"
+                "model.head.engine='dense'"
             )
         if ctx.over:
             raise RuntimeError(
                 'fused_update: the rows have stepped in an earlier backward of this '
-                'loss; train with fused_update=False'
+                'loss; train with model.head.fused_update=False'
             )
         ctx.over = ctx.update is not None
         features, weight, target, folded, *context = ctx.saved_tensors
@@ -423,8 +455,9 @@ class _WalkFunction(torch.autograd.Function):
                 raise UserError(
                     'fused_update: the rows have stepped with a gradient that backward '
                     f'now says is {upstream[0].item()}, not {ready[0][0].item()}. '
-                    'Reload a checkpoint; to scale the loss set its loss_weight, or '
-                    'train with fused_update=False'
+                    'Reload a checkpoint; to scale the loss set '
+                    'model.head.loss.loss_weight, or train with '
+                    'model.head.fused_update=False'
                 )
             if ctx.loss.additive and len(upstream):
                 # A loss scaler: expect the same next time.
@@ -437,6 +470,7 @@ class _WalkFunction(torch.autograd.Function):
                     _requiring(ctx.names, context, ctx.wants[2]),
                     ctx.loss,
                     ctx.centres,
+                    ctx.programs[True],
                     upstream,
                     folded,
                     ctx.update,

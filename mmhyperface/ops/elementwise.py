@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmhyperface.errors import UserError
 
@@ -30,6 +31,7 @@ aten = torch.ops.aten
 
 # Two samples, three classes: enough to tell what depends on what.
 SAMPLES, CLASSES = 2, 3
+MANY_NUMBERS = 256
 
 
 class Slot(NamedTuple):
@@ -182,7 +184,7 @@ class Buffers:
         self.classes = classes
         self.taken: dict[tuple[bool, torch.dtype], int] = {}
         self.memory: dict[tuple[bool, torch.dtype], list[Tensor]] = {}
-        self.numbers: dict[tuple[float, torch.dtype], Tensor] = {}
+        self.numbers: dict[tuple[str, torch.dtype], Tensor] = {}
         self.cosines = like.new_empty((classes, samples))
 
     def fit(self, like: Tensor, samples: int, classes: int) -> bool:
@@ -209,8 +211,12 @@ class Buffers:
 
     def number(self, value: float, like: Tensor) -> Tensor:
         """A number as a tensor without dimensions."""
-        key = (value, like.dtype)
+        # By its text, since 0.0 equals -0.0.
+        key = (repr(value), like.dtype)
         if key not in self.numbers:
+            if len(self.numbers) > MANY_NUMBERS:
+                # Of margins that have moved on.
+                self.numbers.clear()
             self.numbers[key] = self.like.new_tensor(value, dtype=like.dtype)
         return self.numbers[key]
 
@@ -270,6 +276,11 @@ class Terms:
             outputs += [others * 0 if grad is None else grad for grad in grads]
         return outputs
 
+    def examples(self, like: Tensor) -> list[Tensor]:
+        """Inputs of the type of ``like``."""
+        widths = [CLASSES if name in self.wide else 1 for name in self.inputs]
+        return [like.new_full((SAMPLES, width), 0.5) for width in widths]
+
     def bind(self, inputs: dict[str, Tensor], buffers: Buffers) -> Bound:
         """See :meth:`Program.bind`."""
         cos = inputs['cos']
@@ -288,6 +299,76 @@ class Terms:
                 out.copy_(value)
 
         return Bound([compute], outputs)
+
+
+class _Operations(TorchDispatchMode):
+    """Writes down every operation with its numbers."""
+
+    def __init__(self, inputs: list[Tensor]) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        # Kept, so that no other tensor can have the same id.
+        self.known: list[Tensor] = []
+        self.names: dict[int, str] = {}
+        self._name(inputs)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        literal = (
+            func is aten.lift_fresh.default or func is aten.lift_fresh_copy.default
+        )
+        numbers = args[0].tolist() if literal else ''
+        named = {name: self._text(value) for name, value in kwargs.items()}
+        self.lines.append(f'{func}{self._text(args)}{named}{numbers}')
+        result = func(*args, **kwargs)
+        self._name(result)
+        return result
+
+    def _name(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self.names[id(value)] = f'%{len(self.known)}'
+            self.known.append(value)
+        elif isinstance(value, list | tuple):
+            for part in value:
+                self._name(part)
+
+    def _text(self, value: Any) -> str:
+        if isinstance(value, list | tuple):
+            return f'({", ".join(map(self._text, value))})'
+        if not isinstance(value, Tensor):
+            return repr(value)
+        # One from elsewhere is in no program, whatever is in it.
+        state = f'{value.dtype} {list(value.shape)} {value.requires_grad}'
+        return self.names.get(id(value), state)
+
+
+def operations(
+    loss: 'HypersphereLoss', context: dict[str, Tensor], like: Tensor, gradient: bool
+) -> str:
+    """What a loss computes as it is now: its operations with all of their numbers.
+
+    Losses of the same operations have the same program. It says all that there is to
+    know: a loss may depend on attributes of any object, on globals, on the weather.
+
+    Args:
+        loss, context, like, gradient: See :func:`trace`.
+
+    Returns:
+        A text to compare.
+
+    Raises:
+        NotImplementedError: If the loss cannot do with examples.
+    """
+    terms = Terms(loss, context, gradient)
+    examples = terms.examples(like)
+    try:
+        with _Operations(examples) as recorded:
+            recorded.lines.append(recorded._text(terms(*examples)))
+    except Exception as error:
+        raise NotImplementedError(str(error)) from error
+    return '\n'.join(recorded.lines)
 
 
 def trace(
@@ -309,8 +390,7 @@ def trace(
         UserError: If it has learnable parameters that are not in its context.
     """
     terms = Terms(loss, context, gradient)
-    widths = [CLASSES if name in terms.wide else 1 for name in terms.inputs]
-    examples = [like.new_full((SAMPLES, width), 0.5) for width in widths]
+    examples = terms.examples(like)
     try:
         graph = make_fx(terms, decomposition_table=_DECOMPOSITIONS)(*examples)
         _refuse_hidden_parameters(loss, graph)

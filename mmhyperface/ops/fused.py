@@ -22,8 +22,6 @@ from .elementwise import Program
 from .products import add_product, product
 
 if TYPE_CHECKING:
-    from mmhyperface.models.losses.base import Context, HypersphereLoss
-
     from .kernel import BlockKernel
 
 # Triton that has all of the functions the kernels use.
@@ -100,8 +98,7 @@ class Fused(Blocked):
         stored = walk.weight if walk.update is None else walk.update.weight
         kernel = None
         if features.dtype == stored.dtype == torch.float32 and stored.is_contiguous():
-            gradient = walk.upstream is not None
-            kernel = self._kernel(walk.loss, walk.context, features, gradient)
+            kernel = self._kernel(walk)
         if kernel is None or not len(walk) or not features.numel():
             return super().visit(walk)
         with torch.cuda.device_of(features):
@@ -155,21 +152,17 @@ class Fused(Blocked):
         folded, hardest, by_context = gathering.result()
         return Visit(folded, hardest, by_features, by_rows, by_context)
 
-    def _kernel(
-        self,
-        loss: 'HypersphereLoss',
-        context: 'Context',
-        features: Tensor,
-        gradient: bool,
-    ) -> 'BlockKernel | None':
-        """The kernel of a loss; None if there is none."""
+    def _kernel(self, walk: Walk) -> 'BlockKernel | None':
+        """The kernel of a walk's loss; None if there is none."""
         from .kernel import BlockKernel
 
-        program = self._program(loss, context, features, gradient)
+        program, loss = walk.program, walk.loss
         if not isinstance(program, Program):
             # Which has been logged already.
             return None
-        single = frozenset(name for name, value in context.items() if len(value) == 1)
+        single = frozenset(
+            name for name, value in walk.context.items() if len(value) == 1
+        )
         held, kernel = self._kernels.get((id(program), single), (None, None))
         if held is not program:
             if len(self._kernels) > 8:
@@ -211,6 +204,6 @@ def _require_kernels(device: torch.device) -> None:
             reason = f'it needs CUDA, and the class centres are on {device.type}'
     if reason is not None:
         raise UserError(
-            f"engine='fused' cannot work here: {reason}; take engine='auto' or "
-            "'blocked'"
+            f"engine='fused' cannot work here: {reason}; set model.head.engine to "
+            "'auto' or 'blocked'"
         )

@@ -1,5 +1,6 @@
 """The runner from end to end: processes, resuming, seeds, precision, messages."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from mmengine.hooks import EMAHook
 from mmpretrain.structures import DataSample
 from runs import scalars, small_config, spawn, train
 
+from mmhyperface.apis import build_runner
+from mmhyperface.datasets import collate_faces
 from mmhyperface.errors import UserError
 
 LOSSES = {
@@ -40,6 +43,27 @@ def train_several(
         train(cfg)
 
 
+# Eleven images by epochs: batches of eight and three, on two ranks 4 + 4 and 2 + 1.
+UNEQUAL = {
+    'train_dataloader.drop_last': False,
+    'train_dataloader.dataset.images_per_identity': 1,
+    'train_dataloader.sampler': dict(
+        _delete_=True, type='DefaultSampler', shuffle=False, round_up=False
+    ),
+    'train_cfg': dict(_delete_=True, by_epoch=True, max_epochs=2),
+    'model.head.sharded': False,
+}
+
+
+def train_equal_and_unequal(root: str, world: int, half: dict) -> None:
+    train_several(root, world, tuple(LOSSES), half)
+    unequal = ('spherefacer', 'sphereface+', 'adaface')
+    for loss in unequal:
+        # Configs take '_delete_' out of what they are given.
+        options = {**half, **copy.deepcopy(UNEQUAL)}
+        train_several(f'{root}/unequal', world, (loss,), options)
+
+
 def weights(path: Path) -> dict:
     return torch.load(path, map_location='cpu')
 
@@ -56,23 +80,19 @@ def equal(a: object, b: object) -> bool:
 
 
 def test_two_processes_train_as_one(tmp_path):
-    losses = tuple(LOSSES)
     one, two = tmp_path / 'one', tmp_path / 'two'
-    train_several(str(one), 1, losses, {})
-    half = {'train_dataloader.batch_size': 4}
-    spawn(2, train_several, str(two), 2, losses, half)
-    for loss in losses:
+    train_equal_and_unequal(str(one), 1, {})
+    spawn(2, train_equal_and_unequal, str(two), 2, {'train_dataloader.batch_size': 4})
+    checkpoints = sorted(one.rglob('iter_[46].pth'))
+    assert len(checkpoints) == len(LOSSES) + 3
+    for checkpoint in checkpoints:
+        loss = checkpoint.parent.relative_to(one)
         curve = scalars(one / loss)
-        assert len(curve) == 6
-        assert len(set(curve)) == 6
+        assert len(curve) == len(set(curve)) == int(checkpoint.stem[-1])
         np.testing.assert_allclose(scalars(two / loss), curve, rtol=2e-5)
-        first, second = (
-            weights(root / loss / 'iter_6.pth')['state_dict'] for root in (one, two)
-        )
-        for name, value in first.items():
-            torch.testing.assert_close(
-                second[name], value, rtol=1e-4, atol=1e-6, msg=name
-            )
+        for name, value in weights(checkpoint)['state_dict'].items():
+            other = weights(two / loss / checkpoint.name)['state_dict'][name]
+            torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-6, msg=name)
 
 
 STATEFUL = {
@@ -285,3 +305,90 @@ def test_ranks_agree_on_batch_norm_statistics_when_saving(tmp_path):
             stored = [v for k, v in saved[key].items() if k.endswith(mean)]
             assert len(stored) == 1
             assert torch.equal(stored[0], ranks[0][mean])
+
+
+def network_after(work_dir: Path, **options: object) -> tuple[dict, dict, str]:
+    """State of the network before and after three iterations, and the log."""
+    cfg = small_config(
+        work_dir,
+        **{'model.backbone.with_bn': True, 'train_cfg.max_iters': 3, **options},
+    )
+    runner = build_runner(cfg)
+    before = copy.deepcopy(runner.model.backbone.state_dict())
+    runner.train()
+    log = next(work_dir.glob('*/*.log')).read_text()
+    return before, runner.model.backbone.state_dict(), log
+
+
+def test_statistics_of_a_network_that_does_not_learn(tmp_path):
+    """A learning rate of 0 stops weights, not statistics, and that is told."""
+    still = {
+        'optim_wrapper.paramwise_cfg': dict(custom_keys=dict(backbone=dict(lr_mult=0)))
+    }
+    before, after, log = network_after(tmp_path / 'moving', **still)
+    changed = {name for name, value in before.items() if not equal(value, after[name])}
+    assert 'features.running_mean' in changed
+    assert all('running' in name or 'num_batches' in name for name in changed)
+    assert 'batch norms have a learning rate of 0' in log
+    assert 'model.backbone.norm_eval=True' in log
+    for name, options in {
+        'norm_eval': {**still, 'model.backbone.norm_eval': True},
+        'frozen': {'model.backbone.frozen_stages': 5},
+    }.items():
+        before, after, log = network_after(tmp_path / name, **options)
+        assert equal(dict(before), dict(after))
+        assert 'learning rate of 0' not in log
+
+
+CLOSED_SET = dict(
+    dataset=dict(
+        type='SyntheticFaces',
+        num_identities=11,
+        images_per_identity=2,
+        image_size=32,
+        pipeline=[dict(type='PackFace')],
+    ),
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='collate_faces'),
+)
+
+
+def test_closed_set_accuracy(tmp_path):
+    """mmpretrain's metrics of a classifier, of people who are in the training set."""
+    cfg = small_config(tmp_path, **{'train_cfg.max_iters': 3})
+    cfg.train_cfg.val_interval = 3
+    cfg.val_dataloader, cfg.val_cfg = CLOSED_SET, {}
+    cfg.val_evaluator = [
+        dict(type='mmpretrain.Accuracy', topk=(1, 11)),
+        dict(type='mmpretrain.ConfusionMatrix', num_classes=11),
+    ]
+    runner = train(cfg)
+    model, dataset = runner.model.eval(), runner.val_dataloader.dataset
+    items = [dataset[i] for i in range(len(dataset))]
+    batches = model.data_preprocessor(collate_faces(items))
+    found = model.head(model.embed(batches['inputs'])).argmax(1)
+    labels = batches['data_samples'].gt_label
+    figures = runner.message_hub.log_scalars
+    top1 = figures['val/accuracy/top1'].current()
+    assert top1 == pytest.approx(100 * (found == labels).double().mean().item())
+    assert figures['val/accuracy/top11'].current() == 100
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'val_dataloader.dataset.num_identities': 7}, 'of which model.head has 11'),
+        ({'model.head': None}, r'set model\.head\.sharded=False'),
+    ],
+)
+def test_no_accuracy_of_other_people(tmp_path, options, message):
+    cfg = small_config(tmp_path)
+    cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = None
+    cfg.param_scheduler = None
+    cfg.val_dataloader, cfg.val_cfg = copy.deepcopy(CLOSED_SET), {}
+    cfg.val_evaluator = dict(type='mmpretrain.Accuracy')
+    cfg.merge_from_dict(options)
+    with pytest.raises(UserError, match=message):
+        build_runner(cfg).val()

@@ -37,6 +37,14 @@ FLOOR = 4 * torch.finfo(torch.float32).eps
 BLOCK = 100
 
 
+# Samples of each rank, by the number of ranks.
+SIZES: dict[str, dict[int, Sequence[int]]] = {
+    'equal': {1: (12,), 2: (6, 6), 3: (4, 4, 4)},
+    'uneven': {2: (9, 3), 3: (1, 7, 4)},
+    'empty': {2: (0, 12), 3: (5, 0, 7)},
+}
+
+
 class Case(NamedTuple):
     """A setting of the head.
 
@@ -49,6 +57,7 @@ class Case(NamedTuple):
         centres: See the head.
         update: ``ordinary``, or ``fused``: while the engine walks.
         sharded: Whether the centres are split.
+        batches: A key of ``SIZES``.
     """
 
     loss: str
@@ -59,9 +68,17 @@ class Case(NamedTuple):
     centres: str
     update: str
     sharded: bool
+    batches: str = 'equal'
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """How many samples each rank has."""
+        return SIZES[self.batches][self.world]
 
     @property
     def allowed(self) -> bool:
+        if self.world not in SIZES[self.batches]:
+            return False
         if self.engine == 'dense' and self.update == 'fused':
             return False
         if self.world == 1:
@@ -77,6 +94,7 @@ OPTIONS: dict[str, Sequence] = dict(
     centres=('normalize', 'project'),
     update=('ordinary', 'fused'),
     sharded=(False, True),
+    batches=tuple(SIZES),
 )
 # Each loss with each of its options.
 FEW_LOSSES = (
@@ -256,7 +274,7 @@ def rank_step(case: Case) -> Outcome:
     """
     rank, _ = get_dist_info()
     x, w, y = batch(case.classes)
-    x, y = x.chunk(case.world)[rank].requires_grad_(), y.chunk(case.world)[rank]
+    x, y = x.split(case.sizes)[rank].requires_grad_(), y.split(case.sizes)[rank]
     everyone = batch(case.classes)[2]
     torch.manual_seed(rank)
     head = HypersphereHead(

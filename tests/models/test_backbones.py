@@ -429,3 +429,58 @@ def test_images_that_do_not_fit(cfg, shape):
     expected = ', '.join(map(str, net.input_size))
     with pytest.raises(UserError, match=rf'built for \[batch, 3, {expected}\].*resize'):
         net(torch.zeros(shape))
+
+
+# --------------------------------------------------------------------- freezing
+
+
+def moved(net: nn.Module) -> set[str]:
+    """Names in the state dict that a step of training changes."""
+    randomise(net)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.eval().train()
+    # Weight decay moves what has no gradient by chance.
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, weight_decay=0.1)
+    (out,) = net(images(net, 2))
+    if out.requires_grad:
+        out.square().sum().backward()
+    optimizer.step()
+    after = net.state_dict()
+    return {name for name, value in before.items() if not after[name].equal(value)}
+
+
+@small
+def test_frozen_stages(cfg):
+    """What is frozen keeps its weights and its statistics; all else learns."""
+    options = dict(freeze_features=False) if cfg['type'] in ('IResNet', 'SFNet') else {}
+    free = build(cfg, **options)
+    names = {id(module): name for name, module in free.named_modules()}
+    stages = [[names[id(module)] for module in stage] for stage in free.stages()]
+    everything = moved(free)
+    frozen: set[str] = set()
+    for number, stage in enumerate(stages):
+        frozen |= {
+            name
+            for name in everything
+            if any(name.startswith(f'{module}.') for module in stage)
+        }
+        if number not in (2, len(stages) - 1):
+            continue
+        net = build(cfg, frozen_stages=number, with_cp=number == 2, **options)
+        assert moved(net) == everything - frozen
+        assert not any(
+            p.requires_grad for n, p in net.named_parameters() if n in frozen
+        )
+    # Each layer belongs to a stage.
+    assert frozen == everything
+    with pytest.raises(UserError, match=r'model\.backbone\.frozen_stages to 0'):
+        build(cfg, frozen_stages=len(stages))
+
+
+@small
+def test_norm_eval(cfg):
+    net = build(cfg, norm_eval=True)
+    statistics = {n for n in net.state_dict() if 'running' in n or 'num_batches' in n}
+    changed = moved(net)
+    assert not changed & statistics
+    assert changed == moved(build(cfg)) - statistics

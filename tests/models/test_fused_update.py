@@ -200,7 +200,7 @@ def test_accumulation_is_refused():
     head = fused_head(ArcFaceLoss())
     attached(head)
     head._loss(features(2), torch.tensor([1, 4]))['loss'].backward()
-    with pytest.raises(UserError, match='accumulation needs fused_update=False'):
+    with pytest.raises(UserError, match=r'needs model\.head\.fused_update=False'):
         head._loss(features(2), torch.tensor([1, 4]))
 
 

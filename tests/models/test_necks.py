@@ -155,7 +155,7 @@ def test_last_norm_starts_and_stays_as_asked(init, freeze):
 @pytest.mark.parametrize(
     ('shape', 'message'),
     [
-        ((2, 8, 4, 4), 'built for 3 x 3 positions: set its input_size'),
+        ((2, 8, 4, 4), 'built for 3 x 3 positions: set model.neck.input_size'),
         ((2, 16, 8), 'built for 3 x 3 positions'),
         ((2, 8), 'built for 3 x 3 positions'),
         ((2, 6, 3, 3), '6 channels, but was built for in_channels=8'),

@@ -279,8 +279,49 @@ def test_head_wants_one_label_per_embedding(data, message):
     head = HypersphereHead(5, 4, NormFaceLoss())
     with pytest.raises(UserError, match=message):
         head.loss((torch.randn(2, 4),), data)
-    with pytest.raises(UserError, match='0 embeddings'):
-        head.loss((torch.randn(0, 4),), [])
+    with pytest.raises(UserError, match=r'0 embeddings.*got 1'):
+        head.loss((torch.randn(0, 4),), samples(1))
+
+
+@pytest.mark.parametrize('neck', [False, True])
+def test_batch_norm_of_a_single_image(neck):
+    """At the end of an epoch, most often."""
+    backbone = dict(type='SFNet', depth=4, input_size=32, embedding_size=6)
+    if neck:
+        options = dict(backbone=backbone, neck=dict(type='EmbeddingNeck'))
+        options['neck'].update(in_channels=6, embedding_size=6)
+    else:
+        options = dict(backbone=dict(backbone, with_bn=True))
+    model = recognizer(**options)
+    images = torch.rand(1, 3, 32, 32)
+    assert model(images).shape == (1, 6)
+    model.train()
+    with pytest.raises(UserError, match=r'train_dataloader\.drop_last=True'):
+        model.loss(images, samples(0))
+    model.loss(images.expand(2, 3, 32, 32), samples(0, 1))
+    (model.neck if neck else model.backbone).norm_eval = True
+    assert model.train().loss(images, samples(0))['loss'].isfinite()
+
+
+@pytest.mark.parametrize('flip_fusion', ['sum', 'none', 'concat'])
+def test_closed_set_scores(flip_fusion):
+    model = recognizer(flip_fusion=flip_fusion)
+    images = torch.rand(3, 3, 32, 32)
+    assert 'pred_score' not in model.predict(images)[0]
+    model.classifies = True
+    predicted = model.predict(images, samples(0, 1, 2))
+    feats = model(images)
+    if flip_fusion != 'none':
+        feats = feats + model(images.flip(-1))
+    centres = nn.functional.normalize(model.head.weight)
+    cos = nn.functional.normalize(feats) @ centres.T
+    for sample, scores, embedding in zip(
+        predicted, cos, model.embed(images), strict=True
+    ):
+        torch.testing.assert_close(sample.pred_score, (1 + scores) / 2)
+        assert sample.pred_label.item() == scores.argmax()
+        assert torch.equal(sample.embedding, embedding)
+        assert sample.flip_fusion == flip_fusion
 
 
 def test_backbone_must_give_a_tuple():

@@ -12,6 +12,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from test_blocked import head_of
+from test_elementwise import stateful, steps_of_moving_margins
 from test_losses import CASES
 from torch import Tensor
 
@@ -368,6 +370,16 @@ def test_moving_margin_compiles_nothing(make):
         truth = gradients(dense, make(margin), batch, 'normalize', torch.float64)
         for name, value in results.items():
             assert error(value, truth[name]) < 2e-6, name
+
+
+@pytest.mark.parametrize('place', ['private', 'number of a buffer'])
+def test_a_loss_is_evaluated_as_it_is_now(place):
+    expected, got = (
+        steps_of_moving_margins(head_of(stateful(place), engine).to(DEVICE), place)
+        for engine in ('dense', 'fused')
+    )
+    for value, truth in zip(got, expected, strict=True):
+        assert error(value, truth) < 1e-5
 
 
 @pytest.mark.parametrize('make', [ArcFaceLoss, SFaceLoss])

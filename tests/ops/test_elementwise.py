@@ -10,7 +10,12 @@ from test_losses import CASES
 from torch import Tensor, nn
 
 from mmhyperface.errors import UserError
-from mmhyperface.models import DecoupledLoss, HypersphereLoss, SoftmaxLoss
+from mmhyperface.models import (
+    DecoupledLoss,
+    HypersphereHead,
+    HypersphereLoss,
+    SoftmaxLoss,
+)
 from mmhyperface.models.losses.base import Context
 from mmhyperface.ops import Blocked, blocked
 from mmhyperface.ops.elementwise import Buffers, Program, Terms, trace
@@ -181,23 +186,88 @@ def test_any_loss_is_evaluated(name, family):
     assert_same(*results, rtol=1e-6, atol=1e-6)
 
 
-def test_state_outside_of_the_context_is_seen_as_it_is():
-    """A buffer is no number of the program: it may change."""
+class Nested:
+    """A setting that looks the same whatever is in it."""
 
-    class Stateful(Custom):
-        def __init__(self) -> None:
-            super().__init__()
-            self.function = lambda cos, norm: cos * self.t
-            self.register_buffer('t', torch.tensor(1.0))
+    value = 0.0
 
-    results: list[list] = [[], []]
-    for engine, found in zip(('dense', 'blocked'), results, strict=True):
-        loss = Stateful()
-        head = head_of(loss, engine).double()
+    def __repr__(self) -> str:
+        return 'Nested()'
+
+
+ELSEWHERE = {'margin': 0.0}
+# Where a loss may keep a margin: what reads it, and what sets it.
+MARGINS: dict[str, tuple[Callable, Callable]] = {
+    'public': (lambda loss: loss.m, lambda loss, m: setattr(loss, 'm', m)),
+    'private': (lambda loss: loss._m, lambda loss, m: setattr(loss, '_m', m)),
+    'nested': (
+        lambda loss: loss.nested.value,
+        lambda loss, m: setattr(loss.nested, 'value', m),
+    ),
+    'global': (
+        lambda loss: ELSEWHERE['margin'],
+        lambda loss, m: ELSEWHERE.update(margin=m),
+    ),
+    'buffer': (lambda loss: loss.t, lambda loss, m: loss.t.fill_(m)),
+    'number of a buffer': (
+        lambda loss: loss.t.item(),
+        lambda loss, m: loss.t.fill_(m),
+    ),
+    'literal': (
+        lambda loss: torch.tensor(loss._m),
+        lambda loss, m: setattr(loss, '_m', m),
+    ),
+    'branch': (
+        lambda loss: -loss._m if loss._m == 0.3 else loss._m,
+        lambda loss, m: setattr(loss, '_m', m),
+    ),
+    'class': (lambda loss: type(loss).m, lambda loss, m: setattr(type(loss), 'm', m)),
+    'function': (
+        lambda loss: loss.nested.value,
+        lambda loss, m: setattr(loss, 'margin', lambda loss: m),
+    ),
+}
+
+
+def stateful(place: str, family: type = Custom) -> HypersphereLoss:
+    """A loss that keeps a margin there."""
+    loss = family()
+    loss.margin = MARGINS[place][0]
+    loss.m = loss._m = 0.0
+    loss.nested = Nested()
+    loss.register_buffer('t', torch.tensor(0.0))
+    loss.function = lambda cos, norm: (2 * (cos + loss.margin(loss))).exp() * norm
+    return loss
+
+
+def steps_of_moving_margins(head: HypersphereHead, place: str) -> list[Tensor]:
+    """Loss and gradients of some steps before each of which the margin moves."""
+    loss, move = head.loss_module, MARGINS[place][1]
+    x, y = batch(head)
+    x, y = x.to(head.weight.device), y.to(head.weight.device)
+    found = []
+    for margin in (0.0, 0.3, 0.0):
+        move(loss, margin)
+        found += gradients(head, x, y)
+        with torch.no_grad():
+            move(loss, margin + 0.2)
+            found.append(head._loss(x, y)['loss'])
+    # What has been computed keeps its margin.
+    out = head._loss(x, y)['loss']
+    if place != 'buffer':  # There torch says that it was modified.
+        move(loss, 0.7)
+    return [*found, *torch.autograd.grad(out, [x, head.weight])]
+
+
+@pytest.mark.parametrize('place', MARGINS)
+def test_a_loss_is_evaluated_as_it_is_now(place):
+    """Wherever it keeps what it depends on."""
+    family = (Custom, CustomSoftmax)[[*MARGINS].index(place) % 2]
+    results = []
+    for engine in ('dense', 'blocked'):
+        head = head_of(stateful(place, family), engine).double()
         head._walker = Blocked(block=4)
-        for value in (1.0, 5.0):
-            loss.t.fill_(value)
-            found += gradients(head, *batch(head))
+        results.append(steps_of_moving_margins(head, place))
     assert_same(*results)
 
 

@@ -1,7 +1,10 @@
-"""A check that ends a run with a clear message instead of a wasted night."""
+"""Checks that end a run with a clear message instead of a wasted night."""
 
+from typing import Any
+
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from mmhyperface.errors import UserError
 from mmhyperface.registry import HOOKS
@@ -13,19 +16,80 @@ from .model_parts import bare_model
 class ClassCountHook(Hook):
     """Compares the head's number of classes with the training set's.
 
+    Where mmpretrain's metrics of a classifier, such as ``mmpretrain.Accuracy``, are to
+    examine a :class:`.FaceRecognizer`, it lets that give the scores of the training
+    identities, which verification has no use for, if the images examined are of the
+    same identities.
+
     Raises:
-        UserError: Before training, if they differ.
+        UserError: Before training, if the numbers differ; before a validation or a
+            test by such a metric, if the identities do, or if there is no head with
+            all of them.
     """
 
     def before_train(self, runner: Runner) -> None:
-        head = getattr(bare_model(runner), 'head', None)
         dataset = runner.train_dataloader.dataset
-        metainfo = getattr(dataset, 'metainfo', None) or {}
-        found = metainfo.get('num_classes')
-        expected = getattr(head, 'num_classes', None)
+        found, expected = _num_classes(dataset), _head_classes(runner)
         if None not in (found, expected) and found != expected:
             raise UserError(
                 f'the training set ({type(dataset).__name__}) has {found} identities, '
                 f'but model.head.num_classes is {expected}; pass --cfg-options '
                 f'model.head.num_classes={found}'
             )
+
+    def before_val(self, runner: Runner) -> None:
+        loop: Any = runner.val_loop
+        self._prepare(runner, loop.evaluator, loop.dataloader.dataset, 'val')
+
+    def before_test(self, runner: Runner) -> None:
+        loop: Any = runner.test_loop
+        self._prepare(runner, loop.evaluator, loop.dataloader.dataset, 'test')
+
+    @staticmethod
+    def _prepare(runner: Runner, evaluator: Evaluator, dataset: Any, part: str) -> None:
+        model: Any = bare_model(runner)
+        if not hasattr(model, 'classifies'):
+            return
+        metric = _classification_metric(evaluator)
+        model.classifies = metric is not None
+        if metric is None:
+            return
+        shard = getattr(model.head, 'shard', None)
+        if model.head is None or (shard is not None and shard.world_size > 1):
+            raise UserError(
+                f'{part}_evaluator: {metric} needs the cosines to the centres of all '
+                'training identities on each process; set model.head.sharded=False, '
+                'or examine by FaceVerification, which needs none'
+            )
+        known, found = _head_classes(runner), _num_classes(dataset)
+        same = found in (None, known)
+        # Not runner.train_loop, which would build the training of a mere test.
+        if same and isinstance(getattr(runner, '_train_loop', None), BaseLoop):
+            trained = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
+            names = trained.get('classes'), dataset.metainfo.get('classes')
+            same = None in names or names[0] == names[1]
+        if not same:
+            raise UserError(
+                f'{part}_evaluator: {metric} tells how often the right training '
+                f'identity is found, of which model.head has {known}, but the images '
+                f'of {part}_dataloader.dataset are of {found} others; give it images '
+                'of the same identities, or examine by FaceVerification'
+            )
+
+
+def _num_classes(dataset: Any) -> int | None:
+    return (getattr(dataset, 'metainfo', None) or {}).get('num_classes')
+
+
+def _head_classes(runner: Runner) -> int | None:
+    return getattr(getattr(bare_model(runner), 'head', None), 'num_classes', None)
+
+
+def _classification_metric(evaluator: Evaluator) -> str | None:
+    """The name of the first metric that asks who a face is of those in training."""
+    from mmpretrain.evaluation import Accuracy, ConfusionMatrix, SingleLabelMetric
+
+    kinds = Accuracy, ConfusionMatrix, SingleLabelMetric
+    return next(
+        (type(m).__name__ for m in evaluator.metrics if isinstance(m, kinds)), None
+    )

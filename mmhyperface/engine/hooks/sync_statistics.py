@@ -6,10 +6,12 @@ from mmengine.dist import all_reduce_params, is_distributed
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhyperface.registry import HOOKS
 
 from .checkpoint import saves_now
+from .model_parts import bare_model
 
 
 @HOOKS.register_module()
@@ -20,9 +22,23 @@ class SyncStatisticsHook(Hook):
     validation would mix the statistics of all ranks, the checkpoint would hold those
     of rank 0, and testing it would give other figures. (mmengine's SyncBuffersHook
     acts after epochs only, which training by iteration does not have.)
+
+    Before training it warns of batch norms whose weights do not learn and whose
+    statistics move all the same.
     """
 
     priority = 'LOW'  # before CheckpointHook
+
+    def before_train(self, runner: Runner) -> None:
+        moving = _moving_norms(runner)
+        if moving:
+            runner.logger.warning(
+                f'The weights of {len(moving)} batch norms have a learning rate of 0 '
+                f'(lr_mult=0 in optim_wrapper.paramwise_cfg, say), but training moves '
+                f'their running statistics: {", ".join(moving[:3])}, ... To keep '
+                'these too, set model.backbone.frozen_stages or '
+                'model.backbone.norm_eval=True (model.neck.norm_eval=True)'
+            )
 
     def before_val_epoch(self, runner: Runner) -> None:
         self._average(runner)
@@ -50,3 +66,25 @@ class SyncStatisticsHook(Hook):
         for model in (runner.model, *averaged):
             buffers = [b for b in model.buffers() if b.is_floating_point()]
             all_reduce_params(buffers, op='mean')
+
+
+def _moving_norms(runner: Runner) -> list[str]:
+    """Names of batch norms in training mode whose weights stay as they are."""
+    # As the loop is about to do.
+    runner.model.train()
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+    still = {
+        id(parameter)
+        for group in getattr(optimizer, 'param_groups', ())
+        # A warmup may begin at 0.
+        if group.get('initial_lr', group['lr']) == 0
+        for parameter in group['params']
+    }
+    found = []
+    for name, module in bare_model(runner).named_modules():
+        if isinstance(module, _BatchNorm) and module.training and module.affine:
+            weights = list(module.parameters())
+            learns = any(p.requires_grad and id(p) not in still for p in weights)
+            if not learns and any(id(p) in still for p in weights):
+                found.append(name)
+    return found

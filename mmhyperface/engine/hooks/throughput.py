@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.device import is_cuda_available
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
@@ -72,7 +72,7 @@ class ThroughputHook(Hook):
         outputs: Mapping | None = None,
     ) -> None:
         self.pause()
-        self.images += _count(data_batch) * get_world_size()
+        self.images += _count(data_batch)
         if any(
             self.every_n_inner_iters(batch_idx, hook.interval)
             for hook in runner.hooks
@@ -84,8 +84,10 @@ class ThroughputHook(Hook):
         self.pause()
 
     def _report(self, runner: Runner) -> None:
-        if self.images and self.seconds:
-            rate = self.images / self.seconds
+        images = torch.tensor(self.images)
+        all_reduce(images)  # ranks may have batches of different sizes
+        if images and self.seconds:
+            rate = int(images) / self.seconds
             runner.message_hub.update_scalar('train/images_per_s', round(rate, 1))
         self.images, self.seconds = 0, 0.0
         if not is_cuda_available():

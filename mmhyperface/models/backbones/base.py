@@ -1,6 +1,6 @@
 """What every face backbone does: check its input, save memory, return a tuple."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmhyperface.errors import UserError
@@ -21,7 +22,10 @@ def choose(owner: str, argument: str, value: Any, table: dict) -> Any:
     """``table[value]``, or an error that lists what is allowed."""
     if value not in table:
         allowed = ', '.join(map(repr, table))
-        raise UserError(f'{owner} has no {argument}={value!r}: choose from {allowed}.')
+        raise UserError(
+            f'{owner} has no {argument}={value!r}: choose from {allowed} for '
+            f'model.backbone.{argument}.'
+        )
     return table[value]
 
 
@@ -58,20 +62,34 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     return run(block, x, context_fn=contexts)
 
 
+def keep_statistics(module: nn.Module) -> None:
+    """Let all batch norms of a module use their running statistics, and keep them."""
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.eval()
+
+
 class FaceBackbone(BaseModule):
     """Faces [B, in_channels, H, W] to ``(embeddings [B, embedding_size],)``.
 
     A tuple of one, as mmpretrain's backbones return their feature maps: heads
     take the last entry. The embedding is not normalised.
 
-    Abstract: a subclass builds the layers and implements :meth:`embed`. Each of
-    ours halves the image four times, rounding up.
+    Abstract: a subclass builds the layers, then calls :meth:`freeze`, and implements
+    :meth:`embed` and :meth:`stages`. Each of ours halves the image four times,
+    rounding up.
 
     Args:
         input_size: (height, width) of the images, one number for squares. The
             last layer is as large as this asks.
         with_cp: Gradient checkpointing, block by block: less memory for about a
             third more time, same gradients. In training mode only.
+        frozen_stages: Stages that do not learn, as in mmpretrain's ResNet: -1, none;
+            0, the stem; n, the stem and the first n stages, the last of which are
+            the layers that make the embedding. Their batch norms keep their
+            statistics and their dropout lets all pass.
+        norm_eval: Keep the running statistics of all batch norms and use them in
+            training too. Their weights learn on, unless they are frozen.
     """
 
     def __init__(
@@ -81,8 +99,12 @@ class FaceBackbone(BaseModule):
         input_size: int | tuple[int, int],
         with_cp: bool,
         init_cfg: dict | list[dict] | None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
     ) -> None:
         super().__init__(init_cfg)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
         self.in_channels = in_channels
         self.out_channels = embedding_size
         self.input_size = tuple(to_2tuple(input_size))
@@ -93,6 +115,40 @@ class FaceBackbone(BaseModule):
         """Images that fit [B, in_channels, H, W] to embeddings [B, D]."""
         raise NotImplementedError
 
+    def stages(self) -> Sequence[Sequence[nn.Module]]:
+        """Layers of the stem and of each stage; all layers that learn are there."""
+        return ()
+
+    def freeze(self) -> None:
+        """Let what ``frozen_stages`` names not learn.
+
+        Raises:
+            UserError: If there are no such stages.
+        """
+        last = len(self.stages()) - 1
+        if not -1 <= self.frozen_stages <= max(last, -1):
+            allowed = f'0 (the stem) to {last} (all layers) or ' if last >= 0 else ''
+            raise UserError(
+                f'{type(self).__name__} has no frozen_stages={self.frozen_stages!r}: '
+                f'set model.backbone.frozen_stages to {allowed}-1 (none)'
+            )
+        for module in self._frozen():
+            module.eval().requires_grad_(False)
+
+    def _frozen(self) -> list[nn.Module]:
+        frozen = self.stages()[: self.frozen_stages + 1]
+        return [module for stage in frozen for module in stage]
+
+    def train(self, mode: bool = True) -> 'FaceBackbone':
+        """As ever, but for what is frozen."""
+        super().train(mode)
+        if mode:
+            for module in self._frozen():
+                module.eval()
+            if self.norm_eval:
+                keep_statistics(self)
+        return self
+
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """Raises UserError when the images do not have the size built for."""
         expected = (self.in_channels, *self.input_size)
@@ -101,8 +157,9 @@ class FaceBackbone(BaseModule):
                 f'{type(self).__name__} got images [batch, channels, height, width] '
                 f'of shape {list(x.shape)} but was built for '
                 f'[batch, {", ".join(map(str, expected))}]: align or resize the '
-                'faces to that size in the pipeline, or build the backbone with '
-                'another input_size or in_channels.'
+                'faces to that size in the pipeline of the data set (LoadFace has a '
+                'size), or build the backbone with another model.backbone.input_size '
+                'or model.backbone.in_channels.'
             )
         return (self.embed(x),)
 

@@ -7,6 +7,7 @@ batch norm between a block's convolutions.
 """
 
 from functools import partial
+from itertools import islice
 
 from torch import Tensor, nn
 
@@ -87,10 +88,21 @@ class IR(FaceBackbone):
         input_size: int | tuple[int, int] = 112,
         dropout: float = 0.0,
         with_cp: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(in_channels, embedding_size, input_size, with_cp, init_cfg)
+        super().__init__(
+            in_channels,
+            embedding_size,
+            input_size,
+            with_cp,
+            init_cfg,
+            frozen_stages,
+            norm_eval,
+        )
         stages = choose('IR', 'depth', depth, BLOCKS)
+        self.depth = depth
         inner_bn, affine, init = choose('IR', 'variant', variant, VARIANTS)
         self.input_layer = nn.Sequential(
             nn.Conv2d(in_channels, 64, 3, padding=1, bias=False),
@@ -118,6 +130,15 @@ class IR(FaceBackbone):
                 init(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        self.freeze()
+
+    def stages(self) -> list[list[nn.Module]]:
+        blocks = iter(self.body)
+        return [
+            [self.input_layer],
+            *(list(islice(blocks, count)) for count in BLOCKS[self.depth]),
+            [self.output_layer],
+        ]
 
     def embed(self, x: Tensor) -> Tensor:
         x = self.run_blocks(self.body, self.input_layer(x))

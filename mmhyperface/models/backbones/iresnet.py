@@ -70,9 +70,19 @@ class IResNet(FaceBackbone):
         features_init: float = 1.0,
         freeze_features: bool = True,
         with_cp: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(in_channels, embedding_size, input_size, with_cp, init_cfg)
+        super().__init__(
+            in_channels,
+            embedding_size,
+            input_size,
+            with_cp,
+            init_cfg,
+            frozen_stages,
+            norm_eval,
+        )
         blocks = choose('IResNet', 'depth', depth, BLOCKS)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -92,6 +102,17 @@ class IResNet(FaceBackbone):
                 nn.init.normal_(module.weight, std=0.1)
         nn.init.constant_(self.features.weight, features_init)
         self.features.weight.requires_grad_(not freeze_features)
+        self.freeze()
+
+    def stages(self) -> list[list[nn.Module]]:
+        return [
+            [self.conv1, self.bn1, self.prelu],
+            [self.layer1],
+            [self.layer2],
+            [self.layer3],
+            [self.layer4],
+            [self.bn2, self.dropout, self.fc, self.features],
+        ]
 
     def embed(self, x: Tensor) -> Tensor:
         x = self.prelu(self.bn1(self.conv1(x)))

@@ -79,9 +79,19 @@ class MobileFaceNet(FaceBackbone):
         embedding_size: int = 512,
         input_size: int | tuple[int, int] = 112,
         with_cp: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(in_channels, embedding_size, input_size, with_cp, init_cfg)
+        super().__init__(
+            in_channels,
+            embedding_size,
+            input_size,
+            with_cp,
+            init_cfg,
+            frozen_stages,
+            norm_eval,
+        )
         self.conv_1 = _conv(in_channels, 64, 3, stride=2, padding=1)
         self.conv_2_dw = _conv(64, 64, 3, padding=1, groups=64)
         self.dconv_23 = Bottleneck(64, 64, hidden=128, stride=2)
@@ -95,6 +105,16 @@ class MobileFaceNet(FaceBackbone):
         self.conv_6dw7_7 = _conv(512, 512, self.map_size, groups=512, act=False)
         self.pre_fc1 = nn.Linear(512, embedding_size)
         self.fc1 = nn.BatchNorm1d(embedding_size, eps=2e-5)
+        self.freeze()
+
+    def stages(self) -> list[list[nn.Module]]:
+        return [
+            [self.conv_1, self.conv_2_dw],
+            [self.dconv_23, self.res_3],
+            [self.dconv_34, self.res_4],
+            [self.dconv_45, self.res_5],
+            [self.conv_6sep, self.conv_6dw7_7, self.pre_fc1, self.fc1],
+        ]
 
     def embed(self, x: Tensor) -> Tensor:
         blocks = (

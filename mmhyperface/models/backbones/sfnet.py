@@ -99,13 +99,26 @@ class SFNet(FaceBackbone):
         features_init: float = 1.0,
         freeze_features: bool = False,
         with_cp: bool = False,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(in_channels, embedding_size, input_size, with_cp, init_cfg)
+        super().__init__(
+            in_channels,
+            embedding_size,
+            input_size,
+            with_cp,
+            init_cfg,
+            frozen_stages,
+            norm_eval,
+        )
         blocks = choose('SFNet', 'depth', depth, BLOCKS)
         relu_before_add, init = choose('SFNet', 'variant', variant, VARIANTS)
         if len(widths) != 4:
-            raise UserError(f'SFNet has four stages, so four widths, not {widths!r}.')
+            raise UserError(
+                f'SFNet has four stages, so four widths, not {widths!r}: set '
+                'model.backbone.widths.'
+            )
 
         def stage(in_channels: int, index: int) -> nn.Sequential:
             width = widths[index]
@@ -131,6 +144,18 @@ class SFNet(FaceBackbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 init(module.weight)
+        self.freeze()
+
+    def stages(self) -> list[list[nn.Module]]:
+        # Without a stem.
+        return [
+            [],
+            [self.layer1],
+            [self.layer2],
+            [self.layer3],
+            [self.layer4],
+            [self.dropout, self.fc, self.features],
+        ]
 
     def embed(self, x: Tensor) -> Tensor:
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):

@@ -238,8 +238,9 @@ class LentRows:
 
 def _refuse(_: Tensor) -> None:
     raise UserError(
-        'HypersphereHead: with sample_rate < 1 or fused_update, backward must come '
-        'before the next forward pass in training; call it for each loss'
+        'HypersphereHead: with model.head.sample_rate < 1 or model.head.fused_update, '
+        'backward must come before the next forward pass in training; call it for '
+        'each loss'
     )
 
 
@@ -382,7 +383,8 @@ class SteppedRows:
         if self.lent.accumulates:
             raise UserError(
                 'fused_update: the centres of an earlier batch have not stepped yet; '
-                'gradient accumulation needs fused_update=False'
+                'gradient accumulation (optim_wrapper.accumulative_counts) needs '
+                'model.head.fused_update=False'
             )
         group = self.lent.group
         velocity = None
@@ -417,6 +419,6 @@ def require_plain_sgd(optimizer: Optimizer, group: dict, option: str) -> None:
     if not plain:
         raise UserError(
             f'{option} is exact for torch.optim.SGD with momentum and weight decay '
-            f'only, without dampening, nesterov or maximize; got {optimizer}. Take '
-            f'that optimizer or leave {option} out'
+            f'only, without dampening, nesterov or maximize; got {optimizer}. Set '
+            f'optim_wrapper.optimizer to that one or leave model.head.{option} out'
         )

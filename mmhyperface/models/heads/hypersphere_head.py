@@ -15,7 +15,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmhyperface.dist import Shard, gather_batch
+from mmhyperface.dist import Shard, batch_sizes, gather_batch, share_of_batch
 from mmhyperface.errors import UserError
 from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.ops import Blocked, Fold, Fused, clamp_cosine, dense, merge, unit
@@ -39,11 +39,15 @@ PIECE = 4096
 
 def build_loss(loss: dict | nn.Module) -> HypersphereLoss:
     """The loss of a config, or the loss itself."""
-    module = MODELS.build(loss) if isinstance(loss, dict) else loss
+    try:
+        module = MODELS.build(loss) if isinstance(loss, dict) else loss
+    except UserError as error:
+        raise UserError(f'{error} (an option of model.head.loss)') from error
     if not isinstance(module, HypersphereLoss):
         raise UserError(
             f'HypersphereHead: {type(module).__name__} is no loss of the cosine; '
-            'derive it from mmhyperface.models.losses.SoftmaxLoss or DecoupledLoss'
+            'set model.head.loss to one that is derived from '
+            'mmhyperface.models.losses.SoftmaxLoss or DecoupledLoss'
         )
     return module
 
@@ -93,7 +97,7 @@ class HypersphereHead(CentreState, BaseModule):
 
     Attributes:
         last: Where the samples of the last training batch lay; None before there was
-            one.
+            one, and if it had none.
 
     Raises:
         UserError: For arguments out of range, features of another dimension or
@@ -130,19 +134,20 @@ class HypersphereHead(CentreState, BaseModule):
         _require_one_of('matmul_dtype', matmul_dtype, (None, 'bfloat16', 'float16'))
         if not 0 < sample_rate <= 1:
             raise UserError(
-                'HypersphereHead: sample_rate is a share of the classes, in (0, 1], '
-                f'got {sample_rate}'
+                'HypersphereHead: model.head.sample_rate is a share of the classes, '
+                f'in (0, 1], got {sample_rate}'
             )
         if engine == 'dense' and (fused_update or matmul_dtype):
             raise UserError(
                 "HypersphereHead: engine='dense' has neither fused_update nor "
-                "matmul_dtype; take engine='blocked', 'fused' or 'auto'"
+                "matmul_dtype; set model.head.engine to 'blocked', 'fused' or 'auto'"
             )
         if catch_up and (sample_rate == 1 or centres == 'project'):
             raise UserError(
                 'HypersphereHead: catch_up makes up for weight decay that sampling '
-                "skips; it needs sample_rate < 1 and centres='normalize' (projected "
-                'centres have their norm restored anyway)'
+                'skips; it needs model.head.sample_rate < 1 and model.head.centres='
+                "'normalize' (projected centres have their norm restored anyway); "
+                'else leave model.head.catch_up out'
             )
         self.num_classes = num_classes
         self.in_channels = in_channels
@@ -171,7 +176,8 @@ class HypersphereHead(CentreState, BaseModule):
         if world > 1 and not sharded and partly:
             raise UserError(
                 'HypersphereHead: sample_rate and fused_update on several processes '
-                'need sharded=True: ranks that keep all centres would part ways'
+                'need model.head.sharded=True: ranks that keep all centres would part '
+                'ways'
             )
         if not sharded:
             return Shard(self.num_classes)
@@ -265,7 +271,8 @@ class HypersphereHead(CentreState, BaseModule):
         if self.shard.world_size > 1:
             raise UserError(
                 'HypersphereHead: each rank has some of the centres only; compute '
-                'cosines to all of them on one process, or with sharded=False'
+                'cosines to all of them on one process, or with model.head.sharded='
+                'False'
             )
         with torch.autocast(self.weight.device.type, enabled=False):
             x, _ = unit(self._embedding(feats))
@@ -283,7 +290,10 @@ class HypersphereHead(CentreState, BaseModule):
         Returns:
             ``loss``, and without gradient ``cos_own`` and ``cos_hardest`` (mean
             cosine to the own centre and to the nearest other), ``feature_norm``
-            (mean) and the loss's own ``monitor`` values.
+            (mean) and the loss's own ``monitor`` values. The mean of each over the
+            ranks, which DDP takes of gradients, is that over all samples, also where
+            ranks have more or fewer of them, or none. A batch without any, as the
+            share of one of several heads may be, has a loss of 0.
         """
         with torch.autocast(self.weight.device.type, enabled=False):
             embedding = self._embedding(feats)
@@ -291,52 +301,76 @@ class HypersphereHead(CentreState, BaseModule):
 
     def _loss(self, feats: Tensor, target: Tensor) -> dict[str, Tensor]:
         shard = self.shard
-        local, norm = unit(feats)
-        x, norm = shard.gather(local), shard.replicate(norm)
+        sharded = shard.world_size > 1
+        sizes = batch_sizes(target)
+        count, total = len(target), sum(sizes)
+        weight = share_of_batch(sizes)
+        if sharded:
+            count, weight = total, float(total > 0)
+        if not total:
+            feats, target = _stand_in(feats), target.new_zeros(1)
+            sizes = [1] * len(sizes)
         # Some losses need the classes of all ranks, also where each keeps its batch.
-        everyone = gather_batch(target)
-        if shard.world_size > 1:
+        everyone = gather_batch(target, sizes)
+        if sharded:
             target = everyone
-        rows = self._rows_of(everyone)
+        elif not len(target):
+            feats, target = _stand_in(feats), everyone[:1]
+        local, norm = unit(feats)
+        x, norm = shard.gather(local, sizes), shard.replicate(norm, sizes)
+        held, kept = self._kept(everyone)
+        rows = self._rows_of(kept.unique())
         centres = self._directions(rows.own.to(x.dtype))
 
-        held, position = self._positions(target, rows.classes)
+        if not sharded:
+            held, kept = self._kept(target)
+        position = torch.searchsorted(rows.classes, kept)
         own = x.new_zeros(len(x), 1)
         dots = (x[held] * centres[position]).sum(1, keepdim=True)
         own = clamp_cosine(shard.sum(own.index_put((held,), dots)))
-        if self.training and self.loss_module.keeps_statistics:
-            whole = (lambda t: t) if shard.world_size > 1 else gather_batch
-            self.loss_module.observe(whole(own.detach()), whole(norm.detach()))
+        if self.training and self.loss_module.keeps_statistics and total:
+            seen = own.detach()[:count], norm.detach()[:count]
+            if not sharded:
+                seen = gather_batch(seen[0], sizes), gather_batch(seen[1], sizes)
+            self.loss_module.observe(*seen)
 
         context = self.loss_module.context(own, norm)
         own_term = self.loss_module.target(own, context)
-        folded, hardest = self._fold(x, held, position, rows, context)
+        expected = weight * self.loss_module.loss_weight / len(x)
+        folded, hardest = self._fold(x, held, position, rows, context, expected)
         terms = self.loss_module.join(own_term, folded)
-        if self.training:
+        if self.training and not total:
+            self.last = None
+        elif self.training:
             # Now, for the step to come moves margins and biases.
             violating = self._violating(own, hardest, context)
+            directions = local.detach()
             self.last = BatchGeometry(
-                own=own.detach().flatten(),
-                hardest=hardest.flatten(),
-                norm=norm.detach().flatten(),
-                loss=terms.detach().flatten(),
-                violating=violating.flatten(),
-                target=target,
-                mean_direction=local.detach().mean(0),
-                of_all_ranks=shard.world_size > 1,
+                own=own.detach().flatten()[:count],
+                hardest=hardest.flatten()[:count],
+                norm=norm.detach().flatten()[:count],
+                loss=terms.detach().flatten()[:count],
+                violating=violating.flatten()[:count],
+                target=target[:count],
+                mean_direction=directions.mean(0) if len(local) else directions.sum(0),
+                of_all_ranks=sharded,
+                sizes=sizes,
             )
         loss = self.loss_module.objective(
             terms.mean(),
             norm,
             lambda: self._distinct_centres(everyone, rows.classes, centres),
         )
-        return dict(
+        values = dict(
             loss=loss,
             cos_own=own.detach().mean(),
             cos_hardest=hardest.mean(),
             feature_norm=norm.detach().mean(),
             **self.loss_module.monitor(own_term.detach(), folded.detach()),
         )
+        if weight == 1:
+            return values
+        return {name: value * weight for name, value in values.items()}
 
     @torch.no_grad()
     def _violating(
@@ -351,11 +385,11 @@ class HypersphereHead(CentreState, BaseModule):
         position: Tensor,
         rows: Rows,
         context: dict[str, Tensor],
+        expected: float,
     ) -> Fold:
         """The terms of all other classes, of all parts and ranks."""
         engine = self._engine(x.device)
         partial = {name: self.shard.enter(value) for name, value in context.items()}
-        expected = self.loss_module.loss_weight / len(x)
         folds = []
         for part in rows.parts:
             own_row = held.new_full((len(x),), -1)
@@ -376,10 +410,8 @@ class HypersphereHead(CentreState, BaseModule):
             folds.append(Fold(folded * part.stands_for, hardest))
         return merge(folds, self.loss_module, self.shard)
 
-    def _rows_of(self, everyone: Tensor) -> Rows:
-        """The rows for a batch with these classes."""
-        own = everyone - self.shard.start
-        classes = own[(own >= 0) & (own < len(self.shard))].unique()
+    def _rows_of(self, classes: Tensor) -> Rows:
+        """The rows for a batch with these of the classes that are kept here."""
         if not (self.training and torch.is_grad_enabled()):
             return AllRows().take(self.weight, classes, 'normalize')
         if self.rows is None and (self.fused_update or self.sample_rate < 1):
@@ -392,11 +424,13 @@ class HypersphereHead(CentreState, BaseModule):
             return AllRows().take(self.weight, classes, self.centres)
         return (self.rows or AllRows()).take(self.weight, classes, self.centres)
 
-    def _positions(self, target: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Samples whose class is kept here, and the place of it in ``classes``."""
-        own = target - self.shard.start
-        held = ((own >= 0) & (own < len(self.shard))).nonzero().squeeze(1)
-        return held, torch.searchsorted(classes, own[held])
+    def _kept(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Which labels are of a class that is kept here, and the rows of those."""
+        rows = labels - self.shard.start
+        if self.shard.world_size == 1:
+            return torch.arange(len(rows), device=rows.device), rows
+        held = ((rows >= 0) & (rows < len(self.shard))).nonzero().squeeze(1)
+        return held, rows[held]
 
     def _engine(self, device: torch.device) -> Callable[..., Fold]:
         name = self.engine
@@ -406,10 +440,11 @@ class HypersphereHead(CentreState, BaseModule):
             name = 'dense' if plain else 'fused' if Fused.suits(device) else 'blocked'
         if name == 'dense':
             return dense
-        fused = name == 'fused'
-        if self._walker is None or isinstance(self._walker, Fused) != fused:
-            dtype = getattr(torch, self.matmul_dtype) if self.matmul_dtype else None
-            self._walker = (Fused if fused else Blocked)(matmul_dtype=dtype)
+        kind = Fused if name == 'fused' else Blocked
+        dtype = getattr(torch, self.matmul_dtype) if self.matmul_dtype else None
+        held = self._walker
+        if type(held) is not kind or held.matmul_dtype != dtype:
+            self._walker = kind(matmul_dtype=dtype)
         return self._walker
 
     def predict(
@@ -453,6 +488,8 @@ class HypersphereHead(CentreState, BaseModule):
             target = data_samples.gt_label
         else:
             target = _labels_of(data_samples or ())
+        if not count and not len(data_samples or ()):
+            return torch.zeros(0, dtype=torch.int64, device=self.weight.device)
         if target is None or not len(target) or len(target) != count:
             raise UserError(
                 f'HypersphereHead: {count} embeddings need as many data samples with '
@@ -485,9 +522,15 @@ class HypersphereHead(CentreState, BaseModule):
     ) -> Tensor:
         """Unit centres [K, D] of the distinct classes of the global batch."""
         distinct = everyone.unique()
-        held, position = self._positions(distinct, classes)
+        held, kept = self._kept(distinct)
+        position = torch.searchsorted(classes, kept)
         rows = centres.new_zeros(len(distinct), self.in_channels)
         return self.shard.sum(rows.index_put((held,), centres[position]))
+
+
+def _stand_in(feats: Tensor) -> Tensor:
+    """A feature for a batch that has none [0, D], and that all parameters depend on."""
+    return torch.cat([feats, feats.new_ones(1, feats.shape[1])])
 
 
 def _labels_of(data_samples: Sequence[DataSample]) -> Tensor | None:
@@ -495,7 +538,8 @@ def _labels_of(data_samples: Sequence[DataSample]) -> Tensor | None:
     if any('gt_score' in sample for sample in data_samples):
         raise UserError(
             'HypersphereHead: mixed labels (gt_score) have no class centre of their '
-            'own; train without Mixup and CutMix'
+            'own; train without Mixup and CutMix: leave '
+            'model.train_cfg.augments out'
         )
     labels = [sample.get('gt_label') for sample in data_samples]
     if not labels or any(y is None or y.numel() != 1 for y in labels):
@@ -506,5 +550,6 @@ def _labels_of(data_samples: Sequence[DataSample]) -> Tensor | None:
 def _require_one_of(name: str, value: object, allowed: tuple) -> None:
     if value not in allowed:
         raise UserError(
-            f'HypersphereHead: {name} must be one of {allowed}, got {value!r}'
+            f'HypersphereHead: model.head.{name} must be one of {allowed}, got '
+            f'{value!r}'
         )

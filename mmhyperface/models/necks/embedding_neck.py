@@ -7,6 +7,7 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from mmhyperface.errors import UserError
+from mmhyperface.models.backbones.base import keep_statistics
 from mmhyperface.registry import MODELS
 
 POOLINGS = ('flatten', 'gap', 'gdc')
@@ -36,6 +37,8 @@ class EmbeddingNeck(BaseModule):
             smaller FC; ``'gap'`` averages them.
         features_init: First value of the last batch norm's weight.
         freeze_features: Keep that weight where it starts, as insightface does.
+        norm_eval: Keep the running statistics of the batch norms and use them in
+            training too.
     """
 
     def __init__(
@@ -47,18 +50,20 @@ class EmbeddingNeck(BaseModule):
         dropout: float = 0.0,
         features_init: float = 1.0,
         freeze_features: bool = True,
+        norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if pooling not in POOLINGS:
             raise UserError(
                 f'EmbeddingNeck has no pooling={pooling!r}: choose from '
-                f'{", ".join(map(repr, POOLINGS))}.'
+                f'{", ".join(map(repr, POOLINGS))} for model.neck.pooling.'
             )
         self.in_channels = in_channels
         self.out_channels = embedding_size
         self.input_size = tuple(to_2tuple(1 if input_size is None else input_size))
         self.pooling = pooling
+        self.norm_eval = norm_eval
 
         positions = self.input_size[0] * self.input_size[1]
         # Every input is brought to [B, C, L], so one kind of norm serves all.
@@ -77,6 +82,13 @@ class EmbeddingNeck(BaseModule):
         self.features = nn.BatchNorm1d(embedding_size)
         nn.init.constant_(self.features.weight, features_init)
         self.features.weight.requires_grad_(not freeze_features)
+
+    def train(self, mode: bool = True) -> 'EmbeddingNeck':
+        """As ever, but for ``norm_eval``."""
+        super().train(mode)
+        if mode and self.norm_eval:
+            keep_statistics(self)
+        return self
 
     def forward(self, feats: Tensor | Sequence[Tensor]) -> tuple[Tensor]:
         """Raises UserError when the features do not have the shape built for."""
@@ -108,12 +120,12 @@ class EmbeddingNeck(BaseModule):
             raise UserError(
                 f'EmbeddingNeck got features of shape {list(x.shape)}, so '
                 f'{channels} channels, but was built for in_channels='
-                f'{self.in_channels}.'
+                f'{self.in_channels}: set model.neck.in_channels={channels}.'
             )
         if not fits and self.pooling != 'gap':
             raise UserError(
                 f'EmbeddingNeck got features of shape {list(x.shape)}, but was built '
-                f'for {height} x {width} positions: set its input_size to the '
-                "backbone's map, or pooling='gap', which takes any size."
+                f'for {height} x {width} positions: set model.neck.input_size to the '
+                "backbone's map, or model.neck.pooling='gap', which takes any size."
             )
         return flat

@@ -50,7 +50,7 @@ class FaceDataPreprocessor(BaseDataPreprocessor):
         if batch_augments:
             raise UserError(
                 'FaceDataPreprocessor: mixed labels have no class centre of their own; '
-                'train without Mixup and CutMix'
+                'train without Mixup and CutMix: leave model.train_cfg.augments out'
             )
         self.to_rgb = to_rgb
         self.channels_last = channels_last

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmhyperface.choices import FLIP_FUSIONS
 from mmhyperface.dist import mean_over_ranks
 from mmhyperface.errors import UserError
+from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import MODELS
 from mmhyperface.structures import FaceSamples
 
@@ -50,6 +51,10 @@ class FaceRecognizer(BaseModel):
         data_preprocessor: Config of the preprocessor, by default
             :class:`FaceDataPreprocessor`.
         init_cfg: See mmengine's ``BaseModule``.
+
+    Attributes:
+        classifies: Whether ``predict`` also tells who of the training identities each
+            face is. ``ClassCountHook`` sets it for metrics of mmpretrain that ask.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class FaceRecognizer(BaseModel):
         super().__init__(data_preprocessor, init_cfg)
         if flip_fusion not in FLIP_FUSIONS:
             raise UserError(
-                f'FaceRecognizer: flip_fusion must be one of {FLIP_FUSIONS}, '
+                f'FaceRecognizer: model.flip_fusion must be one of {FLIP_FUSIONS}, '
                 f'got {flip_fusion!r}'
             )
         self.flip_fusion = flip_fusion
@@ -85,6 +90,7 @@ class FaceRecognizer(BaseModel):
         self.register_buffer('luma', luma, persistent=False)
         self.neck = _build(neck)
         self.head = _build(head)
+        self.classifies = False
         if self.head is None:
             self._register_load_state_dict_pre_hook(_drop_head)
 
@@ -106,7 +112,7 @@ class FaceRecognizer(BaseModel):
         if mode == 'tensor':
             return self.extract_feat(inputs)[-1]
         if mode == 'loss':
-            return self.loss(inputs, data_samples or [])
+            return self.loss(inputs, [] if data_samples is None else data_samples)
         if mode == 'predict':
             return self.predict(inputs, data_samples)
         raise UserError(
@@ -117,9 +123,21 @@ class FaceRecognizer(BaseModel):
         """Features of backbone and neck; the last is the embedding [B, D]."""
         if self.luma is not None and inputs.shape[1] == 3:
             inputs = (inputs * self.luma).sum(1, keepdim=True)
-        feats = self.backbone(inputs)
-        if self.neck is not None:
-            feats = self.neck(feats)
+        try:
+            feats = self.backbone(inputs)
+            if self.neck is not None:
+                feats = self.neck(feats)
+        except Exception as error:
+            # Of torch's batch norm, or of whoever has compiled it.
+            if len(inputs) != 1 or 'more than 1 value per channel' not in str(error):
+                raise
+            raise UserError(
+                'FaceRecognizer: batch norm cannot train on a single image, and this '
+                f'batch is one, {list(inputs.shape)}. If it is what is left over at '
+                'the end of an epoch, set train_dataloader.drop_last=True; else '
+                'train_dataloader.batch_size, which is that of each process, to 2 or '
+                'more, or model.backbone.norm_eval=True'
+            ) from error
         if not isinstance(feats, tuple | list):
             raise UserError(
                 'FaceRecognizer: backbone and neck must give a tuple of features, as '
@@ -157,13 +175,22 @@ class FaceRecognizer(BaseModel):
     ) -> list[DataSample]:
         """Data samples with ``embedding`` set: fp32 [D], [2D] for ``concat``.
 
-        They tell how the mirror image was fused, too: ``flip_fusion``.
+        They tell how the mirror image was fused, too: ``flip_fusion``. With
+        ``classifies``, also ``pred_score``, (1 + cosine) / 2 to all centres of the
+        head [C], and ``pred_label``, the nearest.
 
         Embeddings are not normalised: their norm tells the image's quality, and
         the protocols that need unit vectors normalise.
         """
         embeddings = self.embed(inputs)
         samples = list(data_samples or [DataSample() for _ in embeddings])
+        if self.classifies:
+            parts = 2 if self.flip_fusion == 'concat' else 1
+            self.head.predict((sum(embeddings.chunk(parts, dim=1)),), samples)
+            if isinstance(self.head, HypersphereHead):
+                for sample in samples:
+                    # Accuracy takes a score of 0 or less for no answer at all.
+                    sample.set_pred_score((1 + sample.pred_score) / 2)
         for sample, embedding in zip(samples, embeddings, strict=True):
             sample.set_field(embedding, 'embedding')
             sample.set_metainfo({'flip_fusion': self.flip_fusion})
