@@ -2,14 +2,15 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_dist_info, get_world_size
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.errors import UserError
@@ -307,6 +308,18 @@ def is_good(path: str) -> bool:
         return False
     parts = ('state_dict', 'ema_state_dict', 'optimizer')
     return all(_finite(checkpoint.get(part)) for part in parts)
+
+
+def not_finite_entry(models: Iterable[nn.Module]) -> str | None:
+    """The name of a parameter or buffer that is not finite on some rank, on all."""
+    entries = (
+        name
+        for model in models
+        for name, value in chain(model.named_parameters(), model.named_buffers())
+        if not _finite(value.detach())
+    )
+    found = all_gather_object(next(entries, None))
+    return next((name for name in found if name is not None), None)
 
 
 def _finite(node: Any) -> bool:

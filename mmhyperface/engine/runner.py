@@ -31,6 +31,7 @@ from mmhyperface.engine.shared_rows import (
 )
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation.evaluator import FaceEvaluator
+from mmhyperface.evaluation.metrics import EmbeddingMetric
 from mmhyperface.models.heads.centre_state import (
     CentreState,
     MappedRows,
@@ -95,6 +96,11 @@ class FaceRunner(Runner):
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         # Hooks that keep a copy of the model, such as EMAHook, are about the rows
         # of this process.
+        if fn_name in ('before_train', 'after_train') and self.val_loop is not None:
+            for metric in self.val_loop.evaluator.metrics:
+                if isinstance(metric, EmbeddingMetric):
+                    # Whether such a validation ends a training is for hooks to say.
+                    metric.tolerant = fn_name == 'before_train'
         with emitting_own_rows():
             super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':

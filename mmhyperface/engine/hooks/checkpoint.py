@@ -8,6 +8,7 @@ from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import Runner
 
 from mmhyperface.engine.checkpoint import MODEL, write_text
+from mmhyperface.evaluation.metrics.base import not_finite_sets
 from mmhyperface.registry import HOOKS
 
 
@@ -77,6 +78,9 @@ class CheckpointHook(_CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
+            return
+        # Of a network that has no embedding of some images no figure makes the best.
+        if not_finite_sets(runner.val_loop.evaluator, metrics):
             return
         # mmengine removes what it does not find None here.
         before = self._best()

@@ -1,4 +1,6 @@
-"""Parts of the model that hooks look at."""
+"""Parts of the model, and of a batch, that hooks look at."""
+
+from typing import Any
 
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -18,3 +20,9 @@ def head_of(runner: Runner) -> HypersphereHead | None:
         if isinstance(module, HypersphereHead):
             return module
     return None
+
+
+def count_images(batch: Any) -> int:
+    """How many images a batch has, as the data loader gives it."""
+    inputs = batch['inputs'] if isinstance(batch, dict) else batch[0]
+    return len(inputs)

@@ -9,7 +9,13 @@ import numpy as np
 from mmhyperface.errors import UserError, some
 
 from ..functional import Templates, pool_templates
-from ..functional.arrays import Floats, Ints, check_lengths, unusable_rows
+from ..functional.arrays import (
+    Floats,
+    Ints,
+    NoDirectionError,
+    check_lengths,
+    unusable_rows,
+)
 from ..functional.templates import image_weights
 
 # What is known of mirror images, in words; the keys are pool_templates' flips.
@@ -148,7 +154,8 @@ class Embeddings:
         """The embeddings of a test set's images, which are not copied.
 
         Raises:
-            UserError: an image without one, or whose embedding has no direction.
+            UserError: an image without one.
+            NoDirectionError: an image whose embedding has no direction.
         """
         if name not in self._sets:
             self._sets[name] = self._part(test_set)
@@ -171,7 +178,7 @@ class Embeddings:
             bad = np.empty(0, np.int64) if part is None else unusable_rows(part)
             bad = bad[~removed[bad]]
             if len(bad):
-                raise UserError(
+                raise NoDirectionError(
                     f'the {kind} is zero, NaN or infinite of sample '
                     f'{some(bad + offset)}'
                 )
