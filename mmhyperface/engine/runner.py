@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend
 from mmengine.hooks import EMAHook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, Runner
@@ -21,6 +23,7 @@ from torch.optim import Optimizer
 
 from mmhyperface.dist.shard import Shard
 from mmhyperface.engine import checkpoint as storage
+from mmhyperface.engine.optim_wrappers import has_bfloat16_instructions
 from mmhyperface.engine.shared_rows import (
     Rows,
     StandIn,
@@ -118,6 +121,14 @@ class FaceRunner(Runner):
         if isinstance(evaluator, dict | list):
             return FaceEvaluator(evaluator)
         return super().build_evaluator(evaluator)
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, in float32 on a CPU that is slow in half precision."""
+        return _without_slow_amp(super().build_val_loop(loop), 'val_cfg')
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """mmengine's, in float32 on a CPU that is slow in half precision."""
+        return _without_slow_amp(super().build_test_loop(loop), 'test_cfg')
 
     # ---- saving
 
@@ -576,6 +587,20 @@ class FaceRunner(Runner):
     @property
     def _bare_model(self) -> nn.Module:
         return self.model.module if is_model_wrapper(self.model) else self.model
+
+
+def _without_slow_amp(loop: Any, option: str) -> BaseLoop:
+    if (
+        getattr(loop, 'fp16', False)
+        and get_device() == 'cpu'
+        and not has_bfloat16_instructions()
+    ):
+        loop.fp16 = False
+        print_log(
+            f'{option}.fp16: float32, for this CPU has no instructions for bfloat16',
+            'current',
+        )
+    return loop
 
 
 def _bytes(size: float | str | None) -> float:
