@@ -18,9 +18,9 @@ from mmhyperface.models.heads import BatchGeometry
 from mmhyperface.models.heads.centre_state import StoredRows
 
 ADVICE = (
-    'Lower the learning rate, warm it up (LinearLR), clip gradients '
-    '(optim_wrapper.clip_grad=dict(max_norm=5)), or begin with a smaller margin '
-    '(MarginSchedulerHook)'
+    'Lower the learning rate (optim_wrapper.optimizer.lr), warm it up (LinearLR in '
+    'param_scheduler), clip gradients (optim_wrapper.clip_grad=dict(max_norm=5)), or '
+    'begin with a smaller margin (MarginSchedulerHook in custom_hooks)'
 )
 
 

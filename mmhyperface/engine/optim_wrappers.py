@@ -101,7 +101,7 @@ class OptimWrapper(optim.OptimWrapper):
         order = float(self.clip_grad_kwargs.get('norm_type', 2))
         if not order > 0:
             raise UserError(
-                f'OptimWrapper: norm_type={order} of clip_grad cannot be computed of '
+                f'optim_wrapper.clip_grad.norm_type={order} cannot be computed of '
                 'centres that are split over the ranks; set it to a positive number '
                 "or 'inf', or model.head.sharded=False"
             )
@@ -193,7 +193,8 @@ class AmpOptimWrapper(OptimWrapper):
             options = {'init_scale': self.fixed_scale}
         elif loss_scale != 'dynamic':
             raise UserError(
-                "AmpOptimWrapper: loss_scale must be 'dynamic', a number or a dict, "
+                "AmpOptimWrapper: optim_wrapper.loss_scale must be 'dynamic', a number "
+                'or a dict, '
                 f'got {loss_scale!r}'
             )
         enabled = self.dtype == torch.float16

@@ -99,6 +99,9 @@ class FaceRunner(Runner):
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         # Hooks that keep a copy of the model, such as EMAHook, are about the rows
         # of this process.
+        if fn_name == 'before_run':
+            _leave_slow_amp('val_cfg', self._val_loop)
+            _leave_slow_amp('test_cfg', self._test_loop)
         if fn_name in ('before_train', 'after_train') and self.val_loop is not None:
             for metric in self.val_loop.evaluator.metrics:
                 if isinstance(metric, EmbeddingMetric):
@@ -121,14 +124,6 @@ class FaceRunner(Runner):
         if isinstance(evaluator, dict | list):
             return FaceEvaluator(evaluator)
         return super().build_evaluator(evaluator)
-
-    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """mmengine's, in float32 on a CPU that is slow in half precision."""
-        return _without_slow_amp(super().build_val_loop(loop), 'val_cfg')
-
-    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """mmengine's, in float32 on a CPU that is slow in half precision."""
-        return _without_slow_amp(super().build_test_loop(loop), 'test_cfg')
 
     # ---- saving
 
@@ -589,7 +584,8 @@ class FaceRunner(Runner):
         return self.model.module if is_model_wrapper(self.model) else self.model
 
 
-def _without_slow_amp(loop: Any, option: str) -> BaseLoop:
+def _leave_slow_amp(option: str, loop: Any) -> None:
+    """Let a loop compute in float32 on a CPU that is slow in half precision."""
     if (
         getattr(loop, 'fp16', False)
         and get_device() == 'cpu'
@@ -600,7 +596,6 @@ def _without_slow_amp(loop: Any, option: str) -> BaseLoop:
             f'{option}.fp16: float32, for this CPU has no instructions for bfloat16',
             'current',
         )
-    return loop
 
 
 def _bytes(size: float | str | None) -> float:

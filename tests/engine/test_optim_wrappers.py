@@ -170,6 +170,8 @@ def test_validation_in_half_precision_likewise(tmp_path, monkeypatch, has_instru
         cfg[f'{phase}_evaluator'] = []
         cfg[f'{phase}_cfg'] = dict(fp16=True)
     runner = build_runner(cfg)
+    assert runner.val_loop.fp16 is runner.test_loop.fp16 is True
+    runner.call_hook('before_run')
     assert runner.val_loop.fp16 is runner.test_loop.fp16 is has_instructions
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert ('test_cfg.fp16: float32, for this CPU' in log) != has_instructions

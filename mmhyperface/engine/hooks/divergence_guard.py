@@ -159,7 +159,8 @@ class DivergenceGuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if self.action == 'rollback' and not isinstance(runner, FaceRunner):
             raise UserError(
-                "DivergenceGuardHook: action='rollback' needs "
+                "DivergenceGuardHook: default_hooks.divergence_guard.action='rollback' "
+                'needs '
                 f"runner_type='mmhyperface.FaceRunner', got {type(runner).__name__}"
             )
         self.head = head_of(runner)
@@ -332,7 +333,8 @@ class DivergenceGuardHook(Hook):
         if self.rollbacks >= self.max_rollbacks:
             raise UserError(
                 f'{text}. It was rolled back {self.rollbacks} times already '
-                f'(max_rollbacks={self.max_rollbacks}); {_resumable(good)}'
+                f'(default_hooks.divergence_guard.max_rollbacks={self.max_rollbacks}); '
+                f'{_resumable(good)}'
             )
         found = self._first_good(sorted([*good, *unsure], key=self.tried.count))
         if found is None:
@@ -379,7 +381,9 @@ class DivergenceGuardHook(Hook):
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise UserError(f'DivergenceGuardHook: {message}')
+        raise UserError(
+            f'DivergenceGuardHook (default_hooks.divergence_guard): {message}'
+        )
 
 
 def _savers(runner: Runner) -> list[CheckpointHook]:

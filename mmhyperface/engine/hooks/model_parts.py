@@ -1,6 +1,4 @@
-"""Parts of the model, and of a batch, that hooks look at."""
-
-from typing import Any
+"""Parts of the model that hooks look at."""
 
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -20,9 +18,3 @@ def head_of(runner: Runner) -> HypersphereHead | None:
         if isinstance(module, HypersphereHead):
             return module
     return None
-
-
-def count_images(batch: Any) -> int:
-    """How many images a batch has, as the data loader gives it."""
-    inputs = batch['inputs'] if isinstance(batch, dict) else batch[0]
-    return len(inputs)

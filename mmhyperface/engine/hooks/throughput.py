@@ -15,8 +15,6 @@ from mmengine.runner import Runner
 
 from mmhyperface.registry import HOOKS
 
-from .model_parts import count_images
-
 MEGABYTE = 2**20
 # Bytes of ``ru_maxrss``'s unit.
 RSS_UNIT = 1 if sys.platform == 'darwin' else 1024
@@ -74,7 +72,7 @@ class ThroughputHook(Hook):
         outputs: Mapping | None = None,
     ) -> None:
         self.pause()
-        self.images += count_images(data_batch) * get_world_size()
+        self.images += _count(data_batch) * get_world_size()
         if any(
             self.every_n_inner_iters(batch_idx, hook.interval)
             for hook in runner.hooks
@@ -113,6 +111,12 @@ class _Restart(Hook):
 
     def after_val(self, runner: Runner) -> None:
         self.clock.start()
+
+
+def _count(batch: Any) -> int:
+    """How many images a batch has, as the data loader gives it."""
+    inputs = batch['inputs'] if isinstance(batch, dict) else batch[0]
+    return len(inputs)
 
 
 def _resident_bytes() -> int:

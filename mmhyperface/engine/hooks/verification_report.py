@@ -28,7 +28,7 @@ from mmhyperface.evaluation.report import (
 from mmhyperface.evaluation.results import Result, VerificationResult
 from mmhyperface.registry import HOOKS
 
-from .model_parts import count_images
+from .throughput import _count
 
 Results = dict[str, VerificationResult]  # by test set
 
@@ -90,7 +90,8 @@ class VerificationReportHook(Hook):
         unknown = set(baselines) - set(ROW_NAMES)
         if unknown:
             raise UserError(
-                f'unknown baselines {sorted(unknown)}; they can be {tuple(ROW_NAMES)}'
+                f'default_hooks.report.baselines has {sorted(unknown)}; they can be '
+                f'{tuple(ROW_NAMES)}'
             )
         self.names = tuple(baselines)
         self.out_file = out_file
@@ -253,7 +254,7 @@ def _statistics(
     before = [
         (norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms
     ]
-    batches = [batch for batch in batches if count_images(batch) > 1]
+    batches = [batch for batch in batches if _count(batch) > 1]
     try:
         for norm in norms:
             norm.reset_running_stats()

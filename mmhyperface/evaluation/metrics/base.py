@@ -136,7 +136,9 @@ class EmbeddingMetric(BaseMetric):
         if not self.test_sets:
             raise self._nothing_to_examine({})
         if results is None:
-            raise UserError(f'{type(self).__name__} was given no samples')
+            raise UserError(
+                f'{type(self).__name__} was given no samples: its data loader has none'
+            )
         self.results_by_set = {
             name: self._examine(name, test_set, results)
             for name, test_set in self.test_sets.items()
@@ -183,7 +185,8 @@ class EmbeddingMetric(BaseMetric):
 
     def _nothing_to_examine(self, test_sets: dict[str, dict]) -> UserError:
         return UserError(
-            f"{type(self).__name__} needs a data set whose metainfo has 'test_sets' "
+            f'{type(self).__name__} needs a data set (val_dataloader.dataset, or '
+            "test_dataloader.dataset) whose metainfo has 'test_sets' "
             f'for the protocol {self.RESULT.protocol}, with at least one of kind '
             f'{self.KIND!r}; it has {sorted(test_sets) or "none"}'
         )

@@ -70,7 +70,10 @@ def check_templates(test_set: dict[str, Any], pooling: Pooling) -> int:
     if pooling.detector_scores:
         lists['detector_scores'] = test_set['detector_scores']
         if lists['detector_scores'] is None:
-            raise UserError('it has no detector scores; set detector_scores=False')
+            raise UserError(
+                'it has no detector scores; set detector_scores=False of the metric in '
+                'test_evaluator, or --no-detector-scores'
+            )
     check_lengths(num_images=range(test_set['num_images']), **lists)
     image_weights(lists.get('detector_scores'), np.asarray(test_set['template_ids']))
     count = len(np.unique(test_set['template_ids']))
