@@ -30,7 +30,7 @@ from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import HOOKS
 
 from .checkpoint import saves_epoch_now, saves_now
-from .model_parts import head_of
+from .model_parts import bare_model, head_of
 
 ACTIONS = ('stop', 'rollback')
 CHECKPOINT_KEY = 'divergence_guard'
@@ -268,8 +268,8 @@ class DivergenceGuardHook(Hook):
             f'{", ".join(self.not_finite)}, for embeddings are zero, NaN or infinite, '
             'or all alike'
         )
-        averages = [h.ema_model for h in runner.hooks if isinstance(h, EMAHook)]
-        broken = not_finite_entry([runner.model, *averages])
+        averages = [h.ema_model.module for h in runner.hooks if isinstance(h, EMAHook)]
+        broken = not_finite_entry([bare_model(runner), *averages])
         existing = self._existing()
         if broken is not None:
             what = f'{what}, and {broken} of the network is not finite'
