@@ -1,5 +1,6 @@
 """Verify a trained face recogniser on the test sets of its config."""
 
+import math
 from pathlib import Path
 
 import mmengine
@@ -83,6 +84,12 @@ def main() -> None:
     refuse_other_networks(runner, cfg, args.checkpoint)
     figures = runner.test()
     if args.out and runner.rank == 0:
+        if args.out.endswith('.json'):
+            # JSON has no NaN: a rate that is not resolvable is null, as in reports.
+            figures = {
+                name: None if isinstance(value, float) and math.isnan(value) else value
+                for name, value in figures.items()
+            }
         mmengine.dump(figures, args.out)
     if args.save_thresholds and runner.rank == 0:
         save_operating_points(args.checkpoint, convention, runner.test_loop.evaluator)

@@ -120,6 +120,8 @@ def test_testing_repeats_the_figures_of_training(trained, tmp_path, processes):
     trained_row = training['synthetic']['trained']
     assert figures['synthetic/accuracy'] == trained_row['accuracy']
     assert figures['synthetic/auc'] == trained_row['auc']
+    # Of 20 different pairs; a NaN would be no JSON.
+    assert figures['synthetic/tar@far=1e-04'] is None
     assert (tmp_path / 'report' / 'report.html').is_file()
 
 
