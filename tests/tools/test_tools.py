@@ -181,7 +181,7 @@ def test_flagship_inherited_from_another_folder(tmp_path, method):
     config.write_text(
         textwrap.dedent(f"""
         _base_ = 'mmhyperface::{method}_r100_ms1m.py'
-        model = dict(head=dict(num_classes=5))
+        model = dict(backbone=dict(depth=18), head=dict(num_classes=5))
         train_dataloader = dict(batch_size=2, dataset=dict(
             _delete_=True, type='SyntheticFaces', num_identities=5,
             images_per_identity=2, pipeline=[dict(type='PackInputs')]))
