@@ -39,7 +39,9 @@ RUNNERS = _child(mmpretrain_registry.RUNNERS, 'mmhyperface.engine')
 RUNNER_CONSTRUCTORS = _child(mmpretrain_registry.RUNNER_CONSTRUCTORS)
 LOOPS = _child(mmpretrain_registry.LOOPS)
 HOOKS = _child(mmpretrain_registry.HOOKS, 'mmhyperface.engine')
-LOG_PROCESSORS = _child(mmpretrain_registry.LOG_PROCESSORS)
+LOG_PROCESSORS = _child(
+    mmpretrain_registry.LOG_PROCESSORS, 'mmhyperface.engine.log_processor'
+)
 OPTIMIZERS = _child(mmpretrain_registry.OPTIMIZERS)
 OPTIM_WRAPPERS = _child(
     mmpretrain_registry.OPTIM_WRAPPERS, 'mmhyperface.engine.optim_wrappers'

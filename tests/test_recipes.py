@@ -1,11 +1,16 @@
-"""Every config of the repository: built at full size, and trained at a small one."""
+"""Every config of the repository: built at full size, and trained, small and full."""
 
 import copy
+import json
 import math
+import pickle
+import runpy
+import sys
 import uuid
 from pathlib import Path
 
 import pytest
+import record_files
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -14,8 +19,10 @@ from runs import CONFIGS, scalars
 from torch import nn
 
 from mmhyperface.apis import build_runner, count_classes
+from mmhyperface.engine import optim_wrappers
 from mmhyperface.models.backbones import ir, iresnet
 
+ROOT = CONFIGS.parent
 LEAVES = sorted(path.stem for path in CONFIGS.glob('*.py'))
 # Identities of the data sets as they are distributed.
 CLASSES = {
@@ -180,6 +187,129 @@ def test_two_iterations(name, tmp_path):
         assert (dataset.noisy != dataset.clean).mean() == 0.6
     else:
         assert type(dataset).__name__ == 'SyntheticFaces'
+
+
+FLAGSHIPS = ('sphereface2_r100_ms1m', 'spherefacer_r100_ms1m', 'sface_r100_ms1m')
+FACES, EACH = 12, 2
+
+
+@pytest.fixture(scope='module')
+def small_files(tmp_path_factory):
+    """A file of records with a pack, lists, and a folder: a few faces each."""
+    root = tmp_path_factory.mktemp('files')
+    pictures = [record_files.picture(seed, 112) for seed in range(FACES * EACH)]
+    people = [pictures[EACH * i : EACH * (i + 1)] for i in range(FACES)]
+    records = record_files.insightface_records(people)
+    record_files.write(root / 'record', records, num_classes=FACES)
+    # Pairs of one person and of two, in turn.
+    pack = (pictures[:8], [True, False] * 2)
+    (root / 'record' / 'lfw.bin').write_bytes(pickle.dumps(pack, 2))
+
+    for part in ('train', 'val'):
+        for number, picture in enumerate(pictures):
+            path = root / 'list' / part / f'{number // EACH}' / f'{number % EACH}.jpg'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture)
+    lines = [f'{i // EACH}/{i % EACH}.jpg {i // EACH}' for i in range(len(pictures))]
+    for name in ('vggface2_train', 'ms1m_refine_train'):
+        text = '\n'.join(lines)
+        (root / 'list' / 'train' / f'{name}_ann.txt').write_text(text)
+    pairs = '1 0/0.jpg 0/1.jpg\n0 0/0.jpg 1/0.jpg\n' * 10
+    for name in ('lfw', 'agedb_30', 'calfw', 'cplfw'):
+        (root / 'list' / 'val' / f'{name}_ann.txt').write_text(pairs)
+
+    for number in range(8 * 3):
+        path = root / 'folder' / f'{number // 3}' / f'{number % 3}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(record_files.picture(number, 112))
+    return root
+
+
+def at_full_size(name: str, root: Path) -> list[str]:
+    """Options that leave a recipe as it is, but for the numbers of its images."""
+    cfg = leaf(name)
+    options = [
+        'model.head.num_classes=12',
+        'train_dataloader.batch_size=2',
+        'default_hooks.logger.interval=1',
+        'default_hooks.checkpoint.interval=1',
+        'default_hooks.checkpoint.max_keep_ckpts=1',
+        'default_hooks.divergence_guard.interval=1',
+        'default_hooks.angles.interval=1',
+        'default_hooks.angles.picture_interval=2',
+        'log_processor.window_size=1',
+        'train_cfg.val_interval=1',
+    ]
+    for phase in ('train', 'val', 'test'):
+        options += [
+            f'{phase}_dataloader.num_workers=0',
+            f'{phase}_dataloader.persistent_workers=False',
+        ]
+    kind = cfg.val_dataloader.dataset.type
+    if kind == 'FacePacks':
+        options += [f'data_root={root / "record"}']
+        options += ['val_dataloader.dataset.names=[lfw]']
+        options += ['val_dataloader.dataset.folds=2']
+    elif kind == 'FaceTestSets':
+        options += [f'data_root={root / "list"}']
+    elif kind == 'FaceFolderPairs':
+        options += [f'data_root={root / "folder"}', 'model.head.num_classes=3']
+    else:
+        assert kind == 'SyntheticFacePairs'
+        options += [
+            'train_dataloader.dataset.num_identities=12',
+            'train_dataloader.dataset.images_per_identity=2',
+            'val_dataloader.dataset.num_identities=4',
+            'val_dataloader.dataset.images_per_identity=3',
+            'val_dataloader.dataset.num_pairs=24',
+        ]
+    return options
+
+
+def call_train(monkeypatch, name: str, work_dir: Path, *arguments: str) -> None:
+    """Run ``tools/train.py`` in this process, for the imports take long."""
+    command = ['train.py', str(CONFIGS / f'{name}.py'), '--work-dir', str(work_dir)]
+    monkeypatch.setattr(sys, 'argv', [*command, *arguments])
+    runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        *FLAGSHIPS,
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in LEAVES
+            if name not in FLAGSHIPS
+        ),
+    ],
+)
+def test_at_full_size(name, small_files, tmp_path, monkeypatch):
+    """Depth, image size, hooks, validation and saving are the recipe's own."""
+    if name in FLAGSHIPS:
+        monkeypatch.setattr(optim_wrappers, 'has_bfloat16_instructions', lambda: False)
+    options = ['--cfg-options', *at_full_size(name, small_files)]
+    first = [*options, f'experiment_name={uuid.uuid4().hex}', 'train_cfg.max_iters=2']
+    call_train(monkeypatch, name, tmp_path, *first)
+    told = json.loads((tmp_path / 'verification.json').read_text())
+    for rows in told.values():
+        assert list(rows)[-2:] == ['untrained', 'trained']
+        # Batch norm has statistics; after two iterations they may yet be too far off.
+        assert rows['untrained']['auc'] is not None
+    losses = scalars(tmp_path)
+    assert len(losses) == 2
+
+    again = [f'experiment_name={uuid.uuid4().hex}', 'train_cfg.max_iters=3']
+    call_train(monkeypatch, name, tmp_path, '--resume', *options, *again)
+    losses += scalars(tmp_path)
+    assert len(losses) == 3
+    assert all(map(math.isfinite, losses))
+    after = json.loads((tmp_path / 'verification.json').read_text())
+    for set_name, rows in after.items():
+        assert rows['untrained'] == told[set_name]['untrained']
+    (checkpoint,) = tmp_path.glob('*.pth')
+    assert checkpoint.name == 'iter_3.pth'
+    checkpoint.unlink()  # half a gigabyte
 
 
 def test_norms_do_not_decay_where_published_so():

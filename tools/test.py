@@ -1,5 +1,6 @@
 """Verify a trained face recogniser on the test sets of its config."""
 
+import math
 from pathlib import Path
 
 from mmhyperface.apis import (
@@ -90,6 +91,12 @@ def main() -> None:
     refuse_other_networks(runner, cfg, args.checkpoint)
     figures = runner.test()
     if args.out and runner.rank == 0:
+        if args.out.endswith('.json'):
+            # JSON has no NaN: a rate that is not resolvable is null, as in reports.
+            figures = {
+                name: None if isinstance(value, float) and math.isnan(value) else value
+                for name, value in figures.items()
+            }
         try:
             mmengine.dump(figures, args.out)
         except OSError as error:

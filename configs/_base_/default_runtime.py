@@ -32,7 +32,7 @@ env_cfg = dict(
 model_wrapper_cfg = dict(type='mmhyperface.FaceDistributedDataParallel')
 
 visualizer = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')])
-log_processor = dict(by_epoch=False, window_size=100)
+log_processor = dict(type='LogProcessor', by_epoch=False, window_size=100)
 log_level = 'INFO'
 # Its checkpoints fit any number of processes; above this size of the centres they
 # are folders, which all processes must see.

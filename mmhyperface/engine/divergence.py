@@ -2,14 +2,15 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce, get_dist_info, get_world_size
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.errors import UserError
@@ -17,9 +18,9 @@ from mmhyperface.models.heads import BatchGeometry
 from mmhyperface.models.heads.centre_state import StoredRows
 
 ADVICE = (
-    'Lower the learning rate, warm it up (LinearLR), clip gradients '
-    '(optim_wrapper.clip_grad=dict(max_norm=5)), or begin with a smaller margin '
-    '(MarginSchedulerHook)'
+    'Lower the learning rate (optim_wrapper.optimizer.lr), warm it up (LinearLR in '
+    'param_scheduler), clip gradients (optim_wrapper.clip_grad=dict(max_norm=5)), or '
+    'begin with a smaller margin (MarginSchedulerHook in custom_hooks)'
 )
 
 
@@ -314,6 +315,18 @@ def is_good(path: str) -> bool:
         return False
     parts = ('state_dict', 'ema_state_dict', 'optimizer')
     return all(_finite(checkpoint.get(part)) for part in parts)
+
+
+def not_finite_entry(models: Iterable[nn.Module]) -> str | None:
+    """The name of a parameter or buffer that is not finite on some rank, on all."""
+    entries = (
+        name
+        for model in models
+        for name, value in chain(model.named_parameters(), model.named_buffers())
+        if not _finite(value.detach())
+    )
+    found = all_gather_object(next(entries, None))
+    return next((name for name in found if name is not None), None)
 
 
 def _finite(node: Any) -> bool:

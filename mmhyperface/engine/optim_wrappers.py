@@ -10,7 +10,9 @@ such as SphereFace2's bias, have the attribute ``of_classifier``.
 """
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +25,30 @@ from mmhyperface.errors import UserError
 from mmhyperface.registry import OPTIM_WRAPPERS
 
 DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
+CPU_INFO = '/proc/cpuinfo'
+# As Linux calls them: of x86 processors, and of ARM's.
+BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}
+
+
+@cache
+def has_bfloat16_instructions() -> bool:
+    """Whether this CPU computes in bfloat16, and does not only convert to it.
+
+    torch knows of x86 since 2.6, and its question whether oneDNN can do it is
+    answered yes by any CPU with AVX-512. Linux knows of all.
+    """
+    asked = [
+        getattr(torch.cpu, name, None)
+        for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+    ]
+    if any(question is not None and question() for question in asked):
+        return True
+    try:
+        lines = Path(CPU_INFO).read_text().splitlines()
+    except OSError:
+        return False
+    flags = (line.partition(':')[2] for line in lines if line[:5] in ('flags', 'Featu'))
+    return any(BFLOAT16_FLAGS & set(found.split()) for found in flags)
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -75,7 +101,7 @@ class OptimWrapper(optim.OptimWrapper):
         order = float(self.clip_grad_kwargs.get('norm_type', 2))
         if not order > 0:
             raise UserError(
-                f'OptimWrapper: norm_type={order} of clip_grad cannot be computed of '
+                f'optim_wrapper.clip_grad.norm_type={order} cannot be computed of '
                 'centres that are split over the ranks; set it to a positive number '
                 "or 'inf', or model.head.sharded=False"
             )
@@ -117,7 +143,8 @@ class AmpOptimWrapper(OptimWrapper):
     Args:
         dtype: ``float16`` or ``bfloat16``; by default float16 on CUDA and bfloat16
             elsewhere. On the CPU float16, which few operations know there, becomes
-            bfloat16.
+            bfloat16. A CPU without instructions for bfloat16, which is many times
+            slower in it, stays in float32 unless `dtype` is ``bfloat16``.
         loss_scale: ``dynamic``, a constant, or the arguments of torch's
             ``GradScaler``. Used with float16 only: the range of bfloat16 is that
             of float32.
@@ -132,16 +159,30 @@ class AmpOptimWrapper(OptimWrapper):
     ) -> None:
         super().__init__(**kwargs)
         self.device_type = self.optimizer.param_groups[0]['params'][0].device.type
-        if dtype is None:
-            dtype = 'float16' if self.device_type == 'cuda' else 'bfloat16'
-        if dtype not in DTYPES:
+        if dtype not in (None, *DTYPES):
             raise UserError(
-                f'AmpOptimWrapper: dtype must be one of {(*DTYPES,)}, got {dtype!r}'
+                'AmpOptimWrapper: optim_wrapper.dtype must be one of '
+                f'{(*DTYPES,)}, got {dtype!r}'
             )
-        if dtype == 'float16' and self.device_type == 'cpu':
-            dtype = 'bfloat16'
-            print_log('AmpOptimWrapper: bfloat16 for float16 on the CPU', 'current')
-        self.dtype = DTYPES[dtype]
+        if self.device_type == 'cpu' and dtype != 'bfloat16':
+            self.dtype = torch.float32
+            if has_bfloat16_instructions():
+                self.dtype = torch.bfloat16
+                if dtype is not None:
+                    print_log(
+                        f'AmpOptimWrapper: bfloat16 for {dtype} on the CPU', 'current'
+                    )
+            else:
+                print_log(
+                    'AmpOptimWrapper: float32, for this CPU has no instructions for '
+                    "bfloat16; optim_wrapper.dtype='bfloat16' takes it all the same",
+                    'current',
+                )
+        elif dtype is None:
+            is_cuda = self.device_type == 'cuda'
+            self.dtype = torch.float16 if is_cuda else torch.bfloat16
+        else:
+            self.dtype = DTYPES[dtype]
         self.fixed_scale = (
             float(loss_scale) if isinstance(loss_scale, float | int) else None
         )
@@ -152,7 +193,8 @@ class AmpOptimWrapper(OptimWrapper):
             options = {'init_scale': self.fixed_scale}
         elif loss_scale != 'dynamic':
             raise UserError(
-                "AmpOptimWrapper: loss_scale must be 'dynamic', a number or a dict, "
+                "AmpOptimWrapper: optim_wrapper.loss_scale must be 'dynamic', a number "
+                'or a dict, '
                 f'got {loss_scale!r}'
             )
         enabled = self.dtype == torch.float16
@@ -198,9 +240,14 @@ class AmpOptimWrapper(OptimWrapper):
     def optim_context(self, model: nn.Module) -> Generator[None, None, None]:
         with (
             super().optim_context(model),
-            torch.autocast(self.device_type, dtype=self.dtype),
+            self._autocast(),
         ):
             yield
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device_type, dtype=self.dtype)
 
 
 def _grad_scaler(device_type: str, enabled: bool, options: dict) -> Any:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.device import get_device
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend
 from mmengine.hooks import EMAHook
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
@@ -30,6 +31,7 @@ from mmhyperface.engine import checkpoint as storage
 from mmhyperface.engine import loops
 from mmhyperface.engine.config_changes import AsConfigured, changes, entries, told
 from mmhyperface.engine.identities import Identities, mapped, places, strangers
+from mmhyperface.engine.optim_wrappers import has_bfloat16_instructions
 from mmhyperface.engine.shared_rows import (
     Rows,
     StandIn,
@@ -40,6 +42,7 @@ from mmhyperface.engine.shared_rows import (
 )
 from mmhyperface.errors import UserError, of_the_disk, some, unwritable
 from mmhyperface.evaluation.evaluator import FaceEvaluator
+from mmhyperface.evaluation.metrics import EmbeddingMetric
 from mmhyperface.models.heads.centre_state import (
     CentreState,
     MappedRows,
@@ -120,6 +123,14 @@ class FaceRunner(Runner):
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         # Hooks that keep a copy of the model, such as EMAHook, are about the rows
         # of this process.
+        if fn_name == 'before_run':
+            _leave_slow_amp('val_cfg', self._val_loop)
+            _leave_slow_amp('test_cfg', self._test_loop)
+        if fn_name in ('before_train', 'after_train') and self.val_loop is not None:
+            for metric in self.val_loop.evaluator.metrics:
+                if isinstance(metric, EmbeddingMetric):
+                    # Whether such a validation ends a training is for hooks to say.
+                    metric.tolerant = fn_name == 'before_train'
         with emitting_own_rows():
             super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
@@ -1037,6 +1048,20 @@ def _edition(path: Path) -> tuple[int, int] | None:
 
 def _reraise(record: logging.LogRecord) -> None:
     raise  # logging calls it where it has caught the error
+
+
+def _leave_slow_amp(option: str, loop: Any) -> None:
+    """Let a loop compute in float32 on a CPU that is slow in half precision."""
+    if (
+        getattr(loop, 'fp16', False)
+        and get_device() == 'cpu'
+        and not has_bfloat16_instructions()
+    ):
+        loop.fp16 = False
+        print_log(
+            f'{option}.fp16: float32, for this CPU has no instructions for bfloat16',
+            'current',
+        )
 
 
 def _bytes(size: float | str | None) -> float:

@@ -20,6 +20,8 @@ from .metrics.base import EmbeddingMetric, on_main_process, sample_ranges
 from .metrics.embedding_store import EmbeddingStore
 from .metrics.embeddings import Embeddings
 
+PREFIX = 'give one of them a prefix=... in val_evaluator, or test_evaluator'
+
 
 @EVALUATORS.register_module()
 class FaceEvaluator(Evaluator):
@@ -144,8 +146,7 @@ class FaceEvaluator(Evaluator):
                 if key in seen:
                     raise UserError(
                         f'two metrics examine the test set {name!r} by the protocol '
-                        f'{metric.RESULT.protocol}: {type(metric).__name__}; give one '
-                        'of them a prefix'
+                        f'{metric.RESULT.protocol}: {type(metric).__name__}; {PREFIX}'
                     )
                 seen.add(key)
 
@@ -161,9 +162,7 @@ def set_places(test_sets: dict[str, dict]) -> dict[str, dict]:
 def _add(figures: dict[str, float], more: dict[str, float]) -> None:
     both = sorted(figures.keys() & more.keys())
     if both:
-        raise UserError(
-            f'two metrics have a figure called {both[0]!r}; give one of them a prefix'
-        )
+        raise UserError(f'two metrics have a figure called {both[0]!r}; {PREFIX}')
     figures.update(more)
 
 

@@ -16,6 +16,10 @@ import torch
 Floats = npt.NDArray[np.floating]
 Ints = npt.NDArray[np.integer]
 
+# What is said instead of a figure that is NaN: of a rate, or of all figures.
+NOT_RESOLVABLE = 'not resolvable'
+NOT_FINITE = 'not finite'
+
 
 def rate_name(rate: float) -> str:
     """``0.005`` as ``'5e-03'``."""
@@ -33,16 +37,25 @@ class Result(ABC):
     Attributes:
         convention: says in words how the figures were computed.
         counts: what the figures stand on, for instance images and templates.
+        finite: False if the embeddings admit no figure (some are zero, NaN or
+            infinite, or all are alike): all figures are NaN then, and what they would
+            stand on means nothing.
     """
 
     protocol: ClassVar[str]
 
     convention: str
     counts: dict[str, int] = field(default_factory=dict)
+    finite: bool = True
 
-    @abstractmethod
     def figures(self) -> dict[str, float]:
         """Fractions by name; NaN where what was tested cannot resolve a rate."""
+        known = self._figures()
+        return known if self.finite else dict.fromkeys(known, float('nan'))
+
+    @abstractmethod
+    def _figures(self) -> dict[str, float]:
+        """The figures of a result that is finite."""
 
     def state_dict(self) -> dict[str, Any]:
         """Only tensors, numbers, strings, and dicts and lists of them.
@@ -105,7 +118,7 @@ class VerificationResult(Result):
     def num_different(self) -> int:
         return len(self.same) - self.num_same
 
-    def figures(self) -> dict[str, float]:
+    def _figures(self) -> dict[str, float]:
         """``accuracy``, ``accuracy_std``, ``eer``, ``auc``, ``tar@far=1e-03`` …"""
         figures = {'accuracy': self.accuracy, 'accuracy_std': self.accuracy_std}
         figures = {name: x for name, x in figures.items() if not np.isnan(x)}
@@ -160,7 +173,7 @@ class IdentificationResult(Result):
     impostors: Floats = field(default_factory=_unknown)
     impostor_probes: Ints = field(default_factory=lambda: np.empty(0, np.int64))
 
-    def figures(self) -> dict[str, float]:
+    def _figures(self) -> dict[str, float]:
         """``rank-1`` …, ``tpir@fpir=1e-02`` …"""
         figures = {
             f'rank-{rank}': float(rate)
@@ -205,7 +218,7 @@ class MegaFaceResult(Result):
     impostor_subjects: Ints
     num_impostors: Ints
 
-    def figures(self) -> dict[str, float]:
+    def _figures(self) -> dict[str, float]:
         """``rank-1@1000000`` …, ``tar@far=1e-06`` …"""
         figures = {
             f'rank-{rank}@{count}': float(self.rates[row, column])

@@ -174,7 +174,7 @@ def test_a_copy_of_the_head_has_no_batch():
     'options', [dict(interval=0), dict(window=0), dict(picture_interval=150)]
 )
 def test_options_out_of_range_are_refused(options):
-    with pytest.raises(UserError, match='AngleStatisticsHook'):
+    with pytest.raises(UserError, match=r'default_hooks\.angles'):
         AngleStatisticsHook(**options)
 
 

@@ -203,6 +203,122 @@ def test_lent_rows_in_the_middle_of_an_accumulation_are_restored(tmp_path):
     assert is_good(str(tmp_path / 'iter_10.pth'))
 
 
+class NotFinite(Hook):
+    """Breaks what the validation after some iterations meets."""
+
+    priority = 'HIGH'  # after the guard, before an average
+
+    def __init__(self, at, weights: bool = False) -> None:
+        self.at, self.weights = at, weights
+
+    def before_train(self, runner):
+        inner = runner.model.predict
+
+        def predict(inputs, data_samples=None):
+            samples = inner(inputs, data_samples)
+            if runner.iter in self.at and not self.weights:
+                samples[0].embedding = samples[0].embedding * math.nan
+            return samples
+
+        runner.model.predict = predict
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if self.weights and runner.iter + 1 in self.at:
+            runner.model.backbone.fc.weight.data[3, 5] = math.inf
+
+
+def validated_config(work_dir: Path, guard: dict | None, **options):
+    dataset = dict(
+        type='SyntheticFacePairs',
+        name='pairs',
+        num_identities=5,
+        images_per_identity=3,
+        num_pairs=20,
+        first_identity=11,
+        image_size=32,
+        pipeline=[dict(type='PackInputs')],
+        test_mode=True,
+    )
+    cfg = config(work_dir, guard or {}, **options)
+    cfg.val_dataloader = dict(
+        batch_size=8,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='collate_faces'),
+        dataset=dataset,
+    )
+    cfg.val_evaluator = dict(type='FaceVerification', folds=2)
+    cfg.val_cfg = {}
+    cfg.train_cfg.val_interval = 2
+    cfg.train_cfg.max_iters = 6
+    cfg.default_hooks.checkpoint.save_best = 'pairs/accuracy'
+    if guard is None:
+        del cfg.default_hooks.divergence_guard
+    return cfg
+
+
+@pytest.mark.parametrize('guard', [None, dict(patience=2)])
+def test_a_validation_that_is_not_finite_is_told_and_training_goes_on(tmp_path, guard):
+    runner = build_runner(validated_config(tmp_path, guard))
+    runner.register_hook(NotFinite(at=[2, 6]))
+    runner.train()
+    log = text_of(tmp_path)
+    # mmengine's log has the same warning once.
+    assert log.count("test set 'pairs': the embedding is zero, NaN or infinite") == 1
+    lines = [line for line in log.splitlines() if 'pairs/eer' in line]
+    assert [line.count(': not finite') for line in lines] == [9, 0, 9]
+    # Of 10 different pairs.
+    assert [line.count(': not resolvable') for line in lines] == [0, 5, 0]
+    assert ': nan' not in ''.join(lines)
+    assert np.isnan(scalars(tmp_path, 'pairs/accuracy')).tolist() == [True, False, True]
+    (best,) = tmp_path.glob('best_*.pth')
+    assert best.name.endswith('iter_4.pth')
+    assert ('number 1 in a row of 2 that count as a collapse' in log) == bool(guard)
+    # Where no training goes on, it is an error.
+    with pytest.raises(UserError, match='is zero, NaN or infinite of sample'):
+        runner.val()
+
+
+def test_validations_in_a_row_that_are_not_finite_are_a_collapse(tmp_path):
+    runner = build_runner(validated_config(tmp_path, dict(patience=2)))
+    runner.register_hook(NotFinite(at=[4, 6]))
+    with pytest.raises(UserError, match=r'after iteration 6 .* alike, 2 times') as e:
+        runner.train()
+    assert str(e.value).endswith(f'the last earlier checkpoint, {tmp_path}/iter_2.pth')
+
+
+@pytest.mark.parametrize('action', ['stop', 'rollback'])
+def test_a_network_that_is_not_finite_is_like_a_loss(tmp_path, action):
+    """The loss of the iteration before was."""
+    cfg = validated_config(
+        tmp_path,
+        dict(action=action),
+        custom_hooks=[dict(type='EMAHook', momentum=0.5)],
+    )
+    runner = build_runner(cfg)
+    runner.register_hook(NotFinite(at=[4], weights=True))
+    what = (
+        'the validation after iteration 4 has no figures of pairs, for embeddings are '
+        'zero, NaN or infinite, or all alike, and backbone.fc.weight of the network is '
+        'not finite'
+    )
+    if action == 'stop':
+        with pytest.raises(UserError) as caught:
+            runner.train()
+        assert what in str(caught.value)
+        assert str(caught.value).endswith(f'checkpoint, {tmp_path}/iter_2.pth')
+        assert (tmp_path / 'last_checkpoint').read_text() == f'{tmp_path}/iter_2.pth'
+        return
+    runner.train()
+    log = text_of(tmp_path)
+    assert f'{what}.' in log
+    assert f'Rolled back to {tmp_path}/iter_2.pth, 1 of at most 3' in log
+    assert is_good(f'{tmp_path}/iter_6.pth')
+    assert np.isnan(scalars(tmp_path, 'pairs/eer')).tolist() == [False, True, False]
+    rates = scalars(tmp_path, 'lr')
+    assert rates[4] < 0.6 * rates[3]
+
+
 def stub(**options) -> SimpleNamespace:
     """As much of a runner as a rollback needs; ``restored`` tells of them."""
     restored: list[str] = []
@@ -229,7 +345,7 @@ def test_what_was_saved_while_it_went_wrong_is_never_gone_back_to(tmp_path):
     guard._remember(4, paths[1])
     guard._remember(8, paths[2])
     runner = stub(iter=9, work_dir=str(tmp_path))
-    guard._act(runner, 'collapse', step(), None, since=4)
+    guard._blame(runner, 'collapse', step(), None, since=4)
     assert runner.restored == paths[:1]
     # A run that is resumed by itself goes back there, too.
     assert (tmp_path / 'last_checkpoint').read_text() == paths[0]
@@ -238,7 +354,7 @@ def test_what_was_saved_while_it_went_wrong_is_never_gone_back_to(tmp_path):
         assert guard.signs.see(State(9, 1, 0.999)) is None
     guard.tried.clear()  # a good look
     runner.iter = 99
-    guard._act(runner, 'NaN', step(), None, since=100)
+    guard._blame(runner, 'NaN', step(), None, since=100)
     assert runner.restored == [paths[0]] * 2
 
 

@@ -1,18 +1,22 @@
 """Hooks that watch a training, on several processes."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.dist import get_rank, get_world_size
 from runs import scalars, spawn
 from test_angle_statistics import BATCH, config, reported
 from test_divergence_guard import ROLLBACK, Poison, Watch, text_of
 from test_divergence_guard import config as guarded
+from torch import nn
 
 from mmhyperface.apis import build_runner
 from mmhyperface.engine import checkpoint as storage
-from mmhyperface.engine.divergence import is_good
+from mmhyperface.engine.divergence import is_good, not_finite_entry
+from mmhyperface.engine.hooks.verification_report import _statistics
 
 SHARDED = {'whole': False, 'split': True}
 
@@ -31,6 +35,7 @@ def train_watched(root: str, world: int) -> None:
         build_runner(cfg).train()
     if world > 1:
         diverge_on_the_last_rank(root, world)
+        take_statistics(root)
 
 
 def diverge_on_the_last_rank(root: str, world: int) -> None:
@@ -52,6 +57,38 @@ def diverge_on_the_last_rank(root: str, world: int) -> None:
     runner.register_hook(watch)
     runner.train()
     torch.save([watch.kept[6], poison.numbers], f'{root}/{runner.rank}.pth')
+
+
+class Scaled(nn.Module):
+    """A network that is one batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def val_step(self, batch):
+        return self.norm(batch['inputs'])
+
+
+def batches_of(rank: int) -> list[dict]:
+    """The first rank has but one image."""
+    drawn = torch.randn(rank, 4, 3, generator=torch.Generator().manual_seed(rank))
+    return [{'inputs': x} for x in (torch.ones(1, 3), *drawn)]
+
+
+def take_statistics(root: str) -> None:
+    network, rank = Scaled().eval(), get_rank()
+    with _statistics(network, batches_of(rank)) as scaled:
+        norm = network.norm
+        found = [scaled, norm.running_mean.clone(), norm.running_var.clone()]
+    found += [norm.running_mean, norm.running_var]
+    with _statistics(network, [{'inputs': torch.ones(1, 3)}]) as scaled:
+        found.append(scaled)
+    found.append(not_finite_entry([network]))
+    if rank == get_world_size() - 1:
+        norm.bias.data[1] = math.nan
+    found.append(not_finite_entry([network]))
+    torch.save(found, f'{root}/statistics_{rank}.pth')
 
 
 @pytest.fixture(scope='module')
@@ -95,3 +132,19 @@ def test_all_roll_back_if_one_has_a_bad_sample(several):
     assert all(torch.equal(network, other) for other in others)
     assert is_good(str(root / 'bad' / 'iter_10.pth'))
     assert np.isfinite(scalars(root / 'bad')[-4:]).all()
+
+
+def test_an_untrained_network_has_the_statistics_of_all_ranks(several):
+    root, world = several
+    batches = [b['inputs'] for rank in range(world) for b in batches_of(rank)[1:]]
+    mean = torch.stack([x.mean(0) for x in batches]).mean(0)
+    variance = torch.stack([x.var(0) for x in batches]).mean(0)
+    for rank in range(world):
+        found = torch.load(root / f'statistics_{rank}.pth')
+        assert found[0] is True
+        torch.testing.assert_close(found[1:3], [mean, variance])
+        assert torch.equal(
+            torch.stack(found[3:5]), torch.tensor([[0.0], [1]]).expand(2, 3)
+        )
+        # Nobody has two images; one rank's weights are not finite.
+        assert found[5:] == [False, None, 'norm.bias']

@@ -18,6 +18,8 @@ from mmhyperface.compat.distributed import (
     init_process_group,
 )
 from mmhyperface.dist import Shard
+from mmhyperface.engine import optim_wrappers
+from mmhyperface.engine import runner as runner_module
 from mmhyperface.engine.optim_wrappers import AmpOptimWrapper, OptimWrapper
 from mmhyperface.errors import UserError
 from mmhyperface.models import HypersphereHead, SphereFace2Loss
@@ -101,15 +103,78 @@ def amp(**options: object) -> AmpOptimWrapper:
     return OPTIM_WRAPPERS.build(cfg)
 
 
-@pytest.mark.parametrize('options', [{}, {'dtype': 'float16'}])
-def test_amp_wrapper_on_the_cpu_is_bfloat16_and_keeps_its_state(options):
+@pytest.mark.parametrize(
+    ('has_instructions', 'options', 'dtype'),
+    [
+        (True, {}, torch.bfloat16),
+        (True, {'dtype': 'float16'}, torch.bfloat16),
+        # Many times slower than float32 there.
+        (False, {}, torch.float32),
+        (False, {'dtype': 'float16'}, torch.float32),
+        (False, {'dtype': 'bfloat16'}, torch.bfloat16),
+    ],
+)
+def test_amp_wrapper_on_the_cpu_keeps_its_state(
+    monkeypatch, has_instructions, options, dtype
+):
+    told = []
+    monkeypatch.setattr(
+        optim_wrappers, 'has_bfloat16_instructions', lambda: has_instructions
+    )
+    monkeypatch.setattr(optim_wrappers, 'print_log', lambda text, _: told.append(text))
     wrapper = amp(**options)
     with wrapper.optim_context(nn.Linear(1, 1)):
-        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
+        assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+    assert any('has no instructions' in x for x in told) == (dtype == torch.float32)
     assert not wrapper.loss_scaler.is_enabled()
     other = amp()
     other.load_state_dict(wrapper.state_dict())
     assert other.get_lr() == wrapper.get_lr()
+
+
+@pytest.mark.parametrize(
+    ('line', 'expected'),
+    [
+        ('flags\t\t: fpu avx512f avx512_bf16 amx_tile', True),
+        ('flags\t\t: fpu avx512f avx512_vnni', False),
+        ('Features\t: fp asimd bf16', True),
+        ('Features\t: fp asimd', False),
+        (None, False),
+    ],
+)
+def test_instructions_of_the_cpu(monkeypatch, tmp_path, line, expected):
+    """As an old torch finds them, which does not know them."""
+    for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    monkeypatch.setattr(optim_wrappers, 'CPU_INFO', tmp_path / 'cpuinfo')
+    if line is not None:
+        text = f'processor\t: 0\n{line}\n'
+        (tmp_path / 'cpuinfo').write_text(text)
+    ask = optim_wrappers.has_bfloat16_instructions.__wrapped__
+    assert ask() is expected
+    monkeypatch.setattr(
+        torch.cpu, '_is_avx512_bf16_supported', lambda: True, raising=False
+    )
+    assert ask()
+
+
+@pytest.mark.parametrize('has_instructions', [True, False])
+def test_validation_in_half_precision_likewise(tmp_path, monkeypatch, has_instructions):
+    monkeypatch.setattr(
+        runner_module, 'has_bfloat16_instructions', lambda: has_instructions
+    )
+    cfg = small_config(tmp_path)
+    loader = dict(dataset=[], batch_size=1, sampler=dict(type='DefaultSampler'))
+    for phase in ('val', 'test'):
+        cfg[f'{phase}_dataloader'] = loader
+        cfg[f'{phase}_evaluator'] = []
+        cfg[f'{phase}_cfg'] = dict(fp16=True)
+    runner = build_runner(cfg)
+    assert runner.val_loop.fp16 is runner.test_loop.fp16 is True
+    runner.call_hook('before_run')
+    assert runner.val_loop.fp16 is runner.test_loop.fp16 is has_instructions
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert ('test_cfg.fp16: float32, for this CPU' in log) != has_instructions
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,11 @@ def test_bfloat16_autocast_on_the_cpu(tmp_path, monkeypatch, loss, centres):
     cfg = small_config(
         tmp_path,
         **head_options(loss, centres),
-        **{'optim_wrapper.type': 'AmpOptimWrapper', 'train_cfg.max_iters': 4},
+        **{
+            'optim_wrapper.type': 'AmpOptimWrapper',
+            'optim_wrapper.dtype': 'bfloat16',
+            'train_cfg.max_iters': 4,
+        },
     )
     runner = train(cfg)
     assert np.isfinite(scalars(tmp_path)).all()

@@ -22,6 +22,7 @@ from mixed_sets import (
     protocol,
     template_set,
 )
+from mmengine.evaluator import Evaluator
 
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation import functional as F
@@ -31,6 +32,7 @@ from mmhyperface.evaluation.metrics import (
     TemplateIdentification,
     TemplateVerification,
 )
+from mmhyperface.evaluation.metrics.base import not_finite_sets
 
 IJB = slice(PAIRS, PAIRS + TEMPLATES)
 MEGA = slice(PAIRS + TEMPLATES, SIZE)
@@ -207,6 +209,18 @@ def test_useless_embeddings_are_named(kind, value):
     rows[number] = value
     with pytest.raises(UserError, match=f"'{name}': .* of sample {number}$"):
         evaluated(kind(), rows=rows)
+    # In training they have figures of the same names, which are none.
+    metric = kind()
+    metric.tolerant = True
+    figures = evaluated(metric, rows=rows)
+    assert not metric.results_by_set[name].finite
+    assert np.isnan(list(figures.values())).all()
+    known = evaluated(metric)
+    assert metric.results_by_set[name].finite
+    assert list(figures) == list(known)
+    evaluator = Evaluator(metric)
+    assert not_finite_sets(evaluator, {**figures, 'other': 0.5}) == [name]
+    assert not_finite_sets(evaluator, known) == []
     rows = embeddings()
     rows[[number + 1]] = 1.0
     numbers = [i for i in range(SIZE) if i != number]

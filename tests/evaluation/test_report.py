@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.image
@@ -28,9 +29,12 @@ from mmhyperface.evaluation.metrics import (
     TemplateVerification,
 )
 from mmhyperface.evaluation.report import (
+    compare,
+    comparison_text,
     plot_verification,
     read_report,
     verification_table,
+    write_report,
     write_verification_json,
 )
 from mmhyperface.evaluation.results import VerificationResult
@@ -119,6 +123,39 @@ def test_json(tmp_path):
     assert figures['tar_at_far'][0] == {'far': 1e-3, 'tar': None, 'threshold': None}
     assert (figures['num_same'], figures['num_different']) == (200, 200)
     assert figures['convention'] == 'in words'
+
+
+def test_results_that_are_not_finite(tmp_path):
+    """Their rows say so, in the log, the picture, the JSON and the report."""
+    bad = replace(verification(0.6), finite=False)
+    rows = {'raw pixels': bad, 'untrained': bad, 'trained': verification()}
+    for number, shown in enumerate([rows, {'untrained': bad}]):
+        line = verification_table(shown).split('| untrained')[1].split('\n')[0]
+        assert line.count('not finite') == 3 + len(bad.fars)
+        plot_verification(shown, tmp_path / f'{number}.svg')
+        assert 'untrained (not finite)' in (tmp_path / f'{number}.svg').read_text()
+    write_verification_json({'lfw': rows}, tmp_path / 'verification.json')
+    told = json.loads((tmp_path / 'verification.json').read_text())['lfw']
+    assert (told['untrained']['finite'], told['trained']['finite']) == (False, True)
+    assert told['untrained']['auc'] is None
+    assert {x['threshold'] for x in told['untrained']['tar_at_far']} == {None}
+
+    report = write_report({'lfw': {'1:1': rows}}, tmp_path / 'report', draws=3)
+    lines = [x.split('|')[1:-1] for x in report.text().splitlines() if x[:1] == '|']
+    cells = [[cell.strip() for cell in line] for line in lines]
+    assert {c[2] for c in cells if c[1] == 'untrained'} == {'not finite'}
+    assert {c[2] for c in cells if c[1] == 'trained'}.isdisjoint({'not finite'})
+    assert 'not finite: embeddings are zero, NaN or' in report.text()
+    assert 'untrained' in (report.folder / 'report.html').read_text()
+    known = read_report(report.folder)
+    assert known.content == report.content
+    with pytest.raises(UserError, match=r"embeddings of 'untrained' are not finite"):
+        known.result('lfw', '1:1', 'untrained')
+    compared = compare({'a': known, 'b': known}, row='untrained')
+    assert compared[0].not_comparable == {'b': 'a has embeddings that are not finite'}
+    text = comparison_text(compared, 0.95)
+    assert 'not finite' in text
+    assert 'not resolvable' not in text
 
 
 class _Faces(Dataset):
@@ -247,6 +284,74 @@ def test_report_of_a_training(tmp_path):
         None, [{'sample_idx': i, 'embedding': images[i]} for i in range(IMAGES)]
     )
     assert rows['raw pixels']['auc'] == pixels.evaluate(IMAGES)['faces/auc']
+
+
+def test_an_untrained_network_has_the_statistics_of_its_batches(tmp_path):
+    """Batch norm that has seen nothing would leave all faces alike."""
+    hook = VerificationReportHook(('untrained',))
+    runner = _runner(tmp_path, hooks=[hook])
+    norm = runner.model.body[2]
+    runner.call_hook('before_train')
+    assert (norm.training, norm.momentum, norm.num_batches_tracked) == (True, 0.1, 0)
+
+    images = _Faces().images / 2
+    with torch.no_grad():
+        features = runner.model.body[:2](images)
+    batches = features.split(16)
+    mean = torch.stack([x.mean(0) for x in batches]).mean(0)
+    variance = torch.stack([x.var(0) for x in batches]).mean(0)
+    scaled = (features - mean) / (variance + norm.eps).sqrt()
+    pairs = _Faces().metainfo['test_sets']['faces']
+    cosines = torch.cosine_similarity(
+        scaled[pairs['index_a']], scaled[pairs['index_b']]
+    )
+    found = hook.baselines['untrained']['faces'].scores
+    np.testing.assert_allclose(found, cosines, atol=1e-6)
+
+    # That of a network whose batch norm has seen something stays as it is.
+    with torch.no_grad():
+        norm.running_mean += 1
+    runner.call_hook('before_train')
+    assert (hook.baselines['untrained']['faces'].scores != found).any()
+
+
+def test_without_statistics_there_is_no_untrained_row(tmp_path):
+    hook = VerificationReportHook()
+    runner = _runner(tmp_path, hooks=[hook])
+    options = {**runner._val_dataloader, 'batch_size': 1}
+    runner.val_loop.dataloader = Runner.build_dataloader(options, seed=0)
+    runner.call_hook('before_train')
+    assert list(hook.baselines) == ['pixels']
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'at least two images (val_dataloader.batch_size)' in log
+
+
+@pytest.mark.parametrize('value', [0.0, math.nan, 1e30])
+def test_a_baseline_that_cannot_be_computed_ends_no_training(tmp_path, value):
+    """A black picture has no direction, and an untrained network may overflow."""
+    hook = VerificationReportHook()
+    runner = _runner(tmp_path, hooks=[hook])
+    runner.val_dataloader.dataset.images[3] = value
+    predict = runner.model.forward
+
+    def overflowing(inputs, data_samples, mode='tensor'):
+        samples = predict(inputs, data_samples, mode)
+        if mode == 'predict' and runner.iter == 0:
+            samples[0].embedding = samples[0].embedding * value * 1e30
+        return samples
+
+    runner.model.forward = overflowing
+    runner.call_hook('before_train')
+    assert not hook.baselines['untrained']['faces'].finite
+    assert hook.baselines['pixels']['faces'].finite == (value == 1e30)
+    hook.trained = {'faces': hook.baselines['untrained']['faces']}
+    hook.after_train(runner)
+    assert _rows(tmp_path)['untrained']['auc'] is None
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'is zero, NaN or infinite of sample' in log
+    # Where no training goes on, it is an error.
+    with pytest.raises(UserError, match='is zero, NaN or infinite of sample'):
+        runner.val()
 
 
 class _Fusions(FaceVerification):

@@ -64,6 +64,10 @@ def figure(row: dict, name: str) -> float:
     return float('nan') if value is None else 100 * value
 
 
+def cell(mean: float, std: float) -> str:
+    return 'not resolvable' if np.isnan(mean) else f'{mean:.1f} ± {std:.1f}'
+
+
 def main() -> None:
     args = parse_args()
     table = Table('method', *(f'{name} %' for name in FIGURES), box=box.MARKDOWN)
@@ -78,8 +82,7 @@ def main() -> None:
     for name, seeds in {**baselines, **rows}.items():
         values = np.array([[figure(row, f) for f in FIGURES] for row in seeds])
         means, deviations = values.mean(0), values.std(0)
-        cells = zip(means, deviations, strict=True)
-        table.add_row(name, *(f'{mean:.1f} ± {std:.1f}' for mean, std in cells))
+        table.add_row(name, *map(cell, means, deviations))
     Console(width=120).print(table)
 
 

@@ -121,13 +121,13 @@ class AngleStatisticsHook(Hook):
         window = interval if window is None else window
         if interval < 1 or window < 1:
             raise UserError(
-                'AngleStatisticsHook: interval and window must be at least 1, got '
-                f'{interval} and {window}'
+                'default_hooks.angles.interval and default_hooks.angles.window must be '
+                f'at least 1, got {interval} and {window}'
             )
         if picture_interval < 0 or picture_interval % interval:
             raise UserError(
-                'AngleStatisticsHook: picture_interval must be a multiple of interval='
-                f'{interval}, or 0, got {picture_interval}'
+                'AngleStatisticsHook: default_hooks.angles.picture_interval must be a '
+                f'multiple of interval={interval}, or 0, got {picture_interval}'
             )
         self.interval = interval
         self.picture_interval = picture_interval
@@ -139,7 +139,7 @@ class AngleStatisticsHook(Hook):
         if self.head is None:
             runner.logger.warning(
                 'AngleStatisticsHook: the model has no HypersphereHead, so there are '
-                'no angles to show'
+                'no angles to show; default_hooks.angles=None switches this off'
             )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from mmhyperface.engine.checkpoint import MODEL, write_text
 from mmhyperface.errors import UserError, free_space, size_of
+from mmhyperface.evaluation.metrics.base import not_finite_sets
 from mmhyperface.registry import HOOKS
 
 
@@ -111,6 +112,9 @@ class CheckpointHook(_CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         if not self.save_best:
+            return
+        # Of a network that has no embedding of some images no figure makes the best.
+        if not_finite_sets(runner.val_loop.evaluator, metrics):
             return
         # mmengine removes what it does not find None here.
         before = self._best()

@@ -68,7 +68,8 @@ class CompileHook(Hook):
             if not self.fallback:
                 raise UserError(
                     f'{text}. Install what is missing, take another backend, or train '
-                    'uncompiled where it is missing: fallback=True'
+                    'uncompiled where it is missing: fallback=True of the hook in '
+                    'custom_hooks'
                 ) from error
             runner.logger.warning(f'{text}. Training goes on uncompiled')
             return
@@ -95,5 +96,8 @@ def _trial(x: torch.Tensor) -> torch.Tensor:
 def _backbone(runner: Runner) -> nn.Module:
     backbone = getattr(bare_model(runner), 'backbone', None)
     if not isinstance(backbone, nn.Module):
-        raise UserError('CompileHook: the model has no backbone to compile')
+        raise UserError(
+            'CompileHook: the model has no backbone to compile; leave the hook out of '
+            'custom_hooks'
+        )
     return backbone

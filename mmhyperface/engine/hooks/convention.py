@@ -131,7 +131,7 @@ def operating_points(evaluator: Evaluator) -> tuple[OperatingPoint, ...]:
     results: dict[str, Any] = {}
     for metric in evaluator.metrics:
         if isinstance(metric, FaceVerification):
-            results |= metric.results_by_set
+            results |= {n: x for n, x in metric.results_by_set.items() if x.finite}
     return tuple(
         point for name, result in results.items() for point in _points(name, result)
     )

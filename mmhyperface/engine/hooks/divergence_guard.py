@@ -1,11 +1,11 @@
 """Ends, or rolls back, a training that has gone wrong, and says why."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.dist import is_distributed, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
@@ -19,16 +19,18 @@ from mmhyperface.engine.divergence import (
     explain,
     first_bad,
     is_good,
+    not_finite_entry,
     state_of,
 )
 from mmhyperface.engine.runner import FaceRunner
 from mmhyperface.engine.shared_rows import from_main
 from mmhyperface.errors import UserError
+from mmhyperface.evaluation.metrics.base import not_finite_sets
 from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import HOOKS
 
 from .checkpoint import saves_epoch_now, saves_now
-from .model_parts import head_of
+from .model_parts import bare_model, head_of
 
 ACTIONS = ('stop', 'rollback')
 CHECKPOINT_KEY = 'divergence_guard'
@@ -75,6 +77,12 @@ class DivergenceGuardHook(Hook):
     - The loss rises above its running median over the last 50 times by more than
       `max_rise` times that median, or times the losses' median deviation from it if
       that is larger. Differences, for losses such as SFace's may be negative.
+
+    A validation whose embeddings are zero, NaN or infinite, or all alike, is judged
+    likewise. If weights or statistics of the network, or of its moving average, are not
+    finite, it is like a loss that is not. Else it is a sign that counts if it is there
+    in `patience` validations in a row: in the first iterations statistics of batch norm
+    lag behind, and a deep network may overflow.
 
     With ``action='rollback'`` the model, the optimizer with its loss scaler, and the
     moving average are those of the last good checkpoint again. That is the newest one
@@ -140,6 +148,9 @@ class DivergenceGuardHook(Hook):
         self.steps: list[Step] = []
         self.before: Step | None = None  # the last one that has been looked at
         self.sane = 0  # the last iteration without a sign of a collapse
+        self.not_finite: list[str] = []  # test sets of the validation
+        self.bad_validations = 0  # in a row
+        self.validated = 0  # the last iteration whose validation was good
         self.saved: list[Saved] = []
         self.tried: list[str] = []  # rolled back to, and nothing good has come since
         self.head: HypersphereHead | None = None
@@ -148,11 +159,12 @@ class DivergenceGuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if self.action == 'rollback' and not isinstance(runner, FaceRunner):
             raise UserError(
-                "DivergenceGuardHook: action='rollback' needs "
+                "DivergenceGuardHook: default_hooks.divergence_guard.action='rollback' "
+                'needs '
                 f"runner_type='mmhyperface.FaceRunner', got {type(runner).__name__}"
             )
         self.head = head_of(runner)
-        self.sane = runner.iter
+        self.sane = self.validated = runner.iter
         resumed = getattr(runner, 'resumed_from', None)
         if resumed is None:
             return
@@ -192,6 +204,19 @@ class DivergenceGuardHook(Hook):
             if saves_epoch_now(hook, runner):
                 self._remember(runner.iter, _path(hook, runner.epoch + 1))
 
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        self.not_finite = not_finite_sets(runner.val_loop.evaluator, metrics or {})
+
+    def after_val(self, runner: Runner) -> None:
+        # By now a moving average has given the model its own weights back.
+        if self.not_finite:
+            self._examine(runner)
+        else:
+            self.bad_validations = 0
+            self.validated = runner.iter
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint[CHECKPOINT_KEY] = {'rollbacks': self.rollbacks}
 
@@ -219,7 +244,7 @@ class DivergenceGuardHook(Hook):
             what = f'the loss is not finite at iteration {step.iteration}'
             # Where signs of a collapse came first, it began with these.
             since = self.sane + 1 if self.signs.in_a_row else step.iteration
-            self._act(runner, what, step, before, since)
+            self._blame(runner, what, step, before, since)
             return
         self.before = steps[-1]
         if not regular:
@@ -230,15 +255,46 @@ class DivergenceGuardHook(Hook):
                 f'{what}, {self.signs.in_a_row} times in a row up to iteration '
                 f'{steps[-1].iteration}'
             )
-            self._act(runner, what, steps[-1], None, self.sane + 1)
+            self._blame(runner, what, steps[-1], None, self.sane + 1)
         elif not self.signs.in_a_row:
             self.sane = steps[-1].iteration
             self.tried.clear()
 
-    def _act(
+    def _examine(self, runner: Runner) -> None:
+        """Judge a validation without figures."""
+        self.bad_validations += 1
+        what = (
+            f'the validation after iteration {runner.iter} has no figures of '
+            f'{", ".join(self.not_finite)}, for embeddings are zero, NaN or infinite, '
+            'or all alike'
+        )
+        averages = [h.ema_model.module for h in runner.hooks if isinstance(h, EMAHook)]
+        broken = not_finite_entry([bare_model(runner), *averages])
+        existing = self._existing()
+        if broken is not None:
+            what = f'{what}, and {broken} of the network is not finite'
+            # A loss that is finite does not tell of the statistics.
+            earlier = [saved.path for saved in existing if saved.steps < runner.iter]
+            found = self._first_good(earlier)
+            self._act(runner, what, '', [] if found is None else [found])
+        elif self.bad_validations >= self.signs.patience:
+            what = f'{what}, {self.bad_validations} times in a row'
+            good = [saved.path for saved in existing if saved.steps <= self.validated]
+            self._act(runner, what, '', good)
+        else:
+            runner.logger.warning(
+                f'DivergenceGuardHook: {what}, though all weights and statistics are '
+                'finite. In the first iterations, while statistics of batch norm lag '
+                'behind, that may pass; so may an overflow of half precision '
+                f'(val_cfg.fp16). It is number {self.bad_validations} in a row of '
+                f'{self.signs.patience} that count as a collapse '
+                '(default_hooks.divergence_guard.patience)'
+            )
+
+    def _blame(
         self, runner: Runner, what: str, step: Step, before: Step | None, since: int
     ) -> None:
-        """Stop or roll back.
+        """Stop or roll back for an iteration.
 
         Args:
             what: What is wrong.
@@ -247,10 +303,29 @@ class DivergenceGuardHook(Hook):
             since: The first iteration whose loss is not known to have been good.
         """
         blame = explain(step, before, runner.train_dataloader.dataset)
-        text = f'{what} ({step.figures()}). {blame}{ADVICE}'
         # The loss of iteration k + 1 is that of the weights after k steps.
         existing = self._existing()
         good = [saved.path for saved in existing if saved.steps + 1 < since]
+        unsure = [saved.path for saved in existing if saved.steps + 1 == since]
+        self._act(runner, f'{what} ({step.figures()})', blame, good, unsure)
+
+    def _act(
+        self,
+        runner: Runner,
+        what: str,
+        blame: str,
+        good: Sequence[str],
+        unsure: Sequence[str] = (),
+    ) -> None:
+        """Stop or roll back.
+
+        Args:
+            what: What is wrong.
+            blame: Who is to blame, in words.
+            good: Checkpoints to go back to, the newest first.
+            unsure: Those to go back to if there is none of these.
+        """
+        text = f'{what}. {blame}{ADVICE}'
         if good:
             _let_resume(runner, good[0])
         if self.action == 'stop':
@@ -258,14 +333,10 @@ class DivergenceGuardHook(Hook):
         if self.rollbacks >= self.max_rollbacks:
             raise UserError(
                 f'{text}. It was rolled back {self.rollbacks} times already '
-                f'(max_rollbacks={self.max_rollbacks}); {_resumable(good)}'
+                f'(default_hooks.divergence_guard.max_rollbacks={self.max_rollbacks}); '
+                f'{_resumable(good)}'
             )
-        unsure = [saved.path for saved in existing if saved.steps + 1 == since]
-        choice = sorted([*good, *unsure], key=self.tried.count)
-        found = None
-        if is_main_process():
-            found = next((path for path in choice if is_good(path)), None)
-        found = from_main(found, is_distributed())
+        found = self._first_good(sorted([*good, *unsure], key=self.tried.count))
         if found is None:
             raise UserError(f'{text}. There is no good checkpoint to roll back to')
         self._roll_back(runner, found)
@@ -275,6 +346,14 @@ class DivergenceGuardHook(Hook):
             f'{self.max_rollbacks} times; the learning rate is multiplied by '
             f'{self.lr_factor:g} from now on'
         )
+
+    @staticmethod
+    def _first_good(paths: Sequence[str]) -> str | None:
+        """The first checkpoint in which all is finite; the same on all ranks."""
+        found = None
+        if is_main_process():
+            found = next((path for path in paths if is_good(path)), None)
+        return from_main(found, is_distributed())
 
     def _existing(self) -> list[Saved]:
         """Checkpoints that are still there, the newest first."""
@@ -291,6 +370,7 @@ class DivergenceGuardHook(Hook):
         self.signs.go_back(self.saved[-1].past)
         self.before = None
         self.sane = runner.iter + 1
+        self.bad_validations = 0
         # What is left of the step that went wrong is not to be shown, nor averaged.
         if self.head is not None:
             self.head.last = None
@@ -301,7 +381,9 @@ class DivergenceGuardHook(Hook):
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise UserError(f'DivergenceGuardHook: {message}')
+        raise UserError(
+            f'DivergenceGuardHook (default_hooks.divergence_guard): {message}'
+        )
 
 
 def _savers(runner: Runner) -> list[CheckpointHook]:

@@ -1,16 +1,21 @@
 """What training has gained, with baselines beside it, and what a test has found."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from mmengine.dist import all_reduce, all_reduce_params
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhyperface.errors import UserError
 from mmhyperface.evaluation.metrics import EmbeddingMetric, FaceVerification
@@ -23,11 +28,15 @@ from mmhyperface.evaluation.report import (
 from mmhyperface.evaluation.results import Result, VerificationResult
 from mmhyperface.registry import HOOKS
 
+from .throughput import _count
+
 Results = dict[str, VerificationResult]  # by test set
 
 CHECKPOINT_KEY = 'verification_baselines'
 ROW_NAMES = {'pixels': 'raw pixels', 'untrained': 'untrained'}
 TRAINED = 'trained'
+# Of the validation set, whose statistics an untrained network's batch norms take.
+STATISTICS_BATCHES = 8
 
 
 @HOOKS.register_module()
@@ -46,6 +55,12 @@ class VerificationReportHook(Hook):
     The baselines travel in the checkpoints, so a resumed run and a test show those
     of the beginning, for test sets whose pairs are the same. Nothing is evaluated
     before training when a checkpoint was loaded: that network is not untrained.
+
+    Batch norm that has seen nothing yet scales nothing, and a deep network overflows.
+    So for the evaluation of the untrained network it takes the statistics of the first
+    batches of the validation set; if all of them are of one image, there is no such
+    row. Of a network, or of pixels, that are zero, NaN or infinite, or all alike, the
+    row says that it is not finite.
 
     The evaluation leaves the model's mode and its statistics, and torch's random
     state, as they were. Its hooks for validation (EMA, logging, best checkpoint) do
@@ -75,7 +90,8 @@ class VerificationReportHook(Hook):
         unknown = set(baselines) - set(ROW_NAMES)
         if unknown:
             raise UserError(
-                f'unknown baselines {sorted(unknown)}; they can be {tuple(ROW_NAMES)}'
+                f'default_hooks.report.baselines has {sorted(unknown)}; they can be '
+                f'{tuple(ROW_NAMES)}'
             )
         self.names = tuple(baselines)
         self.out_file = out_file
@@ -92,6 +108,12 @@ class VerificationReportHook(Hook):
         if _metrics(runner.val_loop.evaluator):
             runner.logger.info(f'Verification before training: {self.names}')
             self.baselines = _evaluate_baselines(runner, self.names)
+            if set(self.names) - set(self.baselines):
+                runner.logger.warning(
+                    'There is no verification of the untrained network: the statistics '
+                    'of its batch norm take validation batches of at least two images '
+                    '(val_dataloader.batch_size)'
+                )
 
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
@@ -195,17 +217,83 @@ def _evaluate_baselines(runner: Runner, names: Sequence[str]) -> dict[str, Resul
         # A data loader draws its workers' seed from the global generator; training
         # must not depend on whether this hook was there.
         with torch.random.fork_rng(devices=[]), autocast(enabled=loop.fp16):
-            for batch in loop.dataloader:
-                for name in names:
-                    samples = embed[name](model, batch)
-                    for metric in metrics[name]:
-                        metric.process(batch, samples)
+            batches = iter(loop.dataloader)
+            first = list(islice(batches, STATISTICS_BATCHES))
+            with (
+                _statistics(model, first)
+                if 'untrained' in names
+                else nullcontext(True) as scaled
+            ):
+                names = [name for name in names if scaled or name != 'untrained']
+                for batch in chain(first, batches):
+                    for name in names:
+                        samples = embed[name](model, batch)
+                        for metric in metrics[name]:
+                            metric.process(batch, samples)
     finally:
         model.train(training)
     for name in names:
         for metric in metrics[name]:
+            metric.tolerant = True
             metric.evaluate(len(loop.dataloader.dataset))
     return {name: _results(metrics[name]) for name in names}
+
+
+@contextmanager
+def _statistics(
+    model: nn.Module, batches: Sequence[Any]
+) -> Generator[bool, None, None]:
+    """Let batch norms that have seen nothing have the statistics of some batches.
+
+    Those of all ranks count alike. Afterwards they have seen nothing again.
+
+    Yields:
+        Whether batches have statistics: one image at the end of a network has none.
+    """
+    norms = [module for module in model.modules() if _has_seen_nothing(module)]
+    before = [
+        (norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms
+    ]
+    batches = [batch for batch in batches if _count(batch) > 1]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all batches
+            norm.train()
+        if norms:
+            for batch in batches:
+                model.val_step(batch)
+        for norm in norms:
+            norm.eval()
+        buffers = [b for norm in norms for b in norm.buffers() if b.is_floating_point()]
+        yield _average(buffers, len(batches))
+    finally:
+        for norm, (momentum, values) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            for buffer, value in zip(norm.buffers(), values, strict=True):
+                buffer.copy_(value)
+
+
+def _has_seen_nothing(module: nn.Module) -> bool:
+    return (
+        isinstance(module, _BatchNorm)
+        and module.running_mean is not None
+        and module.running_var is not None
+        and not module.running_mean.any()
+        and bool((module.running_var == 1).all())
+    )
+
+
+def _average(buffers: list[torch.Tensor], count: int) -> bool:
+    """The mean over all ranks, each of which has seen so many batches, if any has."""
+    if not buffers:
+        return True
+    total = torch.tensor(float(count), device=buffers[0].device)
+    all_reduce(total)
+    for buffer in buffers:
+        buffer.mul_(count / max(float(total), 1))
+    all_reduce_params(buffers)
+    return bool(total)
 
 
 def _embeddings(model: BaseModel, batch: Any) -> list[dict]:

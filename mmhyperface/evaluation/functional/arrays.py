@@ -18,6 +18,10 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 BLOCK_VALUES = 2**20
 
 
+class NoDirectionError(UserError):
+    """Features that are zero, NaN or infinite, which have a cosine with nothing."""
+
+
 def to_numpy(values: Array) -> npt.NDArray[Any]:
     """The values where numpy can have them, without a copy if that is possible.
 

@@ -1,17 +1,22 @@
 """What the metrics of embeddings have in common."""
 
 import copy
+import logging
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.logging import print_log
 
 from mmhyperface.errors import UserError
 
-from ..functional.arrays import Ints, as_integers, check_lengths
+from ..functional.arrays import Ints, NoDirectionError, as_integers, check_lengths
 from ..results import Result
 from .embedding_store import EmbeddingStore
 from .embeddings import Embeddings, SetFeatures
@@ -42,6 +47,11 @@ class EmbeddingMetric(BaseMetric):
         prefix: of the figures' names.
         kwargs: ``collect_device`` and ``collect_dir`` of mmengine's ``BaseMetric``,
             which are of no effect.
+
+    Attributes:
+        tolerant: Whether a test set whose embeddings admit no figure (some are zero,
+            NaN or infinite, or all are alike) has figures that are NaN, and a warning,
+            instead of an error. So it is in training, which this is not to end.
     """
 
     #: Of the test sets that are examined, and what results they have.
@@ -55,6 +65,7 @@ class EmbeddingMetric(BaseMetric):
         self.store = EmbeddingStore()
         self.test_sets: dict[str, dict] = {}
         self.results_by_set: dict[str, Result] = {}
+        self.tolerant = False
 
     @abstractmethod
     def check(self, test_set: dict) -> None:
@@ -110,7 +121,8 @@ class EmbeddingMetric(BaseMetric):
 
         Raises:
             UserError: when an image was not processed, or has a zero or non-finite
-                embedding; when the embeddings admit no figure.
+                embedding, and when the embeddings admit no figure (but see
+                :attr:`tolerant`).
         """
         embeddings = self.store.gather()
         return on_main_process(lambda: self.compute_metrics(embeddings))
@@ -124,7 +136,9 @@ class EmbeddingMetric(BaseMetric):
         if not self.test_sets:
             raise self._nothing_to_examine({})
         if results is None:
-            raise UserError(f'{type(self).__name__} was given no samples')
+            raise UserError(
+                f'{type(self).__name__} was given no samples: its data loader has none'
+            )
         self.results_by_set = {
             name: self._examine(name, test_set, results)
             for name, test_set in self.test_sets.items()
@@ -137,7 +151,27 @@ class EmbeddingMetric(BaseMetric):
 
     def _examine(self, name: str, test_set: dict, embeddings: Embeddings) -> Result:
         with naming(name):
-            return self.examine(name, test_set, embeddings.of(name, test_set))
+            try:
+                features = embeddings.of(name, test_set)
+            except NoDirectionError as error:
+                return self._without_figures(name, test_set, error)
+            try:
+                return self.examine(name, test_set, features)
+            except UserError as error:
+                return self._without_figures(name, test_set, error)
+
+    def _without_figures(self, name: str, test_set: dict, error: UserError) -> Result:
+        if not self.tolerant:
+            raise error
+        print_log(
+            f'test set {name!r}: {error}; its figures are NaN',
+            'current',
+            logging.WARNING,
+        )
+        # Any embeddings have figures of the same names.
+        shape = test_set['num_images'], 8
+        rows = np.random.default_rng(0).standard_normal(shape, np.float32)
+        return replace(self.examine(name, test_set, SetFeatures(rows)), finite=False)
 
     def _own(self, test_sets: dict[str, dict]) -> dict[str, dict]:
         own = {
@@ -151,10 +185,34 @@ class EmbeddingMetric(BaseMetric):
 
     def _nothing_to_examine(self, test_sets: dict[str, dict]) -> UserError:
         return UserError(
-            f"{type(self).__name__} needs a data set whose metainfo has 'test_sets' "
+            f'{type(self).__name__} needs a data set (val_dataloader.dataset, or '
+            "test_dataloader.dataset) whose metainfo has 'test_sets' "
             f'for the protocol {self.RESULT.protocol}, with at least one of kind '
             f'{self.KIND!r}; it has {sorted(test_sets) or "none"}'
         )
+
+
+def not_finite_sets(evaluator: Evaluator, figures: Mapping[str, float]) -> list[str]:
+    """Names, with prefixes, of the test sets whose result is not finite; on all ranks.
+
+    Args:
+        figures: what the evaluator has found out.
+    """
+    names = [
+        '/'.join(filter(None, (metric.prefix, name)))
+        for metric in evaluator.metrics
+        if isinstance(metric, EmbeddingMetric)
+        for name in metric.test_sets
+    ]
+    by_set: dict[str, list[float]] = {}
+    for figure, value in figures.items():
+        by_set.setdefault(figure.rpartition('/')[0], []).append(value)
+    # Some figures, such as EER and ranks, are resolvable with whatever test set.
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if name in by_set and all(map(math.isnan, by_set[name]))
+    ]
 
 
 def sample_ranges(test_sets: dict[str, dict]) -> list[tuple[int, int]]:

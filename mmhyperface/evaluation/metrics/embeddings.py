@@ -10,7 +10,13 @@ from mmhyperface.choices import MEDIA, NORMS
 from mmhyperface.errors import UserError, some
 
 from ..functional import Templates, pool_templates
-from ..functional.arrays import Floats, Ints, check_lengths, unusable_rows
+from ..functional.arrays import (
+    Floats,
+    Ints,
+    NoDirectionError,
+    check_lengths,
+    unusable_rows,
+)
 from ..functional.templates import image_weights
 
 # What is known of mirror images, in words; the keys are pool_templates' flips.
@@ -60,7 +66,10 @@ def check_templates(test_set: dict[str, Any], pooling: Pooling) -> int:
     if pooling.detector_scores:
         lists['detector_scores'] = test_set['detector_scores']
         if lists['detector_scores'] is None:
-            raise UserError('it has no detector scores; set detector_scores=False')
+            raise UserError(
+                'it has no detector scores; set detector_scores=False of the metric in '
+                'test_evaluator, or --no-detector-scores'
+            )
     check_lengths(num_images=range(test_set['num_images']), **lists)
     image_weights(lists.get('detector_scores'), np.asarray(test_set['template_ids']))
     count = len(np.unique(test_set['template_ids']))
@@ -144,7 +153,8 @@ class Embeddings:
         """The embeddings of a test set's images, which are not copied.
 
         Raises:
-            UserError: an image without one, or whose embedding has no direction.
+            UserError: an image without one.
+            NoDirectionError: an image whose embedding has no direction.
         """
         if name not in self._sets:
             self._sets[name] = self._part(test_set)
@@ -167,7 +177,7 @@ class Embeddings:
             bad = np.empty(0, np.int64) if part is None else unusable_rows(part)
             bad = bad[~removed[bad]]
             if len(bad):
-                raise UserError(
+                raise NoDirectionError(
                     f'the {kind} is zero, NaN or infinite of sample '
                     f'{some(bad + offset)}'
                 )

@@ -31,6 +31,7 @@ class Compared:
         no_intervals: figure → why its differences have none.
         conventions: of each report.
         evidence: whether a report has it.
+        finite: whether the embeddings of a report's row were.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Compared:
     figures: dict[str, dict[str, float | None]]
     conventions: dict[str, str]
     evidence: dict[str, bool]
+    finite: dict[str, bool]
     differences: dict[str, dict[str, dict[str, float | None]]] = field(
         default_factory=dict
     )
@@ -137,6 +139,7 @@ def _compared(
         figures={f: values for f, values in figures.items() if len(values) > 1},
         conventions={key: one['convention'] for key, one in told.items()},
         evidence={key: one['evidence'] is not None for key, one in told.items()},
+        finite={key: one.get('finite', True) for key, one in told.items()},
     )
 
 
@@ -151,13 +154,13 @@ def _add_differences(
     first, *others = compared.names
     if not compared.evidence[first]:
         compared.not_comparable = dict.fromkeys(
-            others, f'{first} was written without evidence'
+            others, f'{first} {_without(compared, first)}'
         )
         return
     base = _result(compared, reports, first)
     for name in others:
         if not compared.evidence[name]:
-            compared.not_comparable[name] = 'it was written without evidence'
+            compared.not_comparable[name] = f'it {_without(compared, name)}'
             continue
         result = _result(compared, reports, name)
         reason = unlike(base, result) or unknown_identities(base)
@@ -174,6 +177,12 @@ def _add_differences(
             drawn_again = entry.get('p_value') is not None
             if known and not drawn_again and figure != 'accuracy_std':
                 compared.no_intervals[figure] = why_no_interval(base, figure)
+
+
+def _without(compared: Compared, name: str) -> str:
+    if compared.finite[name]:
+        return 'was written without evidence'
+    return 'has embeddings that are not finite'
 
 
 def _result(compared: Compared, reports: Mapping[str, Report], key: str) -> Result:

@@ -5,6 +5,7 @@ from typing import Any
 
 from .comparison import Compared
 from .tables import (
+    NOT_FINITE,
     NOT_RESOLVABLE,
     Cell,
     Table,
@@ -54,7 +55,7 @@ def comparison_table(compared: Compared) -> Table:
     lines = [
         [
             words(figure_label(figure)),
-            *(_value(values, name) for name in compared.names),
+            *(_value(compared, values, name) for name in compared.names),
             *(
                 _difference(compared.differences.get(figure, {}), name)
                 for name in others
@@ -116,11 +117,12 @@ def comparison_markdown(found: Sequence[Compared], level: float) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-def _value(values: Mapping[str, float | None], name: str) -> Cell:
+def _value(compared: Compared, values: Mapping[str, float | None], name: str) -> Cell:
     if name not in values:
         return words('')
     value = values[name]
-    return words(NOT_RESOLVABLE if value is None else percent(value))
+    missing = NOT_RESOLVABLE if compared.finite[name] else NOT_FINITE
+    return words(missing if value is None else percent(value))
 
 
 def _difference(

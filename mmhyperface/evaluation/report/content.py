@@ -1,7 +1,7 @@
 """What a report tells, as plain data: the content of ``report.json``.
 
 A number that is not finite is None: a rate that is not resolvable, a threshold that
-accepts everything or nothing.
+accepts everything or nothing. A row whose result is not finite has no other.
 """
 
 import datetime
@@ -161,14 +161,17 @@ def _threshold(
 
 def _row(result: Result, draws: int, level: float, seed: int) -> dict[str, Any]:
     told = details(result)
-    return {
+    row = {
+        'finite': result.finite,
         'convention': result.convention,
         'counts': result.counts | told.pop('counts', {}),
         'figures': {name: finite(value) for name, value in result.figures().items()},
-        **_intervals(result, draws, level, seed),
-        **told,
         'evidence': None,
     }
+    if not result.finite:
+        empty: dict[str, Any] = {'intervals': {}, 'no_intervals': {}, 'thresholds': []}
+        return {**row, **empty}
+    return {**row, **_intervals(result, draws, level, seed), **told}
 
 
 def _intervals(result: Result, draws: int, level: float, seed: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..results import (
     rate_name,
 )
 from .content import accuracy_threshold
-from .tables import percent
+from .tables import NOT_FINITE, percent
 
 # Points of a drawn curve, at evenly spaced exponents; more cannot be seen.
 CURVE_POINTS = 2000
@@ -53,6 +53,11 @@ def curve_of(result: VerificationResult) -> Curve:
     return Curve(fars, SortedScores(result.scores, result.same).staircase(fars))
 
 
+def curves_of(results: Mapping[str, VerificationResult]) -> dict[str, Curve]:
+    """Of the results that are finite."""
+    return {name: curve_of(x) for name, x in results.items() if x.finite}
+
+
 def label(name: str) -> str:
     """A name as a legend takes it: short, and no dollar begins a formula."""
     short = name if len(name) <= NAME_LENGTH else f'{name[: NAME_LENGTH - 1]}…'
@@ -62,7 +67,10 @@ def label(name: str) -> str:
 def draw_roc(
     ax: Axes, results: Mapping[str, VerificationResult], curves: Mapping[str, Curve]
 ) -> None:
-    """TAR over a logarithmic FAR."""
+    """TAR over a logarithmic FAR; of a result without a curve its name."""
+    _name_missing(ax, results)
+    if not curves:
+        return
     for name, curve in curves.items():
         auc = percent(results[name].auc)
         ax.plot(curve.fars, curve.tars, label=f'{label(name)} (AUC {auc} %)')
@@ -83,6 +91,9 @@ def draw_det(
     ax: Axes, results: Mapping[str, VerificationResult], curves: Mapping[str, Curve]
 ) -> None:
     """FRR over FAR, both as normal deviates: normal scores make straight lines."""
+    _name_missing(ax, results)
+    if not curves:
+        return
     fewest = 1 / max(result.num_same for result in results.values())
     lowest = min(curve.fars[0] for curve in curves.values())
     fewest, lowest, highest = min(fewest, FEWEST), min(lowest, FEWEST), 0.5
@@ -107,6 +118,10 @@ def draw_scores(ax: Axes, result: VerificationResult) -> None:
 
     The FAR is the lowest that is resolvable.
     """
+    if not result.finite:
+        ax.text(0.5, 0.5, NOT_FINITE, transform=ax.transAxes, ha='center')
+        ax.set_axis_off()
+        return
     kinds = {
         'different pairs': result.scores[~result.same],
         'same pairs': result.scores[result.same],
@@ -193,6 +208,14 @@ def draw_distractors(ax: Axes, results: Mapping[str, MegaFaceResult]) -> None:
     )
     ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=' %'))
     _finish(ax)
+
+
+def _name_missing(ax: Axes, results: Mapping[str, VerificationResult]) -> None:
+    missing = [name for name, result in results.items() if not result.finite]
+    for name in missing:
+        ax.plot([], [], ' ', label=f'{label(name)} ({NOT_FINITE})')
+    if len(missing) == len(results):
+        _finish(ax)
 
 
 def _finish(ax: Axes) -> None:

@@ -16,7 +16,7 @@ from ..results import (
     VerificationResult,
 )
 from .drawing import (
-    curve_of,
+    curves_of,
     draw_cmc,
     draw_det,
     draw_distractors,
@@ -95,7 +95,7 @@ def _plain(text: str) -> str:
 def _verification(
     rows: Mapping[str, VerificationResult],
 ) -> dict[str, tuple[str, Draw]]:
-    curves = {name: curve_of(result) for name, result in rows.items()}
+    curves = curves_of(rows)
     return {
         'roc': ('ROC', partial(draw_roc, results=rows, curves=curves)),
         'det': ('DET', partial(draw_det, results=rows, curves=curves)),

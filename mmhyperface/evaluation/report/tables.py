@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-NOT_RESOLVABLE = 'not resolvable'
+from ..results import NOT_FINITE, NOT_RESOLVABLE
+
 NO_THRESHOLD = 'none'  # accepts everything, or nothing
 
 MODEL = 'model'  # title of the column that tells rows apart
@@ -155,6 +156,15 @@ def reading(content: dict[str, Any]) -> list[str]:
         'accuracy what it has to reach, the median over the folds; '
         f'{NO_THRESHOLD}: it accepts everything, or nothing.',
     ]
+    if any(
+        not row.get('finite', True)
+        for protocols in content['sets'].values()
+        for told in protocols.values()
+        for row in told['rows'].values()
+    ):
+        lines.append(
+            f'{NOT_FINITE}: embeddings are zero, NaN or infinite, or all alike.'
+        )
     if drawn['draws']:
         lines.append(
             f'Intervals: bootstrap over identities, {drawn["draws"]:,} draws from seed '
@@ -275,7 +285,8 @@ def _cells(
         pointer = root + _pointer('thresholds', places[0], 'value')
     else:
         return None
-    spans = [_rate(value, pointer)]
+    missing = NOT_RESOLVABLE if row.get('finite', True) else NOT_FINITE
+    spans = [_rate(value, pointer, missing)]
     if figure == 'accuracy' and row['figures'].get('accuracy_std') is not None:
         std = row['figures']['accuracy_std']
         spans += [Span(' ± '), _rate(std, root + _pointer('figures', 'accuracy_std'))]
@@ -288,8 +299,8 @@ def _cells(
     return [Cell(tuple(spans)), interval, threshold]
 
 
-def _rate(value: float | None, pointer: str) -> Span:
-    text = NOT_RESOLVABLE if value is None else percent(value)
+def _rate(value: float | None, pointer: str, missing: str = NOT_RESOLVABLE) -> Span:
+    text = missing if value is None else percent(value)
     return Span(text, pointer, value)
 
 

@@ -13,9 +13,10 @@ from rich import box
 from mmhyperface.datasets.new_files import new_files
 
 from ..results import VerificationResult, rate_name
-from .content import details, finite
-from .drawing import curve_of, draw_roc, draw_scores, label
+from .content import finite
+from .drawing import curves_of, draw_roc, draw_scores, label
 from .tables import (
+    NOT_FINITE,
     NOT_RESOLVABLE,
     TEXT_WIDTH,
     Table,
@@ -40,9 +41,9 @@ def verification_table(rows: Mapping[str, VerificationResult]) -> str:
             name,
             f'{result.num_same:,} + {result.num_different:,}',
             _accuracy(result),
-            percent(result.eer),
-            percent(result.auc),
-            *(_tar(tars[far]) if far in tars else '' for far in fars),
+            percent(result.eer) if result.finite else NOT_FINITE,
+            percent(result.auc) if result.finite else NOT_FINITE,
+            *(_tar(result, tars[far]) if far in tars else '' for far in fars),
         ]
         lines.append([words(text) for text in line])
     table = table_text(Table([words(title) for title in titles], lines), box.ASCII2)
@@ -56,14 +57,15 @@ def plot_verification(
 
     The FAR axis is logarithmic and begins where the different pairs begin to
     resolve it; the curve is the exact staircase. The dashed line in a histogram is
-    the threshold of the accuracy (the median over the folds). The file appears
-    complete or not at all; its suffix says the format (png, pdf, svg).
+    the threshold of the accuracy (the median over the folds). Of a result that is not
+    finite there is its name. The file appears complete or not at all; its suffix says
+    the format (png, pdf, svg).
     """
     figure = Figure(figsize=(15, 5.6), dpi=110)
     FigureCanvasAgg(figure)
     shown = list(results.items())[-2:]
     axes = figure.subplots(1, 1 + len(shown), squeeze=False)[0]
-    draw_roc(axes[0], results, {name: curve_of(x) for name, x in results.items()})
+    draw_roc(axes[0], results, curves_of(results))
     axes[0].set_title('ROC')
     for ax, (name, result) in zip(axes[1:], shown, strict=True):
         draw_scores(ax, result)
@@ -82,7 +84,8 @@ def write_verification_json(
     """Write every figure but the scores: set → row → figures, as fractions.
 
     A figure that is not a finite number (a FAR that is not resolvable, a threshold
-    that accepts nothing) is null. The file appears complete or not at all.
+    that accepts nothing) is null, and so are all of a result that is not ``finite``.
+    The file appears complete or not at all.
     """
     content = {
         name: {row: _figures(result) for row, result in rows.items()}
@@ -92,13 +95,17 @@ def write_verification_json(
         file.write(json.dumps(content, indent=2).encode() + b'\n')
 
 
-def _tar(rate: float) -> str:
+def _tar(result: VerificationResult, rate: float) -> str:
+    if not result.finite:
+        return NOT_FINITE
     return NOT_RESOLVABLE if math.isnan(rate) else percent(rate)
 
 
 def _accuracy(result: VerificationResult) -> str:
     if math.isnan(result.accuracy):
         return ''
+    if not result.finite:
+        return NOT_FINITE
     std = result.accuracy_std
     spread = '' if math.isnan(std) else f' ± {percent(std)}'
     return percent(result.accuracy) + spread
@@ -114,14 +121,18 @@ def _conventions(rows: Mapping[str, VerificationResult], width: int) -> str:
 
 
 def _figures(result: VerificationResult) -> dict:
+    def number(value: float) -> float | None:
+        return finite(value) if result.finite else None
+
     return {
-        'accuracy': finite(result.accuracy),
-        'accuracy_std': finite(result.accuracy_std),
-        'accuracy_thresholds': details(result)['accuracy_thresholds'],
-        'eer': finite(result.eer),
-        'auc': finite(result.auc),
+        'finite': result.finite,
+        'accuracy': number(result.accuracy),
+        'accuracy_std': number(result.accuracy_std),
+        'accuracy_thresholds': [number(x) for x in result.accuracy_thresholds],
+        'eer': number(result.eer),
+        'auc': number(result.auc),
         'tar_at_far': [
-            {'far': float(far), 'tar': finite(tar), 'threshold': finite(threshold)}
+            {'far': float(far), 'tar': number(tar), 'threshold': number(threshold)}
             for far, tar, threshold in zip(
                 result.fars, result.tars, result.thresholds, strict=True
             )

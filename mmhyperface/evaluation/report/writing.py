@@ -16,9 +16,10 @@ is null ::
 The protocols are ``1:1``, ``1:N`` and ``MegaFace``; files are paths relative to the
 folder. Of each row ::
 
+    finite        false: the embeddings admit no figure, and all figures are null
     convention    how the figures were computed, in words
     counts        {what: how many} of what they stand on
-    figures       {name: value}; null: the rate is not resolvable
+    figures       {name: value}; null: the rate is not resolvable, or as above
     intervals     {name: [low, high]}
     no_intervals  {name: why it has none}, of the other figures that are numbers
     thresholds    [{figure, gallery, value, threshold}]: the operating threshold of
@@ -27,7 +28,7 @@ folder. Of each row ::
                   accuracy is the median over the folds.
     evidence      the file with the scores, or null
 
-and moreover ::
+and moreover, if it is finite ::
 
     accuracy_thresholds  1:1: of each fold
     merged, cmc          1:N: all galleries as one?; rates of ranks 1, 2, …
@@ -80,6 +81,8 @@ class Report:
             UserError: the evidence is missing, damaged, or another test's.
         """
         told = self.content['sets'][name][protocol]['rows'][row]
+        if not told.get('finite', True):
+            raise UserError(f'{self.folder}: the embeddings of {row!r} are not finite')
         if told['evidence'] is None:
             raise UserError(f'{self.folder}: the report was written without evidence')
         path = self.folder / told['evidence']
@@ -196,7 +199,7 @@ def _add_files(
         note = '\n'.join(cell.text for cell in section.notes)
         told['pictures'] = draw_pictures(number, section.name, rows, note, folder)
         for row, result in rows.items():
-            if evidence:
+            if evidence and result.finite:
                 file = f'evidence/{file_name(next(numbers), section.name, row)}.npz'
                 save_evidence(result, folder / file)
                 told['rows'][row]['evidence'] = file
