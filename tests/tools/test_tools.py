@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import record_files
+from runs import run_script
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [
@@ -56,17 +57,16 @@ each_method = pytest.mark.parametrize(
 
 
 def call(*command: object, status: int = 0, **env: str) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-            **env,
-        },
-    )
+    env = {
+        **os.environ,
+        'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        **env,
+    }
+    words = list(map(str, command))
+    if words[0] in ('python', sys.executable) and words[1].endswith('.py'):
+        done = run_script(*words[1:], cwd=ROOT, env=env)
+    else:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == status, done.stdout + done.stderr
     return done
 
