@@ -139,9 +139,14 @@ def _script(
         os.dup2(file, stream)
         os.close(file)
     _begin(environment)
+    os.chdir(cwd)
+    as_main(command)
+
+
+def as_main(command: list[str]) -> None:
+    """In a process of the server: be the script, called with its arguments."""
     # Whatever the script starts, it starts as in an interpreter of its own.
     multiprocessing.set_start_method(None, force=True)
-    os.chdir(cwd)
     sys.argv = command
     sys.path.insert(0, str(Path(command[0]).resolve().parent))
     runpy.run_path(command[0], run_name='__main__')
