@@ -12,6 +12,13 @@ sys.path[:0] = [str(HERE / folder) for folder in ('', 'models', 'datasets')]
 REAL_FACES = 'MMHYPERFACE_REAL_FACES'
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _unformatted_configs() -> None:
+    from runs import leave_configs_unformatted
+
+    leave_configs_unformatted()
+
+
 @pytest.fixture
 def real_faces() -> str:
     """A folder of real faces, root/identity/image, of at least 20 people."""

@@ -1,13 +1,20 @@
 """Small runs of the real runner, on one or several gloo processes."""
 
 import json
+import multiprocessing
 import os
+import pickle
+import runpy
 import socket
+import subprocess
+import sys
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mmengine.config.config
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -16,6 +23,21 @@ from mmhyperface.apis import build_runner
 from mmhyperface.compat.distributed import end_process_group
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
+# Processes are forked from a server that has imported what takes a fresh interpreter
+# seconds. It has done nothing else: no threads, no settings of a test.
+FORKS = multiprocessing.get_context('forkserver')
+FORKS.set_forkserver_preload(
+    ['mmhyperface.engine', 'mmhyperface.inference.inferencer', 'mmpretrain.models']
+)
+
+
+def leave_configs_unformatted() -> None:
+    """Write the text of a config without line breaks.
+
+    mmengine has it formatted again for each log, checkpoint and file, which takes most
+    of the time of a small run. It is the same Python all the same.
+    """
+    mmengine.config.config.FormatCode = lambda text, **_: (text, True)
 
 
 def small_config(work_dir: Path, **options: Any) -> Config:
@@ -68,7 +90,23 @@ def scalars(work_dir: Path, name: str = 'loss') -> list[float]:
     return [line[name] for line in lines if name in line]
 
 
-def _worker(rank: int, world: int, port: int, task: Callable, args: tuple) -> None:
+def _begin(environment: dict[str, str]) -> None:
+    """In a process of the server: be one of this test."""
+    if environment.get('TRITON_INTERPRET') != os.environ.get('TRITON_INTERPRET'):
+        # Which Triton reads when it is imported, and torch has done that.
+        for name in list(sys.modules):
+            if f'{name}.'.startswith('triton.') and not name.startswith('triton._C'):
+                del sys.modules[name]
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    leave_configs_unformatted()
+
+
+def _worker(
+    rank: int, world: int, port: int, environment: dict[str, str], pickled: bytes
+) -> None:
+    _begin(environment)
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -76,7 +114,8 @@ def _worker(rank: int, world: int, port: int, task: Callable, args: tuple) -> No
         MASTER_ADDR='127.0.0.1',
         MASTER_PORT=str(port),
     )
-    torch.set_num_threads(1)
+    # Modules are imported here, in their environment.
+    task, args = pickle.loads(pickled)
     task(*args)
     end_process_group()
 
@@ -86,4 +125,54 @@ def spawn(world: int, task: Callable, *args: Any) -> None:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, (world, port, task, args), nprocs=world)
+    torch.multiprocessing.start_processes(
+        _worker,
+        (world, port, dict(os.environ), pickle.dumps((task, args))),
+        nprocs=world,
+        start_method='forkserver',
+    )
+
+
+def _script(
+    command: list[str], cwd: str, environment: dict[str, str], outputs: list[str]
+) -> None:
+    for stream, path in zip((1, 2), outputs, strict=True):
+        file = os.open(path, os.O_WRONLY)
+        os.dup2(file, stream)
+        os.close(file)
+    _begin(environment)
+    os.chdir(cwd)
+    as_main(command)
+
+
+def as_main(command: list[str]) -> None:
+    """In a process of the server: be the script, called with its arguments."""
+    # Whatever the script starts, it starts as in an interpreter of its own.
+    multiprocessing.set_start_method(None, force=True)
+    sys.argv = command
+    sys.path.insert(0, str(Path(command[0]).resolve().parent))
+    runpy.run_path(command[0], run_name='__main__')
+
+
+def run_script(
+    *command: object, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
+    """As ``python *command`` does, with its output; in a process of the server."""
+    words = [str(part) for part in command]
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder, name) for name in ('stdout', 'stderr')]
+        for path in outputs:
+            path.touch()
+        process = FORKS.Process(
+            target=_script,
+            args=(
+                words,
+                str(cwd or Path.cwd()),
+                dict(os.environ if env is None else env),
+                [str(path) for path in outputs],
+            ),
+        )
+        process.start()
+        process.join()
+        told = [path.read_text() for path in outputs]
+    return subprocess.CompletedProcess(words, process.exitcode, *told)

@@ -60,7 +60,7 @@ def loader(count: int, **options) -> DataLoader:
     return DataLoader(Faces(count), 4, collate_fn=collate_faces, **options)
 
 
-@pytest.mark.parametrize('start', ['fork', 'spawn'])
+@pytest.mark.parametrize('start', ['fork', 'forkserver'])
 def test_workers(start):
     """Batches of a worker are right, also a smaller one at the end, in each epoch."""
     batches = loader(

@@ -400,7 +400,7 @@ def test_a_cache_folder_elsewhere(tmp_path):
     assert not list((tmp_path / 'set').glob('.*'))
 
 
-@pytest.mark.parametrize('start', ['fork', 'spawn'])
+@pytest.mark.parametrize('start', ['fork', 'forkserver'])
 def test_workers(tmp_path, start):
     records = insightface_records(images(3, 4))
     records[4] = (5, header(1.0, 5) + b'no image')

@@ -55,7 +55,7 @@ def test_what_an_item_holds():
 
 def test_the_same_pictures_in_another_process():
     dataset = faces(label_noise=0.5)
-    with multiprocessing.get_context('spawn').Pool(1) as pool:
+    with multiprocessing.get_context('forkserver').Pool(1) as pool:
         elsewhere = pool.apply(digest, (dataset,))
     assert digest(faces()) == digest(dataset) == elsewhere
 

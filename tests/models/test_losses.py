@@ -32,7 +32,7 @@ from mmhyperface.models.losses.characteristic import (
 )
 from mmhyperface.models.losses.sphereface2 import balanced_bias
 
-SIZES = [(1, 2, 3), (3, 5, 4), (7, 11, 3)]
+SIZES = [(1, 2, 3), (3, 5, 4), (5, 7, 3)]
 # x, w, y, bias, base -> loss
 Oracle = Callable[..., float]
 

@@ -1,4 +1,4 @@
-"""The fused engine against the dense one; test_fused.py runs this file.
+"""The fused engine against the dense one; test_fused.py runs this script.
 
 On CUDA if there is some, else in Triton's interpreter: in a process of its own, since
 that has to be chosen before Triton is imported.
@@ -6,12 +6,14 @@ that has to be chosen before Triton is imported.
 
 import copy
 import pickle
+import sys
 from collections.abc import Callable
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from engine_matrix import FEW_LOSSES
 from test_blocked import head_of
 from test_elementwise import stateful, steps_of_moving_margins
 from test_losses import CASES
@@ -124,7 +126,13 @@ _exact: set[tuple] = set()
 
 
 @pytest.mark.parametrize('centres', ['normalize', 'project'])
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in FEW_LOSSES))
+        for name in CASES
+    ],
+)
 def test_every_loss(name, centres):
     # Many settings are about the own class only, and have a kernel in common.
     key = kernels_of(name), centres
@@ -444,3 +452,8 @@ def test_head():
         head.to(DEVICE)._loss(feats, target)['loss'].backward()
         results.append(head.weight.grad)
     assert error(*results) < 1e-5
+
+
+if __name__ == '__main__':
+    options = ['-q', '-n', '0', '-p', 'no:cacheprovider', *sys.argv[1:]]
+    sys.exit(pytest.main([__file__, *options]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import run_script
 
 from mmhyperface.errors import UserError
 from mmhyperface.models import HypersphereHead
@@ -15,19 +16,15 @@ from mmhyperface.ops import Blocked, Fused, fused
 from mmhyperface.ops.elementwise import trace
 
 TRITON = fused._triton_missing() is None
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.skipif(not TRITON, reason=f'{fused._triton_missing()}')
-def test_kernels():
-    path = str(Path(__file__).with_name('fused_kernels.py'))
+@pytest.mark.parametrize('which', ['not slow', pytest.param('slow', marks=SLOW)])
+def test_kernels(which):
+    path = Path(__file__).with_name('fused_kernels.py')
     interpreted = {} if torch.cuda.is_available() else {'TRITON_INTERPRET': '1'}
-    result = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', path],
-        env={**os.environ, **interpreted},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    result = run_script(path, '-m', which, env={**os.environ, **interpreted})
     assert result.returncode == 0, result.stdout[-5000:]
 
 

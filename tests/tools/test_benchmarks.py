@@ -1,8 +1,6 @@
 """The benchmarks measure what they say, at sizes of seconds; no figure is judged."""
 
 import json
-import os
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from runs import run_script
 
 from mmhyperface.errors import UserError
 
@@ -31,13 +30,7 @@ def peers(monkeypatch) -> ModuleType:
 
 
 def run(script: str, *arguments: object, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, OMP_NUM_THREADS='1'),
-    )
+    done = run_script(BENCHMARKS / script, *arguments, cwd=ROOT)
     assert done.returncode == status, done.stdout + done.stderr
     assert 'Traceback' not in done.stderr
     return done.stdout + done.stderr

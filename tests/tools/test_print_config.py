@@ -1,12 +1,13 @@
 """The tool, and what it prints of the recipes, against the published settings."""
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from runs import run_script
+from yapf.yapflib.yapf_api import FormatCode
 
 from mmhyperface.apis import load_config
 from mmhyperface.errors import UserError
@@ -298,6 +299,8 @@ def test_so_are_flagships_as_they_are_printed(monkeypatch, capsys, name):
 
 
 def test_a_printed_config_is_the_config(monkeypatch, capsys, tmp_path):
+    # With the line breaks that users see.
+    monkeypatch.setattr('mmengine.config.config.FormatCode', FormatCode)
     config = ROOT / 'configs' / 'cosface_r50_webface42m.py'
     saved = tmp_path / 'new' / 'mine.py'
     options = ['model.backbone.depth=18', 'data_root=elsewhere']
@@ -339,9 +342,7 @@ def test_configs_of_the_installed_package_have_names(monkeypatch, capsys, tmp_pa
 
 
 def test_mistakes_are_one_message():
-    done = subprocess.run(
-        [sys.executable, TOOL, 'none.py'], cwd=ROOT, capture_output=True, text=True
-    )
+    done = run_script(TOOL, 'none.py', cwd=ROOT)
     assert done.returncode == 1
     assert not done.stdout
     assert done.stderr.strip().splitlines()[-1] == 'error: there is no config none.py'

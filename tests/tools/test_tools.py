@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import record_files
-from runs import small_config
+from runs import as_main, run_script, small_config, spawn
 
 from mmhyperface.apis import argument_parser, build_runner, config_from, load_config
 from mmhyperface.errors import UserError
@@ -65,17 +65,16 @@ each_method = pytest.mark.parametrize(
 
 
 def call(*command: object, status: int = 0, **env: str) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-            **env,
-        },
-    )
+    env = {
+        **os.environ,
+        'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        **env,
+    }
+    words = list(map(str, command))
+    if words[0] in ('python', sys.executable) and words[1].endswith('.py'):
+        done = run_script(*words[1:], cwd=ROOT, env=env)
+    else:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == status, done.stdout + done.stderr
     return done
 
@@ -114,16 +113,27 @@ def test_training_leaves_what_the_readme_promises(trained):
     assert set(figures['synthetic']) == {'raw pixels', 'untrained', 'trained'}
 
 
-@pytest.mark.parametrize('processes', [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_testing_repeats_the_figures_of_training(trained, tmp_path, processes):
+@pytest.mark.parametrize(
+    ('processes', 'script'),
+    [
+        (1, 'test.py'),
+        (3, 'test.py'),
+        # As above, but for the launcher that all scripts share.
+        pytest.param(3, 'dist_test.sh', marks=pytest.mark.slow),
+    ],
+)
+def test_testing_repeats_the_figures_of_training(trained, tmp_path, processes, script):
     work, config, _ = trained
     options = ('--work-dir', tmp_path, '--out', tmp_path / 'out.json')
     arguments = (config, work / 'iter_4.pth')
     overrides = ('--cfg-options', *SYNTHETIC)
-    if processes == 1:
+    if script == 'dist_test.sh':
+        call('tools/dist_test.sh', *arguments, processes, *options, *overrides)
+    elif processes == 1:
         call(sys.executable, 'tools/test.py', *arguments, *options, *overrides)
     else:
-        call('tools/dist_test.sh', *arguments, processes, *options, *overrides)
+        command = ('tools/test.py', *arguments, *options, '--launcher', 'pytorch')
+        spawn(processes, as_main, [*map(str, command), *overrides])
     figures = json.loads((tmp_path / 'out.json').read_text())
     training = json.loads((work / 'verification.json').read_text())
     trained_row = training['synthetic']['trained']
@@ -490,6 +500,30 @@ def test_slurm_scripts_start_one_process_per_gpu(tmp_path, script):
     for word in ('--ntasks=12', '--ntasks-per-node=8', '--partition=part', '--qos'):
         assert word in said
     assert said[-(len(arguments) - 2) - 2 :] == [*arguments[2:], '--launcher', 'slurm']
+
+
+@pytest.mark.parametrize('script', ['train', 'test'])
+def test_dist_scripts_start_the_processes_of_a_host(tmp_path, script):
+    fake = tmp_path / 'python'
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    arguments = ['config.py', *(['a.pth'] if script == 'test' else []), '--amp']
+    done = call(
+        *(f'tools/dist_{script}.sh', *arguments[:-1], 3, *arguments[-1:]),
+        NNODES='2',
+        NODE_RANK='1',
+        MASTER_ADDR='10.0.0.1',
+        PORT='29517',
+        OMP_NUM_THREADS='1',
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+    )
+    assert done.stdout.splitlines() == [
+        str(ROOT / 'tools' / 'dist_run.py'),
+        *('--nnodes=2', '--node_rank=1', '--master_addr=10.0.0.1'),
+        *('--master_port=29517', '--nproc_per_node=3'),
+        str(ROOT / 'tools' / f'{script}.py'),
+        *(*arguments, '--launcher', 'pytorch'),
+    ]
 
 
 @pytest.mark.parametrize('script', ['dist_train', 'dist_test', 'slurm_train'])

@@ -45,6 +45,7 @@ def hosts():
             ip('netns', 'delete', name)
 
 
+@pytest.mark.slow  # test_tools.py has what each host is told, and one host
 def test_two_hosts_train_as_one(tmp_path, hosts):
     options = {'model.head.sharded': True, 'model.head.engine': 'blocked'}
     train(small_config(tmp_path / 'one', **options))
