@@ -77,13 +77,6 @@ def option(name: str, loader: str, value: str = '...') -> str:
     return f'{given} ({often}--cfg-options {".".join(place)}.{name}={value})'
 
 
-def or_no_validation() -> str:
-    """Ends advice on a test set that a training is validated on; else nothing."""
-    if _place.get()[:1] == ('val_dataloader',):
-        return '; to train without validation: --no-validate'
-    return ''
-
-
 class FaceDataset(BaseDataset):
     """Base of the data sets that are found on a disk.
 

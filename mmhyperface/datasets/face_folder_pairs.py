@@ -6,7 +6,6 @@ import numpy as np
 
 from mmhyperface.registry import DATASETS
 
-from .face_dataset import or_no_validation
 from .face_folder import FaceFolder
 from .pair_sets import set_pairs
 
@@ -131,7 +130,7 @@ class FaceFolderPairs(FaceFolder):
                 f', or to hold out more than {self.holdout}, from training as well: '
                 f'{self._option("holdout")} and train_dataloader.dataset.holdout=...'
             )
-        return advice + or_no_validation()
+        return advice
 
     def _stratified_folds(
         self, same: np.ndarray, rng: np.random.RandomState

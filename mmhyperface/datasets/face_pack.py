@@ -9,7 +9,7 @@ import numpy as np
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
-from .face_dataset import FaceDataset, or_no_validation
+from .face_dataset import FaceDataset
 from .pair_sets import consecutive_folds, set_pairs
 from .safe_pickle import as_array, load_data
 
@@ -75,7 +75,7 @@ class FacePack(FaceDataset):
         except OSError as error:
             raise UserError(
                 f"cannot read the pack '{self.ann_file}': {error.strerror}. Set "
-                f'ann_file, or {self._option("data_root")}{or_no_validation()}'
+                f'ann_file, or {self._option("data_root")}'
             ) from None
         pack = load_data(content, self.ann_file)
         if type(pack) not in (tuple, list) or len(pack) != 2:

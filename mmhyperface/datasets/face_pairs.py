@@ -10,7 +10,7 @@ from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
 from .cfp_splits import read_cfp
-from .face_dataset import FaceDataset, or_no_validation
+from .face_dataset import FaceDataset
 from .pair_sets import consecutive_folds, folder_identities, set_pairs
 from .tables import is_table, read_table, text_of
 from .text_lists import read_lines, split_fields
@@ -134,7 +134,7 @@ class FacePairs(FaceDataset):
 
     def _read(self) -> tuple[list[Pair], np.ndarray | None]:
         """The pairs, and the fold of each."""
-        advice = f'Set data_root, or {self._option("ann_file")}{or_no_validation()}'
+        advice = f'Set data_root, or {self._option("ann_file")}'
         if os.path.isdir(self.ann_file):
             self.tells_folds = True
             self._refuse_folds(self.ann_file, "CFP's lists have their own folds")
@@ -210,8 +210,7 @@ class FacePairs(FaceDataset):
                 first_places[missing[0]],
                 f"no image '{paths[missing[0]]:.300}'; {len(missing)} of {len(paths)} "
                 f'are missing. Paths start from {self._option("data_prefix")}; the '
-                f'images of an LFW list end with {self._option("extension")}'
-                f'{or_no_validation()}',
+                f'images of an LFW list end with {self._option("extension")}',
             )
 
     def _check_pairs(
