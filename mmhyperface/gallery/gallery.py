@@ -282,8 +282,8 @@ class FaceGallery:
     def save(self, path: str | Path, overwrite: bool = True) -> None:
         """Write it to a file, which has the old gallery or the new one at any time.
 
-        A process that is killed leaves a hidden file beside it, ``.NAME.PID.part``,
-        which may be deleted. Where several processes change one file,
+        A process that is killed leaves hidden files beside it, ``.NAME.PID.part`` and
+        ``.NAME.lock``, which may be deleted. Where several processes change one file,
         :func:`.locked` lets each read, change and save it by itself.
 
         Raises:

@@ -401,6 +401,11 @@ def test_whole_photographs_are_no_crops(run, folder, tmp_path):
     )
     status, _, err = run(GALLERY, *query, '--resize')
     assert (status, 'but the faces' in err) == (0, False)
+    # Enrolled again in another way, though the pictures are the same.
+    status, told, err = run(GALLERY, *arguments, '--detector', folder / 'blocks.onnx')
+    assert (status, 'but the faces' in err) == (0, False)
+    assert told.startswith('0 new, 1 changed, 0 renamed, 0 unchanged')
+    assert FaceGallery.load(file).alignments == {'detector'}
 
 
 def test_a_threshold_by_strangers(run, folder, tmp_path):

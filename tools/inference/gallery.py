@@ -162,7 +162,6 @@ class Picture(NamedTuple):
 
 def enrol(args: argparse.Namespace) -> int:
     from mmhyperface.gallery.files import locked
-    from mmhyperface.inference.inferencer import tell_alignment
     from mmhyperface.inference.inputs import people_below
 
     people = people_below(args.folder)
@@ -175,7 +174,8 @@ def enrol(args: argparse.Namespace) -> int:
         for item in items
     ]
     known = gallery.origins
-    todo = [one for one in pictures if not _is_known(one, known)]
+    ways = _ways(args)
+    todo = [one for one in pictures if not _is_known(one, known, ways)]
     unknown = sum(one.image in known and not known[one.image].digest for one in todo)
     if unknown:
         tell(
@@ -192,8 +192,7 @@ def enrol(args: argparse.Namespace) -> int:
     # Another process may have changed it in the meantime.
     with locked(args.gallery):
         gallery = _gallery(args, inferencer.convention)
-        tell_alignment(found.usable, gallery)
-        counts = _put(gallery, pictures, usable)
+        counts = _put(gallery, pictures, usable, ways)
         gone = _gone(gallery, pictures)
         if args.remove_gone:
             for person, images in gone.items():
@@ -227,20 +226,31 @@ def _picture(person: str, item: Item, folder: str) -> Picture:
     return Picture(person, image, item, digest)
 
 
-def _is_known(one: Picture, origins: dict[str, Origin]) -> bool:
+def _ways(args: argparse.Namespace) -> set[str]:
+    """How faces are found now, see :class:`.Face`."""
+    if args.detector:
+        return {'detector'}
+    return {'crop', 'resized'} if args.resize else {'crop'}
+
+
+def _is_known(one: Picture, origins: dict[str, Origin], ways: set[str]) -> bool:
+    """Whether a picture of this content is enrolled, with its face found likewise."""
     from mmhyperface.gallery.ids import UNKNOWN
 
-    return bool(one.digest) and origins.get(one.image, UNKNOWN).digest == one.digest
+    digest, alignment = origins.get(one.image, UNKNOWN)
+    return bool(one.digest) and one.digest == digest and alignment in ways
 
 
 def _put(
     gallery: FaceGallery,
     pictures: Sequence[Picture],
     usable: Sequence[tuple[Picture, Face]],
+    ways: set[str],
 ) -> Counter[str]:
     """Enrol pictures of a folder with their faces; how many of each kind.
 
-    One that is there under its own name was changed; one whose content is there under
+    One that is there under its own name was changed, or is asked for in another way
+    (with a detector, or without); one whose content is there under
     a name that the folder has no more was renamed.
     """
     origins = gallery.origins
@@ -253,7 +263,7 @@ def _put(
     counts: Counter[str] = Counter()
     replaced: dict[str, list[str]] = {}
     # What another process has enrolled in the meantime is there.
-    todo = [(one, face) for one, face in usable if not _is_known(one, origins)]
+    todo = [(one, face) for one, face in usable if not _is_known(one, origins, ways)]
     for one, face in todo:
         kind, old = 'new', former.pop((one.person, face.digest), None)
         if one.image in origins:
@@ -265,6 +275,7 @@ def _put(
         counts[kind] += 1
     for person, images in replaced.items():
         gallery.remove(person, images)
+    tell_alignment([face for _, face in todo], gallery)
     if todo:
         gallery.enrol_many(
             [one.person for one, _ in todo],
