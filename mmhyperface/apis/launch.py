@@ -59,34 +59,18 @@ def report_errors() -> Generator[None, None, None]:
             from mmhyperface.compat.distributed import end_process_group
 
             end_process_group()
-    except (UserError, pickle.UnpicklingError) as error:
+    except Exception as error:
+        message = _message_of(error)
+        if message is None:
+            raise
         rank = int(os.environ.get('RANK', 0))
         if rank:
             # A mistake that all processes meet is told by the first, whose end
             # makes the launcher stop the others, on a busy machine not at once; this
             # one may be ours alone.
             time.sleep(10)
-        message = getattr(error, 'brief', None) or (
-            f'a checkpoint cannot be loaded, for it is none or holds more than '
-            f'weights: {str(error).splitlines()[0]}'
-        )
         where = f' (process {rank})' if rank else ''
         print(f'error{where}: {message}', file=sys.stderr, flush=True)
-        sys.exit(1)
-    except (TypeError, KeyError) as error:
-        mistake = _mistake_in_config(error)
-        if mistake is None:
-            raise
-        print(f'error: {mistake}', file=sys.stderr, flush=True)
-        sys.exit(1)
-    except OSError as error:
-        if isinstance(error, PermissionError) and error.filename:
-            refusal = f'{error.filename}: {error.strerror}'
-        elif of_the_disk(error):
-            refusal = str(unwritable(error.filename or 'a file', error))
-        else:
-            raise
-        print(f'error: {refusal}', file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt as error:
         # One is enough: whoever presses again, or a launcher that passes it on, does
@@ -96,6 +80,24 @@ def report_errors() -> Generator[None, None, None]:
             told = f'interrupted {error}'.strip()
             print(f'\n{told}', file=sys.stderr, flush=True)
         sys.exit(INTERRUPTED)
+
+
+def _message_of(error: Exception) -> str | None:
+    """What to say of an error that is not the program's; None if it may be."""
+    if isinstance(error, UserError):
+        return error.brief
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            f'a checkpoint cannot be loaded, for it is none or holds more than '
+            f'weights: {str(error).splitlines()[0]}'
+        )
+    if isinstance(error, PermissionError) and error.filename:
+        return f'{error.filename}: {error.strerror}'
+    if isinstance(error, OSError) and of_the_disk(error):
+        return str(unwritable(error.filename or 'a file', error))
+    if isinstance(error, TypeError | KeyError) and error.args:
+        return _mistake_in_config(error)
+    return None
 
 
 def _mistake_in_config(error: Exception) -> str | None:

@@ -253,6 +253,8 @@ def _put(
     (with a detector, or without); one whose content is there under
     a name that the folder has no more was renamed.
     """
+    from mmhyperface.inference.inferencer import tell_alignment
+
     origins = gallery.origins
     former = {
         (person, origins[image].digest): image
