@@ -76,11 +76,11 @@ def named_features(
         )
     missing = [i for i, rows in enumerate(found) if not rows]
     if missing:
-        first = '/'.join(wanted[missing[0]])
+        end = '/' + '/'.join(wanted[missing[0]])
         reasons = {
             f'; it tells of the first: {why}'
             for problem, why in saved.problems.items()
-            if f'/{"/".join(_parts(problem))}'.endswith(f'/{first}')
+            if f'/{"/".join(_parts(problem))}'.endswith(end)
         }
         raise UserError(
             f'{path} has no embedding of {len(missing)} of {len(names)} images of '

@@ -134,7 +134,7 @@ def plan(
     _require_one('preprocessing', preprocessing, PREPROCESSINGS)
     client = TARGETS[target]
     if batch is not None and batch < 1:
-        raise UserError(f'batch (--batch) is a number of images from 1 on, got {batch}')
+        raise UserError(f'batch is a number of images from 1 on (--batch), got {batch}')
     if client.batch is not None and batch not in (None, client.batch):
         raise UserError(
             f'{target} feeds {client.batch} image at a time: leave batch={batch}, '

@@ -92,10 +92,10 @@ def characteristics_of(
         UserError: For a norm or a number of classes out of range.
     """
     if not norm > 0:
-        raise UserError(f'the feature norm (--norm) must be positive, got {norm}')
+        raise UserError(f'the feature norm must be positive (--norm), got {norm}')
     if num_classes < 2:
         raise UserError(
-            'the number of classes (--num-classes) must be at least 2, got '
+            'the number of classes must be at least 2 (--num-classes), got '
             f'{num_classes}'
         )
     angles = ANGLES if theta is None else np.asarray(theta, float)

@@ -184,7 +184,7 @@ def test_where_features_are_saved(tmp_path):
         assert types(cfg.test_evaluator.metrics) == ['FaceVerification']
         assert cfg.test_evaluator.about_features.flip_fusion == 'concat'
     cfg.test_evaluator = dict(type='Evaluator', metrics=[])
-    with pytest.raises(UserError, match='Evaluator saves no features'):
+    with pytest.raises(UserError, match=r'no features; set test_evaluator\.type='):
         save_features(cfg, path, 'some.pth')
     with pytest.raises(UserError, match=r'to a \.npy file'):
         save_features(cfg, path + '.txt', 'some.pth')
