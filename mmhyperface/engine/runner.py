@@ -18,10 +18,8 @@ from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
-from mmhyperface.datasets.face_dataset import loader
-from mmhyperface.datasets.wrappers import numbered
+from mmhyperface.datasets.wrappers import placed
 from mmhyperface.dist.shard import Shard
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.engine.shared_rows import (
@@ -83,6 +81,8 @@ class FaceRunner(Runner):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            setattr(self, f'_{name}', placed(getattr(self, f'_{name}'), name))
         self.centre_parts_above = _bytes(self.cfg.get('centre_parts_above', '1GB'))
         self.load_centres = self.cfg.get('load_centres', 'all')
         if self.load_centres not in LOAD_CENTRES:
@@ -102,35 +102,6 @@ class FaceRunner(Runner):
             super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
             self._taken = list(take_stand_ins(kwargs['checkpoint']))
-
-    @staticmethod
-    def build_dataloader(
-        dataloader: DataLoader | dict, *args: Any, **kwargs: Any
-    ) -> DataLoader:
-        """mmengine's, in which items have the indices of its own data set.
-
-        See :func:`.numbered`.
-        """
-        if isinstance(dataloader, dict):
-            # mmengine copies the config, and then calls this.
-            dataset = {'type': numbered, 'dataset': dataloader['dataset']}
-            dataloader = {**dataloader, 'dataset': dataset}
-        return Runner.build_dataloader(dataloader, *args, **kwargs)
-
-    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """mmengine's, whose data set knows that it is in ``train_dataloader``."""
-        with loader('train_dataloader'):
-            return super().build_train_loop(loop)
-
-    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """mmengine's, whose data set knows that it is in ``val_dataloader``."""
-        with loader('val_dataloader'):
-            return super().build_val_loop(loop)
-
-    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """mmengine's, whose data set knows that it is in ``test_dataloader``."""
-        with loader('test_dataloader'):
-            return super().build_test_loop(loop)
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
         """A :class:`FaceEvaluator`, unless the config names another type.
