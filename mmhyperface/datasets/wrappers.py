@@ -6,6 +6,7 @@ in the innermost one; :func:`numbered` puts that right.
 """
 
 import bisect
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset, Subset
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
-from .face_dataset import building, option
+from .face_dataset import building, loader, option
 
 
 def labels_of(dataset: Any) -> np.ndarray:
@@ -76,6 +77,22 @@ def numbered(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
     elif isinstance(dataset, Subset):
         order = np.asarray(dataset.indices, np.int64)
     return _Rearranged(parts, metainfo, order)
+
+
+def placed(config: Any, name: str) -> Any:
+    """The config of the loader of that name, with a :func:`numbered` data set.
+
+    What is no config of a loader stays as it is.
+    """
+    if not isinstance(config, dict) or 'dataset' not in config:
+        return config
+
+    def dataset() -> Any:
+        own = config['dataset']
+        with loader(name):
+            return numbered(copy.deepcopy(own) if isinstance(own, dict) else own)
+
+    return {**config, 'dataset': {'type': dataset}}
 
 
 def _sample_idx(item: dict) -> int | None:

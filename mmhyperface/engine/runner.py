@@ -22,10 +22,8 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
-from mmhyperface.datasets.face_dataset import loader
-from mmhyperface.datasets.wrappers import numbered
+from mmhyperface.datasets.wrappers import placed
 from mmhyperface.dist.shard import Shard
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.engine import loops
@@ -106,6 +104,8 @@ class FaceRunner(Runner):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            setattr(self, f'_{name}', placed(getattr(self, f'_{name}'), name))
         self.centre_parts_above = _bytes(self.cfg.get('centre_parts_above', '1GB'))
         self.load_centres = self.cfg.get('load_centres', 'all')
         if self.load_centres not in LOAD_CENTRES:
@@ -155,8 +155,7 @@ class FaceRunner(Runner):
         """mmengine's, after :func:`.loops.fitting` and before its check."""
         if isinstance(loop, dict):
             loop, self._train_dataloader = loops.fitting(loop, self._train_dataloader)
-        with loader('train_dataloader'):
-            built = super().build_train_loop(loop)
+        built = super().build_train_loop(loop)
         if built is not loop:
             loops.check_train_loop(self, built)
         return built
@@ -164,8 +163,7 @@ class FaceRunner(Runner):
     def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """mmengine's; what is wrong with its data says how to train without."""
         try:
-            with loader('val_dataloader'):
-                built = super().build_val_loop(loop)
+            built = super().build_val_loop(loop)
             loops.check_evaluation_loop('val', built)
         except UserError as error:
             raise UserError(
@@ -176,8 +174,7 @@ class FaceRunner(Runner):
 
     def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """mmengine's, if it ends and sees all images."""
-        with loader('test_dataloader'):
-            built = super().build_test_loop(loop)
+        built = super().build_test_loop(loop)
         loops.check_evaluation_loop('test', built)
         return built
 
@@ -189,20 +186,6 @@ class FaceRunner(Runner):
         built = super().build_param_scheduler(scheduler)
         loops.check_schedules(built, self._train_loop)
         return built
-
-    @staticmethod
-    def build_dataloader(
-        dataloader: DataLoader | dict, *args: Any, **kwargs: Any
-    ) -> DataLoader:
-        """mmengine's, in which items have the indices of its own data set.
-
-        See :func:`.numbered`.
-        """
-        if isinstance(dataloader, dict):
-            # mmengine copies the config, and then calls this.
-            dataset = {'type': numbered, 'dataset': dataloader['dataset']}
-            dataloader = {**dataloader, 'dataset': dataset}
-        return Runner.build_dataloader(dataloader, *args, **kwargs)
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
         """A :class:`FaceEvaluator`, unless the config names another type.

@@ -125,6 +125,8 @@ def orientation_of(data: bytes) -> tuple[int, tuple[str, ...]]:
 
     With remarks where these are not all that it takes, or not known.
     """
+    if is_heic(data):  # upright when it is decoded
+        return 0, ()
     try:
         return _orientation(Image.open(io.BytesIO(data)), data)
     except Exception:  # of many kinds, for what Pillow does not know, or is damaged

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from record_files import header, images, insightface_records, picture, seed_of, write
 
 from mmhyperface.datasets import (
@@ -17,8 +18,7 @@ from mmhyperface.datasets import (
     SyntheticFaces,
     wrappers,
 )
-from mmhyperface.datasets.wrappers import labels_of
-from mmhyperface.engine import FaceRunner
+from mmhyperface.datasets.wrappers import labels_of, placed
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
@@ -210,15 +210,14 @@ def test_sets_of_mmengine_and_torch(tmp_path, kind):
         return path == str(tmp_path / folder / person / f'{colour % 10}.jpg')
 
     # What a hook is told of a batch names the image that was seen.
-    loader = FaceRunner.build_dataloader(
-        dict(
-            batch_size=3,
-            num_workers=0,
-            collate_fn=dict(type='collate_faces'),
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            dataset=config,
-        )
+    options = dict(
+        batch_size=3,
+        num_workers=0,
+        collate_fn=dict(type='collate_faces'),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=config,
     )
+    loader = Runner.build_dataloader(placed(options, 'train_dataloader'))
     batches = list(loader)
     found = np.concatenate([batch['sample_idx'] for batch in batches]).tolist()
     pixels = [x.permute(1, 2, 0).numpy() for batch in batches for x in batch['inputs']]
