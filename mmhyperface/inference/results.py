@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mmhyperface.errors import UserError
-from mmhyperface.gallery.ids import Origin
 
 if TYPE_CHECKING:
     from mmhyperface.gallery import Match
+    from mmhyperface.gallery.ids import Origin
 
 Floats = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
@@ -60,8 +60,10 @@ class Face:
         return f'Face({self.source!r}, {self.number}: {told})'
 
     @property
-    def origin(self) -> Origin:
+    def origin(self) -> 'Origin':
         """What a gallery keeps of where the embedding is from."""
+        from mmhyperface.gallery.ids import Origin
+
         return Origin(self.digest, self.alignment)
 
     @property

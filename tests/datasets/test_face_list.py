@@ -174,7 +174,7 @@ def test_many_lines(tmp_path):
         pytest.param(
             OLD + b'a/3.jpg\n', 4, 'expected `relative/path name`', id='no name'
         ),
-        pytest.param(OLD + b'\na/3.gif Ann', 5, "'a/3.gif' does not end", id='type'),
+        pytest.param(OLD + b'\na/3.svg Ann', 5, "'a/3.svg' does not end", id='type'),
         pytest.param(OLD + b'a/3.jpg Ann Bell', 4, 'does not end', id='name in two'),
         pytest.param(OLD + b'a/3.jpg a/4.jpg', 4, 'ends with an image', id='two paths'),
         pytest.param(

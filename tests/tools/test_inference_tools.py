@@ -345,7 +345,10 @@ def test_two_enrolments_at_once(run, folder, tmp_path, monkeypatch):
         return embed(self, *args, **options)
 
     monkeypatch.setattr(FaceInferencer, 'embed', embed_and_wait)
-    assert run(GALLERY, 'enrol', model, file, tmp_path / 'p0')[0] == 0
+    status, told, err = run(GALLERY, 'enrol', model, file, tmp_path / 'p0')
+    assert status == 0
+    assert 'g.npz was changed by another process in the meantime' in err
+    assert told.endswith('has 2 people with 2 images\n')
     assert FaceGallery.load(file).people == ['p1', 'p0']
 
 

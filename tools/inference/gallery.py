@@ -192,6 +192,11 @@ def enrol(args: argparse.Namespace) -> int:
     # Another process may have changed it in the meantime.
     with locked(args.gallery):
         gallery = _gallery(args, inferencer.convention)
+        if gallery.origins != known:
+            tell(
+                f'{args.gallery} was changed by another process in the meantime; what '
+                'is found here is added to that'
+            )
         counts = _put(gallery, pictures, usable, ways)
         gone = _gone(gallery, pictures)
         if args.remove_gone:
