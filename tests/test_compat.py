@@ -15,6 +15,7 @@ from mmengine.utils import digit_version, get_installed_path, is_installed
 import mmhyperface
 from mmhyperface.compat import packages
 from mmhyperface.compat.distributed import init_process_group
+from mmhyperface.errors import UserError
 
 # With which the extras were installed beside torch 2.1.2, and pass these tests.
 CONSTRAINTS = Path(__file__).parents[1] / '.ci' / 'constraints-numpy1.txt'
@@ -132,7 +133,12 @@ def test_process_group_is_left_to_mmengine_where_it_can(monkeypatch):
     monkeypatch.setattr(torch.distributed, 'init_process_group', fail)
     init_process_group('none')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '1')
     init_process_group('pytorch')
+    monkeypatch.delenv('RANK')
+    with pytest.raises(UserError, match=r'RANK is not set.*torchrun'):
+        init_process_group('pytorch')
 
 
 @pytest.mark.parametrize(

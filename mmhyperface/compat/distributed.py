@@ -70,13 +70,15 @@ def init_process_group(launcher: str, dist_cfg: dict | None = None) -> None:
 
 
 def _require_variables(launcher: str) -> None:
-    needed = _ENVIRONMENT.get(launcher, {name: name for name in ('RANK', 'WORLD_SIZE')})
-    starter = _STARTED_BY.get(launcher, 'one')
-    for name in needed.values():
+    """Raise ``UserError`` if no launcher has started this process."""
+    needed = {'pytorch': ['RANK', 'WORLD_SIZE']}
+    needed |= {name: list(each.values()) for name, each in _ENVIRONMENT.items()}
+    for name in needed.get(launcher, ()):
         if name not in os.environ:
             raise UserError(
                 f'--launcher {launcher}: {name} is not set, so no launcher has started '
-                f'this process: start it with {starter}, or leave --launcher out'
+                f'this process: start it with {_STARTED_BY[launcher]}, or leave '
+                '--launcher out'
             )
 
 
