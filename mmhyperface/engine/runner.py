@@ -100,7 +100,8 @@ class FaceRunner(Runner):
         self.load_centres = self.cfg.get('load_centres', 'all')
         if self.load_centres not in LOAD_CENTRES:
             raise UserError(
-                f'load_centres must be one of {LOAD_CENTRES}, got {self.load_centres!r}'
+                f'load_centres must be one of {LOAD_CENTRES}, got '
+                f'{self.load_centres!r}: give --cfg-options load_centres=...'
             )
         self.load_partial = bool(self.cfg.get('load_partial', False))
         #: The checkpoint that the training was resumed from.
@@ -182,8 +183,9 @@ class FaceRunner(Runner):
             if large:
                 raise UserError(
                     'the centres are too large for one file and cannot be saved in '
-                    f'parts to {out_dir}: let the checkpoint hook save to a local '
-                    'folder, or raise centre_parts_above'
+                    f'parts to {out_dir}: set default_hooks.checkpoint.out_dir to a '
+                    'local folder, or give a larger limit, --cfg-options '
+                    'centre_parts_above=64GB'
                 )
             with self._collected(rows), together(shared):
                 super().save_checkpoint(out_dir, filename, **options)
@@ -216,9 +218,9 @@ class FaceRunner(Runner):
             if not folder.is_dir():
                 raise UserError(
                     f'process {self.rank} does not see the folder {folder} of process '
-                    '0: large centres are saved in parts by all processes. Put the '
-                    'work_dir on a file system that they share, or raise '
-                    'centre_parts_above'
+                    '0: large centres are saved in parts by all processes. Put '
+                    '--work-dir on a file system that they share, or give a larger '
+                    'limit, --cfg-options centre_parts_above=64GB'
                 )
             for key, name in plan:
                 tensor = rows[name]
