@@ -55,7 +55,9 @@ MODELS = _child(mmpretrain_registry.MODELS, 'mmhyperface.models')
 MODEL_WRAPPERS = _child(
     mmpretrain_registry.MODEL_WRAPPERS, 'mmhyperface.compat.distributed'
 )
-WEIGHT_INITIALIZERS = _child(mmpretrain_registry.WEIGHT_INITIALIZERS)
+WEIGHT_INITIALIZERS = _child(
+    mmpretrain_registry.WEIGHT_INITIALIZERS, 'mmhyperface.engine.pretrained'
+)
 BATCH_AUGMENTS = _child(mmpretrain_registry.BATCH_AUGMENTS)
 TOKENIZER = _child(mmpretrain_registry.TOKENIZER)
 TASK_UTILS = _child(mmpretrain_registry.TASK_UTILS)

@@ -110,7 +110,8 @@ class FaceRunner(Runner):
         self.load_centres = self.cfg.get('load_centres', 'all')
         if self.load_centres not in LOAD_CENTRES:
             raise UserError(
-                f'load_centres must be one of {LOAD_CENTRES}, got {self.load_centres!r}'
+                f'load_centres must be one of {LOAD_CENTRES}, got '
+                f'{self.load_centres!r}: give --cfg-options load_centres=...'
             )
         self.load_partial = bool(self.cfg.get('load_partial', False))
         #: The checkpoint that the training was resumed from.
@@ -318,8 +319,9 @@ class FaceRunner(Runner):
             if large:
                 raise UserError(
                     'the centres are too large for one file and cannot be saved in '
-                    f'parts to {out_dir}: let the checkpoint hook save to a local '
-                    'folder, or raise centre_parts_above'
+                    f'parts to {out_dir}: set default_hooks.checkpoint.out_dir to a '
+                    'local folder, or give a larger limit, --cfg-options '
+                    'centre_parts_above=64GB'
                 )
             with self._collected(rows), together(shared):
                 super().save_checkpoint(out_dir, filename, **options)
@@ -354,9 +356,9 @@ class FaceRunner(Runner):
             if not folder.is_dir():
                 raise UserError(
                     f'process {self.rank} does not see the folder {folder} of process '
-                    '0: large centres are saved in parts by all processes. Put the '
-                    'work_dir on a file system that they share, or raise '
-                    'centre_parts_above'
+                    '0: large centres are saved in parts by all processes. Put '
+                    '--work-dir on a file system that they share, or give a larger '
+                    'limit, --cfg-options centre_parts_above=64GB'
                 )
             for key, name in plan:
                 tensor = rows[name]
@@ -673,10 +675,6 @@ class FaceRunner(Runner):
                 'training goes on from the weights that were trained, without the '
                 'average. To keep it, put the EMAHook back into custom_hooks'
             )
-        if changed := self._changes():
-            lines = [line for line in told(changed) if line.startswith('model.')]
-            if lines:
-                advice = f' ({some(lines, 3)}){advice}'
         with emitting(_of_all_ranks):
             wanted = storage.shapes_of(self._bare_model.state_dict())
         found = storage.shapes_of(state)
@@ -694,14 +692,12 @@ class FaceRunner(Runner):
                 raise UserError(
                     f'cannot resume from {filename}: it is of another '
                     f'{"loss" if ours else "network"}, it has {what} '
-                    f'{some(names, 3)}{advice}'
+                    f'{some(names, 3)}{self._changed("model.")}{advice}'
                 )
         if 'optimizer' in checkpoint and self._resumes_optimizer:
             self._require_optimizer(filename, checkpoint['optimizer'])
 
     def _require_optimizer(self, filename: str, saved: Any) -> None:
-        lines = told(self._changes() or {})
-        changed = [line for line in lines if line.startswith('optim_wrapper.')]
         for name, optimizer in self._optimizers():
             part = saved.get(name) if name else saved
             fault = None
@@ -723,18 +719,20 @@ class FaceRunner(Runner):
                         f'config has {sum(sizes)} in {len(sizes)}'
                     )
             if fault:
-                why = f' ({some(changed, 3)})' if changed else ''
                 raise UserError(
-                    f'cannot resume from {filename}: it has the state of {fault}{why}. '
-                    'Set optim_wrapper as it was; or, to begin a new training from '
-                    'its weights, leave --resume out and give --cfg-options '
-                    f'load_from={filename}'
+                    f'cannot resume from {filename}: it has the state of {fault}'
+                    f'{self._changed("optim_wrapper.")}. Set optim_wrapper as it was; '
+                    'or, to begin a new training from its weights, leave --resume out '
+                    f'and give --cfg-options load_from={filename}'
                 )
 
-    def _changes(self) -> dict[str, tuple[Any, Any]] | None:
-        """What the config has changed since the checkpoint; None if not known."""
+    def _changed(self, beginning: str) -> str:
+        """What the config has changed there since the checkpoint, for a message."""
         before = entries(str(self._resumed.get('meta', {}).get('cfg', '')))
-        return changes(before, entries(self.cfg.pretty_text)) if before else None
+        after = entries(self.cfg.pretty_text)
+        lines = told(changes(before, after)) if before else []
+        lines = [line for line in lines if line.startswith(beginning)]
+        return f' ({some(lines, 3)})' if lines else ''
 
     def _let_config_prevail(
         self, filename: str, checkpoint: dict, configured: AsConfigured | None
@@ -785,7 +783,9 @@ class FaceRunner(Runner):
         self.logger.warning(
             f'This config is not the one that {filename} was made with. In force is '
             "what this config says; to go on with the checkpoint's, set these entries "
-            'back:\n    ' + '\n    '.join(lines) + ''.join(f'\n{x}' for x in notes)
+            'back:\n    '
+            + '\n    '.join(_first(lines))
+            + ''.join(f'\n{x}' for x in notes)
         )
 
     def _steps_of_schedules(self, same_batch: bool) -> list[bool]:
@@ -1120,6 +1120,10 @@ def _with_state_dict(filename: str, checkpoint: Any, revise_keys: list) -> dict:
     )
     renamed._metadata = getattr(state, '_metadata', OrderedDict())  # type: ignore
     return {**checkpoint, 'state_dict': renamed}
+
+
+def _first(lines: list[str], most: int = 30) -> list[str]:
+    return [*lines[:most], f'... ({len(lines)} in all)'] if len(lines) > most else lines
 
 
 def _of_all_ranks(head: CentreState) -> Tensor:

@@ -532,16 +532,23 @@ def test_weights_that_fit_in_part(one, tmp_path):
     torch.save(bare, path)
     with pytest.raises(UserError, match=r'init_cfg.type=Pretrained .*checkpoint=.*pth'):
         fine_tuned(tmp_path / 'c', path, NAMES)
-    options = {'init_cfg.type': 'Pretrained', 'init_cfg.checkpoint': str(path)}
-    runner = build_runner(
-        config(
-            tmp_path / 'e',
-            'file',
-            **{f'model.backbone.{name}': value for name, value in options.items()},
-        )
-    )
-    runner._init_model_weights()
-    assert equal(runner.model.backbone.state_dict(), bare)
+    whole = one / 'parts' / 'iter_3.pth'
+    parts = storage.read(str(whole))['state_dict']
+    for number, (file, prefix, wanted) in enumerate(
+        ((path, None, bare), (whole, 'backbone', parts), (path, 'encoder', None))
+    ):
+        init = dict(type='Pretrained', checkpoint=str(file), prefix=prefix)
+        options = {'model.backbone.init_cfg': init}
+        runner = build_runner(config(tmp_path / f'e{number}', 'file', **options))
+        if wanted is None:
+            with pytest.raises(
+                UserError, match=r'nothing in .*pth fits.*with fc, layer1'
+            ):
+                runner._init_model_weights()
+            continue
+        runner._init_model_weights()
+        beginning = 'backbone.' if prefix else ''
+        assert equal(runner.model.backbone.state_dict(), wanted, beginning)
 
     options = {'model.backbone.widths': (8, 8, 8, 16), 'load_partial': True}
     model, _, log = fine_tuned(

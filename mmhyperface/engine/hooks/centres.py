@@ -50,7 +50,9 @@ class CentresHook(Hook):
         if not isinstance(wrapper, OptimWrapper):
             raise UserError(
                 'split, sampled or fused centres need one optimizer for the whole '
-                f'model, got {type(wrapper).__name__}'
+                f'model, got {type(wrapper).__name__}; set optim_wrapper to one '
+                "dict(type='mmhyperface.OptimWrapper', optimizer=...), or "
+                'model.head.sharded=False, sample_rate=1.0 and fused_update=False'
             )
         if head.catch_up and any(isinstance(hook, EMAHook) for hook in runner.hooks):
             raise UserError(
