@@ -1,17 +1,18 @@
 import pickle
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import record_files
-from runs import run_script
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = 'configs/sphereface2_r100_ms1m.py'
 
 
 def check(*arguments: object) -> subprocess.CompletedProcess:
-    return run_script('tools/check_dataset.py', *arguments, cwd=ROOT)
+    command = [sys.executable, 'tools/check_dataset.py', *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def figure(told: str, what: str) -> str:
