@@ -117,9 +117,9 @@ class Shard:
     ) -> Tensor:
         if self.world_size == 1:
             return x
-        sizes = batch_sizes(x) if sizes is None else sizes
-        forward = partial(gather_batch, sizes=sizes)
-        return _Crossing.apply(x, forward, partial(backward, sizes=sizes))
+        known = batch_sizes(x) if sizes is None else sizes
+        forward = partial(gather_batch, sizes=known)
+        return _Crossing.apply(x, forward, lambda grad: backward(grad, known))
 
     def enter(self, x: Tensor) -> Tensor:
         """A replicated value, to be used for partial results."""

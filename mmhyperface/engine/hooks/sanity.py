@@ -38,18 +38,18 @@ class ClassCountHook(Hook):
             )
 
     def before_val(self, runner: Runner) -> None:
-        loop: Any = runner.val_loop
-        self._prepare(runner, loop.evaluator, loop.dataloader.dataset, 'val')
+        self._prepare(runner, runner.val_loop, 'val')
 
     def before_test(self, runner: Runner) -> None:
-        loop: Any = runner.test_loop
-        self._prepare(runner, loop.evaluator, loop.dataloader.dataset, 'test')
+        self._prepare(runner, runner.test_loop, 'test')
 
     @staticmethod
-    def _prepare(runner: Runner, evaluator: Evaluator, dataset: Any, part: str) -> None:
+    def _prepare(runner: Runner, loop: Any, part: str) -> None:
         model: Any = bare_model(runner)
-        if not hasattr(model, 'classifies'):
+        evaluator = getattr(loop, 'evaluator', None)
+        if evaluator is None or not hasattr(model, 'classifies'):
             return
+        dataset = loop.dataloader.dataset
         metric = _classification_metric(evaluator)
         model.classifies = metric is not None
         if metric is None:

@@ -442,10 +442,10 @@ class HypersphereHead(CentreState, BaseModule):
             return dense
         kind = Fused if name == 'fused' else Blocked
         dtype = getattr(torch, self.matmul_dtype) if self.matmul_dtype else None
-        held = self._walker
-        if type(held) is not kind or held.matmul_dtype != dtype:
-            self._walker = kind(matmul_dtype=dtype)
-        return self._walker
+        walker = self._walker
+        if type(walker) is not kind or walker.matmul_dtype != dtype:
+            walker = self._walker = kind(matmul_dtype=dtype)
+        return walker
 
     def predict(
         self,
