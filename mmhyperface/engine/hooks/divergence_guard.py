@@ -400,7 +400,7 @@ def _let_resume(runner: Runner, path: str) -> None:
         write_text(Path(runner.work_dir) / 'last_checkpoint', path)
 
 
-def _resumable(good: list[str]) -> str:
+def _resumable(good: Sequence[str]) -> str:
     if good:
         return f'resume from the last earlier checkpoint, {good[0]}'
     return 'start anew: there is no earlier checkpoint'

@@ -14,7 +14,6 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhyperface.errors import UserError
@@ -241,7 +240,7 @@ def _evaluate_baselines(runner: Runner, names: Sequence[str]) -> dict[str, Resul
 
 @contextmanager
 def _statistics(
-    model: nn.Module, batches: Sequence[Any]
+    model: BaseModel, batches: Sequence[Any]
 ) -> Generator[bool, None, None]:
     """Let batch norms that have seen nothing have the statistics of some batches.
 
@@ -250,7 +249,11 @@ def _statistics(
     Yields:
         Whether batches have statistics: one image at the end of a network has none.
     """
-    norms = [module for module in model.modules() if _has_seen_nothing(module)]
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and _has_seen_nothing(module)
+    ]
     before = [
         (norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms
     ]
@@ -274,13 +277,12 @@ def _statistics(
                 buffer.copy_(value)
 
 
-def _has_seen_nothing(module: nn.Module) -> bool:
+def _has_seen_nothing(norm: _BatchNorm) -> bool:
     return (
-        isinstance(module, _BatchNorm)
-        and module.running_mean is not None
-        and module.running_var is not None
-        and not module.running_mean.any()
-        and bool((module.running_var == 1).all())
+        norm.running_mean is not None
+        and norm.running_var is not None
+        and not norm.running_mean.any()
+        and bool((norm.running_var == 1).all())
     )
 
 
