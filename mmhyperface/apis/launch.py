@@ -319,12 +319,17 @@ def _are_test_sets(node: dict, name: str) -> bool:
     from mmhyperface.datasets import FaceTestSets
     from mmhyperface.registry import DATASETS, is_a
 
-    return is_a(node, DATASETS, FaceTestSets) and name not in (
-        'type',
-        'datasets',
-        'combined',
-        '_delete_',
-        '_scope_',
+    return (
+        is_a(node, DATASETS, FaceTestSets)
+        and 'datasets' in node
+        and name
+        not in (
+            'type',
+            'datasets',
+            'combined',
+            '_delete_',
+            '_scope_',
+        )
     )
 
 

@@ -235,9 +235,11 @@ def converted(schedules: Any, loop: BaseLoop) -> Any:
     length = len(loader)
     if _endless(loader) is not None:
         length //= get_world_size()
+    if any(not isinstance(schedule, dict) for _, schedule in _each(schedules)):
+        return schedules  # built, and a copy would move a copy of the optimizer
     schedules = copy.deepcopy(schedules)
     for _, schedule in _each(schedules):
-        if isinstance(schedule, dict) and schedule.get('convert_to_iter_based'):
+        if schedule.get('convert_to_iter_based'):
             schedule.setdefault('epoch_length', max(1, length))
             # In epochs, which become whole iterations.
             end = (loop.max_iters + 0.5) / schedule['epoch_length']

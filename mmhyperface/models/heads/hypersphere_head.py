@@ -427,7 +427,7 @@ class HypersphereHead(CentreState, BaseModule):
     def _kept(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Which labels are of a class that is kept here, and the rows of those."""
         rows = labels - self.shard.start
-        if self.shard.world_size == 1:
+        if len(self.shard) == self.num_classes:
             return torch.arange(len(rows), device=rows.device), rows
         held = ((rows >= 0) & (rows < len(self.shard))).nonzero().squeeze(1)
         return held, rows[held]
