@@ -26,6 +26,8 @@ BY_EPOCHS = 'train_cfg.by_epoch=True train_cfg.max_epochs=EPOCHS'
 BY_ITERATIONS = 'train_cfg.by_epoch=False train_cfg.max_iters=ITERATIONS'
 # A schedule may go on for one more step than the training, to end at a round value.
 _TOLERANCE = 1.01
+# Of a schedule: its option, its config and itself.
+_Built = tuple[str, Any, _ParamScheduler]
 
 
 def fitting(loop: dict, dataloader: Any) -> tuple[dict, Any]:
@@ -247,10 +249,28 @@ def converted(schedules: Any, loop: BaseLoop) -> Any:
     return schedules
 
 
-def check_schedules(schedules: Any, loop: BaseLoop) -> None:
+def check_order(schedules: Any) -> None:
+    """See that configs of schedules end after they begin.
+
+    Raises:
+        UserError: If one does not.
+    """
+    for option, schedule in _each(schedules):
+        if not isinstance(schedule, dict):
+            continue
+        begin, end = schedule.get('begin', 0), schedule.get('end')
+        if end is not None and end <= begin:
+            raise UserError(
+                f'{option} ({schedule.get("type")}) begins at {begin} and ends at '
+                f'{end}: set {option}.begin to less than {option}.end'
+            )
+
+
+def check_schedules(configs: Any, schedules: Any, loop: BaseLoop) -> None:
     """See that schedules move in a loop, and say which end elsewhere than it does.
 
     Args:
+        configs: Of the schedules.
         schedules: As built, a list or a dict of lists.
         loop: The training loop.
 
@@ -258,8 +278,8 @@ def check_schedules(schedules: Any, loop: BaseLoop) -> None:
         UserError: If one counts epochs and the loop has none.
     """
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
-    last: dict[tuple, tuple[str, _ParamScheduler]] = {}
-    for option, schedule in _each(schedules):
+    groups: dict[tuple, list[_Built]] = {}
+    for option, config, schedule in _built(configs, schedules):
         if getattr(schedule, 'need_val_args', False):
             continue  # it moves when there was a validation
         if schedule.by_epoch and not by_epoch:
@@ -269,14 +289,15 @@ def check_schedules(schedules: Any, loop: BaseLoop) -> None:
                 f'{option}.by_epoch=False, and its begin, end and milestones in '
                 f'iterations; or train by epochs: {BY_EPOCHS}'
             )
-        key = option.rpartition('.')[0], schedule.param_name
-        if key not in last or schedule.end > last[key][1].end:
-            last[key] = option, schedule
-    for option, schedule in last.values():
-        _tell_of_end(option, schedule, loop)
+        key = option.partition('.')[2].rpartition('.')[0], schedule.param_name
+        groups.setdefault(key, []).append((option, config, schedule))
+    for group in groups.values():
+        _tell_of_end(group, loop)
 
 
-def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
+def _tell_of_end(group: list[_Built], loop: BaseLoop) -> None:
+    """Of schedules that follow one another."""
+    option, _, schedule = max(group, key=lambda each: each[2].end)
     unit, length = 'epoch', loop.max_epochs
     if not schedule.by_epoch:
         unit, length = 'iteration', loop.max_iters
@@ -285,28 +306,71 @@ def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
     # An end that is not set is a very large one.
     late = length * _TOLERANCE < schedule.end < 10**9
     if early or late:
+        if early:
+            group = [each for each in group if each[2] is schedule]
+            entries: tuple[str, ...] = ('end', 'T_max')
+        else:
+            group = [each for each in group if each[2].by_epoch == schedule.by_epoch]
+            entries = ('begin', 'milestones', 'end', 'step_size', 'T_max')
+        options = _scaled(group, entries, length, schedule.end)
         _say(
             f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
-            f'{unit} {schedule.end}, the training at {unit} {length}. To let it end '
-            f'with the training set {option}.end={length}'
+            f'{unit} {schedule.end}, the training at {unit} {length}'
+            + (f'. To let it end with the training set {options}' if options else '')
         )
 
 
-def _each(schedules: Any) -> list[tuple[str, Any]]:
+def _scaled(group: list[_Built], entries: Sequence[str], length: int, end: int) -> str:
+    """The options of schedules that end at `end`, for a training of that length.
+
+    Nothing where a schedule would have less than two steps, or is not in the unit in
+    which its config counts.
+    """
+    options: dict[str, None] = {}  # those of several optimizers may be the same
+    for option, config, schedule in group:
+        if not isinstance(config, dict) or config.get('convert_to_iter_based'):
+            return ''
+        # In whole numbers, lest rounding moves an end.
+        begins, ends = (-(-x * length // end) for x in (schedule.begin, schedule.end))
+        if ends - begins < min(2, schedule.end - schedule.begin):
+            return ''
+        for name in entries:
+            value = config.get(name)
+            if value:
+                several = value if isinstance(value, Sequence) else [value]
+                new = [-(-x * length // end) for x in several]
+                text = f'[{",".join(map(str, new))}]' if value is several else new[0]
+                if new != list(several):
+                    options[f'{option}.{name}={text}'] = None
+    return ' '.join(options)
+
+
+def _built(configs: Any, schedules: Any) -> list[_Built]:
+    """Schedules with their options and configs."""
+    if not isinstance(schedules, dict):
+        pairs = zip(_each(configs), schedules or (), strict=True)
+        return [(option, config, schedule) for (option, config), schedule in pairs]
+    apart = isinstance(configs, dict) and 'type' not in configs
+    return [
+        each
+        for name, several in schedules.items()
+        for each in _built({name: configs[name]} if apart else configs, several)
+    ]
+
+
+def _each(schedules: Any, option: str = 'param_scheduler') -> list[tuple[str, Any]]:
     """Schedules, or their configs, with the options that they are."""
     if schedules is None:
         return []
     if isinstance(schedules, Sequence):
-        return [(f'param_scheduler.{i}', each) for i, each in enumerate(schedules)]
+        return [(f'{option}.{i}', each) for i, each in enumerate(schedules)]
     if isinstance(schedules, dict) and 'type' not in schedules:
         return [
-            (f'param_scheduler.{name}.{i}', each)
+            each
             for name, several in schedules.items()
-            for i, each in enumerate(
-                several if isinstance(several, Sequence) else [several]
-            )
+            for each in _each(several, f'{option}.{name}')
         ]
-    return [('param_scheduler', schedules)]
+    return [(option, schedules)]
 
 
 def tell_of_resuming(loop: BaseLoop) -> None:

@@ -183,9 +183,10 @@ class FaceRunner(Runner):
         """mmengine's, if they count what the training loop does."""
         if not isinstance(self._train_loop, BaseLoop) or self._resuming:
             return super().build_param_scheduler(scheduler)
+        loops.check_order(scheduler)
         scheduler = loops.converted(scheduler, self._train_loop)
         built = super().build_param_scheduler(scheduler)
-        loops.check_schedules(built, self._train_loop)
+        loops.check_schedules(scheduler, built, self._train_loop)
         return built
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
@@ -800,6 +801,8 @@ class FaceRunner(Runner):
         """Of a longer training, whether its schedule ends before."""
         longest = {'train_cfg.max_iters': False, 'train_cfg.max_epochs': True}
         notes = []
+        several = isinstance(self.cfg.get('param_scheduler'), list)
+        option = f'param_scheduler.{"NUMBER." * several}end'
         for name in longest.keys() & changed.keys():
             most = changed[name][1]
             for schedulers in self._schedules().values():
@@ -808,7 +811,7 @@ class FaceRunner(Runner):
                     notes.append(
                         f'param_scheduler ends at {max(ends)}, and {name} is {most}: '
                         'the learning rate stays where it is then. Give it a later '
-                        'end, param_scheduler.NUMBER.end=...'
+                        f'end, {option}=...'
                     )
         return notes
 
