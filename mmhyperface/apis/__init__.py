@@ -4,6 +4,7 @@ from mmhyperface.extras import importing
 
 _PLACES = {
     'FaceInferencer': 'mmhyperface.inference',
+    'Overrides': '.launch',
     'argument_parser': '.launch',
     'build_runner': '.launch',
     'config_from': '.launch',
