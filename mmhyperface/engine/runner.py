@@ -918,10 +918,17 @@ class FaceRunner(Runner):
         here, there = self._identities(filename, checkpoint, head, count)
         if here.names is None or there.names is None:
             owner = here if here.names is None else there
-            self.logger.info(
+            told = (
                 f'centres: {owner.owner} does not tell the names of its identities: '
                 'each class takes the centre of its number'
             )
+            if resumes:  # and what data it is of has not changed, or is told
+                self.logger.info(told)
+            else:
+                self.logger.warning(
+                    f'{told}. If they are other people, give --cfg-options '
+                    'load_centres=drop'
+                )
         origin = places(here, there)
         if origin is None:
             return None
