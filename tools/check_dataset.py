@@ -345,7 +345,7 @@ def main() -> None:
         own = dataset_config(config, phase)
         loading = loading_of(own)
         try:
-            with loader(f'{phase}_dataloader'):
+            with loader(f'{phase}_dataloader', config.get('data_root')):
                 dataset = numbered(_stored_images(own))
             images = examine(dataset, args.workers, args.show)
         except UserError as error:
