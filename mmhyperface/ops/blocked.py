@@ -517,9 +517,9 @@ def _requiring(
 
 def _chance(loss: 'HypersphereLoss') -> UserError:
     return UserError(
-        f'{type(loss).__name__}.others gives other terms each time, from random numbers '
-        'say, so that the gradient would not be that of the loss: let context() draw '
-        "them, or set model.head.engine='dense'"
+        f'{type(loss).__name__}.others gives other terms each time, as with random '
+        'numbers, and the gradient would not be that of the loss: draw them in '
+        "context(), or set model.head.engine='dense'"
     )
 
 
