@@ -76,6 +76,7 @@ def numbered(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
         order = np.asarray(dataset.repeat_indices, np.int64)
     elif isinstance(dataset, Subset):
         order = np.asarray(dataset.indices, np.int64)
+        order = np.where(order < 0, order + len(parts[0]), order)
     return _Rearranged(parts, metainfo, order)
 
 
@@ -95,9 +96,10 @@ def placed(config: Any, name: str, shared_root: str | None = None) -> Any:
     return {**config, 'dataset': {'type': dataset}}
 
 
-def _sample_idx(item: dict) -> int | None:
+def _sample_idx(item: Any) -> int | None:
     """The index of an item after the pipeline, if that has left it."""
-    return item.get('data_samples', item).get('sample_idx')
+    sample = item.get('data_samples', item) if isinstance(item, dict) else item
+    return sample.get('sample_idx') if hasattr(sample, 'get') else None
 
 
 def _mark(item: dict, **values: int) -> None:
@@ -358,7 +360,8 @@ class _Joined(_Wrapper):
     def get_data_info(self, idx: int) -> dict:
         which, local = self._locate(idx)
         info = {**self.datasets[which].get_data_info(local)}
-        info['gt_label'] += self._first_labels[which]
+        if self._first_labels[which]:
+            info['gt_label'] += self._first_labels[which]
         return {**info, 'sample_idx': idx % len(self)}
 
     def __getitem__(self, idx: int) -> Any:
