@@ -181,11 +181,11 @@ class FaceRunner(Runner):
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """mmengine's, if they count what the training loop does."""
-        if not isinstance(self._train_loop, BaseLoop) or self._resuming:
-            return super().build_param_scheduler(scheduler)
-        scheduler = loops.converted(scheduler, self._train_loop)
-        built = super().build_param_scheduler(scheduler)
-        loops.check_schedules(built, self._train_loop)
+        loop = self._train_loop
+        built = super().build_param_scheduler(loops.converted(scheduler, loop))
+        # A resumed training has them built already.
+        if any(isinstance(each, dict) for _, each in loops.each(scheduler)):
+            loops.check_schedules(built, loop)
         return built
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
