@@ -22,7 +22,7 @@ from mmengine.runner import (
     IterBasedTrainLoop,
     Runner,
 )
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mmhyperface.datasets.samplers import InfiniteFaceSampler
 from mmhyperface.errors import UserError
@@ -127,6 +127,8 @@ def check_train_loop(runner: Runner, loop: BaseLoop) -> None:
     if not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
         return  # one's own, that may count in another way, and take several loaders
     loader = loop.dataloader
+    if isinstance(loader.dataset, IterableDataset):
+        return  # it has no length
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     endless = _endless(loader)
     if by_epoch and endless is not None:
@@ -158,16 +160,23 @@ def check_evaluation_loop(name: str, loop: BaseLoop) -> None:
     Raises:
         UserError: If not.
     """
-    endless = _endless(loop.dataloader)
+    loader = loop.dataloader
+    if not isinstance(loader, DataLoader):
+        return  # of a loop of one's own
+    endless = _endless(loader)
     if endless is not None:
         raise UserError(
             f'{name}_dataloader.sampler.type={endless} never ends: set '
             f'{name}_dataloader.sampler.type=DefaultSampler'
         )
-    if loop.dataloader.drop_last:
-        raise UserError(
-            f'{name}_dataloader.drop_last=True leaves images out: set it to False'
-        )
+    # Without a batch_size it has batches of one's own.
+    if loader.drop_last and loader.batch_size:
+        left = sum(all_gather_object(len(loader.sampler) % loader.batch_size))
+        if left:
+            raise UserError(
+                f'{name}_dataloader.drop_last=True leaves {left} images out: set it to '
+                'False'
+            )
 
 
 def _endless(loader: DataLoader) -> str | None:
