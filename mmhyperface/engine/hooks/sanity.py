@@ -65,8 +65,10 @@ class ClassCountHook(Hook):
         same = found in (None, known)
         # Not runner.train_loop, which would build the training of a mere test.
         if same and isinstance(getattr(runner, '_train_loop', None), BaseLoop):
-            trained = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
-            names = trained.get('classes'), dataset.metainfo.get('classes')
+            names = [
+                _metainfo(each).get('classes')
+                for each in (runner.train_dataloader.dataset, dataset)
+            ]
             same = None in names or names[0] == names[1]
         if not same:
             raise UserError(
@@ -78,7 +80,11 @@ class ClassCountHook(Hook):
 
 
 def _num_classes(dataset: Any) -> int | None:
-    return (getattr(dataset, 'metainfo', None) or {}).get('num_classes')
+    return _metainfo(dataset).get('num_classes')
+
+
+def _metainfo(dataset: Any) -> dict:
+    return getattr(dataset, 'metainfo', None) or {}
 
 
 def _head_classes(runner: Runner) -> int | None:
