@@ -180,7 +180,9 @@ def made_of_others(kind, folder) -> dict:
         return dict(type=kind, dataset=one, num_splits=6)
     if kind == 'Subset':
         data = DATASETS.build(one)
-        return dict(type=torch.utils.data.Subset, dataset=data, indices=[5, 4, -4, 0, 5])
+        return dict(
+            type=torch.utils.data.Subset, dataset=data, indices=[5, 4, -4, 0, 5]
+        )
     inner = one if kind == 'ClassBalancedDataset' else made_of_others(kind[:-2], folder)
     return dict(type='ClassBalancedDataset', dataset=inner, oversample_thr=0.5)
 
