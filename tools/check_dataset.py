@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmhyperface.apis import dataset_config, load_config, report_errors
+from mmhyperface.apis import Overrides, dataset_config, load_config, report_errors
 from mmhyperface.apis.conversion import end_with_parent, in_order
 from mmhyperface.errors import UserError
 
@@ -70,7 +70,7 @@ def parse_args() -> argparse.Namespace:
     add('--phase', choices=PHASES, help='look at its data set alone')
     add('--workers', type=int, default=2, help='processes that decode')
     add('--show', type=int, default=10, help='how many of each kind to name')
-    add('--cfg-options', nargs='+', action=DictAction, help='overrides, key=value')
+    add('--cfg-options', nargs='+', action=Overrides, help='overrides, key=value')
     args = parser.parse_args()
     if args.workers < 1 or args.show < 0:
         parser.error('--workers must be at least 1 and --show at least 0')

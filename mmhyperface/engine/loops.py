@@ -265,6 +265,23 @@ def converted(schedules: Any, loop: BaseLoop) -> Any:
     }
 
 
+def check_order(schedules: Any) -> None:
+    """See that configs of schedules end after they begin.
+
+    Raises:
+        UserError: If one does not.
+    """
+    for option, schedule in each(schedules):
+        if not isinstance(schedule, dict):
+            continue
+        begin, end = schedule.get('begin', 0), schedule.get('end')
+        if end is not None and end <= begin:
+            raise UserError(
+                f'{option} ({schedule.get("type")}) begins at {begin} and ends at '
+                f'{end}: set {option}.begin to less than {option}.end'
+            )
+
+
 def check_schedules(schedules: Any, loop: BaseLoop) -> None:
     """See that schedules move in a loop, and say which end elsewhere than it does.
 
@@ -305,10 +322,13 @@ def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
     # An end that is not set is a very large one.
     late = length * _TOLERANCE < schedule.end < 10**9
     if early or late:
+        options = f'{option}.end={length}'
+        if length <= schedule.begin:  # where no step of it would be left
+            options = f'{option}.begin and {option}.end, and those before it'
         _say(
             f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
             f'{unit} {schedule.end}, the training at {unit} {length}. To let it end '
-            f'with the training set {option}.end={length}'
+            f'with the training set {options}'
         )
 
 

@@ -180,6 +180,7 @@ class FaceRunner(Runner):
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """mmengine's, if they count what the training loop does."""
         loop = self._train_loop
+        loops.check_order(scheduler)
         built = super().build_param_scheduler(loops.converted(scheduler, loop))
         # A resumed training has them built already.
         if any(isinstance(each, dict) for _, each in loops.each(scheduler)):
@@ -687,10 +688,17 @@ class FaceRunner(Runner):
         here, there = self._identities(filename, checkpoint, head, count)
         if here.names is None or there.names is None:
             owner = here if here.names is None else there
-            self.logger.info(
+            told = (
                 f'centres: {owner.owner} does not tell the names of its identities: '
                 'each class takes the centre of its number'
             )
+            if resumes:
+                self.logger.info(told)
+            else:
+                self.logger.warning(
+                    f'{told}. If they are other people, give --cfg-options '
+                    'load_centres=drop'
+                )
         origin = places(here, there)
         if origin is None:
             return None
