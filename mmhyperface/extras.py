@@ -1,5 +1,6 @@
 """What only some tasks need, and is imported when they do."""
 
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -26,10 +27,13 @@ def require(module: str, extra: str) -> Any:
         ) from None
 
 
-def importing(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a package whose names are imported when first asked for.
+def importing(
+    package: str, places: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package that imports its names when asked.
 
-    Torch alone takes seconds, which whoever reads ``--help`` need not wait.
+    Torch alone takes seconds, which whoever reads ``--help`` need not wait. What type
+    checkers read is what the package imports below ``if TYPE_CHECKING``.
 
     Args:
         package: Its ``__name__``.
@@ -41,4 +45,7 @@ def importing(package: str, places: Mapping[str, str]) -> Callable[[str], Any]:
             raise AttributeError(f'module {package!r} has no attribute {name!r}')
         return getattr(import_module(places[name], package), name)
 
-    return get
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *places})
+
+    return get, names

@@ -51,41 +51,38 @@ def named_features(
             '--save-features wrote'
         )
     saved = read_embeddings(path)
+    # An image without an embedding may be the one that is meant.
+    embedded = set(saved.paths)
+    paths = [*saved.paths, *(name for name in saved.problems if name not in embedded)]
     wanted = [_parts(name) for name in names]
-    found = _ends(wanted, saved.paths)
+    found = _ends(wanted, paths)
     if not any(found):
         columns = zip(*(parts[:-1] for parts in wanted), strict=False)
         alike = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
         shared = sum(1 for _ in alike)
-        wanted = [parts[shared:] for parts in wanted]
-        found = _ends(wanted, saved.paths)
+        found = _ends([parts[shared:] for parts in wanted], paths)
     several = [i for i, rows in enumerate(found) if len(rows) > 1]
     if several:
         first = several[0]
-        paths = [saved.paths[row] for row in found[first]]
-        faces = len(set(paths)) == 1
-        advice = (
-            'embed one face of each with --choose largest'
-            if faces
-            else 'embed the folder of these images alone'
-        )
+        meant = [paths[row] for row in found[first]]
+        could_be = f'{some(meant, 3)}; embed the folder of these images alone'
+        if len(set(meant)) == 1:
+            could_be = (
+                f'any of its {len(meant)} faces; embed one face of each image with '
+                '--choose largest'
+            )
         raise UserError(
-            f'{path}: {len(several)} of {len(names)} images of {source} are not told '
-            f'apart: {names[first]} could be '
-            f'{"any face" if faces else some(paths, 3)} of {len(paths)}; {advice}'
+            f'{path}: {len(several)} of {len(names)} images of {source} cannot be told '
+            f'apart: {names[first]} could be {could_be}'
         )
-    missing = [i for i, rows in enumerate(found) if not rows]
+    count = len(saved.paths)
+    missing = [i for i, rows in enumerate(found) if not rows or rows[0] >= count]
     if missing:
-        end = '/' + '/'.join(wanted[missing[0]])
-        reasons = {
-            f'; it tells of the first: {why}'
-            for problem, why in saved.problems.items()
-            if f'/{"/".join(_parts(problem))}'.endswith(end)
-        }
+        problems = [saved.problems[paths[row]] for row in found[missing[0]]]
+        told = ''.join(f'; it tells of the first: {why}' for why in problems)
         raise UserError(
             f'{path} has no embedding of {len(missing)} of {len(names)} images of '
-            f'{source}: {some([names[i] for i in missing], 3)}'
-            f'{reasons.pop() if len(reasons) == 1 else ""}'
+            f'{source}: {some([names[i] for i in missing], 3)}{told}'
         )
     order = np.array([rows[0] for rows in found], np.int64)
     return saved.rows[order], saved.convention.flip_fusion

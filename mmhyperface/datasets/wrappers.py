@@ -42,9 +42,9 @@ def labels_of(dataset: Any) -> np.ndarray:
 
 
 def numbered(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
-    """A data set, or that of a config, whose items have its own indices.
+    """A data set, built from its config if need be, whose items have its indices.
 
-    Of mmengine's ``ConcatDataset``, ``RepeatDataset`` and ``ClassBalancedDataset``,
+    For mmengine's ``ConcatDataset``, ``RepeatDataset`` and ``ClassBalancedDataset``,
     mmpretrain's ``KFoldDataset`` and torch's ``ConcatDataset`` and ``Subset`` it is
     one with the same items. Others, and test sets, stay as they are.
 
@@ -127,9 +127,9 @@ class RepeatDataset(mmengine.dataset.RepeatDataset):
 
 @DATASETS.register_module()
 class ConcatDataset(mmengine.dataset.ConcatDataset):
-    """mmengine's, for data sets of the same people, told apart by no label.
+    """mmengine's, for data sets of the same people, who keep their labels.
 
-    :class:`FaceSets` is that of different people.
+    :class:`FaceSets` joins data sets of different people.
 
     Raises:
         UserError: For data sets of different people, and for test sets.

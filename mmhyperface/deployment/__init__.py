@@ -4,7 +4,16 @@ The clients are in :mod:`.clients`, the proof in :mod:`.parity`; neither is need
 read an exported model.
 """
 
+from typing import TYPE_CHECKING
+
 from mmhyperface.extras import importing
+
+if TYPE_CHECKING:
+    from .onnx_export import export_onnx as export_onnx
+    from .targets import TARGETS as TARGETS
+    from .targets import Target as Target
+    from .targets import plan as plan
+    from .torch_export import export_torch as export_torch
 
 _PLACES = {
     'TARGETS': '.targets',
@@ -16,4 +25,5 @@ _PLACES = {
 
 __all__ = list(_PLACES)
 
-__getattr__ = importing(__name__, _PLACES)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = importing(__name__, _PLACES)

@@ -16,8 +16,13 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.optim import _ParamScheduler
 from mmengine.registry import DATA_SAMPLERS, LOOPS
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
-from torch.utils.data import DataLoader
+from mmengine.runner import (
+    BaseLoop,
+    EpochBasedTrainLoop,
+    IterBasedTrainLoop,
+    Runner,
+)
+from torch.utils.data import DataLoader, IterableDataset
 
 from mmhyperface.datasets.samplers import InfiniteFaceSampler
 from mmhyperface.errors import UserError
@@ -26,8 +31,6 @@ BY_EPOCHS = 'train_cfg.by_epoch=True train_cfg.max_epochs=EPOCHS'
 BY_ITERATIONS = 'train_cfg.by_epoch=False train_cfg.max_iters=ITERATIONS'
 # A schedule may go on for one more step than the training, to end at a round value.
 _TOLERANCE = 1.01
-# Of a schedule: its option, its config and itself.
-_Built = tuple[str, Any, _ParamScheduler]
 
 
 def fitting(loop: dict, dataloader: Any) -> tuple[dict, Any]:
@@ -121,7 +124,11 @@ def check_train_loop(runner: Runner, loop: BaseLoop) -> None:
         UserError: If there is no batch, or an epoch would not end, or not on all
             processes at once.
     """
+    if not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
+        return  # one's own, that may count in another way, and take several loaders
     loader = loop.dataloader
+    if isinstance(loader.dataset, IterableDataset):
+        return  # it has no length
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     endless = _endless(loader)
     if by_epoch and endless is not None:
@@ -153,16 +160,23 @@ def check_evaluation_loop(name: str, loop: BaseLoop) -> None:
     Raises:
         UserError: If not.
     """
-    endless = _endless(loop.dataloader)
+    loader = loop.dataloader
+    if not isinstance(loader, DataLoader):
+        return  # of a loop of one's own
+    endless = _endless(loader)
     if endless is not None:
         raise UserError(
             f'{name}_dataloader.sampler.type={endless} never ends: set '
             f'{name}_dataloader.sampler.type=DefaultSampler'
         )
-    if loop.dataloader.drop_last:
-        raise UserError(
-            f'{name}_dataloader.drop_last=True leaves images out: set it to False'
-        )
+    # Without a batch_size it has batches of one's own.
+    if loader.drop_last and loader.batch_size:
+        left = sum(all_gather_object(len(loader.sampler) % loader.batch_size))
+        if left:
+            raise UserError(
+                f'{name}_dataloader.drop_last=True leaves {left} images out: set it to '
+                'False'
+            )
 
 
 def _endless(loader: DataLoader) -> str | None:
@@ -229,24 +243,26 @@ def converted(schedules: Any, loop: BaseLoop) -> Any:
 
     mmengine's ``convert_to_iter_based`` takes the length of the loader, which for a
     sampler that never ends is that of one process alone, and lets a schedule end after
-    the first epoch.
+    the first epoch. Schedules that are built, which hold their optimizer, stay.
     """
-    if isinstance(loop, EpochBasedTrainLoop) or not isinstance(loop, BaseLoop):
+    if isinstance(schedules, Sequence):
+        return [converted(each, loop) for each in schedules]
+    if not isinstance(schedules, dict) or not isinstance(loop, IterBasedTrainLoop):
         return schedules
-    loader = loop.dataloader
-    length = len(loader)
-    if _endless(loader) is not None:
+    if 'type' not in schedules:
+        return {name: converted(each, loop) for name, each in schedules.items()}
+    if not schedules.get('convert_to_iter_based'):
+        return schedules
+    length = len(loop.dataloader)
+    if _endless(loop.dataloader) is not None:
         length //= get_world_size()
-    if any(not isinstance(schedule, dict) for _, schedule in _each(schedules)):
-        return schedules  # built, and a copy would move a copy of the optimizer
-    schedules = copy.deepcopy(schedules)
-    for _, schedule in _each(schedules):
-        if schedule.get('convert_to_iter_based'):
-            schedule.setdefault('epoch_length', max(1, length))
-            # In epochs, which become whole iterations.
-            end = (loop.max_iters + 0.5) / schedule['epoch_length']
-            schedule.setdefault('end', end)
-    return schedules
+    length = schedules.get('epoch_length', max(1, length))
+    # In epochs, which become whole iterations.
+    return {
+        'end': (loop.max_iters + 0.5) / length,
+        **schedules,
+        'epoch_length': length,
+    }
 
 
 def check_order(schedules: Any) -> None:
@@ -255,7 +271,7 @@ def check_order(schedules: Any) -> None:
     Raises:
         UserError: If one does not.
     """
-    for option, schedule in _each(schedules):
+    for option, schedule in each(schedules):
         if not isinstance(schedule, dict):
             continue
         begin, end = schedule.get('begin', 0), schedule.get('end')
@@ -266,20 +282,21 @@ def check_order(schedules: Any) -> None:
             )
 
 
-def check_schedules(configs: Any, schedules: Any, loop: BaseLoop) -> None:
+def check_schedules(schedules: Any, loop: BaseLoop) -> None:
     """See that schedules move in a loop, and say which end elsewhere than it does.
 
     Args:
-        configs: Of the schedules.
         schedules: As built, a list or a dict of lists.
         loop: The training loop.
 
     Raises:
         UserError: If one counts epochs and the loop has none.
     """
+    if not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
+        return
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
-    groups: dict[tuple, list[_Built]] = {}
-    for option, config, schedule in _built(configs, schedules):
+    last: dict[tuple, tuple[str, _ParamScheduler]] = {}
+    for option, schedule in each(schedules):
         if getattr(schedule, 'need_val_args', False):
             continue  # it moves when there was a validation
         if schedule.by_epoch and not by_epoch:
@@ -289,15 +306,14 @@ def check_schedules(configs: Any, schedules: Any, loop: BaseLoop) -> None:
                 f'{option}.by_epoch=False, and its begin, end and milestones in '
                 f'iterations; or train by epochs: {BY_EPOCHS}'
             )
-        key = option.partition('.')[2].rpartition('.')[0], schedule.param_name
-        groups.setdefault(key, []).append((option, config, schedule))
-    for group in groups.values():
-        _tell_of_end(group, loop)
+        key = option.rpartition('.')[0], schedule.param_name
+        if key not in last or schedule.end > last[key][1].end:
+            last[key] = option, schedule
+    for option, schedule in last.values():
+        _tell_of_end(option, schedule, loop)
 
 
-def _tell_of_end(group: list[_Built], loop: BaseLoop) -> None:
-    """Of schedules that follow one another."""
-    option, _, schedule = max(group, key=lambda each: each[2].end)
+def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
     unit, length = 'epoch', loop.max_epochs
     if not schedule.by_epoch:
         unit, length = 'iteration', loop.max_iters
@@ -306,71 +322,31 @@ def _tell_of_end(group: list[_Built], loop: BaseLoop) -> None:
     # An end that is not set is a very large one.
     late = length * _TOLERANCE < schedule.end < 10**9
     if early or late:
-        if early:
-            group = [each for each in group if each[2] is schedule]
-            entries: tuple[str, ...] = ('end', 'T_max')
-        else:
-            group = [each for each in group if each[2].by_epoch == schedule.by_epoch]
-            entries = ('begin', 'milestones', 'end', 'step_size', 'T_max')
-        options = _scaled(group, entries, length, schedule.end)
+        options = f'{option}.end={length}'
+        if length <= schedule.begin:  # where no step of it would be left
+            options = f'{option}.begin and {option}.end, and those before it'
         _say(
             f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
-            f'{unit} {schedule.end}, the training at {unit} {length}'
-            + (f'. To let it end with the training set {options}' if options else '')
+            f'{unit} {schedule.end}, the training at {unit} {length}. To let it end '
+            f'with the training set {options}'
         )
 
 
-def _scaled(group: list[_Built], entries: Sequence[str], length: int, end: int) -> str:
-    """The options of schedules that end at `end`, for a training of that length.
-
-    Nothing where a schedule would have less than two steps, or is not in the unit in
-    which its config counts.
-    """
-    options: dict[str, None] = {}  # those of several optimizers may be the same
-    for option, config, schedule in group:
-        if not isinstance(config, dict) or config.get('convert_to_iter_based'):
-            return ''
-        # In whole numbers, lest rounding moves an end.
-        begins, ends = (-(-x * length // end) for x in (schedule.begin, schedule.end))
-        if ends - begins < min(2, schedule.end - schedule.begin):
-            return ''
-        for name in entries:
-            value = config.get(name)
-            if value:
-                several = value if isinstance(value, Sequence) else [value]
-                new = [-(-x * length // end) for x in several]
-                text = f'[{",".join(map(str, new))}]' if value is several else new[0]
-                if new != list(several):
-                    options[f'{option}.{name}={text}'] = None
-    return ' '.join(options)
-
-
-def _built(configs: Any, schedules: Any) -> list[_Built]:
-    """Schedules with their options and configs."""
-    if not isinstance(schedules, dict):
-        pairs = zip(_each(configs), schedules or (), strict=True)
-        return [(option, config, schedule) for (option, config), schedule in pairs]
-    apart = isinstance(configs, dict) and 'type' not in configs
-    return [
-        each
-        for name, several in schedules.items()
-        for each in _built({name: configs[name]} if apart else configs, several)
-    ]
-
-
-def _each(schedules: Any, option: str = 'param_scheduler') -> list[tuple[str, Any]]:
+def each(schedules: Any) -> list[tuple[str, Any]]:
     """Schedules, or their configs, with the options that they are."""
     if schedules is None:
         return []
     if isinstance(schedules, Sequence):
-        return [(f'{option}.{i}', each) for i, each in enumerate(schedules)]
+        return [(f'param_scheduler.{i}', each) for i, each in enumerate(schedules)]
     if isinstance(schedules, dict) and 'type' not in schedules:
         return [
-            each
+            (f'param_scheduler.{name}.{i}', each)
             for name, several in schedules.items()
-            for each in _each(several, f'{option}.{name}')
+            for i, each in enumerate(
+                several if isinstance(several, Sequence) else [several]
+            )
         ]
-    return [(option, schedules)]
+    return [('param_scheduler', schedules)]
 
 
 def tell_of_resuming(loop: BaseLoop) -> None:

@@ -4,7 +4,18 @@ The functions need neither metrics nor a runner, which are imported when they ar
 asked for.
 """
 
+from typing import TYPE_CHECKING
+
 from mmhyperface.extras import importing
+
+if TYPE_CHECKING:
+    from .evaluator import FaceEvaluator as FaceEvaluator
+    from .metrics import EmbeddingMetric as EmbeddingMetric
+    from .metrics import FaceVerification as FaceVerification
+    from .metrics import MegaFaceIdentification as MegaFaceIdentification
+    from .metrics import TemplateIdentification as TemplateIdentification
+    from .metrics import TemplateVerification as TemplateVerification
+    from .results import VerificationResult as VerificationResult
 
 _PLACES = {
     'EmbeddingMetric': '.metrics',
@@ -18,4 +29,5 @@ _PLACES = {
 
 __all__ = list(_PLACES)
 
-__getattr__ = importing(__name__, _PLACES)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = importing(__name__, _PLACES)

@@ -98,7 +98,7 @@ def locked(path: str | os.PathLike) -> Generator[None, None, None]:
 
 def _lock(path: str) -> int:
     while True:
-        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)

@@ -62,9 +62,9 @@ class FaceInferencer(BaseInferencer):
         config: Of a checkpoint that tells no convention.
         detector: Model file for OpenCV's ``FaceDetectorYN`` (YuNet), or a
             :class:`YuNet`.
-        resize: Whether pictures of any other size than the network's are aligned crops
-            that are brought to it. By default only those of a size that its training
-            brought to it.
+        resize: True: pictures of any size are aligned crops, which are brought to that
+            of the network. False: only those of its own size are. By default also
+            those of a size that its training was given.
         choose: Which faces of a picture that the detector finds: ``all``, or the
             ``largest``, the most ``central``, the one of the ``best`` score.
         score_threshold: Least score of a face for the detector.
@@ -113,7 +113,7 @@ class FaceInferencer(BaseInferencer):
             self.network.crop_size,
             detector,
             bool(resize),
-            self.convention.image_sizes if resize is None else (),
+            () if resize is False else self.convention.image_sizes,
             min_side,
         )
 

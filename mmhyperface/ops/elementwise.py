@@ -355,8 +355,8 @@ def operations(
 ) -> str:
     """What a loss computes as it is now: its operations with all of their numbers.
 
-    Losses of the same operations have the same program. It says all that there is to
-    know: a loss may depend on attributes of any object, on globals, on the weather.
+    Losses of the same operations have the same program. No settings are compared, for
+    a loss may keep them anywhere: in attributes of any object, in globals, in files.
 
     Args:
         loss, context, like, gradient: See :func:`trace`.

@@ -1,28 +1,38 @@
-"""Pictures of losses, logs, similarities and embeddings."""
+from .characteristics import (
+    Characteristics,
+    characteristics_of,
+    draw_characteristics,
+    loss_of_config,
+    loss_of_text,
+)
+from .figures import require_picture, save_figure
+from .hypersphere import Cloud, draw_hypersphere
+from .logs import Log, draw_logs, keys_of, read_log
+from .similarities import (
+    CentreAngles,
+    Separation,
+    centre_angles,
+    draw_similarities,
+    separation,
+)
 
-from mmhyperface.extras import importing
-
-_PLACES = {
-    'CentreAngles': '.similarities',
-    'Characteristics': '.characteristics',
-    'Cloud': '.hypersphere',
-    'Log': '.logs',
-    'Separation': '.similarities',
-    'centre_angles': '.similarities',
-    'characteristics_of': '.characteristics',
-    'draw_characteristics': '.characteristics',
-    'draw_hypersphere': '.hypersphere',
-    'draw_logs': '.logs',
-    'draw_similarities': '.similarities',
-    'keys_of': '.logs',
-    'loss_of_config': '.characteristics',
-    'loss_of_text': '.characteristics',
-    'read_log': '.logs',
-    'require_picture': '.figures',
-    'save_figure': '.figures',
-    'separation': '.similarities',
-}
-
-__all__ = list(_PLACES)
-
-__getattr__ = importing(__name__, _PLACES)
+__all__ = [
+    'CentreAngles',
+    'Characteristics',
+    'Cloud',
+    'Log',
+    'Separation',
+    'centre_angles',
+    'characteristics_of',
+    'draw_characteristics',
+    'draw_hypersphere',
+    'draw_logs',
+    'draw_similarities',
+    'keys_of',
+    'loss_of_config',
+    'loss_of_text',
+    'read_log',
+    'require_picture',
+    'save_figure',
+    'separation',
+]

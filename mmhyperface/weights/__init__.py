@@ -1,6 +1,20 @@
 """Peers' weights as ours, and ours as theirs."""
 
+from typing import TYPE_CHECKING
+
 from mmhyperface.extras import importing
+
+if TYPE_CHECKING:
+    from .architectures import fitted as fitted
+    from .architectures import recognise as recognise
+    from .network import Network as Network
+    from .network import from_checkpoint as from_checkpoint
+    from .network import network_of as network_of
+    from .network import read_checkpoint as read_checkpoint
+    from .network import to_checkpoint as to_checkpoint
+    from .publishing import publish as publish
+    from .publishing import published as published
+    from .reading import read_weights as read_weights
 
 _PLACES = {
     'Network': '.network',
@@ -17,4 +31,5 @@ _PLACES = {
 
 __all__ = list(_PLACES)
 
-__getattr__ = importing(__name__, _PLACES)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = importing(__name__, _PLACES)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import Compose
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from record_files import header, images, insightface_records, picture, seed_of, write
@@ -180,7 +180,9 @@ def made_of_others(kind, folder) -> dict:
         return dict(type=kind, dataset=one, num_splits=6)
     if kind == 'Subset':
         data = DATASETS.build(one)
-        return dict(type=torch.utils.data.Subset, dataset=data, indices=[5, 4, -4, 0, 5])
+        return dict(
+            type=torch.utils.data.Subset, dataset=data, indices=[5, 4, -4, 0, 5]
+        )
     inner = one if kind == 'ClassBalancedDataset' else made_of_others(kind[:-2], folder)
     return dict(type='ClassBalancedDataset', dataset=inner, oversample_thr=0.5)
 
@@ -263,6 +265,16 @@ def test_different_people_are_no_concat_dataset(tmp_path):
     (tmp_path / 'two' / 'b').rename(tmp_path / 'two' / 'c')
     with pytest.raises(UserError, match="type='FaceSets'"):
         DATASETS.build(dict(type='ConcatDataset', datasets=[one, other]))
+
+
+def test_subsets_have_nothing_of_earlier_ones(tmp_path):
+    data = DATASETS.build(people(tmp_path))
+    few = data.get_subset([0])
+    # An object at the address of one that was copied, and is no more.
+    (memo,) = BaseDataset._copy_without_annotation.__defaults__
+    memo[id(data.pipeline)] = 'of another'
+    assert isinstance(data.get_subset([1]).pipeline, type(few.pipeline))
+    del memo[id(data.pipeline)]
 
 
 def test_what_tells_no_labels_or_indices(tmp_path):

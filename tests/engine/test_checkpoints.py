@@ -480,7 +480,7 @@ def test_a_checkpoint_without_names_cannot_be_mapped(two, tmp_path):
         ),
         (
             {'model.head.loss': dict(_delete_=True, type='SFaceLoss')},
-            r'another loss, it has also head.loss_module.* \(model.head.loss.*'
+            r'another loss, it has head.loss_module.* beside the rest \(model.*'
             r'type: SphereFace2Loss -> SFaceLoss.*load_from=',
         ),
         (

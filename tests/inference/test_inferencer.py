@@ -174,8 +174,8 @@ def test_only_what_the_training_was_given_is_a_crop(model):
     assert [face.alignment for face in faces] == ['', 'crop', 'crop']
     with pytest.raises(UserError, match='is 96x96'):
         inferencer.verify(crop(0), photograph)
-    (asked,) = FaceInferencer(network, resize=True).embed(photograph)
-    assert (asked.problem, asked.alignment) == ('', 'resized')
+    asked = FaceInferencer(network, resize=True).embed([photograph, seen])
+    assert [face.alignment for face in asked] == ['resized', 'crop']
     (strict,) = FaceInferencer(network, resize=False).embed(seen)
     assert 'is 40x36' in strict.problem
 

@@ -542,10 +542,14 @@ def test_names_that_do_not_fit(run, tmp_path):
     )
     save_named(tmp_path / 'e.npz', rows, [*names, 'x/b/1.jpg'])
     error = run(*command, status=1)
-    assert 'b/1.jpg could be b/1.jpg, x/b/1.jpg of 2; embed the folder' in error
+    assert 'b/1.jpg could be b/1.jpg, x/b/1.jpg; embed the folder' in error
+    # The one that is meant may have no embedding.
+    save_named(tmp_path / 'e.npz', rows[:4], names, [('x/b/1.jpg', 'no face')])
+    error = run(*command, status=1)
+    assert 'b/1.jpg could be b/1.jpg, x/b/1.jpg; embed the folder' in error
     save_named(tmp_path / 'e.npz', rows, [*names, 'b/1.jpg'])
     error = run(*command, status=1)
-    assert 'b/1.jpg could be any face of 2; embed one face of each' in error
+    assert 'b/1.jpg could be any of its 2 faces; embed one face of each' in error
     assert '--choose largest' in error
     # Basenames alone are not enough.
     save_named(tmp_path / 'e.npz', rows[:4], [Path(name).name for name in names])

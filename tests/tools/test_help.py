@@ -1,9 +1,13 @@
 """What every tool tells of itself, at once."""
 
+import ast
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 from mmhyperface.choices import SFNET_VARIANTS
 from mmhyperface.models.backbones import sfnet
@@ -48,3 +52,21 @@ def test_help_comes_without_torch():
 
 def test_names_of_choices_are_those_that_there_are():
     assert tuple(sfnet.VARIANTS) == SFNET_VARIANTS
+
+
+@pytest.mark.parametrize(
+    'name', ['apis', 'deployment', 'evaluation', 'inference', 'weights']
+)
+def test_names_that_are_imported_when_asked_have_types(name):
+    package = import_module(f'mmhyperface.{name}')
+    tree = ast.parse(Path(package.__file__).read_text(encoding='utf-8'))
+    (typed, _) = (node for node in tree.body if isinstance(node, ast.If))
+    places = {
+        alias.asname: '.' * line.level + line.module
+        for line in typed.body
+        for alias in line.names
+    }
+    assert places == package._PLACES
+    assert set(dir(package)) >= set(places)
+    assert all(hasattr(package, each) for each in places)
+    assert not hasattr(package, 'nothing')

@@ -24,6 +24,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -363,7 +364,7 @@ def identify(args: argparse.Namespace) -> int:
         show_progress=True,
     )
     faces = FaceEmbeddings([one.face for one in found], gallery.dimensions)
-    _tell_how(gallery, [], args)
+    _tell_unknown(gallery, args)
     tell_remarks(faces.usable)
     tell_problems(faces.problems)
     if args.out:
@@ -387,12 +388,14 @@ def identify(args: argparse.Namespace) -> int:
 
 def calibrate(args: argparse.Namespace) -> int:
     from mmhyperface.gallery import FaceGallery
+    from mmhyperface.inference.inferencer import tell_alignment
 
     inferencer = inferencer_from(args)
     gallery = FaceGallery.load(args.gallery, inferencer.convention.fingerprint)
     inputs = args.inputs[0] if len(args.inputs) == 1 else args.inputs
     found = inferencer.embed(inputs, args.batch_size, show_progress=True)
-    _tell_how(gallery, found.usable, args)
+    _tell_unknown(gallery, args)
+    tell_alignment(found.usable, gallery)
     tell_remarks(found.usable)
     tell_problems(found.problems)
     if not found.usable:
@@ -403,20 +406,16 @@ def calibrate(args: argparse.Namespace) -> int:
         raise UserError(
             f'strangers are people who are not in the gallery, which has {some(known)}'
         )
-    threshold = gallery.calibrate(found.embeddings, args.fpir)
+    threshold = max(gallery.calibrate(found.embeddings, args.fpir), -1)
+    # Rounded up: at a lower one there would be one more.
     print(
-        f'threshold {max(threshold, -1):.6f} (FPIR {args.fpir:g} of '
+        f'threshold {math.ceil(threshold * 1e6) / 1e6:.6f} (FPIR {args.fpir:g} of '
         f'{len(found.usable)} strangers): give it to identify as --threshold'
     )
     return INCOMPLETE if found.problems else 0
 
 
-def _tell_how(
-    gallery: FaceGallery, faces: Sequence[Face], args: argparse.Namespace
-) -> None:
-    from mmhyperface.inference.inferencer import tell_alignment
-
-    tell_alignment(faces, gallery)
+def _tell_unknown(gallery: FaceGallery, args: argparse.Namespace) -> None:
     if len(gallery) and not gallery.alignments:
         tell(
             f'{args.gallery} does not tell how its faces were found (it is of an '
