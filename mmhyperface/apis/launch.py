@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,7 +86,7 @@ def report_errors() -> Generator[None, None, None]:
 def _message_of(error: Exception) -> str | None:
     """What to say of an error that is not the program's; None if it may be."""
     if isinstance(error, UserError):
-        return error.brief
+        return _with_place(error.brief, error)
     if isinstance(error, pickle.UnpicklingError):
         return (
             f'a checkpoint cannot be loaded, for it is none or holds more than '
@@ -97,8 +97,52 @@ def _message_of(error: Exception) -> str | None:
     if isinstance(error, OSError) and of_the_disk(error):
         return str(unwritable(error.filename or 'a file', error))
     if isinstance(error, TypeError | KeyError) and error.args:
-        return _mistake_in_config(error)
+        mistake = _mistake_in_config(error)
+        return mistake and _with_place(mistake, error)
     return None
+
+
+def _with_place(message: str, error: BaseException) -> str:
+    """A message that says in which entry of the config the error is, if in one."""
+    frames: list[Any] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        frames += [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
+        cause = cause.__cause__
+    configs = [x for f in frames for x in f.f_locals.values() if isinstance(x, Config)]
+    built = [
+        frame.f_locals.get('cfg')
+        for frame in frames
+        if frame.f_code.co_name == 'build_from_cfg'
+    ]
+    if not configs or not built or not isinstance(built[-1], dict):
+        return message
+    places = _places(configs[0]._cfg_dict, built[-1])
+    told = [re.search(rf'\b{re.escape(place)}\b(?!=)', message) for place in places]
+    if not places or any(told):
+        return message
+    return f'{message} (in {" and ".join(places)})'
+
+
+def _places(node: Any, entry: Any, place: str = '') -> list[str]:
+    """Where below `node` an entry is, to which its builder may have added some."""
+    if (
+        place
+        and isinstance(node, dict)
+        and 'type' in node
+        and all(name in entry and entry[name] == x for name, x in node.items())
+    ):
+        return [place]
+    children: Iterable[tuple[Any, Any]] = ()
+    if isinstance(node, dict):
+        children = node.items()
+    elif isinstance(node, list | tuple):
+        children = enumerate(node)
+    return [
+        found
+        for name, child in children
+        for found in _places(child, entry, f'{place}.{name}' if place else str(name))
+    ]
 
 
 def _mistake_in_config(error: Exception) -> str | None:
@@ -139,7 +183,7 @@ def _mistake_in_config(error: Exception) -> str | None:
         for base in getattr(kind, '__mro__', ())[:-1]
         if '__init__' in vars(base)
         for parameter in inspect.signature(base).parameters
-        if parameter not in ('args', 'kwargs')
+        if parameter not in ('args', 'kwargs', option[3])
     ]
     similar = difflib.get_close_matches(option[3], known, n=1)
     advice = f': is {similar[0]} meant?' if similar else ''
@@ -286,6 +330,8 @@ def _merge(cfg: Config, options: dict[str, Any]) -> None:
         path = _path_of(cfg._cfg_dict, option, value)
         if path in merged:
             raise UserError(f'--cfg-options sets {path} twice, also as {option}')
+        if _has_type(value):
+            _clear_other_type(cfg._cfg_dict, path, value)
         merged[path] = value
     try:
         cfg.merge_from_dict(merged)
@@ -346,6 +392,19 @@ def _path_of(cfg: ConfigDict, option: str, value: Any) -> str:
 
 def _has_type(node: Any) -> bool:
     return isinstance(node, dict) and 'type' in node
+
+
+def _clear_other_type(node: Any, path: str, value: dict) -> None:
+    """Empty what is there, if of another type, which has other options than `value`."""
+    for name in path.split('.'):
+        if isinstance(node, list | tuple):
+            node = node[int(name)]
+        elif name in node:
+            node = node[name]
+        else:
+            return
+    if _has_type(node) and type_name(node) != type_name(value):
+        node.clear()
 
 
 def _are_test_sets(node: dict, name: str) -> bool:

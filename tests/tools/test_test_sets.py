@@ -405,3 +405,15 @@ def test_saved_features_give_the_same_figures(tested):
     cfg.test_dataloader.dataset.datasets[0].name = 'other'
     with pytest.raises(UserError, match=r'other test sets: .*features\.json'):
         examine_config(cfg, str(tested.root / 'features.npy'))
+
+
+def test_a_dict_of_another_type_takes_the_place_of_what_there_is():
+    options = {
+        'train_dataloader.sampler': dict(type='IdentityBalancedSampler'),
+        'param_scheduler.1': dict(type='CosineAnnealingLR', end=9),
+        'param_scheduler.0': dict(type='PolyLR', end=9),
+    }
+    cfg = load_config(str(CONFIG), options)
+    assert cfg.train_dataloader.sampler == dict(type='IdentityBalancedSampler')
+    assert cfg.param_scheduler[1].begin == 100
+    assert cfg.param_scheduler[0] == dict(type='PolyLR', end=9)

@@ -347,7 +347,7 @@ def test_an_option_may_be_a_dict_as_a_config_has_it():
         ),
         (
             ['sface_quickstart.py', '--cfg-options', 'model.head.channels=3'],
-            'HypersphereHead has no option channels: is in_channels meant?',
+            'has no option channels: is in_channels meant? (in model.head)',
         ),
         (
             ['sface_quickstart.py', '--cfg-options', 'model.type=FaceRecogniser'],
@@ -356,6 +356,14 @@ def test_an_option_may_be_a_dict_as_a_config_has_it():
         (
             ['sface_quickstart.py', '--cfg-options', 'model.head.loss._delete_=True'],
             'an entry of the config has no type: {}',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'val_evaluator.folds=1'],
+            'val_dataloader=None val_evaluator=None (in val_evaluator',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'optim_wrapper.optimizer.a=1'],
+            'SGD has no option a (in optim_wrapper.optimizer)',
         ),
         (
             ['sface_quickstart.py', '--cfg-options', 'train_cfg.foo=1'],
