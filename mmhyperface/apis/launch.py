@@ -545,7 +545,15 @@ def count_classes(cfg: Config) -> None:
             f'{type(dataset).__name__} does not tell how many identities it has; set '
             'model.head.num_classes'
         )
-    head.num_classes = dataset.metainfo['num_classes']
+    count = dataset.metainfo['num_classes']
+    if count < 2:
+        held = cfg.train_dataloader.dataset.get('holdout')
+        keeps = f' (train_dataloader.dataset.holdout keeps {held} apart)'
+        raise UserError(
+            'training needs two people or more, and train_dataloader.dataset has '
+            f'{count}: give it images of more people{keeps if held else ""}'
+        )
+    head.num_classes = count
 
 
 def build_runner(cfg: Config) -> 'Runner':

@@ -235,9 +235,15 @@ class FaceFolder(FaceDataset):
             return identities
         if not 0 < self.holdout < len(identities):
             raise self._error(
-                f'holdout={self.holdout} of {len(identities)} identities: each side '
-                f'of the split needs at least one. Set {self._option("holdout")}, for '
-                'training and for validation'
+                f'holdout={self.holdout} of {len(identities)} identities: training '
+                'needs two, and validation two for pairs of different people. '
+                + (
+                    f'Set {self._option("holdout")}, for training and for validation'
+                    if len(identities) >= 4
+                    else 'Add people; or train without validation: --no-validate '
+                    '--cfg-options train_dataloader.dataset.holdout=0 '
+                    'train_dataloader.dataset.split=None'
+                )
             )
 
         # A hash, and no generator of random numbers: it gives the same split with

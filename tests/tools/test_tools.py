@@ -366,6 +366,14 @@ def test_an_option_may_be_a_dict_as_a_config_has_it():
             'SGD has no option a (in optim_wrapper.optimizer)',
         ),
         (
+            [
+                'sface_quickstart.py',
+                *('--cfg-options', 'model.head.num_classes=auto'),
+                'train_dataloader.dataset.num_identities=1',
+            ],
+            'training needs two people or more, and train_dataloader.dataset has 1',
+        ),
+        (
             ['sface_quickstart.py', '--cfg-options', 'train_cfg.foo=1'],
             'IterBasedTrainLoop has no option foo',
         ),
