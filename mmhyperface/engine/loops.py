@@ -265,11 +265,12 @@ def converted(schedules: Any, loop: BaseLoop) -> Any:
     }
 
 
-def check_schedules(schedules: Any, loop: BaseLoop) -> None:
+def check_schedules(schedules: Any, configs: Any, loop: BaseLoop) -> None:
     """See that schedules move in a loop, and say which end elsewhere than it does.
 
     Args:
         schedules: As built, a list or a dict of lists.
+        configs: What they were built of.
         loop: The training loop.
 
     Raises:
@@ -292,11 +293,16 @@ def check_schedules(schedules: Any, loop: BaseLoop) -> None:
         key = option.rpartition('.')[0], schedule.param_name
         if key not in last or schedule.end > last[key][1].end:
             last[key] = option, schedule
+    in_epochs = {
+        option
+        for option, config in each(configs)
+        if isinstance(config, dict) and config.get('convert_to_iter_based')
+    }
     for option, schedule in last.values():
-        _tell_of_end(option, schedule, loop)
+        _tell_of_end(option, schedule, loop, option in in_epochs)
 
 
-def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
+def _tell_of_end(option: str, schedule: Any, loop: BaseLoop, in_epochs: bool) -> None:
     unit, length = 'epoch', loop.max_epochs
     if not schedule.by_epoch:
         unit, length = 'iteration', loop.max_iters
@@ -308,7 +314,8 @@ def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
         _say(
             f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
             f'{unit} {schedule.end}, the training at {unit} {length}. To let it end '
-            f'with the training set {option}.end={length}'
+            f'with the training set {option}.end'
+            f'{", which counts epochs" if in_epochs else f"={length}"}'
         )
 
 

@@ -119,7 +119,7 @@ class CheckpointHook(_CheckpointHook):
         if not self.save_best:
             return
         # Of a network that has no embedding of some images no figure makes the best.
-        if not_finite_sets(runner.val_loop.evaluator, metrics):
+        if not_finite_sets(runner.val_loop, metrics):
             return
         # mmengine removes what it does not find None here.
         before = self._best()
