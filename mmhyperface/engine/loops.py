@@ -94,7 +94,7 @@ def _require_length(loop: dict) -> None:
             f'train_cfg.by_epoch=False: set {instead}, or leave it out'
         )
     _say(
-        f'training by epochs: train_cfg.{other}={loop.pop(other)} has no meaning',
+        f'training by epochs: train_cfg.{other}={loop.pop(other)} is ignored',
         logging.INFO,
     )
 
