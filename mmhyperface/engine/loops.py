@@ -94,7 +94,7 @@ def _require_length(loop: dict) -> None:
             f'train_cfg.by_epoch=False: set {instead}, or leave it out'
         )
     _say(
-        f'training by epochs: train_cfg.{other}={loop.pop(other)} has no meaning',
+        f'training by epochs: train_cfg.{other}={loop.pop(other)} is ignored',
         logging.INFO,
     )
 
@@ -283,11 +283,12 @@ def check_order(schedules: Any) -> None:
             )
 
 
-def check_schedules(schedules: Any, loop: BaseLoop) -> None:
+def check_schedules(schedules: Any, configs: Any, loop: BaseLoop) -> None:
     """See that schedules move in a loop, and say which end elsewhere than it does.
 
     Args:
         schedules: As built, a list or a dict of lists.
+        configs: What they were built of.
         loop: The training loop.
 
     Raises:
@@ -310,11 +311,16 @@ def check_schedules(schedules: Any, loop: BaseLoop) -> None:
         key = option.rpartition('.')[0], schedule.param_name
         if key not in last or schedule.end > last[key][1].end:
             last[key] = option, schedule
+    in_epochs = {
+        option
+        for option, config in each(configs)
+        if isinstance(config, dict) and config.get('convert_to_iter_based')
+    }
     for option, schedule in last.values():
-        _tell_of_end(option, schedule, loop)
+        _tell_of_end(option, schedule, loop, option in in_epochs)
 
 
-def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
+def _tell_of_end(option: str, schedule: Any, loop: BaseLoop, in_epochs: bool) -> None:
     unit, length = 'epoch', loop.max_epochs
     if not schedule.by_epoch:
         unit, length = 'iteration', loop.max_iters
@@ -324,6 +330,8 @@ def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
     late = length * _TOLERANCE < schedule.end < 10**9
     if early or late:
         options = f'{option}.end={length}'
+        if in_epochs:
+            options = f'{option}.end, which counts epochs'
         if length <= schedule.begin:  # where no step of it would be left
             options = f'{option}.begin and {option}.end, and those before it'
         _say(

@@ -9,8 +9,10 @@ from typing import ClassVar
 import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop
 from runs import scalars, small_config, train
 from test_training import equal, weights
+from torch.utils.data import DataLoader
 
 from mmhyperface.engine import loops
 from mmhyperface.errors import UserError
@@ -136,6 +138,23 @@ def test_a_validation_sees_each_image_once(tmp_path, option):
         train(cfg)
 
 
+class OwnLoop(BaseLoop):
+    def run(self):
+        """Nothing."""
+
+
+def test_what_is_not_known_is_left_alone():
+    """A loop of one's own, over two loaders, and what drops no image."""
+    own = OwnLoop(None, [range(3), range(4)])
+    schedules = [dict(type='MultiStepLR', milestones=[1], convert_to_iter_based=True)]
+    assert loops.converted(schedules, own) == schedules
+    loops.check_train_loop(None, own)
+    loops.check_schedules(schedules, schedules, own)
+    loops.check_evaluation_loop('val', own)
+    whole = DataLoader(range(27), batch_size=9, drop_last=True)
+    loops.check_evaluation_loop('val', OwnLoop(None, whole))
+
+
 def test_epochs_are_converted_to_those_of_all_processes(tmp_path):
     """Nine iterations an epoch, of one process and an endless sampler."""
     schedule = dict(type='MultiStepLR', milestones=[1, 2], convert_to_iter_based=True)
@@ -150,7 +169,8 @@ def test_epochs_are_converted_to_those_of_all_processes(tmp_path):
 def test_processes_have_epochs_of_one_length(tmp_path, monkeypatch):
     monkeypatch.setattr(loops, 'get_world_size', lambda: 2)
     schedule = dict(type='MultiStepLR', milestones=[1], convert_to_iter_based=True)
-    train(small_config(tmp_path / 'even', param_scheduler=[schedule]))
+    train(small_config(tmp_path / 'even', param_scheduler=[{**schedule, 'end': 9}]))
+    assert 'set param_scheduler.0.end, which counts epochs' in logged(tmp_path / 'even')
     rates = scalars(tmp_path / 'even', 'lr')
     assert [i for i in range(1, 6) if rates[i] != rates[i - 1]] == [4]
     # What two processes have of 77 images in batches of 13 that nothing rounds up.
