@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from mmhyperface.apis import dataset_config, load_config, report_errors
+from mmhyperface.apis import Overrides, dataset_config, load_config, report_errors
 from mmhyperface.errors import UserError
 
 # White pixels between rows of different pictures, and between pairs.
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     add('--images', type=int, default=8, help='pictures in a row')
     add('--shuffle', action='store_true', help='random identities or pairs')
     add('--seed', type=int, default=0, help='of these and of the augmentations')
-    add('--cfg-options', nargs='+', action=DictAction, help='overrides, key=value')
+    add('--cfg-options', nargs='+', action=Overrides, help='overrides, key=value')
     args = parser.parse_args()
     if args.identities < 1 or args.images < 1:
         parser.error('--identities and --images must be at least 1')

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmhyperface.apis import dataset_config, load_config, report_errors
+from mmhyperface.apis import Overrides, dataset_config, load_config, report_errors
 from mmhyperface.apis.conversion import end_with_parent, in_order
 from mmhyperface.errors import UserError
 
@@ -32,9 +32,9 @@ PHASES = ('train', 'val', 'test')
 LARGEST_CROP = 2
 NO_CROPS = 'not like aligned crops'
 ALIGN = (
-    'photographs are aligned with tools/dataset_converters/align_faces.py; crops of '
-    "another shape or size have a LoadFace of theirs in the data set's pipeline: "
-    'size=(HEIGHT, WIDTH)'
+    'photographs are aligned with tools/dataset_converters/align_faces.py; for crops '
+    "of another shape or size, set size=(HEIGHT, WIDTH) of LoadFace in the data set's "
+    'pipeline'
 )
 # Images of one task of a worker, and tasks that a worker may be ahead.
 TASK = 256
@@ -70,7 +70,7 @@ def parse_args() -> argparse.Namespace:
     add('--phase', choices=PHASES, help='look at its data set alone')
     add('--workers', type=int, default=2, help='processes that decode')
     add('--show', type=int, default=10, help='how many of each kind to name')
-    add('--cfg-options', nargs='+', action=DictAction, help='overrides, key=value')
+    add('--cfg-options', nargs='+', action=Overrides, help='overrides, key=value')
     args = parser.parse_args()
     if args.workers < 1 or args.show < 0:
         parser.error('--workers must be at least 1 and --show at least 0')
@@ -82,7 +82,11 @@ def _stored_images(config: ConfigDict) -> ConfigDict:
 
     Errors are for the report, and what a pipeline makes is of no interest.
     """
-    if _name(config) in ('RepeatDataset', 'ClassBalancedDataset'):
+    from mmengine.dataset import ClassBalancedDataset, RepeatDataset
+
+    from mmhyperface.registry import DATASETS, is_a
+
+    if is_a(config, DATASETS, (RepeatDataset, ClassBalancedDataset)):
         return _stored_images(config.dataset)
     if 'datasets' in config:
         config.datasets = [_stored_images(inner) for inner in config.datasets]
@@ -94,19 +98,15 @@ def _stored_images(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _name(config: ConfigDict) -> str:
-    """The type without its scope; new-style configs name the class itself."""
-    kind = config['type']
-    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
-
-
 def loading_of(config: ConfigDict) -> 'LoadFace | None':
     """How images become crops of one size; None if they do not, or are aligned."""
-    from mmhyperface.registry import TRANSFORMS
+    from mmhyperface.datasets.transforms import AlignFace, LoadFace
+    from mmhyperface.registry import TRANSFORMS, is_a
 
-    steps = {_name(step): step for step in config.get('pipeline', [])}
-    if 'LoadFace' in steps and 'AlignFace' not in steps:
-        loading = TRANSFORMS.build(steps['LoadFace'])
+    steps = config.get('pipeline', [])
+    loads = [step for step in steps if is_a(step, TRANSFORMS, LoadFace)]
+    if loads and not any(is_a(step, TRANSFORMS, AlignFace) for step in steps):
+        loading = TRANSFORMS.build(loads[-1])
         return None if loading.size is None else loading
     inner = [*config.get('datasets', []), *filter(None, [config.get('dataset')])]
     return next(filter(None, map(loading_of, inner)), None)
@@ -356,9 +356,8 @@ def main() -> None:
     each = ', '.join(f'{name} {count:,}' for name, count in counts.items())
     print(f'looked at {sum(counts.values()):,} images' + f' ({each})' * bool(counts))
     if unread:
-        raise UserError(
-            f'{"; ".join(unread)}. --phase looks at the data set of one phase alone'
-        )
+        alone = '' if args.phase else '. --phase looks at the data set of one phase'
+        raise UserError('; '.join(unread) + alone)
     if not good:
         raise SystemExit(1)
 

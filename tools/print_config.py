@@ -2,9 +2,7 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
-from mmhyperface.apis import load_config, report_errors, require_file
+from mmhyperface.apis import Overrides, load_config, report_errors, require_file
 from mmhyperface.errors import UserError
 
 
@@ -14,7 +12,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     parser.add_argument(

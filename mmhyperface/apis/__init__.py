@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     'FaceInferencer': 'mmhyperface.inference',
+    'Overrides': '.launch',
     'argument_parser': '.launch',
     'build_runner': '.launch',
     'config_from': '.launch',

@@ -1,6 +1,7 @@
 """What the command line tools have in common."""
 
 import argparse
+import ast
 import copy
 import difflib
 import inspect
@@ -146,7 +147,10 @@ def _mistake_in_config(error: Exception) -> str | None:
 
 
 class Overrides(DictAction):
-    """mmengine's ``DictAction``; what is no KEY=VALUE is a mistake of the caller's."""
+    """mmengine's ``DictAction``, with values such as ``dict(type='A', b=[1])``.
+
+    What is no KEY=VALUE is a mistake of the caller's.
+    """
 
     def __call__(
         self,
@@ -158,10 +162,40 @@ class Overrides(DictAction):
         for value in values:
             if '=' not in value:
                 parser.error(f'{option_string} takes KEY=VALUE, got {value}')
+            key, text = value.split('=', 1)
             try:
-                super().__call__(parser, namespace, [value], option_string)
+                if re.match(r'[\s(\[]*(dict\(|{)', text):
+                    options = dict(getattr(namespace, self.dest, None) or {})
+                    tree = _AsLiteral().visit(ast.parse(text.strip(), mode='eval'))
+                    options[key] = ast.literal_eval(tree)
+                    setattr(namespace, self.dest, options)
+                else:
+                    super().__call__(parser, namespace, [value], option_string)
             except AssertionError as error:  # of brackets
                 parser.error(f'{option_string} {value}: {error}')
+            except (SyntaxError, ValueError, TypeError, RecursionError):
+                parser.error(
+                    f'{option_string} {value}: {text} is no value; it takes numbers, '
+                    "text, [x,y], (x,y) and dict(type='NAME', option=1)"
+                )
+
+
+class _AsLiteral(ast.NodeTransformer):
+    """Makes ``dict(a=1)`` a literal, and names texts, for shells take quotes away."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        is_dict = isinstance(node.func, ast.Name) and node.func.id == 'dict'
+        self.generic_visit(node)
+        if not is_dict or node.args or any(x.arg is None for x in node.keywords):
+            return node
+        names: list[ast.expr | None] = [ast.Constant(x.arg) for x in node.keywords]
+        return ast.Dict(names, [x.value for x in node.keywords])
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant({'true': True, 'false': False}.get(node.id, node.id))
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        return ast.Constant(ast.unparse(node))
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
@@ -319,12 +353,17 @@ def _are_test_sets(node: dict, name: str) -> bool:
     from mmhyperface.datasets import FaceTestSets
     from mmhyperface.registry import DATASETS, is_a
 
-    return is_a(node, DATASETS, FaceTestSets) and name not in (
-        'type',
-        'datasets',
-        'combined',
-        '_delete_',
-        '_scope_',
+    return (
+        is_a(node, DATASETS, FaceTestSets)
+        and 'datasets' in node
+        and name
+        not in (
+            'type',
+            'datasets',
+            'combined',
+            '_delete_',
+            '_scope_',
+        )
     )
 
 

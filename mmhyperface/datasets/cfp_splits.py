@@ -14,7 +14,7 @@ import numpy as np
 
 from mmhyperface.errors import UserError
 
-from .text_lists import read_lines
+from .text_lists import is_number, read_lines
 
 _LISTS = {'F': 'Pair_list_F.txt', 'P': 'Pair_list_P.txt'}
 _KINDS = {'same.txt': True, 'diff.txt': False}
@@ -59,7 +59,7 @@ def read_cfp(
             path = os.path.join(folder, name, file)
             for line, text in read_lines(path, advice):
                 numbers = [part.strip() for part in text.split(',')]
-                if len(numbers) != 2 or not all(map(_is_number, numbers)):
+                if len(numbers) != 2 or not all(map(is_number, numbers)):
                     raise UserError(
                         f'{path}:{line}: expected `number,number`, got {text!r:.300}'
                     )
@@ -89,14 +89,10 @@ def _read_images(path: str, advice: str) -> dict[int, str]:
     for line, text in read_lines(path, advice):
         number, _, image = text.partition(' ')
         image = image.strip()
-        if not _is_number(number) or not image or int(number) in images:
+        if not is_number(number) or not image or int(number) in images:
             raise UserError(
                 f'{path}:{line}: expected `number path`, each number once, got '
                 f'{text!r:.300}'
             )
         images[int(number)] = image
     return images
-
-
-def _is_number(text: str) -> bool:
-    return text.isdecimal() and len(text) < 10

@@ -158,6 +158,11 @@ class FaceDataset(BaseDataset):
     def _find_images(self) -> None:
         super().full_init()
 
+    def _copy_without_annotation(self, memo: dict | None = None) -> 'FaceDataset':
+        # mmengine keeps one memo for all copies, in which an object that is gone may
+        # have had the id of one of ours: a subset would get the parts of another.
+        return super()._copy_without_annotation({} if memo is None else memo)
+
     def __getitem__(self, idx: int) -> Any:
         """Image `idx` after the pipeline; the next good one with ``on_error='skip'``.
 

@@ -140,8 +140,7 @@ class FaceFolder(FaceDataset):
         ]
 
     def _is_misnamed(self, name: str) -> bool:
-        """Whether a file is an image, but has neither our names nor those of one that
-        `extensions` leave out."""
+        """Whether a file begins as an image, though its name does not say so."""
         path = os.path.join(self.data_root, name)
         return not is_image_name(name) and begins_as_image(path)
 

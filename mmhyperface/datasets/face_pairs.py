@@ -13,7 +13,7 @@ from .cfp_splits import read_cfp
 from .face_dataset import FaceDataset
 from .pair_sets import consecutive_folds, folder_identities, set_pairs
 from .tables import is_table, read_table, text_of
-from .text_lists import read_lines, split_fields
+from .text_lists import is_number, read_lines, split_fields
 
 #: (line number, or file within a folder and line; same person?, path, path)
 Pair = tuple[int | str, bool, str, str]
@@ -160,7 +160,7 @@ class FacePairs(FaceDataset):
             return False
         _, line = next(read_lines(self.ann_file, advice), (0, ''))
         fields = split_fields(line)
-        is_lfw = len(fields) <= 2 and all(map(_is_number, fields))
+        is_lfw = len(fields) <= 2 and all(map(is_number, fields))
         return is_lfw or (len(fields) == 3 and fields[0] in ('0', '1'))
 
     def _read_table(self, advice: str) -> list[Pair]:
@@ -253,7 +253,7 @@ class FacePairs(FaceDataset):
         (header_number, header), *lines = lines
         given = header.split()
         per_kind, num_folds = 0, 1
-        if len(given) <= 2 and all(map(_is_number, given)):
+        if len(given) <= 2 and all(map(is_number, given)):
             *more, per_kind = map(int, given)
             num_folds = more[0] if more else 1
         if per_kind < 1 or num_folds < 1:
@@ -288,7 +288,7 @@ class FacePairs(FaceDataset):
         if (
             len(fields) != (3 if same else 4)
             or not all(fields)
-            or not all(map(_is_number, numbers))
+            or not all(map(is_number, numbers))
             or (not same and fields[0] == fields[2])
         ):
             expected = (
@@ -315,7 +315,3 @@ def _label_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip().lower().removesuffix('.0')
-
-
-def _is_number(text: str) -> bool:
-    return text.isdecimal() and len(text) < 10

@@ -26,6 +26,8 @@ from .pair_sets import set_pairs
 SMALLEST_IMAGE = 16
 # Pairs of images are numbered in 63 bits.
 MOST_IMAGES = 2**32
+# Names are a part of every checkpoint, and of the data set that each worker gets.
+MOST_NAMES = 100_000
 
 
 class SyntheticFaceBase(FaceDataset):
@@ -162,6 +164,9 @@ class SyntheticFaceBase(FaceDataset):
 class SyntheticFaces(SyntheticFaceBase):
     """Drawn faces to train on: label k is person first_identity + k.
 
+    Whose faces they are is told by the names ``metainfo['classes']``, 'drawn
+    SEED-PERSON', unless they are more than 100 000 people or `metainfo` has others.
+
     Args:
         label_noise: share of the images that carry the label of someone else, every
             other person being as likely. The image itself does not change.
@@ -190,6 +195,11 @@ class SyntheticFaces(SyntheticFaceBase):
                 f'{self._option("num_identities")} to 2 or more'
             )
         super().__init__(num_identities, images_per_identity, **kwargs)
+        if self.num_identities <= MOST_NAMES:
+            last = self.first_identity + self.num_identities
+            people = range(self.first_identity, last)
+            names = tuple(f'drawn {self.seed}-{person}' for person in people)
+            self._metainfo.setdefault('classes', names)
 
     def _label(self, person: int, index: int) -> int:
         if not self.label_noise:

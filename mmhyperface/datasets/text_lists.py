@@ -56,6 +56,11 @@ def split_fields(line: str) -> list[str]:
     return line.split()
 
 
+def is_number(text: str) -> bool:
+    """Whether a field is a number from 0 on, of a size that can be meant."""
+    return text.isdecimal() and len(text) < 10
+
+
 def _why(raw: bytes, error: UnicodeDecodeError | None = None) -> str:
     """What is wrong with a line."""
     if raw.startswith(_UTF16):

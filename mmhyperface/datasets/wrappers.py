@@ -42,9 +42,9 @@ def labels_of(dataset: Any) -> np.ndarray:
 
 
 def numbered(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
-    """A data set, or that of a config, whose items have its own indices.
+    """A data set, built from its config if need be, whose items have its indices.
 
-    Of mmengine's ``ConcatDataset``, ``RepeatDataset`` and ``ClassBalancedDataset``,
+    For mmengine's ``ConcatDataset``, ``RepeatDataset`` and ``ClassBalancedDataset``,
     mmpretrain's ``KFoldDataset`` and torch's ``ConcatDataset`` and ``Subset`` it is
     one with the same items. Others, and test sets, stay as they are.
 
@@ -76,6 +76,7 @@ def numbered(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
         order = np.asarray(dataset.repeat_indices, np.int64)
     elif isinstance(dataset, Subset):
         order = np.asarray(dataset.indices, np.int64)
+        order = np.where(order < 0, order + len(parts[0]), order)
     return _Rearranged(parts, metainfo, order)
 
 
@@ -95,9 +96,10 @@ def placed(config: Any, name: str) -> Any:
     return {**config, 'dataset': {'type': dataset}}
 
 
-def _sample_idx(item: dict) -> int | None:
+def _sample_idx(item: Any) -> int | None:
     """The index of an item after the pipeline, if that has left it."""
-    return item.get('data_samples', item).get('sample_idx')
+    sample = item.get('data_samples', item) if isinstance(item, dict) else item
+    return sample.get('sample_idx') if hasattr(sample, 'get') else None
 
 
 def _mark(item: dict, **values: int) -> None:
@@ -125,9 +127,9 @@ class RepeatDataset(mmengine.dataset.RepeatDataset):
 
 @DATASETS.register_module()
 class ConcatDataset(mmengine.dataset.ConcatDataset):
-    """mmengine's, for data sets of the same people, told apart by no label.
+    """mmengine's, for data sets of the same people, who keep their labels.
 
-    :class:`FaceSets` is that of different people.
+    :class:`FaceSets` joins data sets of different people.
 
     Raises:
         UserError: For data sets of different people, and for test sets.
@@ -358,7 +360,8 @@ class _Joined(_Wrapper):
     def get_data_info(self, idx: int) -> dict:
         which, local = self._locate(idx)
         info = {**self.datasets[which].get_data_info(local)}
-        info['gt_label'] += self._first_labels[which]
+        if self._first_labels[which]:
+            info['gt_label'] += self._first_labels[which]
         return {**info, 'sample_idx': idx % len(self)}
 
     def __getitem__(self, idx: int) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def batch_sizes(local: Tensor) -> list[int]:
-    """How many samples each rank has; those of ``local`` [B, ...] on this one."""
+    """How many samples each rank has; ``local`` [B, ...] are those of this one."""
     if get_world_size() == 1:
         return [len(local)]
     # Filled on the device, which nobody waits for.
@@ -17,10 +17,11 @@ def batch_sizes(local: Tensor) -> list[int]:
 
 
 def share_of_batch(sizes: Sequence[int]) -> float:
-    """What a mean over this rank's samples counts in a mean over the ranks.
+    """The weight of this rank's mean in a mean over the ranks.
 
-    So weighted, that is the mean over the samples of all ranks. It is 1 for batches
-    of one size, as OpenMMLab's samplers give them, and 0 for a rank without samples.
+    Weighted like this, it is the mean over the samples of all ranks. The weight is 1
+    for batches of one size, as OpenMMLab's samplers give them, and 0 for a rank
+    without samples.
 
     Args:
         sizes: How many samples each rank has.

@@ -19,7 +19,7 @@ import torch.distributed
 from mmengine.dist import all_reduce
 from torch import Tensor
 
-from .gather import batch_sizes, gather_batch
+from .gather import gather_batch
 
 
 class _Crossing(torch.autograd.Function):
@@ -90,18 +90,18 @@ class Shard:
         start = rank * size + min(rank, rest)
         return start, start + size + (rank < rest)
 
-    def gather(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+    def gather(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """The global batch of local rows [b, ...], for partial results.
 
         Its gradient is partial on each rank, and is summed over them.
 
         Args:
             x: The rows of this rank, maybe none.
-            sizes: How many each rank has; by default the ranks ask one another.
+            sizes: How many each rank has.
         """
         return self._whole(x, sizes, self._scatter_sum)
 
-    def replicate(self, x: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+    def replicate(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """The global batch of local rows [b, ...], for replicated results.
 
         Args:
@@ -112,14 +112,13 @@ class Shard:
     def _whole(
         self,
         x: Tensor,
-        sizes: Sequence[int] | None,
-        backward: Callable[[Tensor, Sequence[int]], Tensor],
+        sizes: Sequence[int],
+        backward: Callable[..., Tensor],
     ) -> Tensor:
         if self.world_size == 1:
             return x
-        known = batch_sizes(x) if sizes is None else sizes
-        forward = partial(gather_batch, sizes=known)
-        return _Crossing.apply(x, forward, lambda grad: backward(grad, known))
+        forward = partial(gather_batch, sizes=sizes)
+        return _Crossing.apply(x, forward, partial(backward, sizes=sizes))
 
     def enter(self, x: Tensor) -> Tensor:
         """A replicated value, to be used for partial results."""

@@ -361,24 +361,28 @@ def require_fit(
     """
     found = shapes_of(found, parts)
     wanted = shapes_of(wanted, parts)
-    missing = [
-        f'{name} {list(shape)}'
-        for name, shape in wanted.items()
-        if found.get(name) != shape
-    ]
-    # A network that only embeds leaves the centres aside.
-    network = [name for name in found if name != 'head.weight']
-    too_much = [name for name in network if name not in wanted]
-    if not missing and not too_much:
-        return
-    fault = f'has {some(too_much, 3)} beside the rest'
-    if missing:
-        fault = f'has no {some(missing, 3)}'
     if not found and not advice:
         advice = '. tools/model_converters makes checkpoints of other programs ours'
-    raise UserError(
-        f'{checkpoint} is of another network than {config}: it {fault}{advice}'
-    )
+    if 'head.weight' not in wanted:
+        # A network that only embeds leaves the centres aside.
+        found.pop('head.weight', None)
+    names, fault = misfit(wanted, found)
+    if names:
+        raise UserError(
+            f'{checkpoint} is of another network than {config}: it {fault}{advice}'
+        )
+
+
+def misfit(
+    wanted: dict[str, torch.Size], found: dict[str, torch.Size]
+) -> tuple[list[str], str]:
+    """Names that are missing or too many, and what to say of them; none if all fit."""
+    missing = [name for name in wanted if found.get(name) != wanted[name]]
+    if missing:
+        shapes = [f'{name} {list(wanted[name])}' for name in missing]
+        return missing, f'has no {some(shapes, 3)}'
+    too_much = [name for name in found if name not in wanted]
+    return too_much, f'has {some(too_much, 3)} beside the rest'
 
 
 def shapes_of(state: dict, parts: tuple[str, ...] = ('',)) -> dict[str, torch.Size]:

@@ -4,14 +4,20 @@ import ast
 import copy
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler import (
     OneCycleParamScheduler,
     ReduceOnPlateauParamScheduler,
 )
+from mmengine.runner import EpochBasedTrainLoop
 
+if TYPE_CHECKING:
+    from mmhyperface.engine.runner import FaceRunner
+
+# The most changed entries that the log lists.
+_MOST = 30
 #: For an entry that a config does not have.
 ABSENT = 'not set'
 # Of the run, not of the training.
@@ -77,6 +83,78 @@ def _leaves(node: ast.expr, name: str, found: dict[str, Any]) -> None:
             found[name] = ast.unparse(node)
     for key, child in children:
         _leaves(child, f'{name}.{key}', found)
+
+
+def take_config(
+    runner: 'FaceRunner',
+    filename: str,
+    checkpoint: dict,
+    configured: 'AsConfigured | None',
+) -> None:
+    """Let what a config has changed be in force in a resumed training; say what it is.
+
+    Args:
+        runner: Of the training, which has loaded the checkpoint.
+        filename: The checkpoint's.
+        checkpoint: Its content.
+        configured: Optimizers and schedules by the config; None leaves those of the
+            checkpoint.
+    """
+    meta = checkpoint['meta']
+    before, after = entries(str(meta.get('cfg', ''))), entries(runner.cfg.pretty_text)
+    if not before:
+        runner.logger.info(
+            f'{filename} does not tell the config that it was made with: learning '
+            'rate, schedule and all else that the optimizer keeps are those of '
+            'the checkpoint'
+        )
+        return
+    changed = changes(before, after)
+    worlds = meta.get('world_size', runner.world_size), runner.world_size
+    batches = [
+        (config.get('train_dataloader.batch_size') or 0) * world
+        for config, world in zip((before, after), worlds, strict=True)
+    ]
+    other_batch = batches[0] != batches[1]
+    scales = after.get('auto_scale_lr.enable') is True and other_batch
+    notes = []
+    if configured and (changed or other_batch):
+        steps = _steps_of_schedules(runner, not other_batch)
+        saved = checkpoint.get('param_schedulers')
+        notes = configured.prevail(changed, steps, scales, saved)
+    lines = told(changed)
+    if worlds[0] != worlds[1]:
+        lines.append(f'number of processes: {worlds[0]} -> {worlds[1]}')
+    if not lines:
+        return
+    if 'randomness.seed' in changed:
+        notes.append("the seed alone stays the checkpoint's, with the order of images")
+    if other_batch:
+        notes.append(
+            f'a batch of all processes has {batches[1]} images instead of '
+            f'{batches[0]}: the data goes on after {runner.iter} batches of the new '
+            'size, so that some images come again or not at all, an epoch has '
+            'another number of iterations, and the learning rate is '
+            f'{"" if scales else "not "}scaled with it (auto_scale_lr.enable)'
+        )
+    shown = lines[:_MOST]
+    if len(lines) > _MOST:
+        shown.append(f'... ({len(lines)} in all)')
+    runner.logger.warning(
+        f'This config is not the one that {filename} was made with. What this config '
+        "says is in force; to go on with the checkpoint's, set these entries back:"
+        + ''.join(f'\n    {line}' for line in shown)
+        + ''.join(f'\n{note}' for note in notes)
+    )
+
+
+def _steps_of_schedules(runner: 'FaceRunner', same_batch: bool) -> list[bool]:
+    """Of the training up to here: True for an epoch, False for an iteration."""
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        return [False] * runner.iter
+    length = len(runner.train_dataloader)
+    begun = runner.iter - runner.epoch * length if same_batch else 0
+    return ([False] * length + [True]) * runner.epoch + [False] * begun
 
 
 class AsConfigured:

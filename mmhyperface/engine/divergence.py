@@ -9,9 +9,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, get_dist_info, get_world_size
+from mmengine.dist import all_gather_object, all_reduce, get_dist_info
 from torch import Tensor, nn
 
+from mmhyperface.dist import share_of_batch
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.errors import UserError
 from mmhyperface.models.heads import BatchGeometry
@@ -90,15 +91,14 @@ def state_of(step: Step) -> State:
         values = torch.cat(
             [torch.stack([loss, mean_norm]), geometry.mean_direction.float()]
         )
-        values *= geometry.share
+        # The loss is weighted already.
+        values[1:] *= share_of_batch(geometry.sizes)
     values = values.clone()
     all_reduce(values, op='mean')
     if geometry is None:
         return State(float(values), math.nan, math.nan)
     host = values.double().cpu()
-    count = len(geometry.own) * (1 if geometry.of_all_ranks else get_world_size())
-    if geometry.sizes:
-        count = sum(geometry.sizes)
+    count = sum(geometry.sizes)
     # ||sum of x||^2 is count plus the cosines of all ordered pairs.
     mean_square = float(host[2:].square().sum())
     cosine = (count * mean_square - 1) / (count - 1) if count > 1 else math.nan
@@ -242,8 +242,7 @@ def _worst(step: Step, dataset: Any) -> Suspect | None:
         return None
     start = 0
     if geometry.of_all_ranks:
-        rank = get_dist_info()[0]
-        start = sum(geometry.sizes[:rank]) if geometry.sizes else rank * count
+        start = sum(geometry.sizes[: get_dist_info()[0]])
     own, norm, loss, target = (
         values[start : start + count].cpu()
         for values in (geometry.own, geometry.norm, geometry.loss, geometry.target)

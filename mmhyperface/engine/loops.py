@@ -16,8 +16,13 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.optim import _ParamScheduler
 from mmengine.registry import DATA_SAMPLERS, LOOPS
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
-from torch.utils.data import DataLoader
+from mmengine.runner import (
+    BaseLoop,
+    EpochBasedTrainLoop,
+    IterBasedTrainLoop,
+    Runner,
+)
+from torch.utils.data import DataLoader, IterableDataset
 
 from mmhyperface.datasets.samplers import InfiniteFaceSampler
 from mmhyperface.errors import UserError
@@ -119,7 +124,11 @@ def check_train_loop(runner: Runner, loop: BaseLoop) -> None:
         UserError: If there is no batch, or an epoch would not end, or not on all
             processes at once.
     """
+    if not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
+        return  # one's own, that may count in another way, and take several loaders
     loader = loop.dataloader
+    if isinstance(loader.dataset, IterableDataset):
+        return  # it has no length
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     endless = _endless(loader)
     if by_epoch and endless is not None:
@@ -151,16 +160,23 @@ def check_evaluation_loop(name: str, loop: BaseLoop) -> None:
     Raises:
         UserError: If not.
     """
-    endless = _endless(loop.dataloader)
+    loader = loop.dataloader
+    if not isinstance(loader, DataLoader):
+        return  # of a loop of one's own
+    endless = _endless(loader)
     if endless is not None:
         raise UserError(
             f'{name}_dataloader.sampler.type={endless} never ends: set '
             f'{name}_dataloader.sampler.type=DefaultSampler'
         )
-    if loop.dataloader.drop_last:
-        raise UserError(
-            f'{name}_dataloader.drop_last=True leaves images out: set it to False'
-        )
+    # Without a batch_size it has batches of one's own.
+    if loader.drop_last and loader.batch_size:
+        left = sum(all_gather_object(len(loader.sampler) % loader.batch_size))
+        if left:
+            raise UserError(
+                f'{name}_dataloader.drop_last=True leaves {left} images out: set it to '
+                'False'
+            )
 
 
 def _endless(loader: DataLoader) -> str | None:
@@ -227,22 +243,43 @@ def converted(schedules: Any, loop: BaseLoop) -> Any:
 
     mmengine's ``convert_to_iter_based`` takes the length of the loader, which for a
     sampler that never ends is that of one process alone, and lets a schedule end after
-    the first epoch.
+    the first epoch. Schedules that are built, which hold their optimizer, stay.
     """
-    if isinstance(loop, EpochBasedTrainLoop) or not isinstance(loop, BaseLoop):
+    if isinstance(schedules, Sequence):
+        return [converted(each, loop) for each in schedules]
+    if not isinstance(schedules, dict) or not isinstance(loop, IterBasedTrainLoop):
         return schedules
-    loader = loop.dataloader
-    length = len(loader)
-    if _endless(loader) is not None:
+    if 'type' not in schedules:
+        return {name: converted(each, loop) for name, each in schedules.items()}
+    if not schedules.get('convert_to_iter_based'):
+        return schedules
+    length = len(loop.dataloader)
+    if _endless(loop.dataloader) is not None:
         length //= get_world_size()
-    schedules = copy.deepcopy(schedules)
-    for _, schedule in _each(schedules):
-        if isinstance(schedule, dict) and schedule.get('convert_to_iter_based'):
-            schedule.setdefault('epoch_length', max(1, length))
-            # In epochs, which become whole iterations.
-            end = (loop.max_iters + 0.5) / schedule['epoch_length']
-            schedule.setdefault('end', end)
-    return schedules
+    length = schedules.get('epoch_length', max(1, length))
+    # In epochs, which become whole iterations.
+    return {
+        'end': (loop.max_iters + 0.5) / length,
+        **schedules,
+        'epoch_length': length,
+    }
+
+
+def check_order(schedules: Any) -> None:
+    """See that configs of schedules end after they begin.
+
+    Raises:
+        UserError: If one does not.
+    """
+    for option, schedule in each(schedules):
+        if not isinstance(schedule, dict):
+            continue
+        begin, end = schedule.get('begin', 0), schedule.get('end')
+        if end is not None and end <= begin:
+            raise UserError(
+                f'{option} ({schedule.get("type")}) begins at {begin} and ends at '
+                f'{end}: set {option}.begin to less than {option}.end'
+            )
 
 
 def check_schedules(schedules: Any, loop: BaseLoop) -> None:
@@ -255,9 +292,11 @@ def check_schedules(schedules: Any, loop: BaseLoop) -> None:
     Raises:
         UserError: If one counts epochs and the loop has none.
     """
+    if not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
+        return
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     last: dict[tuple, tuple[str, _ParamScheduler]] = {}
-    for option, schedule in _each(schedules):
+    for option, schedule in each(schedules):
         if getattr(schedule, 'need_val_args', False):
             continue  # it moves when there was a validation
         if schedule.by_epoch and not by_epoch:
@@ -283,14 +322,17 @@ def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
     # An end that is not set is a very large one.
     late = length * _TOLERANCE < schedule.end < 10**9
     if early or late:
+        options = f'{option}.end={length}'
+        if length <= schedule.begin:  # where no step of it would be left
+            options = f'{option}.begin and {option}.end, and those before it'
         _say(
             f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
             f'{unit} {schedule.end}, the training at {unit} {length}. To let it end '
-            f'with the training set {option}.end={length}'
+            f'with the training set {options}'
         )
 
 
-def _each(schedules: Any) -> list[tuple[str, Any]]:
+def each(schedules: Any) -> list[tuple[str, Any]]:
     """Schedules, or their configs, with the options that they are."""
     if schedules is None:
         return []

@@ -18,7 +18,7 @@ from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger, print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, Runner
 from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,7 +27,8 @@ from mmhyperface.datasets.wrappers import placed
 from mmhyperface.dist.shard import Shard
 from mmhyperface.engine import checkpoint as storage
 from mmhyperface.engine import loops
-from mmhyperface.engine.config_changes import AsConfigured, changes, entries, told
+from mmhyperface.engine.config_changes import AsConfigured, take_config
+from mmhyperface.engine.fitting import heads_of, require_training, require_weights
 from mmhyperface.engine.identities import Identities, mapped, places, strangers
 from mmhyperface.engine.optim_wrappers import has_bfloat16_instructions
 from mmhyperface.engine.shared_rows import (
@@ -55,11 +56,6 @@ _CENTRES = (
     "Set load_centres='map' to keep the centres of identities with the same name, or "
     "load_centres='drop' to start them all anew (--cfg-options load_centres=map)"
 )
-#: Hyperparameters that came with a version of torch.
-OF_TORCH = {
-    *('foreach', 'maximize', 'capturable', 'differentiable', 'fused'),
-    *('decoupled_weight_decay', 'amsgrad'),
-}
 UNITS = {'KB': 1 << 10, 'MB': 1 << 20, 'GB': 1 << 30, 'TB': 1 << 40}
 
 
@@ -127,8 +123,10 @@ class FaceRunner(Runner):
         if fn_name == 'before_run':
             _leave_slow_amp('val_cfg', self._val_loop)
             _leave_slow_amp('test_cfg', self._test_loop)
-        if fn_name in ('before_train', 'after_train') and self.val_loop is not None:
-            for metric in self.val_loop.evaluator.metrics:
+        if fn_name in ('before_train', 'after_train'):
+            # A loop of one's own may have no evaluator.
+            evaluator = getattr(self.val_loop, 'evaluator', None)
+            for metric in getattr(evaluator, 'metrics', ()):
                 if isinstance(metric, EmbeddingMetric):
                     # Whether such a validation ends a training is for hooks to say.
                     metric.tolerant = fn_name == 'before_train'
@@ -181,11 +179,12 @@ class FaceRunner(Runner):
 
     def build_param_scheduler(self, scheduler: Any) -> Any:
         """mmengine's, if they count what the training loop does."""
-        if not isinstance(self._train_loop, BaseLoop) or self._resuming:
-            return super().build_param_scheduler(scheduler)
-        scheduler = loops.converted(scheduler, self._train_loop)
-        built = super().build_param_scheduler(scheduler)
-        loops.check_schedules(built, self._train_loop)
+        loop = self._train_loop
+        loops.check_order(scheduler)
+        built = super().build_param_scheduler(loops.converted(scheduler, loop))
+        # A resumed training has them built already.
+        if any(isinstance(each, dict) for _, each in loops.each(scheduler)):
+            loops.check_schedules(built, loop)
         return built
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
@@ -246,11 +245,11 @@ class FaceRunner(Runner):
 
     # ---- saving
 
-    def checkpoint_bytes(self) -> int:
+    def checkpoint_bytes(self, save_optimizer: bool = True) -> int:
         """About how large a checkpoint is: weights and what an optimizer keeps."""
         whole = {
             id(head.weight): head.shard.num_classes / max(1, len(head.weight))
-            for head in _heads(self._bare_model).values()
+            for head in heads_of(self.bare_model).values()
         }
 
         def size(tensors: Iterable[Tensor]) -> float:
@@ -258,13 +257,13 @@ class FaceRunner(Runner):
                 t.numel() * t.element_size() * whole.get(id(t), 1) for t in tensors
             )
 
-        model = self._bare_model
+        model = self.bare_model
         total = size(model.parameters()) + size(model.buffers())
         for hook in self.hooks:
             if isinstance(hook, EMAHook):
                 total += size(hook.ema_model.parameters())
-        if isinstance(self.optim_wrapper, OptimWrapper):
-            for _, optimizer in self._optimizers():
+        if save_optimizer and isinstance(self.optim_wrapper, OptimWrapper):
+            for _, optimizer in self.optimizers():
                 for group in optimizer.param_groups:
                     kept = 2 if 'betas' in group else bool(group.get('momentum'))
                     total += kept * size(p for p in group['params'] if p.requires_grad)
@@ -295,7 +294,7 @@ class FaceRunner(Runner):
             'by_epoch': by_epoch,
             'backend_args': backend_args,
         }
-        heads = _heads(self._bare_model)
+        heads = heads_of(self.bare_model)
         with ExitStack() as stack:
             for head in heads.values():
                 stack.enter_context(head.settled())
@@ -326,7 +325,7 @@ class FaceRunner(Runner):
             with self._collected(rows), together(shared):
                 super().save_checkpoint(out_dir, filename, **options)
             return
-        with storage.abandoned(path, self.checkpoint_bytes()):
+        with storage.abandoned(path, self.checkpoint_bytes(options['save_optimizer'])):
             if large:
                 self._save_parts(path, rows, options, shared)
             else:
@@ -394,7 +393,7 @@ class FaceRunner(Runner):
         copies = {'': heads}
         for i, hook in enumerate(self.hooks):
             if isinstance(hook, EMAHook):
-                copies[f'average {i} of '] = _heads(hook.ema_model.module)
+                copies[f'average {i} of '] = heads_of(hook.ema_model.module)
         for prefix, those in copies.items():
             for name, head in those.items():
                 weight = head.weight
@@ -403,7 +402,7 @@ class FaceRunner(Runner):
                     head.shard, weight, shape, weight.dtype
                 )
         if save_optimizer:
-            for wrapper, optimizer in self._optimizers():
+            for wrapper, optimizer in self.optimizers():
                 for name, head in heads.items():
                     state = optimizer.state.get(head.weight, {})
                     for entry, value in state.items():
@@ -493,17 +492,18 @@ class FaceRunner(Runner):
         checkpoint = _with_state_dict(filename, checkpoint, list(revise_keys))
         training = isinstance(self._train_loop, BaseLoop)
         if self._resuming:
-            self._require_resumable(filename, checkpoint)
+            require_training(self, filename, checkpoint, self._resumes_optimizer)
+            self._resumed = checkpoint
         elif training:
             # What is deployed of it, and trained on, is `state_dict`, the average.
             checkpoint.pop('ema_state_dict', None)
-            self._require_fit(filename, checkpoint['state_dict'])
+            require_weights(self, filename, checkpoint['state_dict'])
         self._open_centres(filename, checkpoint)
         if self._resuming:
             # Optimizers keep the very tensors, and these are mapped to the file.
             storage.replace_tensors(checkpoint.get('optimizer'), Tensor.clone)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        _load_checkpoint_to_model(self._bare_model, checkpoint, strict, revise_keys=[])
+        _load_checkpoint_to_model(self.bare_model, checkpoint, strict, revise_keys=[])
         self._has_loaded = True
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
@@ -536,7 +536,7 @@ class FaceRunner(Runner):
         self.resumed_from = filename
         checkpoint, self._resumed = self._resumed, {}
         wholly = resume_optimizer and resume_param_scheduler
-        self._let_config_prevail(filename, checkpoint, configured if wholly else None)
+        take_config(self, filename, checkpoint, configured if wholly else None)
 
     def restore(self, filename: str) -> None:
         """Put model and optimizer back to a checkpoint in the middle of a training.
@@ -556,15 +556,13 @@ class FaceRunner(Runner):
         self._resume = self._resuming = self._resumes_optimizer = True
         try:
             with ExitStack() as stack:
-                for head in _heads(self._bare_model).values():
+                for head in heads_of(self.bare_model).values():
                     stack.enter_context(head.settled())
-                kept = [_hyperparameters(each) for _, each in self._optimizers()]
+                kept = [_hyperparameters(each) for _, each in self.optimizers()]
                 checkpoint = self.load_checkpoint(filename)
                 wrapper.load_state_dict(checkpoint['optimizer'])
                 self._resume_rows()
-                for (_, optimizer), groups in zip(
-                    self._optimizers(), kept, strict=True
-                ):
+                for (_, optimizer), groups in zip(self.optimizers(), kept, strict=True):
                     for group, values in zip(
                         optimizer.param_groups, groups, strict=True
                     ):
@@ -576,7 +574,7 @@ class FaceRunner(Runner):
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the learning rate, and all that schedulers compute it from."""
-        for _, optimizer in self._optimizers():
+        for _, optimizer in self.optimizers():
             for group in optimizer.param_groups:
                 for name in group:
                     if name == 'lr' or name.endswith('_lr'):
@@ -587,235 +585,10 @@ class FaceRunner(Runner):
                     scaled = [value * factor for value in getattr(scheduler, name)]
                     setattr(scheduler, name, scaled)
 
-    def _require_fit(self, filename: str, found: dict) -> None:
-        """A training is to begin with the weights of this very network."""
-        with emitting(_of_all_ranks):
-            wanted = self._bare_model.state_dict()
-        heads = tuple(f'{name}.' for name in _heads(self._bare_model))
-        of_model = {f'{name.partition(".")[0]}.' for name in wanted}
-        network = tuple(of_model & {'backbone.', 'neck.'} or of_model - {*heads})
-        ours, theirs = storage.shapes_of(wanted), storage.shapes_of(found)
-        fitting = {name for name in ours if theirs.get(name) == ours[name]}
-        if self.load_partial:
-            if not any(name.startswith(network) for name in fitting):
-                raise UserError(
-                    f'{filename} has nothing that fits {", ".join(network)} of this '
-                    f'config{self._advice(filename, found)}'
-                )
-        else:
-            storage.require_fit(
-                wanted,
-                found,
-                (*network, 'backbone.', 'neck.'),
-                filename,
-                str(self.cfg.filename or 'the config'),
-                self._advice(filename, found),
-            )
-        counts = []
-        for part in sorted(of_model):
-            if self.load_centres != 'all' and part in heads:
-                how = {'drop': 'dropped', 'map': 'centres by name'}[self.load_centres]
-                counts.append(f'{part[:-1]}: {how}')
-                continue
-            names = [name for name in ours if name.startswith(part)]
-            took = len(fitting.intersection(names))
-            counts.append(f'{part[:-1]}: {took} of {len(names)}')
-        self.logger.info(f'entries taken from {filename}: {", ".join(counts)}')
-
-    def _advice(self, filename: str, found: dict) -> str:
-        backbone = getattr(self._bare_model, 'backbone', None)
-        if backbone is not None and not (
-            storage.shapes_of(backbone.state_dict()).items()
-            - storage.shapes_of(found).items()
-        ):
-            return (
-                '. Its entries are those of the backbone alone, without the beginning '
-                'backbone. of their names: leave load_from out and give --cfg-options '
-                'model.backbone.init_cfg.type=Pretrained '
-                f'model.backbone.init_cfg.checkpoint={filename}'
-            )
-        if self.load_partial or not any(key.startswith('backbone.') for key in found):
-            return (
-                '. Where its weights have other names, tools/model_converters makes '
-                'checkpoints of other programs ours, and model.backbone.init_cfg=dict('
-                "type='Pretrained', checkpoint=..., prefix=...) takes those below a "
-                'beginning'
-            )
-        return (
-            '. To take what fits and let the rest start anew, give --cfg-options '
-            'load_partial=True'
-        )
-
-    def _require_resumable(self, filename: str, checkpoint: dict) -> None:
-        """A training goes on with its network, its loss and its optimizer."""
-        advice = (
-            '. To begin a new training from its weights, leave --resume out and give '
-            f'--cfg-options load_from={filename}'
-        )
-        meta = checkpoint.get('meta')
-        if (
-            not isinstance(meta, dict)
-            or not {'epoch', 'iter'} <= meta.keys()
-            or 'message_hub' not in checkpoint
-        ):
-            raise UserError(
-                f'cannot resume from {filename}: it holds weights, but no state of a '
-                f'training{advice}'
-            )
-        self._resumed = checkpoint
-        state = checkpoint['state_dict']
-        average = checkpoint.get('ema_state_dict', {})
-        if average and not any(isinstance(hook, EMAHook) for hook in self.hooks):
-            # What was trained lies there, and the average in its place.
-            for key in [key for key in average if key.startswith('module.')]:
-                state[key.removeprefix('module.')] = average[key]
-            del checkpoint['ema_state_dict']
-            self.logger.warning(
-                f'{filename} has averaged weights, and this config has no EMAHook: the '
-                'training goes on from the weights that were trained, without the '
-                'average. To keep it, put the EMAHook back into custom_hooks'
-            )
-        with emitting(_of_all_ranks):
-            wanted = storage.shapes_of(self._bare_model.state_dict())
-        found = storage.shapes_of(state)
-        for name in _heads(self._bare_model):
-            # See `_check_resumable`.
-            for shapes in (wanted, found):
-                shapes.pop(f'{name}.weight', None)
-        for what, names in (
-            ('no', [name for name in wanted if found.get(name) != wanted[name]]),
-            ('also', [name for name in found if name not in wanted]),
-        ):
-            if names:
-                heads = [f'{name}.loss_module.' for name in _heads(self._bare_model)]
-                ours = any(name.startswith(tuple(heads)) for name in names)
-                raise UserError(
-                    f'cannot resume from {filename}: it is of another '
-                    f'{"loss" if ours else "network"}, it has {what} '
-                    f'{some(names, 3)}{self._changed("model.")}{advice}'
-                )
-        if 'optimizer' in checkpoint and self._resumes_optimizer:
-            self._require_optimizer(filename, checkpoint['optimizer'])
-
-    def _require_optimizer(self, filename: str, saved: Any) -> None:
-        for name, optimizer in self._optimizers():
-            part = saved.get(name) if name else saved
-            fault = None
-            if not isinstance(part, dict) or 'param_groups' not in part:
-                fault = 'another number of optimizers'
-            else:
-                groups = part['param_groups']
-                sizes, stored = (
-                    [len(group['params']) for group in several]
-                    for several in (optimizer.param_groups, groups)
-                )
-                lacks = optimizer.defaults.keys() - groups[0].keys() - OF_TORCH
-                if lacks:
-                    kind = type(optimizer).__name__
-                    fault = f'another optimizer than {kind}, without {sorted(lacks)}'
-                elif sizes != stored:
-                    fault = (
-                        f'{sum(stored)} parameters in {len(stored)} groups, where this '
-                        f'config has {sum(sizes)} in {len(sizes)}'
-                    )
-            if fault:
-                raise UserError(
-                    f'cannot resume from {filename}: it has the state of {fault}'
-                    f'{self._changed("optim_wrapper.")}. Set optim_wrapper as it was; '
-                    'or, to begin a new training from its weights, leave --resume out '
-                    f'and give --cfg-options load_from={filename}'
-                )
-
-    def _changed(self, beginning: str) -> str:
-        """What the config has changed there since the checkpoint, for a message."""
-        before = entries(str(self._resumed.get('meta', {}).get('cfg', '')))
-        after = entries(self.cfg.pretty_text)
-        lines = told(changes(before, after)) if before else []
-        lines = [line for line in lines if line.startswith(beginning)]
-        return f' ({some(lines, 3)})' if lines else ''
-
-    def _let_config_prevail(
-        self, filename: str, checkpoint: dict, configured: AsConfigured | None
-    ) -> None:
-        """What the config has changed is in force; and the log tells so."""
-        meta = checkpoint['meta']
-        before, after = entries(str(meta.get('cfg', ''))), entries(self.cfg.pretty_text)
-        if not before:
-            self.logger.info(
-                f'{filename} does not tell the config that it was made with: learning '
-                'rate, schedule and all else that the optimizer keeps are those of '
-                'the checkpoint'
-            )
-            return
-        changed = changes(before, after)
-        worlds = meta.get('world_size', self.world_size), self.world_size
-        batches = [
-            (config.get('train_dataloader.batch_size') or 0) * world
-            for config, world in zip((before, after), worlds, strict=True)
-        ]
-        scales = after.get('auto_scale_lr.enable') is True and batches[0] != batches[1]
-        notes = []
-        if configured and (changed or scales):
-            notes = configured.prevail(
-                changed,
-                self._steps_of_schedules(batches[0] == batches[1]),
-                scales,
-                checkpoint.get('param_schedulers'),
-            )
-        lines = told(changed)
-        if worlds[0] != worlds[1]:
-            lines.append(f'number of processes: {worlds[0]} -> {worlds[1]}')
-        if not lines:
-            return
-        if 'randomness.seed' in changed:
-            notes.append(
-                "the seed alone stays the checkpoint's, with the order of images"
-            )
-        if batches[0] != batches[1]:
-            notes.append(
-                f'a batch of all processes has {batches[1]} images instead of '
-                f'{batches[0]}: the data goes on after {self.iter} batches of the new '
-                'size, so that some images come again or not at all, an epoch has '
-                'another number of iterations, and the learning rate is '
-                f'{"" if scales else "not "}scaled with it (auto_scale_lr.enable)'
-            )
-        notes += self._outlived(changed)
-        self.logger.warning(
-            f'This config is not the one that {filename} was made with. In force is '
-            "what this config says; to go on with the checkpoint's, set these entries "
-            'back:\n    '
-            + '\n    '.join(_first(lines))
-            + ''.join(f'\n{x}' for x in notes)
-        )
-
-    def _steps_of_schedules(self, same_batch: bool) -> list[bool]:
-        """Of the training up to here: True for an epoch, False for an iteration."""
-        if not isinstance(self.train_loop, EpochBasedTrainLoop):
-            return [False] * self.iter
-        length = len(self.train_dataloader)
-        begun = self.iter - self.epoch * length if same_batch else 0
-        return ([False] * length + [True]) * self.epoch + [False] * begun
-
-    def _outlived(self, changed: dict) -> list[str]:
-        """Of a longer training, whether its schedule ends before."""
-        longest = {'train_cfg.max_iters': False, 'train_cfg.max_epochs': True}
-        notes = []
-        for name in longest.keys() & changed.keys():
-            most = changed[name][1]
-            for schedulers in self._schedules().values():
-                ends = [x.end for x in schedulers if x.by_epoch == longest[name]]
-                if ends and isinstance(most, int) and max(ends) < most:
-                    notes.append(
-                        f'param_scheduler ends at {max(ends)}, and {name} is {most}: '
-                        'the learning rate stays where it is then. Give it a later '
-                        'end, param_scheduler.NUMBER.end=...'
-                    )
-        return notes
-
     def _open_centres(self, filename: str, checkpoint: dict) -> None:
         """Put :class:`StoredRows`, and those that are wanted, for the centres."""
         state = checkpoint['state_dict']
-        for name, head in _heads(self._bare_model).items():
+        for name, head in heads_of(self.bare_model).items():
             key = f'{name}.weight'
             average = checkpoint.get('ema_state_dict', {})
             for rows, its_key in ((state, key), (average, f'module.{key}')):
@@ -915,10 +688,17 @@ class FaceRunner(Runner):
         here, there = self._identities(filename, checkpoint, head, count)
         if here.names is None or there.names is None:
             owner = here if here.names is None else there
-            self.logger.info(
+            told = (
                 f'centres: {owner.owner} does not tell the names of its identities: '
                 'each class takes the centre of its number'
             )
+            if resumes:
+                self.logger.info(told)
+            else:
+                self.logger.warning(
+                    f'{told}. If they are other people, give --cfg-options '
+                    'load_centres=drop'
+                )
         origin = places(here, there)
         if origin is None:
             return None
@@ -966,7 +746,7 @@ class FaceRunner(Runner):
         """
         if saved is None or not isinstance(self.optim_wrapper, OptimWrapper):
             return
-        for wrapper, optimizer in self._optimizers():
+        for wrapper, optimizer in self.optimizers():
             part = saved.get(wrapper, {}) if wrapper else saved
             live, stored = (
                 [p for group in groups for p in group['params']]
@@ -998,7 +778,8 @@ class FaceRunner(Runner):
             rows.copy_to(own, head.shard.start)
             optimizer.state[head.weight][entry] = own
 
-    def _optimizers(self) -> list[tuple[str, Optimizer]]:
+    def optimizers(self) -> list[tuple[str, Optimizer]]:
+        """Each optimizer with its name, which is empty if there is but one."""
         wrapper = self.optim_wrapper
         if isinstance(wrapper, OptimWrapperDict):
             return [(name, each.optimizer) for name, each in wrapper.items()]
@@ -1016,7 +797,8 @@ class FaceRunner(Runner):
         return schedulers if isinstance(schedulers, dict) else {'': schedulers}
 
     @property
-    def _bare_model(self) -> nn.Module:
+    def bare_model(self) -> nn.Module:
+        """The model without its wrapper."""
         return self.model.module if is_model_wrapper(self.model) else self.model
 
 
@@ -1060,14 +842,6 @@ def _bytes(size: float | str | None) -> float:
     raise UserError(
         f"centre_parts_above must be a number of bytes or like '512MB', got {size!r}"
     )
-
-
-def _heads(model: nn.Module) -> dict[str, CentreState]:
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, CentreState)
-    }
 
 
 def _is_local(
@@ -1120,16 +894,6 @@ def _with_state_dict(filename: str, checkpoint: Any, revise_keys: list) -> dict:
     )
     renamed._metadata = getattr(state, '_metadata', OrderedDict())  # type: ignore
     return {**checkpoint, 'state_dict': renamed}
-
-
-def _first(lines: list[str], most: int = 30) -> list[str]:
-    return [*lines[:most], f'... ({len(lines)} in all)'] if len(lines) > most else lines
-
-
-def _of_all_ranks(head: CentreState) -> Tensor:
-    """A tensor of the size of all centres that has no memory."""
-    shape = (head.shard.num_classes, *head.weight.shape[1:])
-    return torch.empty(shape, device='meta')
 
 
 def _untouched(head: CentreState) -> MappedRows:

@@ -26,7 +26,15 @@ from mmhyperface.errors import UserError
 from . import recycled
 from .block import Block, Frame
 from .denormals import denormals_flushed
-from .elementwise import Bindable, Buffers, Program, Terms, operations, trace
+from .elementwise import (
+    Bindable,
+    Buffers,
+    Program,
+    RandomTermsError,
+    Terms,
+    operations,
+    trace,
+)
 from .fold import Fold
 from .products import add_product, product
 from .sphere import are_exact, project, row_norms, unit
@@ -218,19 +226,27 @@ class Blocked:
         Returns:
             What evaluates the loss in a visit, by whether that wants gradients; those
             that there will be.
+
+        Raises:
+            UserError: If it would be another loss in the second of two visits.
         """
         # A sum has its gradient from the only visit.
-        kinds = [False, True] if trains and not loss.additive else [trains]
+        twice = trains and not loss.additive
+        kinds = [False, True] if twice else [trains]
         wanted = tuple((name, value.requires_grad) for name, value in context.items())
         try:
             now = operations(loss, context, like, trains)
         except NotImplementedError as error:
+            if twice and isinstance(error, RandomTermsError):
+                raise _chance(loss) from error
             self._tell_untraced(loss, error)
             return {kind: Terms(loss, context, kind) for kind in kinds}
         key = (now, wanted, like.dtype, like.device, trains, loss.additive)
         if key not in self._programs:
             if len(self._programs) > 8:
                 self._programs.clear()
+            if twice and operations(loss, context, like, trains) != now:
+                raise _chance(loss)
             self._programs[key] = {
                 kind: self._trace(loss, context, like, kind) for kind in kinds
             }
@@ -459,7 +475,7 @@ class _WalkFunction(torch.autograd.Function):
                     'model.head.loss.loss_weight, or train with '
                     'model.head.fused_update=False'
                 )
-            if ctx.loss.additive and len(upstream):
+            if ctx.loss.additive and len(upstream) and ctx.expected:
                 # A loss scaler: expect the same next time.
                 ctx.engine.upstream_scale = upstream[0].item() / ctx.expected
             visit = ctx.engine.visit(
@@ -497,6 +513,14 @@ def _requiring(
         name: value.detach().requires_grad_(wants)
         for name, value, wants in zip(names, context, wanted, strict=True)
     }
+
+
+def _chance(loss: 'HypersphereLoss') -> UserError:
+    return UserError(
+        f'{type(loss).__name__}.others gives other terms each time, as with random '
+        'numbers, and the gradient would not be that of the loss: draw them in '
+        "context(), or set model.head.engine='dense'"
+    )
 
 
 def _leaf(x: Tensor) -> Tensor:

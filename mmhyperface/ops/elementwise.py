@@ -301,12 +301,17 @@ class Terms:
         return Bound([compute], outputs)
 
 
+class RandomTermsError(NotImplementedError):
+    """A loss draws random numbers."""
+
+
 class _Operations(TorchDispatchMode):
     """Writes down every operation with its numbers."""
 
     def __init__(self, inputs: list[Tensor]) -> None:
         super().__init__()
         self.lines: list[str] = []
+        self.draws = False
         # Kept, so that no other tensor can have the same id.
         self.known: list[Tensor] = []
         self.names: dict[int, str] = {}
@@ -322,6 +327,7 @@ class _Operations(TorchDispatchMode):
         numbers = args[0].tolist() if literal else ''
         named = {name: self._text(value) for name, value in kwargs.items()}
         self.lines.append(f'{func}{self._text(args)}{named}{numbers}')
+        self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         result = func(*args, **kwargs)
         self._name(result)
         return result
@@ -349,8 +355,8 @@ def operations(
 ) -> str:
     """What a loss computes as it is now: its operations with all of their numbers.
 
-    Losses of the same operations have the same program. It says all that there is to
-    know: a loss may depend on attributes of any object, on globals, on the weather.
+    Losses of the same operations have the same program. No settings are compared, for
+    a loss may keep them anywhere: in attributes of any object, in globals, in files.
 
     Args:
         loss, context, like, gradient: See :func:`trace`.
@@ -360,6 +366,7 @@ def operations(
 
     Raises:
         NotImplementedError: If the loss cannot do with examples.
+        RandomTermsError: If it draws random numbers.
     """
     terms = Terms(loss, context, gradient)
     examples = terms.examples(like)
@@ -368,6 +375,8 @@ def operations(
             recorded.lines.append(recorded._text(terms(*examples)))
     except Exception as error:
         raise NotImplementedError(str(error)) from error
+    if recorded.draws:
+        raise RandomTermsError('it draws random numbers')
     return '\n'.join(recorded.lines)
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import Compose
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from record_files import header, images, insightface_records, picture, seed_of, write
@@ -18,7 +18,7 @@ from mmhyperface.datasets import (
     SyntheticFaces,
     wrappers,
 )
-from mmhyperface.datasets.wrappers import labels_of, placed
+from mmhyperface.datasets.wrappers import labels_of, numbered, placed
 from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
 
@@ -180,7 +180,9 @@ def made_of_others(kind, folder) -> dict:
         return dict(type=kind, dataset=one, num_splits=6)
     if kind == 'Subset':
         data = DATASETS.build(one)
-        return dict(type=torch.utils.data.Subset, dataset=data, indices=[5, 4, 2, 0, 5])
+        return dict(
+            type=torch.utils.data.Subset, dataset=data, indices=[5, 4, -4, 0, 5]
+        )
     inner = one if kind == 'ClassBalancedDataset' else made_of_others(kind[:-2], folder)
     return dict(type='ClassBalancedDataset', dataset=inner, oversample_thr=0.5)
 
@@ -265,11 +267,28 @@ def test_different_people_are_no_concat_dataset(tmp_path):
         DATASETS.build(dict(type='ConcatDataset', datasets=[one, other]))
 
 
+def test_subsets_have_nothing_of_earlier_ones(tmp_path):
+    data = DATASETS.build(people(tmp_path))
+    few = data.get_subset([0])
+    # An object at the address of one that was copied, and is no more.
+    (memo,) = BaseDataset._copy_without_annotation.__defaults__
+    memo[id(data.pipeline)] = 'of another'
+    assert isinstance(data.get_subset([1]).pipeline, type(few.pipeline))
+    del memo[id(data.pipeline)]
+
+
 def test_what_tells_no_labels_or_indices(tmp_path):
     data = DATASETS.build(people(tmp_path))
     pipeline = [*PIPELINE, lambda results: dict(inputs=results['img'])]
     data.pipeline = Compose(pipeline)
     with pytest.raises(UserError, match='must leave sample_idx'):
         LabelNoise(data, 0.5)[0]
+    # Whoever needs neither gets what the pipeline makes, and what is known.
+    data.pipeline = Compose([*PIPELINE, lambda results: (results['img'], 7)])
+    data.get_data_info = lambda idx: {'img_path': str(idx)}
+    twice = numbered(torch.utils.data.Subset(data, [0, 1]))
+    assert twice.get_data_info(1) == {'img_path': '1', 'sample_idx': 1}
+    del data.get_data_info
+    assert twice[1][1] == 7
     with pytest.raises(UserError, match='TensorDataset does not tell the labels'):
         labels_of(torch.utils.data.TensorDataset(torch.zeros(3)))

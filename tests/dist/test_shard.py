@@ -29,8 +29,8 @@ def test_ranges_are_even_and_complete(classes, world):
 def test_one_process_exchanges_nothing():
     shard = Shard(11)
     x = torch.randn(3, 2, requires_grad=True)
-    for crossing in (shard.gather, shard.replicate, shard.enter, shard.sum):
-        assert crossing(x) is x
+    assert shard.gather(x, [3]) is shard.replicate(x, [3]) is x
+    assert shard.enter(x) is shard.sum(x) is x
     assert torch.equal(shard.max(x), x)
     assert not shard.max(x).requires_grad
     assert repr(shard) == 'Shard(classes 0 to 11 of 11, rank 0 of 1)'
@@ -58,8 +58,9 @@ def network(local: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
 def objective(shard: Shard, local, rows, slope, bias) -> torch.Tensor:
     """Something that crosses every border; the bias is used on both sides of one."""
     features = network(local, slope)
-    norms = shard.replicate(features.norm(dim=1, keepdim=True))
-    everything = shard.gather(features)
+    sizes = [BATCH] * shard.world_size
+    norms = shard.replicate(features.norm(dim=1, keepdim=True), sizes)
+    everything = shard.gather(features, sizes)
     logits = everything @ rows.T * shard.enter(bias * norms)
     top = shard.max(logits.detach().amax(1, keepdim=True) if len(rows) else norms * 0)
     total = shard.sum((logits - top).exp().sum(1, keepdim=True))
@@ -95,8 +96,8 @@ def cross(world: int) -> None:
     shard = Shard(2, rank, world)
     value = torch.tensor([[float(rank)]])
     gathered = torch.arange(float(world))[:, None]
-    assert torch.equal(shard.gather(value), gathered)
-    assert torch.equal(shard.replicate(value), gathered)
+    assert torch.equal(shard.gather(value, [1] * world), gathered)
+    assert torch.equal(shard.replicate(value, [1] * world), gathered)
     assert torch.equal(shard.sum(value), gathered.sum(0, keepdim=True))
     assert torch.equal(shard.max(value), gathered[-1:])
     # The arguments stay as they are.

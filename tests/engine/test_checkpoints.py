@@ -376,6 +376,10 @@ def test_fine_tuning_keeps_what_it_is_told_to(two, form, tmp_path):
         for name, value in model.backbone.state_dict().items():
             assert torch.equal(value, backbone['state_dict'][f'backbone.{name}'])
 
+    unnamed = {'train_dataloader.dataset.metainfo': dict(classes=None)}
+    _, _, log = fine_tuned(tmp_path / 'unnamed', checkpoint, NAMES, **unnamed)
+    assert re.search(r'WARNING - centres: the training set .* does not tell the', log)
+
     model, _, log = fine_tuned(tmp_path / 'order', checkpoint, REORDERED)
     assert torch.equal(model.head.weight, saved[list(ORDER)])
     assert 'in another order, and are mapped by name' in log
@@ -412,10 +416,18 @@ def test_fine_tuning_keeps_what_it_is_told_to(two, form, tmp_path):
             r'other people: 1 of 11 .* \(b\).*--cfg-options load_centres=map',
         ),
         (
+            NAMES,
+            {
+                'train_dataloader.dataset.first_identity': 100,
+                'train_dataloader.dataset.metainfo': dict(_delete_=True),
+            },
+            r'other people: 11 of 11 .* \(drawn 0-100, drawn 0-101, ',
+        ),
+        (
             NAMES[:4],
             {
                 'load_centres': 'map',
-                'train_dataloader.dataset.metainfo': dict(_delete_=True),
+                'train_dataloader.dataset.metainfo': dict(classes=None),
             },
             r'names of 4 identities of the training set \(SyntheticFaces\).* has none',
         ),
@@ -468,7 +480,7 @@ def test_a_checkpoint_without_names_cannot_be_mapped(two, tmp_path):
         ),
         (
             {'model.head.loss': dict(_delete_=True, type='SFaceLoss')},
-            r'another loss, it has also head.loss_module.* \(model.head.loss.*'
+            r'another loss, it has head.loss_module.* beside the rest \(model.*'
             r'type: SphereFace2Loss -> SFaceLoss.*load_from=',
         ),
         (

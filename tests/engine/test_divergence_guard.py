@@ -397,7 +397,8 @@ def geometry(**options) -> BatchGeometry:
         mean_direction=torch.zeros(3),
         of_all_ranks=False,
     )
-    return BatchGeometry(**{**values, **options})
+    values.update(options)
+    return BatchGeometry(**values, sizes=[len(values['own'])])
 
 
 def step(**options) -> Step:

@@ -58,7 +58,7 @@ def test_epochs_on_a_base_that_counts_iterations(tmp_path):
     assert saved == {'epoch_1.pth', 'epoch_2.pth'}
     told = logged(tmp_path / 'whole')
     assert 'the sampler is DefaultSampler' in told
-    assert 'set param_scheduler.1.end=18' in told
+    assert 'set param_scheduler.1.begin and param_scheduler.1.end' in told
     resumed = {'resume': True, 'load_from': str(tmp_path / 'whole' / 'epoch_1.pth')}
     train(small_config(tmp_path / 'resumed', **options, **resumed))
     assert scalars(tmp_path / 'resumed') == scalars(tmp_path / 'whole')[9:]
@@ -99,6 +99,10 @@ def test_epochs_on_a_base_that_counts_iterations(tmp_path):
         (
             {'param_scheduler': [dict(type='MultiStepLR', milestones=[3])]},
             r'param_scheduler\.0 \(MultiStepLR\) .*set param_scheduler\.0\.by_epoch=F',
+        ),
+        (
+            {'param_scheduler.1.end': 4},
+            r'begins at 100 and ends at 4: set param_scheduler\.1\.begin to less',
         ),
     ],
 )

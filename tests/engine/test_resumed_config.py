@@ -98,7 +98,7 @@ def test_the_learning_rate_is_that_of_a_run_which_had_this_config(
     rest = scalars(tmp_path / 'resumed', 'lr')
     assert len(rest) < len(rates)
     np.testing.assert_allclose(rest, rates[-len(rest) :], rtol=1e-12)
-    assert 'In force is what this config says' in log_of(tmp_path / 'resumed')
+    assert 'What this config says is in force' in log_of(tmp_path / 'resumed')
 
 
 def test_what_has_changed_is_in_force_and_told(stopped, tmp_path):
@@ -127,10 +127,10 @@ def test_what_has_changed_is_in_force_and_told(stopped, tmp_path):
         "the seed alone stays the checkpoint's",
         'a batch of all processes has 4 images instead of 8',
         'the learning rate is not scaled',
-        'param_scheduler ends at 4, and train_cfg.max_iters is 5',
+        'set param_scheduler.1.end=5',
     ):
         assert told in log
-    assert 'work_dir:' not in log.partition('In force')[2]
+    assert 'work_dir:' not in log.partition('is in force')[2]
 
 
 def test_what_was_lowered_on_the_way_stays_lower(stopped, tmp_path):
@@ -159,7 +159,7 @@ def test_what_was_lowered_on_the_way_stays_lower(stopped, tmp_path):
         (rates[name],) = scalars(tmp_path / name, 'lr')
     low = scalars(tmp_path / 'low', 'lr')
     assert rates['same'] == low[-1]
-    assert 'In force' not in log_of(tmp_path / 'same')
+    assert 'is in force' not in log_of(tmp_path / 'same')
     # 5 iterations of 16 on, half of it.
     cosine = (1 + np.cos(np.pi * (5 - 2) / (16 - 2))) / 2
     assert rates['longer'] == pytest.approx(0.5 * (0.001 * 2 + (0.1 - 0.002) * cosine))

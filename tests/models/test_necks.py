@@ -169,7 +169,7 @@ def test_features_that_do_not_fit(shape, message):
 
 
 def test_a_map_without_input_size():
-    with pytest.raises(UserError, match='set its input_size'):
+    with pytest.raises(UserError, match=r'set model\.neck\.input_size'):
         EmbeddingNeck(8, 4)((torch.zeros(2, 8, 3, 3),))
 
 

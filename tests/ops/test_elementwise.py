@@ -284,6 +284,23 @@ def test_a_parameter_outside_of_the_context_is_told():
         head._loss(*batch(head))
 
 
+@pytest.mark.parametrize('draw', [torch.rand_like, lambda cos: random.random()])
+def test_random_terms_are_refused_where_they_would_be_drawn_twice(draw):
+    drawing = custom(lambda cos, norm: cos * draw(cos), CustomSoftmax)
+
+    def train(loss):
+        head = head_of(loss)
+        head._walker = Blocked(block=4)
+        head._loss(*batch(head))['loss'].backward()
+
+    with pytest.raises(UserError, match=r'CustomSoftmax\.others gives other terms'):
+        train(drawing)
+    train(custom(drawing.function))  # a sum needs one visit
+    drawing.function = lambda cos, norm: cos * norm
+    drawing.context = lambda own, norm: {'norm': norm * draw(norm)}
+    train(drawing)
+
+
 def test_what_cannot_be_traced_is_told_once(monkeypatch):
     told: list[str] = []
     monkeypatch.setattr(blocked, 'print_log', lambda text, *_: told.append(text))

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import record_files
+from mmengine.config import ConfigDict
 from PIL import Image
 
 from mmhyperface.apis import report_errors
+from mmhyperface.datasets.transforms import LoadFace
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = 'configs/sphereface2_r100_ms1m.py'
@@ -158,6 +160,18 @@ def test_photographs_are_told_from_crops_in_all_data_sets(
     tables = done.stdout.split('FaceFolderPairs: 15 images')
     for what in ('resized by LoadFace', 'not like aligned crops'):
         assert sum(int(figure(one, what)) for one in tables) == found.get(what, 0)
+
+
+def test_a_load_face_of_ones_own(check):
+    class Own(LoadFace):
+        pass
+
+    steps = [dict(type=Own, size=64)]
+    loading_of = import_module('check_dataset').loading_of
+    loading = loading_of(ConfigDict(dataset=dict(pipeline=steps)))
+    assert loading.size == (64, 64)
+    steps.append(dict(type='mmhyperface.AlignFace', size=64))
+    assert loading_of(ConfigDict(pipeline=steps)) is None
 
 
 def test_images_that_exif_turns_and_repetitions(check, tmp_path):

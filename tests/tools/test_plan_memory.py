@@ -306,6 +306,8 @@ def test_exchanges_are_those_of_a_ring():
 
 def test_the_fewest_gpus_that_suffice():
     planner = Planner(config(), activations=False)
+    # The first measurement of a process differs by what torch sets up once.
+    planner.plan(16)
     memory = planner.plan(16).peak + 1000
     plan = planner.least(memory)
     assert plan.gpus == 16

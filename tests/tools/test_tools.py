@@ -313,10 +313,27 @@ def test_what_is_no_option_is_told_with_the_usage(capsys):
     for given, message in (
         (['a.py', '--cfg-options', 'x'], '--cfg-options takes KEY=VALUE, got x'),
         (['a.py', '--cfg-options', 'x=[1,(2]'], r'x=[1,(2]: Imbalanced brackets'),
+        (['a.py', '--cfg-options', 'x=dict(a'], 'x=dict(a: dict(a is no value'),
+        (['a.py', '--cfg-options', 'x=dict(**a)'], 'dict(**a) is no value'),
+        (['a.py', '--cfg-options', 'x=f(a,b)'], 'f(a,b) is no value; it takes numb'),
     ):
         with pytest.raises(SystemExit):
             argument_parser('').parse_args(given)
         assert message in capsys.readouterr().err
+
+
+def test_an_option_may_be_a_dict_as_a_config_has_it():
+    given = [
+        "a.b=dict(type='X', n=[1, (2, 3)], m=dict(c=None))",
+        'd=[dict(type=x.Y,e=true),1e-3]',  # without the quotes that a shell takes
+        'f=1,g',
+    ]
+    args = argument_parser('').parse_args(['a.py', '--cfg-options', *given])
+    assert args.cfg_options == {
+        'a.b': {'type': 'X', 'n': [1, (2, 3)], 'm': {'c': None}},
+        'd': [{'type': 'x.Y', 'e': True}, 1e-3],
+        'f': [1, 'g'],
+    }
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_no_path_of_the_machine_is_told(run, tmp_path):
     assert str(run) in str(torch.load(source)['meta'])
     meta = load(publish(source, str(tmp_path / 'a.pth'), False, ''))['meta']
     assert str(run) not in str(meta)
-    assert "work_dir = 'files'" in meta['cfg']
+    assert "work_dir='files'" in meta['cfg'].replace(' ', '')
     assert "type='SFNet'" in meta['cfg']
 
 

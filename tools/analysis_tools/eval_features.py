@@ -27,9 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmengine.config import DictAction
-
-from mmhyperface.apis import load_config, report_errors, require_folder
+from mmhyperface.apis import Overrides, load_config, report_errors, require_folder
 from mmhyperface.choices import (
     ACCURACIES,
     FOLDS,
@@ -91,7 +89,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
 

@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmhyperface.apis import load_config, report_errors, require_file
+from mmhyperface.apis import Overrides, load_config, report_errors, require_file
 from mmhyperface.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     args = parser.parse_args()

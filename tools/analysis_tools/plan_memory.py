@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmhyperface.apis import load_config, report_errors
+from mmhyperface.apis import Overrides, load_config, report_errors
 from mmhyperface.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     parser.add_argument('--json', type=Path, help='write the plan to this file')

@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mmengine.config import DictAction
-
-from mmhyperface.apis import load_config, report_errors
+from mmhyperface.apis import Overrides, load_config, report_errors
 from mmhyperface.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of all configs: a.b=1 c.d=[x,y]',
     )
     args = parser.parse_args()

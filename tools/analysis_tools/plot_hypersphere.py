@@ -9,9 +9,9 @@ Several checkpoints stand side by side; they may have been trained with other lo
 import argparse
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from mmhyperface.apis import load_config, report_errors
+from mmhyperface.apis import Overrides, load_config, report_errors
 from mmhyperface.errors import UserError
 
 NOTES = {
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     args = parser.parse_args()

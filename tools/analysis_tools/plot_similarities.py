@@ -14,9 +14,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from mmhyperface.apis import load_config, report_errors, require_checkpoint
+from mmhyperface.apis import Overrides, load_config, report_errors, require_checkpoint
 from mmhyperface.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     args = parser.parse_args()

@@ -24,11 +24,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Column, Table
 
-from mmhyperface.apis import load_config, report_errors, require_file, require_folder
+from mmhyperface.apis import (
+    Overrides,
+    load_config,
+    report_errors,
+    require_file,
+    require_folder,
+)
 from mmhyperface.choices import TOLERANCES
 from mmhyperface.deployment import TARGETS
 from mmhyperface.deployment.targets import ALIGNED, PRECISIONS
@@ -59,7 +64,7 @@ def parse_args() -> argparse.Namespace:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     add(

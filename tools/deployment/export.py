@@ -33,11 +33,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from mmhyperface.apis import load_config, report_errors, require_file, take_test_sets
+from mmhyperface.apis import (
+    Overrides,
+    load_config,
+    report_errors,
+    require_file,
+    take_test_sets,
+)
 from mmhyperface.choices import FLIP_FUSIONS, OPSET, TOLERANCES
 from mmhyperface.deployment import TARGETS
 from mmhyperface.deployment.targets import PRECISIONS, PREPROCESSINGS
@@ -65,7 +71,7 @@ def parse_args() -> argparse.Namespace:
     add(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Overrides,
         help='override entries of the config: a.b=1 c.d=[x,y]',
     )
     add(

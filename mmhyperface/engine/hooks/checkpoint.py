@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
-from mmengine.dist import is_main_process
+from mmengine.dist import is_distributed, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import Runner
 
 from mmhyperface.engine.checkpoint import MODEL, write_text
+from mmhyperface.engine.runner import FaceRunner
+from mmhyperface.engine.shared_rows import from_main
 from mmhyperface.errors import UserError, free_space, size_of
 from mmhyperface.evaluation.metrics.base import not_finite_sets
 from mmhyperface.registry import HOOKS
@@ -46,15 +48,17 @@ class CheckpointHook(_CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        size = getattr(runner, 'checkpoint_bytes', lambda: 0)()
-        if is_main_process() and isinstance(self.file_backend, LocalBackend):
-            self._look_for_space(runner, size)
+        if isinstance(runner, FaceRunner) and isinstance(
+            self.file_backend, LocalBackend
+        ):
+            self._look_for_space(runner)
 
-    def _look_for_space(self, runner: Runner, size: int) -> None:
+    def _look_for_space(self, runner: FaceRunner) -> None:
         """
         Raises:
-            UserError: If there is no space for a single checkpoint.
+            UserError: On all processes, if there is no space for a single checkpoint.
         """
+        size = runner.checkpoint_bytes(self.save_optimizer)
         length = runner.max_epochs if self.by_epoch else runner.max_iters
         count = int(self.save_last)
         if self.interval > 0:
@@ -62,7 +66,8 @@ class CheckpointHook(_CheckpointHook):
         if self.max_keep_ckpts > 0:
             # The oldest goes when the newest is there.
             count = min(count, self.max_keep_ckpts + 1)
-        free = free_space(self.out_dir)
+        # As the process sees it that writes them, lest one alone should stop.
+        free = from_main(free_space(self.out_dir), is_distributed())
         if not count or count * size <= free:
             return
         message = (
@@ -114,7 +119,8 @@ class CheckpointHook(_CheckpointHook):
         if not self.save_best:
             return
         # Of a network that has no embedding of some images no figure makes the best.
-        if not_finite_sets(runner.val_loop.evaluator, metrics):
+        loop = runner.val_loop
+        if loop is not None and not_finite_sets(loop.evaluator, metrics):
             return
         # mmengine removes what it does not find None here.
         before = self._best()

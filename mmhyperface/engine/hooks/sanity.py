@@ -1,5 +1,6 @@
 """Checks that end a run with a clear message instead of a wasted night."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.evaluator import Evaluator
@@ -65,9 +66,9 @@ class ClassCountHook(Hook):
         same = found in (None, known)
         # Not runner.train_loop, which would build the training of a mere test.
         if same and isinstance(getattr(runner, '_train_loop', None), BaseLoop):
-            trained = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
-            names = trained.get('classes'), dataset.metainfo.get('classes')
-            same = None in names or names[0] == names[1]
+            sets = runner.train_dataloader.dataset, dataset
+            trained, examined = (_metainfo(each).get('classes') for each in sets)
+            same = None in (trained, examined) or trained == examined
         if not same:
             raise UserError(
                 f'{part}_evaluator: {metric} tells how often the right training '
@@ -77,8 +78,12 @@ class ClassCountHook(Hook):
             )
 
 
+def _metainfo(dataset: Any) -> Mapping:
+    return getattr(dataset, 'metainfo', None) or {}
+
+
 def _num_classes(dataset: Any) -> int | None:
-    return (getattr(dataset, 'metainfo', None) or {}).get('num_classes')
+    return _metainfo(dataset).get('num_classes')
 
 
 def _head_classes(runner: Runner) -> int | None:

@@ -63,7 +63,7 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def keep_statistics(module: nn.Module) -> None:
-    """Let all batch norms of a module use their running statistics, and keep them."""
+    """Let all batch norms of a module use their running statistics unchanged."""
     for norm in module.modules():
         if isinstance(norm, _BatchNorm):
             norm.eval()
@@ -140,7 +140,7 @@ class FaceBackbone(BaseModule):
         return [module for stage in frozen for module in stage]
 
     def train(self, mode: bool = True) -> 'FaceBackbone':
-        """As ever, but for what is frozen."""
+        """As in any module, but what is frozen stays in evaluation mode."""
         super().train(mode)
         if mode:
             for module in self._frozen():

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmhyperface.dist import share_of_batch
-
 
 @dataclass(frozen=True)
 class BatchGeometry:
@@ -29,8 +27,7 @@ class BatchGeometry:
         of_all_ranks: Whether the B samples are those of the global batch, rank by
             rank and the same on all ranks, as where the centres are split; else they
             are those of this rank's batch.
-        sizes: How many samples the batch of each rank has, maybe none; empty if all
-            have as many.
+        sizes: How many samples the batch of each rank has, maybe none.
     """
 
     own: Tensor
@@ -41,9 +38,4 @@ class BatchGeometry:
     target: Tensor
     mean_direction: Tensor
     of_all_ranks: bool
-    sizes: Sequence[int] = ()
-
-    @property
-    def share(self) -> float:
-        """What this rank's batch counts in a mean over the ranks."""
-        return share_of_batch(self.sizes) if self.sizes else 1.0
+    sizes: Sequence[int]

@@ -96,8 +96,8 @@ class HypersphereHead(CentreState, BaseModule):
         init_cfg: See mmengine's ``BaseModule``.
 
     Attributes:
-        last: Where the samples of the last training batch lay; None before there was
-            one, and if it had none.
+        last: Where the samples of the last training batch lay; None before the first
+            batch, and after one without samples.
 
     Raises:
         UserError: For arguments out of range, features of another dimension or
@@ -411,7 +411,7 @@ class HypersphereHead(CentreState, BaseModule):
         return merge(folds, self.loss_module, self.shard)
 
     def _rows_of(self, classes: Tensor) -> Rows:
-        """The rows for a batch with these of the classes that are kept here."""
+        """The rows for a batch that has these of the classes kept here."""
         if not (self.training and torch.is_grad_enabled()):
             return AllRows().take(self.weight, classes, 'normalize')
         if self.rows is None and (self.fused_update or self.sample_rate < 1):
@@ -425,9 +425,9 @@ class HypersphereHead(CentreState, BaseModule):
         return (self.rows or AllRows()).take(self.weight, classes, self.centres)
 
     def _kept(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Which labels are of a class that is kept here, and the rows of those."""
+        """Positions of the labels whose class is kept here, and their rows."""
         rows = labels - self.shard.start
-        if self.shard.world_size == 1:
+        if len(self.shard) == self.num_classes:
             return torch.arange(len(rows), device=rows.device), rows
         held = ((rows >= 0) & (rows < len(self.shard))).nonzero().squeeze(1)
         return held, rows[held]
@@ -529,7 +529,7 @@ class HypersphereHead(CentreState, BaseModule):
 
 
 def _stand_in(feats: Tensor) -> Tensor:
-    """A feature for a batch that has none [0, D], and that all parameters depend on."""
+    """One sample for an empty batch [0, D], so that each parameter has a gradient."""
     return torch.cat([feats, feats.new_ones(1, feats.shape[1])])
 
 

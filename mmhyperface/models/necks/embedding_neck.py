@@ -84,7 +84,7 @@ class EmbeddingNeck(BaseModule):
         self.features.weight.requires_grad_(not freeze_features)
 
     def train(self, mode: bool = True) -> 'EmbeddingNeck':
-        """As ever, but for ``norm_eval``."""
+        """As in any module, but for ``norm_eval``."""
         super().train(mode)
         if mode and self.norm_eval:
             keep_statistics(self)

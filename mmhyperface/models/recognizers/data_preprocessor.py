@@ -80,10 +80,9 @@ class FaceDataPreprocessor(BaseDataPreprocessor):
         if inputs.ndim != 4 or inputs.shape[1] != 3:
             raise UserError(
                 'FaceDataPreprocessor: expected images [B, 3, H, W], got '
-                f'{list(inputs.shape)}; LoadFace makes 3 channels of any image, of '
-                'grey ones too (a network that takes one has '
-                'model.backbone.in_channels=1), and collate_faces brings what PackFace '
-                'gives into this order'
+                f'{list(inputs.shape)}; LoadFace gives any image 3 channels, grey ones '
+                'too (a network with model.backbone.in_channels=1 makes them one), and '
+                'collate_faces brings what PackFace gives into this order'
             )
         inputs = self.cast_data(inputs)
         if self.to_rgb:

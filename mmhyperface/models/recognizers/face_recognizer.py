@@ -134,9 +134,9 @@ class FaceRecognizer(BaseModel):
             raise UserError(
                 'FaceRecognizer: batch norm cannot train on a single image, and this '
                 f'batch is one, {list(inputs.shape)}. If it is what is left over at '
-                'the end of an epoch, set train_dataloader.drop_last=True; else '
-                'train_dataloader.batch_size, which is that of each process, to 2 or '
-                'more, or model.backbone.norm_eval=True'
+                'the end of an epoch, set train_dataloader.drop_last=True; otherwise '
+                'set train_dataloader.batch_size, which counts the images of each '
+                'process, to 2 or more, or model.backbone.norm_eval=True'
             ) from error
         if not isinstance(feats, tuple | list):
             raise UserError(

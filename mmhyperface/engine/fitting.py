@@ -1,0 +1,210 @@
+"""Whether a checkpoint is of the network, the loss and the optimizer of a training."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.hooks import EMAHook
+from torch import Tensor, nn
+
+from mmhyperface.engine import checkpoint as storage
+from mmhyperface.engine.config_changes import changes, entries, told
+from mmhyperface.errors import UserError, some
+from mmhyperface.models.heads.centre_state import CentreState, emitting
+
+if TYPE_CHECKING:
+    from mmhyperface.engine.runner import FaceRunner
+
+#: Hyperparameters that came with a version of torch.
+OF_TORCH = {
+    *('foreach', 'maximize', 'capturable', 'differentiable', 'fused'),
+    *('decoupled_weight_decay', 'amsgrad'),
+}
+
+
+def heads_of(model: nn.Module) -> dict[str, CentreState]:
+    """The heads with centres, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, CentreState)
+    }
+
+
+def require_weights(runner: 'FaceRunner', filename: str, found: dict) -> None:
+    """See that a training begins with the weights of its network, and say with which.
+
+    Args:
+        runner: Of the training.
+        filename: The checkpoint's.
+        found: Its ``state_dict``.
+
+    Raises:
+        UserError: If backbone and neck do not fit; with ``load_partial``, if nothing
+            of them does.
+    """
+    wanted = _state_of(runner.bare_model)
+    heads = tuple(f'{name}.' for name in heads_of(runner.bare_model))
+    parts = {f'{name.partition(".")[0]}.' for name in wanted}
+    network = tuple(parts & {'backbone.', 'neck.'} or parts - {*heads})
+    ours, theirs = storage.shapes_of(wanted), storage.shapes_of(found)
+    fitting = {name for name in ours if theirs.get(name) == ours[name]}
+    advice = _advice(runner, found, filename)
+    if not runner.load_partial:
+        storage.require_fit(
+            wanted,
+            found,
+            (*network, 'backbone.', 'neck.'),
+            filename,
+            str(runner.cfg.filename or 'the config'),
+            advice,
+        )
+    elif not any(name.startswith(network) for name in fitting):
+        raise UserError(
+            f'{filename} has nothing that fits {", ".join(network)} of this config'
+            f'{advice}'
+        )
+    counts = []
+    for part in sorted(parts):
+        if runner.load_centres != 'all' and part in heads:
+            how = {'drop': 'dropped', 'map': 'centres by name'}[runner.load_centres]
+            counts.append(f'{part[:-1]}: {how}')
+            continue
+        names = [name for name in ours if name.startswith(part)]
+        counts.append(
+            f'{part[:-1]}: {len(fitting.intersection(names))} of {len(names)}'
+        )
+    runner.logger.info(f'entries taken from {filename}: {", ".join(counts)}')
+
+
+def _advice(runner: 'FaceRunner', found: dict, filename: str) -> str:
+    backbone = getattr(runner.bare_model, 'backbone', None)
+    if backbone is not None and not (
+        storage.shapes_of(backbone.state_dict()).items()
+        - storage.shapes_of(found).items()
+    ):
+        return (
+            '. It holds the backbone alone, and its names lack the prefix "backbone.": '
+            'leave load_from out and give --cfg-options '
+            'model.backbone.init_cfg.type=Pretrained '
+            f'model.backbone.init_cfg.checkpoint={filename}'
+        )
+    if runner.load_partial or not any(key.startswith('backbone.') for key in found):
+        return (
+            '. Where its weights have other names, tools/model_converters makes '
+            'checkpoints of other programs ours, and model.backbone.init_cfg=dict('
+            "type='Pretrained', checkpoint=..., prefix=...) takes those whose names "
+            'begin with the prefix'
+        )
+    return (
+        '. To take what fits and let the rest start anew, give --cfg-options '
+        'load_partial=True'
+    )
+
+
+def require_training(
+    runner: 'FaceRunner', filename: str, checkpoint: dict, with_optimizer: bool
+) -> None:
+    """See that a training goes on with its network, its loss and its optimizer.
+
+    An average that no hook continues is taken out of the checkpoint.
+
+    Raises:
+        UserError: If it does not.
+    """
+    meta = checkpoint.get('meta')
+    if (
+        not isinstance(meta, dict)
+        or not {'epoch', 'iter'} <= meta.keys()
+        or 'message_hub' not in checkpoint
+    ):
+        raise UserError(
+            f'cannot resume from {filename}: it holds weights, but no state of a '
+            f'training. {_anew(filename)}'
+        )
+    state = checkpoint['state_dict']
+    average = checkpoint.get('ema_state_dict', {})
+    if average and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+        # What was trained lies there, and the average in its place.
+        for key in [key for key in average if key.startswith('module.')]:
+            state[key.removeprefix('module.')] = average[key]
+        del checkpoint['ema_state_dict']
+        runner.logger.warning(
+            f'{filename} has averaged weights, and this config has no EMAHook: the '
+            'training goes on from the weights that were trained, without the '
+            'average. To keep it, put the EMAHook back into custom_hooks'
+        )
+    wanted = storage.shapes_of(_state_of(runner.bare_model))
+    found = storage.shapes_of(state)
+    heads = heads_of(runner.bare_model)
+    for name in heads:
+        # Their number of rows, which is that of the people, has messages of its own.
+        for shapes in (wanted, found):
+            shapes.pop(f'{name}.weight', None)
+    names, fault = storage.misfit(wanted, found)
+    if names:
+        of_losses = tuple(f'{name}.loss_module.' for name in heads)
+        what = (
+            'loss' if any(name.startswith(of_losses) for name in names) else 'network'
+        )
+        raise UserError(
+            f'cannot resume from {filename}: it is of another {what}, it {fault}'
+            f'{_changed(runner, meta, "model.")}. {_anew(filename)}'
+        )
+    fault = ''
+    if 'optimizer' in checkpoint and with_optimizer:
+        fault = _misfit_of_optimizers(runner, checkpoint['optimizer'])
+    if fault:
+        raise UserError(
+            f'cannot resume from {filename}: it has the state of {fault}'
+            f'{_changed(runner, meta, "optim_wrapper.")}. Set optim_wrapper as it was. '
+            f'{_anew(filename)}'
+        )
+
+
+def _misfit_of_optimizers(runner: 'FaceRunner', saved: Any) -> str:
+    for name, optimizer in runner.optimizers():
+        part = saved.get(name) if name else saved
+        if not isinstance(part, dict) or 'param_groups' not in part:
+            return 'another number of optimizers'
+        groups = part['param_groups']
+        lacks = optimizer.defaults.keys() - groups[0].keys() - OF_TORCH
+        if lacks:
+            kind = type(optimizer).__name__
+            return f'another optimizer than {kind}, without {sorted(lacks)}'
+        sizes, stored = (
+            [len(group['params']) for group in several]
+            for several in (optimizer.param_groups, groups)
+        )
+        if sizes != stored:
+            return (
+                f'{sum(stored)} parameters in {len(stored)} groups, where this config '
+                f'has {sum(sizes)} in {len(sizes)}'
+            )
+    return ''
+
+
+def _anew(filename: str) -> str:
+    return (
+        'To begin a new training from its weights, leave --resume out and give '
+        f'--cfg-options load_from={filename}'
+    )
+
+
+def _changed(runner: 'FaceRunner', meta: dict, beginning: str) -> str:
+    """What the config has changed there since the checkpoint, for a message."""
+    before = entries(str(meta.get('cfg', '')))
+    after = entries(runner.cfg.pretty_text)
+    lines = told(changes(before, after)) if before else []
+    lines = [line for line in lines if line.startswith(beginning)]
+    return f' ({some(lines, 3)})' if lines else ''
+
+
+def _state_of(model: nn.Module) -> dict:
+    with emitting(_of_all_ranks):
+        return model.state_dict()
+
+
+def _of_all_ranks(head: CentreState) -> Tensor:
+    """A tensor of the size of all centres that has no memory."""
+    shape = (head.shard.num_classes, *head.weight.shape[1:])
+    return torch.empty(shape, device='meta')
