@@ -7,6 +7,7 @@ from mmhyperface.extras import importing
 if TYPE_CHECKING:
     from mmhyperface.inference import FaceInferencer as FaceInferencer
 
+    from .launch import Overrides as Overrides
     from .launch import argument_parser as argument_parser
     from .launch import build_runner as build_runner
     from .launch import config_from as config_from

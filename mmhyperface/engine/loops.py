@@ -171,7 +171,8 @@ def check_evaluation_loop(name: str, loop: BaseLoop) -> None:
         )
     # Without a batch_size it has batches of one's own.
     if loader.drop_last and loader.batch_size:
-        left = sum(all_gather_object(len(loader.sampler) % loader.batch_size))
+        images = len(loader.sampler)  # type: ignore[arg-type]
+        left = sum(all_gather_object(images % loader.batch_size))
         if left:
             raise UserError(
                 f'{name}_dataloader.drop_last=True leaves {left} images out: set it to '
