@@ -86,7 +86,8 @@ def build_dataset(config: Config, phase: str) -> Any:
     from mmhyperface.datasets.wrappers import numbered
     from mmhyperface.registry import DATASETS
 
-    with loader(f'{phase}_dataloader'), building('dataset'):
+    where = loader(f'{phase}_dataloader', config.get('data_root'))
+    with where, building('dataset'):
         dataset = DATASETS.build(dataset_config(config, phase))
     # One that is repeated is there several times.
     for single in {id(part): part for part in _parts(dataset)}.values():

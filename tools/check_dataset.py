@@ -4,12 +4,13 @@ Exit status 0: nothing is. 1: some image is damaged, has a label out of range or
 size than LoadFace takes, or cannot be an aligned crop; or a data set cannot be read.
 
 Where LoadFace resizes, aligned crops are images of its size, or most others of one
-size, if that has the same aspect ratio and is at most twice as large: photographs
-differ in size, or are larger.
+size, if that has the same aspect ratio (or nearly, if all have that size) and is at
+most twice as large: photographs differ in size, or are larger.
 """
 
 import argparse
 import hashlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 PHASES = ('train', 'val', 'test')
 # Times the size that LoadFace takes.
 LARGEST_CROP = 2
+# Of aspect ratios, if all images have the same size, and if most have.
+ALIKE, SAME = 1.25, 1.02
 NO_CROPS = 'not like aligned crops'
 ALIGN = (
     'photographs are aligned with tools/dataset_converters/align_faces.py; for crops '
-    "of another shape or size, set size=(HEIGHT, WIDTH) of LoadFace in the data set's "
-    'pipeline'
+    'of another shape or size set {}=(HEIGHT,WIDTH)'
 )
 # Images of one task of a worker, and tasks that a worker may be ahead.
 TASK = 256
@@ -98,18 +100,27 @@ def _stored_images(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def loading_of(config: ConfigDict) -> 'LoadFace | None':
-    """How images become crops of one size; None if they do not, or are aligned."""
+def loadings(config: ConfigDict, place: str) -> Iterator[tuple[str, 'LoadFace']]:
+    """How images become crops of one size, if they do, with the option that sets it.
+
+    Args:
+        config: Of a data set.
+        place: The option that this is.
+    """
     from mmhyperface.datasets.transforms import AlignFace, LoadFace
     from mmhyperface.registry import TRANSFORMS, is_a
 
     steps = config.get('pipeline', [])
-    loads = [step for step in steps if is_a(step, TRANSFORMS, LoadFace)]
+    loads = [i for i, step in enumerate(steps) if is_a(step, TRANSFORMS, LoadFace)]
     if loads and not any(is_a(step, TRANSFORMS, AlignFace) for step in steps):
-        loading = TRANSFORMS.build(loads[-1])
-        return None if loading.size is None else loading
-    inner = [*config.get('datasets', []), *filter(None, [config.get('dataset')])]
-    return next(filter(None, map(loading_of, inner)), None)
+        loading = TRANSFORMS.build(steps[loads[-1]])
+        if loading.size is not None:
+            yield f'{place}.pipeline.{loads[-1]}', loading
+        return
+    for i, inner in enumerate(config.get('datasets', [])):
+        yield from loadings(inner, f'{place}.datasets.{i}')
+    if config.get('dataset'):
+        yield from loadings(config.dataset, f'{place}.dataset')
 
 
 _dataset: Any = None
@@ -189,8 +200,22 @@ class Finding(NamedTuple):
     bad: bool = False
 
 
-def findings(images: Images, show: int, loading: 'LoadFace | None') -> list[Finding]:
-    """What is remarkable about a data set, whose images are loaded like this."""
+def findings(
+    images: Images,
+    show: int,
+    loading: 'LoadFace | None',
+    option: str,
+    path_of: Callable[[int], str],
+) -> list[Finding]:
+    """What is remarkable about a data set.
+
+    Args:
+        images: All of them.
+        show: How many examples to give.
+        loading: How they become crops, if they do.
+        option: The one that sets `loading`.
+        path_of: Where an image lies.
+    """
     twins = _equal(images)
     crossed = [t for t in twins if len(set(images.labels[t].tolist())) > 1]
     labels, counts = np.unique(_labels(images), return_counts=True)
@@ -199,7 +224,7 @@ def findings(images: Images, show: int, loading: 'LoadFace | None') -> list[Find
     def of_images(what: str, which: np.ndarray, bad: bool) -> Finding:
         numbers = np.flatnonzero(images.good & which)
         shown = [
-            f'image {number} ({height} x {width})'
+            f'image {number}, {path_of(number)} ({height} x {width})'
             for number, (height, width) in zip(
                 numbers[:show], images.sizes[numbers[:show]], strict=True
             )
@@ -213,7 +238,7 @@ def findings(images: Images, show: int, loading: 'LoadFace | None') -> list[Find
             crops = _may_be_crops(images, loading.size)
             photographs = of_images(NO_CROPS, differs & ~crops, bad=True)
             if photographs.count:
-                photographs.examples.append(ALIGN)
+                photographs.examples.append(ALIGN.format(f'{option}.size'))
             of_loading = [
                 photographs,
                 of_images('resized by LoadFace', differs & crops, bad=False)._replace(
@@ -259,9 +284,10 @@ def _may_be_crops(images: Images, size: tuple[int, int]) -> np.ndarray:
         return np.zeros_like(images.good)
     usual = sizes[counts.argmax()]
     height_ratio, width_ratio = usual / size
-    alike = abs(height_ratio / width_ratio - 1) < 0.02
+    ratio = max(height_ratio / width_ratio, width_ratio / height_ratio)
+    alike = ratio < (ALIKE if len(sizes) == 1 else SAME)
     is_usual = (images.sizes == usual).all(axis=1)
-    return is_usual & bool(alike and height_ratio <= LARGEST_CROP)
+    return is_usual & bool(alike and max(height_ratio, width_ratio) <= LARGEST_CROP)
 
 
 def _labels(images: Images) -> np.ndarray:
@@ -343,15 +369,21 @@ def main() -> None:
     good, counts, unread = True, {}, []
     for phase, name in phases_of(config, args.phase).items():
         own = dataset_config(config, phase)
-        loading = loading_of(own)
+        loads = loadings(own, f'{phase}_dataloader.dataset')
+        option, loading = next(loads, ('', None))
         try:
-            with loader(f'{phase}_dataloader'):
+            with loader(f'{phase}_dataloader', config.get('data_root')):
                 dataset = numbered(_stored_images(own))
             images = examine(dataset, args.workers, args.show)
         except UserError as error:
             unread.append(f'{name}: {error}')
             continue
-        good &= report(name, dataset, images, findings(images, args.show, loading))
+
+        def path_of(number: int, dataset: Any = dataset) -> str:
+            return str(dataset.get_data_info(number).get('img_path', 'of no file'))
+
+        found = findings(images, args.show, loading, option, path_of)
+        good &= report(name, dataset, images, found)
         counts[name] = len(images.labels)
     each = ', '.join(f'{name} {count:,}' for name, count in counts.items())
     print(f'looked at {sum(counts.values()):,} images' + f' ({each})' * bool(counts))

@@ -465,13 +465,16 @@ def drop_disabled_hooks(cfg: Config) -> None:
 
 def count_classes(cfg: Config) -> None:
     """Fill in ``model.head.num_classes='auto'`` from the training set."""
+    from mmhyperface.datasets.face_dataset import building, loader
     from mmhyperface.registry import DATASETS
 
     head = cfg.model.get('head')
     if not head or head.get('num_classes') != 'auto':
         return
     init_default_scope(cfg.get('default_scope', 'mmhyperface'))
-    dataset = DATASETS.build(ConfigDict(cfg.train_dataloader.dataset))
+    where = loader('train_dataloader', cfg.get('data_root'))
+    with where, building('dataset'):
+        dataset = DATASETS.build(ConfigDict(cfg.train_dataloader.dataset))
     if 'num_classes' not in dataset.metainfo:
         raise UserError(
             f'{type(dataset).__name__} does not tell how many identities it has; set '

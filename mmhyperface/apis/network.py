@@ -121,7 +121,7 @@ def build_dataset(cfg: Config, phase: str) -> Any:
     Raises:
         UserError: If the config has none.
     """
-    with loader(f'{phase}_dataloader'):
+    with loader(f'{phase}_dataloader', cfg.get('data_root')):
         return numbered(dataset_config(cfg, phase))
 
 

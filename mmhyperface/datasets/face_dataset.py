@@ -25,16 +25,24 @@ MOST_IN_A_ROW = 1000
 
 # Where in a config the data set is that is being built, as far as is known.
 _place: ContextVar[tuple[str, ...]] = ContextVar('_place', default=())
+# The folder that the option data_root of that config moves, if it has one.
+_shared_root: ContextVar[str | None] = ContextVar('_shared_root', default=None)
 
 
 @contextmanager
-def loader(name: str) -> Generator[None, None, None]:
-    """Lets data sets know which loader of a config they are built for."""
-    token = _place.set((name,))
+def loader(name: str, shared_root: str | None = None) -> Generator[None, None, None]:
+    """Lets data sets know which loader of a config they are built for.
+
+    Args:
+        name: of the loader.
+        shared_root: ``data_root`` of the config itself.
+    """
+    tokens = _place.set((name,)), _shared_root.set(shared_root)
     try:
         yield
     finally:
-        _place.reset(token)
+        _place.reset(tokens[0])
+        _shared_root.reset(tokens[1])
 
 
 @contextmanager
@@ -135,7 +143,7 @@ class FaceDataset(BaseDataset):
                 )
         super().__init__(
             ann_file=os.fspath(ann_file),
-            data_root=os.path.expanduser(data_root),
+            data_root=_expanded(data_root),
             data_prefix=os.fspath(data_prefix),
             pipeline=[
                 TRANSFORMS.build(t) if isinstance(t, dict) else t for t in pipeline
@@ -327,7 +335,18 @@ class FaceDataset(BaseDataset):
 
     def _option(self, name: str, value: str = '...') -> str:
         """See :func:`option`."""
+        shared = _shared_root.get()
+        if (
+            name == 'data_root'
+            and shared
+            and (getattr(self, 'data_root', None) == _expanded(shared))
+        ):
+            return f'data_root (--cfg-options data_root={value})'
         return option(name, self.LOADER, value)
+
+
+def _expanded(path: str | os.PathLike) -> str:
+    return os.path.expanduser(os.fspath(path))
 
 
 def as_extensions(extensions: str | Sequence[str]) -> tuple[str, ...]:

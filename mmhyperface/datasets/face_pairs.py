@@ -134,7 +134,7 @@ class FacePairs(FaceDataset):
 
     def _read(self) -> tuple[list[Pair], np.ndarray | None]:
         """The pairs, and the fold of each."""
-        advice = f'Set data_root, or {self._option("ann_file")}'
+        advice = f'Set {self._option("data_root")}, or {self._option("ann_file")}'
         if os.path.isdir(self.ann_file):
             self.tells_folds = True
             self._refuse_folds(self.ann_file, "CFP's lists have their own folds")

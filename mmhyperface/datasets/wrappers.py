@@ -80,17 +80,17 @@ def numbered(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
     return _Rearranged(parts, metainfo, order)
 
 
-def placed(config: Any, name: str) -> Any:
+def placed(config: Any, name: str, shared_root: str | None = None) -> Any:
     """The config of the loader of that name, with a :func:`numbered` data set.
 
-    What is no config of a loader stays as it is.
+    What is no config of a loader stays as it is. `shared_root`: see :func:`loader`.
     """
     if not isinstance(config, dict) or 'dataset' not in config:
         return config
 
     def dataset() -> Any:
         own = config['dataset']
-        with loader(name):
+        with loader(name, shared_root):
             return numbered(copy.deepcopy(own) if isinstance(own, dict) else own)
 
     return {**config, 'dataset': {'type': dataset}}

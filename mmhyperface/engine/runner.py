@@ -97,7 +97,8 @@ class FaceRunner(Runner):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            setattr(self, f'_{name}', placed(getattr(self, f'_{name}'), name))
+            config = getattr(self, f'_{name}')
+            setattr(self, f'_{name}', placed(config, name, self.cfg.get('data_root')))
         self.centre_parts_above = _bytes(self.cfg.get('centre_parts_above', '1GB'))
         self.load_centres = self.cfg.get('load_centres', 'all')
         if self.load_centres not in LOAD_CENTRES:

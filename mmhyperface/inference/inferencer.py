@@ -1,5 +1,6 @@
 """A trained network put to use: embed, verify and identify faces of any pictures."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
@@ -284,7 +285,9 @@ class FaceInferencer(BaseInferencer):
         """
         if isinstance(given, Face):
             return given
-        items = list(islice(expand(given, landmarks, numbers), 2))
+        # Of several the number tells which it was that is no picture.
+        one = given if isinstance(given, str | os.PathLike) else [given]
+        items = list(islice(expand(one, landmarks, numbers), 2))
         if len(items) != 1:
             raise UserError(
                 f'expected one picture, got {"several" if items else "none"}: '

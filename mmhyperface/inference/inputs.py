@@ -166,12 +166,12 @@ def _expand(inputs: Any, numbers: Iterator[int]) -> Iterator[Item]:
 
 def _of_each(inputs: Iterable, numbers: Iterator[int]) -> Iterator[Item]:
     """Of any number: what is wrong with one does not stop the others."""
-    for place, one in enumerate(inputs, start=1):
+    for one in inputs:
         try:
             yield from _expand(one, numbers)
         except UserError as error:
             is_path = isinstance(one, str | os.PathLike)
-            source = os.fspath(one) if is_path else f'input {place}'
+            source = os.fspath(one) if is_path else f'array {next(numbers)}'
             yield Item(source, source, problem=str(error))
 
 

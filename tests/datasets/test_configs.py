@@ -240,3 +240,17 @@ def test_advice_names_the_path_of_an_option(place, dataset, told):
     with loader(f'{place}_dataloader'), pytest.raises(UserError) as caught:
         numbered(dataset)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('shared', 'told'),
+    [
+        ('nowhere', 'data_root (--cfg-options data_root=...)'),
+        ('other', '--cfg-options val_dataloader.dataset.data_root=...'),
+        (None, '--cfg-options val_dataloader.dataset.data_root=...'),
+    ],
+)
+def test_advice_names_the_data_root_of_the_whole_config(shared, told):
+    with loader('val_dataloader', shared), pytest.raises(UserError) as caught:
+        numbered(FOLDER)
+    assert told in str(caught.value)

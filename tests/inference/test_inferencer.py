@@ -208,7 +208,7 @@ def test_what_is_printed_of_results_is_short(inferencer):
     for result in (found, found.faces, inferencer.verify(crop(0), crop(1)), identified):
         assert len(repr(result)) < 300
     assert repr(found.faces[0]).startswith("Face('array 1', 0: 8 values, norm ")
-    assert "Face('input 2', 0: expected a path" in repr(found.faces[1])
+    assert "Face('array 2', 0: expected a path" in repr(found.faces[1])
     assert repr(found) == 'FaceEmbeddings(1 of 8 values, 1 problems)'
 
 
@@ -321,8 +321,10 @@ def test_a_stream_reads_no_further_than_it_must(inferencer):
 def test_one_array_that_is_none_stops_no_other(inferencer):
     images = [crop(0), None, crop(1), torch.zeros(3, 3)]
     found = inferencer.embed(images)
-    assert found.sources == ['array 1', 'array 2']
-    assert [face.source for face in found.problems] == ['input 2', 'input 4']
+    assert found.sources == ['array 1', 'array 3']
+    assert [face.source for face in found.problems] == ['array 2', 'array 4']
+    with pytest.raises(UserError, match='array 2: expected a path'):
+        inferencer.verify(crop(0), None)
     assert found.problems[0].problem.endswith('got NoneType')
     streamed = list(inferencer.stream(iter(images)))
     assert [face.source for face in streamed] == [face.source for face in found]

@@ -115,8 +115,8 @@ def test_one_input_that_is_none_stops_no_other(tmp_path):
     array = np.zeros((2, 2), np.uint8)
     inputs = [array, None, tmp_path / 'none', 'a[1].png', array, (3, array)]
     found = list(expand(inputs))
-    names = ['array 1', 'input 2', str(tmp_path / 'none'), 'a[1].png', 'array 2']
-    assert [item.source for item in found] == [*names, 'input 1', 'array 3']
+    names = ['array 1', 'array 2', str(tmp_path / 'none'), 'a[1].png', 'array 3']
+    assert [item.source for item in found] == [*names, 'array 4', 'array 5']
     problems = [item.problem for item in found]
     assert problems[0] == problems[4] == problems[6] == ''
     assert problems[1].endswith('any number of these, got NoneType')
