@@ -170,7 +170,7 @@ def _mistake_in_config(error: Exception) -> str | None:
             "own is imported by custom_imports=dict(imports=['MODULE'])"
         )
     option = re.search(
-        r"(\w+)\.__init__\(\) (got|missing) .*argument:? '(\w+)'", message
+        r"(\w+)\.__init__\(\) (got|missing) .*arguments?:? '(\w+)'", message
     )
     if option is None:
         return None
@@ -178,13 +178,7 @@ def _mistake_in_config(error: Exception) -> str | None:
     name = str(getattr(kind, '__name__', option[1]))
     if option[2] == 'missing':
         return f'{name} needs {option[3]}=..., which the config does not set'
-    known = [
-        parameter
-        for base in getattr(kind, '__mro__', ())[:-1]
-        if '__init__' in vars(base)
-        for parameter in inspect.signature(base).parameters
-        if parameter not in ('args', 'kwargs', option[3])
-    ]
+    known = inspect.signature(kind).parameters if kind else ()
     similar = difflib.get_close_matches(option[3], known, n=1)
     advice = f': is {similar[0]} meant?' if similar else ''
     return f'{name} has no option {option[3]}{advice}'

@@ -82,7 +82,7 @@ def require_fitting_numpy() -> None:
     ) < digit_version('2'):
         return
     raise ImportError(
-        f'torch {torch} is built for numpy 1 and knows no arrays of numpy {numpy}, '
+        f'torch {torch} is built for numpy 1 and cannot use arrays of numpy {numpy}, '
         'which is installed. Take torch 2.3 or newer, or numpy 1: pip install '
         '"numpy<2" "opencv-python<4.12". An extra brings numpy 2 again unless the '
         f'same command names them: pip install "mmhyperface[EXTRA]" "torch=={torch}" '

@@ -172,6 +172,11 @@ class _Wrapper(Dataset):
     def full_init(self) -> None:
         """All is done when it is built."""
 
+    def get_subset(self, indices: Sequence[int]) -> '_Rearranged':
+        """Some of the images, as ``KFoldDataset`` takes them."""
+        own: Any = self
+        return _Rearranged([own], own.metainfo, np.asarray(indices, np.int64))
+
     @property
     def on_error(self) -> str:
         skips = any(getattr(d, 'on_error', '') == 'skip' for d in self.datasets)

@@ -100,7 +100,7 @@ def crops_of_folder(folder: str, size: tuple[int, int], most: int) -> np.ndarray
     Raises:
         UserError: If there are fewer than two, or one is damaged.
     """
-    names = [os.path.join(folder, name) for name in sorted(images_below(folder)[0])]
+    names = [os.path.join(folder, name) for name in images_below(folder)[0]]
     if len(names) < 2:
         raise UserError(f'{folder} has {len(names)} images; at least two are compared')
     chosen = np.linspace(0, len(names) - 1, min(most, len(names))).round()

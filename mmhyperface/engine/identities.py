@@ -62,7 +62,7 @@ def _classes(names: Sequence[str], start: int, owner: str) -> dict[str, int]:
         double = next(name for number, name in numbered if classes[name] != number)
         raise UserError(
             f'{owner} has two identities of the name {double!r}: their centres cannot '
-            'be told apart'
+            'be told apart; give one of them another name'
         )
     return classes
 

@@ -38,7 +38,7 @@ class LogProcessor(_LogProcessor):
             if isinstance(value, float)
         }
         figures = {figure: tag[name] for figure, name in names.items()}
-        not_finite = not_finite_sets(loop.evaluator, figures)
+        not_finite = not_finite_sets(loop, figures)
         for figure, name in names.items():
             if math.isnan(figures[figure]):
                 is_finite = figure.rpartition('/')[0] not in not_finite

@@ -31,6 +31,8 @@ BY_EPOCHS = 'train_cfg.by_epoch=True train_cfg.max_epochs=EPOCHS'
 BY_ITERATIONS = 'train_cfg.by_epoch=False train_cfg.max_iters=ITERATIONS'
 # A schedule may go on for one more step than the training, to end at a round value.
 _TOLERANCE = 1.01
+# Of a schedule: its option, its config and itself.
+_Built = tuple[str, Any, _ParamScheduler]
 
 
 def fitting(loop: dict, dataloader: Any) -> tuple[dict, Any]:
@@ -94,7 +96,7 @@ def _require_length(loop: dict) -> None:
             f'train_cfg.by_epoch=False: set {instead}, or leave it out'
         )
     _say(
-        f'training by epochs: train_cfg.{other}={loop.pop(other)} has no meaning',
+        f'training by epochs: train_cfg.{other}={loop.pop(other)} is ignored',
         logging.INFO,
     )
 
@@ -171,7 +173,8 @@ def check_evaluation_loop(name: str, loop: BaseLoop) -> None:
         )
     # Without a batch_size it has batches of one's own.
     if loader.drop_last and loader.batch_size:
-        left = sum(all_gather_object(len(loader.sampler) % loader.batch_size))
+        images = len(loader.sampler)  # type: ignore[arg-type]
+        left = sum(all_gather_object(images % loader.batch_size))
         if left:
             raise UserError(
                 f'{name}_dataloader.drop_last=True leaves {left} images out: set it to '
@@ -282,11 +285,12 @@ def check_order(schedules: Any) -> None:
             )
 
 
-def check_schedules(schedules: Any, loop: BaseLoop) -> None:
+def check_schedules(schedules: Any, configs: Any, loop: BaseLoop) -> None:
     """See that schedules move in a loop, and say which end elsewhere than it does.
 
     Args:
         schedules: As built, a list or a dict of lists.
+        configs: What they were built of.
         loop: The training loop.
 
     Raises:
@@ -295,8 +299,8 @@ def check_schedules(schedules: Any, loop: BaseLoop) -> None:
     if not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
         return
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
-    last: dict[tuple, tuple[str, _ParamScheduler]] = {}
-    for option, schedule in each(schedules):
+    groups: dict[tuple, list[_Built]] = {}
+    for option, config, schedule in _built(schedules, configs):
         if getattr(schedule, 'need_val_args', False):
             continue  # it moves when there was a validation
         if schedule.by_epoch and not by_epoch:
@@ -306,14 +310,15 @@ def check_schedules(schedules: Any, loop: BaseLoop) -> None:
                 f'{option}.by_epoch=False, and its begin, end and milestones in '
                 f'iterations; or train by epochs: {BY_EPOCHS}'
             )
-        key = option.rpartition('.')[0], schedule.param_name
-        if key not in last or schedule.end > last[key][1].end:
-            last[key] = option, schedule
-    for option, schedule in last.values():
-        _tell_of_end(option, schedule, loop)
+        key = option.partition('.')[2].rpartition('.')[0], schedule.param_name
+        groups.setdefault(key, []).append((option, config, schedule))
+    for group in groups.values():
+        _tell_of_end(group, loop)
 
 
-def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
+def _tell_of_end(group: list[_Built], loop: BaseLoop) -> None:
+    """Of schedules that follow one another."""
+    option, _, schedule = max(group, key=lambda one: one[2].end)
     unit, length = 'epoch', loop.max_epochs
     if not schedule.by_epoch:
         unit, length = 'iteration', loop.max_iters
@@ -322,31 +327,71 @@ def _tell_of_end(option: str, schedule: Any, loop: BaseLoop) -> None:
     # An end that is not set is a very large one.
     late = length * _TOLERANCE < schedule.end < 10**9
     if early or late:
-        options = f'{option}.end={length}'
-        if length <= schedule.begin:  # where no step of it would be left
-            options = f'{option}.begin and {option}.end, and those before it'
+        if early:
+            group = [one for one in group if one[2] is schedule]
+            entries: tuple[str, ...] = ('end', 'T_max')
+        else:
+            group = [one for one in group if one[2].by_epoch == schedule.by_epoch]
+            entries = ('begin', 'milestones', 'end', 'step_size', 'T_max')
+        options = _scaled(group, entries, length, schedule.end)
         _say(
             f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
-            f'{unit} {schedule.end}, the training at {unit} {length}. To let it end '
-            f'with the training set {options}'
+            f'{unit} {schedule.end}, the training at {unit} {length}'
+            + (f'. To let it end with the training set {options}' if options else '')
         )
 
 
-def each(schedules: Any) -> list[tuple[str, Any]]:
+def _scaled(group: list[_Built], entries: Sequence[str], length: int, end: int) -> str:
+    """The options of schedules that end at `end`, for a training of that length.
+
+    Nothing where a schedule would have less than two steps.
+    """
+    options: dict[str, None] = {}  # those of several optimizers may be the same
+    for option, config, schedule in group:
+        converts = isinstance(config, dict) and config.get('convert_to_iter_based')
+        if not isinstance(config, dict) or converts:
+            return f'{option}.end, which counts epochs' if converts else ''
+        # In whole numbers, lest rounding moves an end.
+        begins, ends = (-(-x * length // end) for x in (schedule.begin, schedule.end))
+        if ends - begins < min(2, schedule.end - schedule.begin):
+            return ''
+        for name in entries:
+            value = config.get(name)
+            if value:
+                several = value if isinstance(value, Sequence) else [value]
+                new = [-(-x * length // end) for x in several]
+                text = f'[{",".join(map(str, new))}]' if value is several else new[0]
+                if new != list(several):
+                    options[f'{option}.{name}={text}'] = None
+    return ' '.join(options)
+
+
+def _built(schedules: Any, configs: Any) -> list[_Built]:
+    """Schedules with their options and configs."""
+    if not isinstance(schedules, dict):
+        pairs = zip(each(configs), schedules or (), strict=True)
+        return [(option, config, schedule) for (option, config), schedule in pairs]
+    apart = isinstance(configs, dict) and 'type' not in configs
+    return [
+        one
+        for name, several in schedules.items()
+        for one in _built(several, {name: configs[name]} if apart else configs)
+    ]
+
+
+def each(schedules: Any, option: str = 'param_scheduler') -> list[tuple[str, Any]]:
     """Schedules, or their configs, with the options that they are."""
     if schedules is None:
         return []
     if isinstance(schedules, Sequence):
-        return [(f'param_scheduler.{i}', each) for i, each in enumerate(schedules)]
+        return [(f'{option}.{i}', one) for i, one in enumerate(schedules)]
     if isinstance(schedules, dict) and 'type' not in schedules:
         return [
-            (f'param_scheduler.{name}.{i}', each)
+            pair
             for name, several in schedules.items()
-            for i, each in enumerate(
-                several if isinstance(several, Sequence) else [several]
-            )
+            for pair in each(several, f'{option}.{name}')
         ]
-    return [('param_scheduler', schedules)]
+    return [(option, schedules)]
 
 
 def tell_of_resuming(loop: BaseLoop) -> None:

@@ -29,7 +29,6 @@ from mmhyperface.engine import checkpoint as storage
 from mmhyperface.engine import loops
 from mmhyperface.engine.config_changes import AsConfigured, take_config
 from mmhyperface.engine.fitting import heads_of, require_training, require_weights
-from mmhyperface.engine.identities import Identities, mapped, places, strangers
 from mmhyperface.engine.optim_wrappers import has_bfloat16_instructions
 from mmhyperface.engine.shared_rows import (
     Rows,
@@ -39,7 +38,8 @@ from mmhyperface.engine.shared_rows import (
     take_stand_ins,
     together,
 )
-from mmhyperface.errors import UserError, of_the_disk, some, unwritable
+from mmhyperface.engine.stored_centres import load_centres, open_rows, resume_centres
+from mmhyperface.errors import UserError, of_the_disk, unwritable
 from mmhyperface.evaluation.evaluator import FaceEvaluator
 from mmhyperface.evaluation.metrics import EmbeddingMetric
 from mmhyperface.models.heads.centre_state import (
@@ -52,10 +52,6 @@ from mmhyperface.models.heads.centre_state import (
 from mmhyperface.registry import RUNNERS
 
 LOAD_CENTRES = ('all', 'drop', 'map')
-_CENTRES = (
-    "Set load_centres='map' to keep the centres of identities with the same name, or "
-    "load_centres='drop' to start them all anew (--cfg-options load_centres=map)"
-)
 UNITS = {'KB': 1 << 10, 'MB': 1 << 20, 'GB': 1 << 30, 'TB': 1 << 40}
 
 
@@ -185,7 +181,7 @@ class FaceRunner(Runner):
         built = super().build_param_scheduler(loops.converted(scheduler, loop))
         # A resumed training has them built already.
         if any(isinstance(each, dict) for _, each in loops.each(scheduler)):
-            loops.check_schedules(built, loop)
+            loops.check_schedules(built, scheduler, loop)
         return built
 
     def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
@@ -588,154 +584,13 @@ class FaceRunner(Runner):
 
     def _open_centres(self, filename: str, checkpoint: dict) -> None:
         """Put :class:`StoredRows`, and those that are wanted, for the centres."""
-        state = checkpoint['state_dict']
         for name, head in heads_of(self.bare_model).items():
-            key = f'{name}.weight'
-            average = checkpoint.get('ema_state_dict', {})
-            for rows, its_key in ((state, key), (average, f'module.{key}')):
-                if isinstance(rows.get(its_key), Tensor):
-                    rows[its_key] = StoredRows([(0, rows[its_key])])
-            stored = state.get(key)
+            open_rows(checkpoint, name)
             if self._resuming:
-                self._check_resumable(filename, name, head, stored)
-                origin = self._places(filename, checkpoint, head, resumes=True)
+                origin = resume_centres(self, filename, checkpoint, name, head)
                 self._open_optimizer_rows(checkpoint.get('optimizer'), head, origin)
-                if origin is not None:
-                    state[key] = MappedRows(stored, origin)
-                    if f'module.{key}' in average:
-                        average[f'module.{key}'] = MappedRows(
-                            average[f'module.{key}'], origin
-                        )
             elif isinstance(self._train_loop, BaseLoop):
-                if self.load_centres == 'drop':
-                    self._drop(state, name, head)
-                    self._tell_kept(head, stored, 0)
-                elif self.load_centres == 'map':
-                    state[key] = self._mapped(filename, checkpoint, head, stored)
-                elif stored is None:
-                    self._tell_kept(head, None, 0)
-                else:
-                    self._check_same_classes(filename, name, head, stored)
-                    origin = self._places(filename, checkpoint, head, resumes=False)
-                    if origin is not None:
-                        state[key] = MappedRows(stored, origin)
-                    self._tell_kept(head, stored, stored.shape[0])
-
-    @staticmethod
-    def _drop(state: dict, name: str, head: CentreState) -> None:
-        """Leave the head, and a hook's copy of it, as it is."""
-        for key in [key for key in state if key.startswith(f'{name}.')]:
-            del state[key]
-        with emitting(_untouched):
-            state.update(head.state_dict(prefix=f'{name}.'))
-
-    def _tell_kept(
-        self, head: CentreState, rows: StoredRows | None, kept: int, how: str = ''
-    ) -> None:
-        total = head.shard.num_classes
-        stored = 0 if rows is None else rows.shape[0]
-        if kept == total == stored:
-            self.logger.info(f'centres: kept all {total} of the checkpoint{how}')
-            return
-        self.logger.info(
-            f'centres: kept {kept} of {total} identities{how}, {total - kept} start '
-            f'anew; {stored - kept} of the checkpoint are not used'
-        )
-
-    def _check_resumable(
-        self, filename: str, name: str, head: CentreState, rows: StoredRows | None
-    ) -> None:
-        wanted = (head.shard.num_classes, *head.weight.shape[1:])
-        if rows is None or rows.shape != wanted:
-            found = 'no centres' if rows is None else f'centres {list(rows.shape)}'
-            raise UserError(
-                f'cannot resume from {filename}: it has {found}, where {name}.weight '
-                f'is {list(wanted)}. {_other_people(filename)}'
-            )
-
-    def _check_same_classes(
-        self, filename: str, name: str, head: CentreState, rows: StoredRows
-    ) -> None:
-        wanted = (head.shard.num_classes, *head.weight.shape[1:])
-        if rows.shape != wanted:
-            raise UserError(
-                f'{filename} has centres of {rows.shape[0]} identities in '
-                f'{rows.shape[1]} dimensions, {name} of {wanted[0]} in {wanted[1]}. '
-                f'{_CENTRES}'
-            )
-
-    def _identities(
-        self, filename: str, checkpoint: dict, head: CentreState, stored: int
-    ) -> tuple[Identities, Identities]:
-        """Those of the training set, and those of a checkpoint."""
-        dataset = self.train_dataloader.dataset
-        here = Identities.of(
-            f'the training set ({type(dataset).__name__})',
-            getattr(dataset, 'metainfo', None),
-            head.shard.num_classes,
-        )
-        meta = (checkpoint.get('meta') or {}).get('dataset_meta')
-        return here, Identities.of(filename, meta, stored)
-
-    def _places(
-        self, filename: str, checkpoint: dict, head: CentreState, resumes: bool
-    ) -> Tensor | None:
-        """Where the centres of the very same people are, if not in this order.
-
-        Raises:
-            UserError: If they are not the same.
-        """
-        count = head.shard.num_classes
-        here, there = self._identities(filename, checkpoint, head, count)
-        if here.names is None or there.names is None:
-            owner = here if here.names is None else there
-            told = (
-                f'centres: {owner.owner} does not tell the names of its identities: '
-                'each class takes the centre of its number'
-            )
-            if resumes:
-                self.logger.info(told)
-            else:
-                self.logger.warning(
-                    f'{told}. If they are other people, give --cfg-options '
-                    'load_centres=drop'
-                )
-        origin = places(here, there)
-        if origin is None:
-            return None
-        others = strangers(origin, here)
-        if others:
-            raise UserError(
-                f'{"cannot resume from " if resumes else ""}{filename}'
-                f'{": it" if resumes else ""} has centres of other people: '
-                f'{len(others)} of {count} are not among them ({some(others, 3)}). '
-                f'{_other_people(filename) if resumes else _CENTRES}'
-            )
-        self.logger.info(
-            'centres: the identities are those of the checkpoint in another order, and '
-            'are mapped by name'
-        )
-        return origin
-
-    def _mapped(
-        self,
-        filename: str,
-        checkpoint: dict,
-        head: CentreState,
-        rows: StoredRows | None,
-    ) -> MappedRows:
-        advice = 'let all start anew by --cfg-options load_centres=drop'
-        if rows is None:
-            raise UserError(f"load_centres='map': {filename} has no centres; {advice}")
-        if rows.shape[1:] != head.weight.shape[1:]:
-            raise UserError(
-                f"load_centres='map': {filename} has centres of {rows.shape[1]} "
-                f'dimensions, the head of {head.weight.shape[1]}; {advice}'
-            )
-        people = self._identities(filename, checkpoint, head, rows.shape[0])
-        origin, how = mapped(*people)
-        self._tell_kept(head, rows, int((origin >= 0).sum()), how)
-        return MappedRows(rows, origin)
+                load_centres(self, filename, checkpoint, name, head)
 
     def _open_optimizer_rows(
         self, saved: dict | None, head: CentreState, origin: Tensor | None
@@ -895,17 +750,3 @@ def _with_state_dict(filename: str, checkpoint: Any, revise_keys: list) -> dict:
     )
     renamed._metadata = getattr(state, '_metadata', OrderedDict())  # type: ignore
     return {**checkpoint, 'state_dict': renamed}
-
-
-def _untouched(head: CentreState) -> MappedRows:
-    """Rows of which a head takes none."""
-    rows = StoredRows([(0, head.weight.detach())])
-    return MappedRows(rows, torch.full((head.shard.num_classes,), -1))
-
-
-def _other_people(filename: str) -> str:
-    return (
-        'To train other identities from its weights, leave --resume out and give '
-        f'--cfg-options load_from={filename} load_centres=map (which keeps the centres '
-        'of identities with the same name) or load_centres=drop'
-    )

@@ -117,7 +117,7 @@ def misnamed_among(folder: str, others: list[str]) -> list[str]:
     rest = sorted(set(others) - set(misnamed))
     if rest:
         logging.getLogger(__name__).warning(
-            "passed over in '%s', as no pictures: %d files (%s)",
+            "passed over in '%s': %d files that are not pictures (%s)",
             folder,
             len(rest),
             some(rest, 5),

@@ -267,6 +267,14 @@ def test_different_people_are_no_concat_dataset(tmp_path):
         DATASETS.build(dict(type='ConcatDataset', datasets=[one, other]))
 
 
+def test_folds_of_wrong_labels(tmp_path):
+    init_default_scope('mmhyperface')
+    noise = dict(type='LabelNoise', share=0.5, dataset=people(tmp_path))
+    folds = numbered(dict(type='KFoldDataset', num_splits=6, dataset=noise))
+    assert labels_of(folds).tolist() == DATASETS.build(noise).labels()[1:].tolist()
+    assert [folds[i]['sample_idx'] for i in range(5)] == [0, 1, 3, 3, 4]
+
+
 def test_subsets_have_nothing_of_earlier_ones(tmp_path):
     data = DATASETS.build(people(tmp_path))
     few = data.get_subset([0])

@@ -183,3 +183,7 @@ def test_no_sample_at_all():
         assert feats.grad.shape == (0, 6)
         assert model.second.last is None
         assert model.second.loss_module.t == 0
+        again = model.head.loss((feats,), [])['loss']
+        again.backward(retain_graph=True)
+        again.backward()
+        assert not any(p.grad.any() for p in model.head.parameters())

@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS
+from mmengine.runner import BaseLoop, IterBasedTrainLoop
 from runs import scalars, small_config, train
 from test_training import equal, weights
+from torch.utils.data import DataLoader
 
+from mmhyperface.apis import argument_parser, load_config
 from mmhyperface.engine import loops
 from mmhyperface.errors import UserError
 
+SCHEDULES = sorted(Path(__file__).parents[2].glob('configs/_base_/schedules/*.py'))
 EPOCHS = {'train_cfg.by_epoch': True, 'train_cfg.max_epochs': 2}
 
 
@@ -58,7 +63,7 @@ def test_epochs_on_a_base_that_counts_iterations(tmp_path):
     assert saved == {'epoch_1.pth', 'epoch_2.pth'}
     told = logged(tmp_path / 'whole')
     assert 'the sampler is DefaultSampler' in told
-    assert 'set param_scheduler.1.begin and param_scheduler.1.end' in told
+    assert 'set param_scheduler.0.end=3 param_scheduler.1.begin=3 param_sche' in told
     resumed = {'resume': True, 'load_from': str(tmp_path / 'whole' / 'epoch_1.pth')}
     train(small_config(tmp_path / 'resumed', **options, **resumed))
     assert scalars(tmp_path / 'resumed') == scalars(tmp_path / 'whole')[9:]
@@ -136,6 +141,56 @@ def test_a_validation_sees_each_image_once(tmp_path, option):
         train(cfg)
 
 
+class OwnLoop(BaseLoop):
+    def run(self):
+        """Nothing."""
+
+
+def test_what_is_not_known_is_left_alone():
+    """A loop of one's own, over two loaders, and what drops no image."""
+    own = OwnLoop(None, [range(3), range(4)])
+    schedules = [dict(type='MultiStepLR', milestones=[1], convert_to_iter_based=True)]
+    assert loops.converted(schedules, own) == schedules
+    loops.check_train_loop(None, own)
+    loops.check_schedules(schedules, schedules, own)
+    loops.check_evaluation_loop('val', own)
+    whole = DataLoader(range(27), batch_size=9, drop_last=True)
+    loops.check_evaluation_loop('val', OwnLoop(None, whole))
+
+
+@pytest.mark.parametrize('iterations', [4, 20, 150, 1_000_000])
+@pytest.mark.parametrize('config', SCHEDULES, ids=lambda path: path.stem)
+def test_advice_on_a_schedule_can_be_followed(config, iterations, monkeypatch):
+    """The options that a shorter or longer training is told silence what tells them."""
+    told: list[str] = []
+    monkeypatch.setattr(loops, '_say', lambda message, *_: told.append(message))
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
+    loop._max_epochs, loop._max_iters = 1, iterations
+
+    def check(options: dict | None = None) -> list[str]:
+        told.clear()
+        configs = load_config(str(config), options).param_scheduler
+        several = configs if isinstance(configs, list) else [configs]
+        built = [PARAM_SCHEDULERS.build({**x, 'optimizer': optimizer}) for x in several]
+        loops.check_order(configs)
+        loops.check_schedules(built, configs, loop)
+        return [
+            option for message in told for option in message.split() if '=' in option
+        ]
+
+    advice = check()
+    if iterations < 1_000_000:
+        assert told
+    if advice:
+        parser = argument_parser(None)
+        args = parser.parse_args([str(config), '--cfg-options', *advice])
+        check(args.cfg_options)
+        assert not told
+    else:
+        assert iterations in (4, 1_000_000)
+
+
 def test_epochs_are_converted_to_those_of_all_processes(tmp_path):
     """Nine iterations an epoch, of one process and an endless sampler."""
     schedule = dict(type='MultiStepLR', milestones=[1, 2], convert_to_iter_based=True)
@@ -150,7 +205,8 @@ def test_epochs_are_converted_to_those_of_all_processes(tmp_path):
 def test_processes_have_epochs_of_one_length(tmp_path, monkeypatch):
     monkeypatch.setattr(loops, 'get_world_size', lambda: 2)
     schedule = dict(type='MultiStepLR', milestones=[1], convert_to_iter_based=True)
-    train(small_config(tmp_path / 'even', param_scheduler=[schedule]))
+    train(small_config(tmp_path / 'even', param_scheduler=[{**schedule, 'end': 9}]))
+    assert 'set param_scheduler.0.end, which counts epochs' in logged(tmp_path / 'even')
     rates = scalars(tmp_path / 'even', 'lr')
     assert [i for i in range(1, 6) if rates[i] != rates[i - 1]] == [4]
     # What two processes have of 77 images in batches of 13 that nothing rounds up.

@@ -83,13 +83,14 @@ def test_two_processes_train_as_one(tmp_path):
     one, two = tmp_path / 'one', tmp_path / 'two'
     train_equal_and_unequal(str(one), 1, {})
     spawn(2, train_equal_and_unequal, str(two), 2, {'train_dataloader.batch_size': 4})
-    checkpoints = sorted([*one.rglob('iter_6.pth'), *one.rglob('epoch_2.pth')])
+    # Of six iterations, and of two epochs of two.
+    lengths = {'iter_6.pth': 6, 'epoch_2.pth': 4}
+    checkpoints = [path for name in lengths for path in sorted(one.rglob(name))]
     assert len(checkpoints) == len(LOSSES) + 3
     for checkpoint in checkpoints:
         loss = checkpoint.parent.relative_to(one)
         curve = scalars(one / loss)
-        iterations = 4 if checkpoint.stem == 'epoch_2' else 6
-        assert len(curve) == len(set(curve)) == iterations
+        assert len(curve) == len(set(curve)) == lengths[checkpoint.name]
         np.testing.assert_allclose(scalars(two / loss), curve, rtol=2e-5)
         for name, value in weights(checkpoint)['state_dict'].items():
             other = weights(two / loss / checkpoint.name)['state_dict'][name]

@@ -148,7 +148,7 @@ def test_what_a_folder_holds_besides(folder, caplog):
     read = ['a.HEIC', 'a.JPG', 'b.jfif', 'b.png', 'sub/c.tif', 'x[1].png']
     assert [name for name in found if name not in misnamed] == read
     (told,) = caplog.messages
-    assert f"passed over in '{folder}', as no pictures: 3 files (clip.mov, " in told
+    assert f"passed over in '{folder}': 3 files that are not pictures (clip." in told
     assert told.endswith('notes.md, prose)')
     assert sources(str(folder / '*.[jt]*')) == [str(folder / 'b.jfif')]
 

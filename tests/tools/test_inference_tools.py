@@ -373,7 +373,7 @@ def test_files_that_are_no_pictures_by_their_names(run, folder, tmp_path, caplog
         assert '1 left out' in told
         assert 'p1/photo: is an image by its content, but its name' in err
         (passed_over,) = caplog.messages
-        assert '1 files (p0/notes.txt)' in passed_over
+        assert '1 files that are not pictures (p0/notes.txt)' in passed_over
     assert FaceGallery.load(file).images('p0') == ['p0/0.png', 'p0/1.jfif']
     err = run(GALLERY, 'enrol', model, file, people)[2]
     assert 'without any image in the gallery: p1, p2' in err
@@ -430,7 +430,7 @@ def test_a_threshold_by_strangers(run, folder, tmp_path):
     save(tmp_path / 'strangers' / 'enrolled.png', crop(0, 0))
     status, _, err = run(GALLERY, *arguments, '--fpir', 0.2)
     assert status == 1
-    assert 'strangers are people who are not in the gallery, which has ' in err
+    assert 'strangers must not be in the gallery, but these pictures are: ' in err
 
 
 def test_galleries_that_cannot_be_used(run, folder, tmp_path):

@@ -308,7 +308,8 @@ def test_the_fewest_gpus_that_suffice():
     planner = Planner(config(), activations=False)
     # The first measurement of a process differs by what torch sets up once.
     planner.plan(16)
-    memory = planner.plan(16).peak + 1000
+    # The first plan of a process is some KB off, by what is traced then.
+    memory = round(1.001 * planner.plan(16).peak)
     plan = planner.least(memory)
     assert plan.gpus == 16
     assert planner.plan(8).peak > memory

@@ -202,9 +202,9 @@ def warmed_up(
     networks: Mapping[str, EmbeddingNetwork], crops: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """What each engine gives, once it is ready, and why others are not."""
-    # Else a compiled function is compiled for any batch size after the second one.
     import torch
 
+    # Else a compiled function is compiled for any batch size after the second one.
     if 'compiled' in networks:
         torch.compiler.reset()
     embeddings, failed = {}, {}

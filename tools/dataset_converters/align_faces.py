@@ -370,10 +370,10 @@ def align(
     args: argparse.Namespace,
 ) -> Counter:
     """Make the crops that are missing; how many pictures came to which end."""
-    todo = remaining(pictures, args)
-    begin_tables(todo, args)
     from mmhyperface.inference.inputs import MISNAMED
 
+    todo = remaining(pictures, args)
+    begin_tables(todo, args)
     record([Outcome(path, f'misnamed: {MISNAMED}') for path in misnamed], args)
     tasks: Iterator[Task] = (
         [(path, landmarks.get(path)) for path in todo[start : start + TASK]]

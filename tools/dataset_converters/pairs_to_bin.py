@@ -53,10 +53,11 @@ def images_of(
 
 def main() -> None:
     args = parse_args()
-    # A missing file is told as an image that is damaged.
+
     from mmhyperface.datasets import FacePairs
     from mmhyperface.datasets.pack_writer import write_pack
 
+    # A missing file is told as an image that is damaged.
     pairs = FacePairs(
         args.source,
         data_prefix=args.root,

@@ -255,9 +255,9 @@ def _put(
 ) -> Counter[str]:
     """Enrol pictures of a folder with their faces; how many of each kind.
 
-    One that is there under its own name was changed, or is asked for in another way
-    (with a detector, or without); one whose content is there under
-    a name that the folder has no more was renamed.
+    A picture that is there under its own name was changed, or its face is found in
+    another way now (with a detector, or without); one whose content is there under a
+    name that the folder no longer has was renamed.
     """
     from mmhyperface.inference.inferencer import tell_alignment
 
@@ -404,7 +404,8 @@ def calibrate(args: argparse.Namespace) -> int:
     known = [face.source for face in found.usable if face.digest in enrolled]
     if known:
         raise UserError(
-            f'strangers are people who are not in the gallery, which has {some(known)}'
+            'strangers must not be in the gallery, but these pictures are: '
+            f'{some(known)}'
         )
     threshold = max(gallery.calibrate(found.embeddings, args.fpir), -1)
     # Rounded up: at a lower one there would be one more.
@@ -419,7 +420,8 @@ def _tell_unknown(gallery: FaceGallery, args: argparse.Namespace) -> None:
     if len(gallery) and not gallery.alignments:
         tell(
             f'{args.gallery} does not tell how its faces were found (it is of an '
-            'earlier version): ask as they were enrolled, with or without --detector'
+            'earlier version): give --detector or --resize if they were found so, and '
+            'only then'
         )
 
 

@@ -231,9 +231,9 @@ def sface_cases(root: Path) -> Iterator[Case]:
 
 
 def evolve_cases(root: Path) -> Iterator[Case]:
-    # Its heads are in a file that cannot be imported.
     from mmhyperface.weights import sface
 
+    # Its heads are in a file that cannot be imported.
     net = load(root / 'backbone', 'model_irse').IR_50([112, 112])
 
     def to_ours() -> Network:
@@ -271,11 +271,11 @@ def adaface_cases(root: Path) -> Iterator[Case]:
 
 
 def cvlface_cases(root: Path) -> Iterator[Case]:
-    # Its networks count their operations with fvcore, only when run as a program.
     from torch import nn
 
     from mmhyperface.weights import cvlface
 
+    # Its networks count their operations with fvcore, only when run as a program.
     sys.modules.setdefault('fvcore', types.ModuleType('fvcore'))
     stub = sys.modules.setdefault('fvcore.nn', types.ModuleType('fvcore.nn'))
     stub.flop_count = None

@@ -119,8 +119,7 @@ class CheckpointHook(_CheckpointHook):
         if not self.save_best:
             return
         # Of a network that has no embedding of some images no figure makes the best.
-        loop = runner.val_loop
-        if loop is not None and not_finite_sets(loop.evaluator, metrics):
+        if not_finite_sets(runner.val_loop, metrics):
             return
         # mmengine removes what it does not find None here.
         before = self._best()

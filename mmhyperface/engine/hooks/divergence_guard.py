@@ -207,7 +207,7 @@ class DivergenceGuardHook(Hook):
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
-        self.not_finite = not_finite_sets(runner.val_loop.evaluator, metrics or {})
+        self.not_finite = not_finite_sets(runner.val_loop, metrics or {})
 
     def after_val(self, runner: Runner) -> None:
         # By now a moving average has given the model its own weights back.

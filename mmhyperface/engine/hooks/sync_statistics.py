@@ -8,6 +8,7 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmhyperface.errors import some
 from mmhyperface.registry import HOOKS
 
 from .checkpoint import saves_now
@@ -34,8 +35,8 @@ class SyncStatisticsHook(Hook):
         if moving:
             runner.logger.warning(
                 f'The weights of {len(moving)} batch norms have a learning rate of 0 '
-                f'(lr_mult=0 in optim_wrapper.paramwise_cfg, say), but training moves '
-                f'their running statistics: {", ".join(moving[:3])}, ... To keep '
+                '(for instance by lr_mult=0 in optim_wrapper.paramwise_cfg), but '
+                f'training moves their running statistics: {some(moving, 3)}. To keep '
                 'these too, set model.backbone.frozen_stages or '
                 'model.backbone.norm_eval=True (model.neck.norm_eval=True)'
             )

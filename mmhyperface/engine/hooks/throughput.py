@@ -72,7 +72,7 @@ class ThroughputHook(Hook):
         outputs: Mapping | None = None,
     ) -> None:
         self.pause()
-        self.images += _count(data_batch)
+        self.images += count_images(data_batch)
         if any(
             self.every_n_inner_iters(batch_idx, hook.interval)
             for hook in runner.hooks
@@ -115,7 +115,7 @@ class _Restart(Hook):
         self.clock.start()
 
 
-def _count(batch: Any) -> int:
+def count_images(batch: Any) -> int:
     """How many images a batch has, as the data loader gives it."""
     inputs = batch['inputs'] if isinstance(batch, dict) else batch[0]
     return len(inputs)

@@ -27,7 +27,7 @@ from mmhyperface.evaluation.report import (
 from mmhyperface.evaluation.results import Result, VerificationResult
 from mmhyperface.registry import HOOKS
 
-from .throughput import _count
+from .throughput import count_images
 
 Results = dict[str, VerificationResult]  # by test set
 
@@ -257,7 +257,7 @@ def _statistics(
     before = [
         (norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms
     ]
-    batches = [batch for batch in batches if _count(batch) > 1]
+    batches = [batch for batch in batches if count_images(batch) > 1]
     try:
         for norm in norms:
             norm.reset_running_stats()

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 from mmhyperface.errors import UserError
@@ -192,15 +192,16 @@ class EmbeddingMetric(BaseMetric):
         )
 
 
-def not_finite_sets(evaluator: Evaluator, figures: Mapping[str, float]) -> list[str]:
+def not_finite_sets(loop: Any, figures: Mapping[str, float]) -> list[str]:
     """Names, with prefixes, of the test sets whose result is not finite; on all ranks.
 
     Args:
-        figures: what the evaluator has found out.
+        loop: of the validation or test; one without an evaluator has none.
+        figures: what its evaluator has found out.
     """
     names = [
         '/'.join(filter(None, (metric.prefix, name)))
-        for metric in evaluator.metrics
+        for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ())
         if isinstance(metric, EmbeddingMetric)
         for name in metric.test_sets
     ]

@@ -61,7 +61,11 @@ class HypersphereLoss(nn.Module, ABC):
         """Update running statistics from the global batch, in training only."""
 
     def context(self, own: Tensor, norm: Tensor) -> Context:
-        """What ``target`` and ``others`` need besides the cosine."""
+        """What ``target`` and ``others`` need besides the cosine.
+
+        The place for random numbers, since engines may compute ``others`` twice. Where
+        centres are split, each rank gets the global batch and must draw the same.
+        """
         return {}
 
     @abstractmethod
