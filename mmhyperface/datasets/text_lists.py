@@ -8,6 +8,7 @@ from mmhyperface.errors import UserError
 #: Bytes. A file without line ends is not read into memory to learn that it is no list.
 LONGEST_LINE = 1 << 20
 _UTF16 = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
+_NUMPY = (b'\x93NUMPY', b'PK\x03\x04')
 
 
 def raw_lines(path: str, advice: str) -> Iterator[tuple[int, str]]:
@@ -65,6 +66,11 @@ def _why(raw: bytes, error: UnicodeDecodeError | None = None) -> str:
     """What is wrong with a line."""
     if raw.startswith(_UTF16):
         return 'this is UTF-16. Convert it with `iconv -f UTF-16 -t UTF-8`'
+    if raw.startswith(_NUMPY):
+        return (
+            "this is a file of NumPy's (.npy or .npz), such as features, and no list; "
+            'tools/analysis_tools/eval_features.py takes the list before the features'
+        )
     if len(raw) > LONGEST_LINE:
         return f'the line has over {LONGEST_LINE} bytes: this is no list'
     if error is None:

@@ -167,8 +167,10 @@ def _look(data: bytes, source: str, max_megapixels: float) -> _Header:
         except Image.DecompressionBombError as error:
             raise UserError(f'{source}: {error}') from None
         except Exception:  # Pillow raises what its many parts do
+            unknown = 'no picture of a known type'
+            kind = 'HEIC that cannot be read' if is_heic(data) else unknown
             raise DamagedImage(
-                f'{source}: is no picture of a known type, or damaged ({len(data)} '
+                f'{source}: is {kind}, or damaged ({len(data)} '
                 f'bytes, starting with {data[:8]!r})'
             ) from None
     remarks = []

@@ -187,6 +187,7 @@ def test_many_lines(tmp_path):
         pytest.param(b'two words', 1, "'two' does not end", id='two words'),
         pytest.param(OLD + b'a/\xff.jpg Ann', 4, 'not UTF-8', id='latin-1'),
         pytest.param(OLD.decode().encode('utf-16'), 1, 'is UTF-16', id='utf-16'),
+        pytest.param(b'PK\x03\x04\xff', 1, 'takes the list before', id='npz'),
         pytest.param(OLD.decode().encode('utf-16-le'), 1, 'a NUL', id='utf-16 bare'),
         pytest.param(OLD + b'a/\0.jpg Ann', 4, 'a NUL byte', id='NUL'),
         pytest.param(OLD + b'x' * 2**21, 4, 'over 1048576 bytes', id='no line end'),
