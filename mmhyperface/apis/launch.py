@@ -154,7 +154,8 @@ def _mistake_in_config(error: Exception) -> str | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     built = [i for i, f in enumerate(frames) if f.f_code.co_name in _BUILDERS]
     if not built or any(
-        frame.f_code.co_name != '__init__' for frame in frames[built[-1] + 1 :]
+        frame.f_code.co_name not in ('__init__', '<listcomp>')
+        for frame in frames[built[-1] + 1 :]
     ):
         return None
     builder = frames[built[-1]].f_locals

@@ -398,3 +398,14 @@ def test_no_accuracy_of_other_people(tmp_path, options, message):
     cfg.merge_from_dict(options)
     with pytest.raises(UserError, match=message):
         build_runner(cfg).val()
+
+
+def test_accuracy_of_other_people_is_refused_before_the_training(tmp_path):
+    cfg = small_config(tmp_path)
+    cfg.val_dataloader, cfg.val_cfg = copy.deepcopy(CLOSED_SET), {}
+    cfg.val_dataloader.dataset.first_identity = 100  # as many, but others
+    cfg.val_evaluator = dict(type='mmpretrain.Accuracy')
+    with pytest.raises(UserError, match=r'of which model\.head has 11'):
+        train(cfg)
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'Iter(train)' not in log

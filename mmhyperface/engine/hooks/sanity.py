@@ -23,8 +23,8 @@ class ClassCountHook(Hook):
     same identities.
 
     Raises:
-        UserError: Before training, if the numbers differ; before a validation or a
-            test by such a metric, if the identities do, or if there is no head with
+        UserError: Before training, if the numbers differ; before training and before
+            a test by such a metric, if the identities do, or if there is no head with
             all of them.
     """
 
@@ -37,6 +37,8 @@ class ClassCountHook(Hook):
                 f'but model.head.num_classes is {expected}; pass --cfg-options '
                 f'model.head.num_classes={found}'
             )
+        if runner.val_loop is not None:  # what it would refuse after the training
+            self._prepare(runner, runner.val_loop, 'val')
 
     def before_val(self, runner: Runner) -> None:
         self._prepare(runner, runner.val_loop, 'val')
