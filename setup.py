@@ -48,6 +48,7 @@ setup(
             'pytest-xdist',
             'hypothesis',
             'simplejpeg',
+            'pillow-heif',
             'pyarrow',
             'scikit-learn',
             'onnx',
