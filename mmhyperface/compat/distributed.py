@@ -1,6 +1,7 @@
 """Several processes on a machine without a GPU."""
 
 import datetime
+import gc
 import inspect
 import os
 from typing import Any
@@ -89,6 +90,8 @@ def end_process_group() -> None:
     work is done. torch 2.1 is spared: it can hang here.
     """
     if is_distributed() and digit_version(torch.__version__) >= digit_version('2.2'):
+        # The model in DDP holds the group, and its runner is a cycle of references.
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
