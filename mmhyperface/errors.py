@@ -34,6 +34,18 @@ def some(values: Sequence[Any] | npt.NDArray[Any], most: int = 10) -> str:
     return f'{listed}, … ({len(values)} in all)' if len(values) > most else listed
 
 
+def interrupted(error: BaseException | None) -> bool:
+    """Whether it was Ctrl-C that ended in an error.
+
+    Libraries make another error of it: mmengine, which formats a config with a bare
+    ``except:`` each time that it saves a checkpoint, a SyntaxError.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        hidden = error.__suppress_context__
+        error = error.__cause__ if hidden else error.__context__
+    return error is not None
+
+
 # What is wrong with a disk or a quota when something is written.
 _TORCH = ('unexpected pos', 'PytorchStreamWriter failed writing')
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}

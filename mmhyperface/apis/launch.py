@@ -16,12 +16,12 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import init_default_scope
 
-from mmhyperface.errors import UserError, of_the_disk, unwritable
+from mmhyperface.errors import UserError, interrupted, of_the_disk, unwritable
 
 from .places import require_folder
 from .testing import take_test_sets, type_name
@@ -60,7 +60,9 @@ def report_errors() -> Generator[None, None, None]:
             from mmhyperface.compat.distributed import end_process_group
 
             end_process_group()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupted(error):
+            _end_interrupted(error)
         message = _message_of(error)
         if message is None:
             raise
@@ -73,17 +75,21 @@ def report_errors() -> Generator[None, None, None]:
         where = f' (process {rank})' if rank else ''
         print(f'error{where}: {message}', file=sys.stderr, flush=True)
         sys.exit(1)
-    except KeyboardInterrupt as error:
-        # One is enough: whoever presses again, or a launcher that passes it on, does
-        # not want to read where this one was.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if not int(os.environ.get('RANK', 0)):
-            told = f'interrupted {error}'.strip()
-            print(f'\n{told}', file=sys.stderr, flush=True)
-        sys.exit(INTERRUPTED)
 
 
-def _message_of(error: Exception) -> str | None:
+def _end_interrupted(error: BaseException) -> NoReturn:
+    """Say in one line where a command was interrupted, if it is known, and exit."""
+    # One is enough: whoever presses again, or a launcher that passes it on, does
+    # not want to read where this one was.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not int(os.environ.get('RANK', 0)):
+        where = error if isinstance(error, KeyboardInterrupt) else ''
+        told = f'interrupted {where}'.strip()
+        print(f'\n{told}', file=sys.stderr, flush=True)
+    sys.exit(INTERRUPTED)
+
+
+def _message_of(error: BaseException) -> str | None:
     """What to say of an error that is not the program's; None if it may be."""
     if isinstance(error, UserError):
         return _with_place(error.brief, error)

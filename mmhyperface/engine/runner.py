@@ -39,7 +39,7 @@ from mmhyperface.engine.shared_rows import (
     together,
 )
 from mmhyperface.engine.stored_centres import load_centres, open_rows, resume_centres
-from mmhyperface.errors import UserError, of_the_disk, unwritable
+from mmhyperface.errors import UserError, interrupted, of_the_disk, unwritable
 from mmhyperface.evaluation.evaluator import FaceEvaluator
 from mmhyperface.evaluation.metrics import EmbeddingMetric
 from mmhyperface.models.heads.centre_state import (
@@ -209,7 +209,9 @@ class FaceRunner(Runner):
         try:
             with self._writing():
                 return super().train()
-        except KeyboardInterrupt:
+        except BaseException as error:
+            if not interrupted(error):
+                raise
             saved = self.resumed_from
             if _edition(last) != before:
                 saved = last.read_text()

@@ -20,8 +20,9 @@ class StopHook(Hook):
 
     Args:
         at: The iteration, from 0.
-        how: ``'after'`` it or ``'saving'`` it the user interrupts; ``'full'``: files
-            cannot be large any more.
+        how: ``'after'`` it or ``'saving'`` it the user interrupts, or a library that
+            makes another error of it (``'hidden'``); ``'full'``: files cannot be large
+            any more.
     """
 
     def __init__(self, at, how):
@@ -34,6 +35,11 @@ class StopHook(Hook):
     def before_save_checkpoint(self, runner, checkpoint):
         if self.how == 'saving' and runner.iter == self.at:
             raise KeyboardInterrupt
+        if self.how == 'hidden' and runner.iter == self.at:
+            try:
+                raise KeyboardInterrupt
+            except:  # noqa: E722
+                raise SyntaxError('Failed to format the config file')  # noqa: B904
         if self.how == 'full' and runner.iter == self.at:
             resource.setrlimit(resource.RLIMIT_FSIZE, (300, LIMIT[1]))
 
@@ -44,12 +50,13 @@ def stopping(folder, at, how, **options):
 
 
 @pytest.mark.parametrize('above', ['1GB', 0])
-def test_an_interrupt_says_what_there_is_to_resume_from(tmp_path, above):
+@pytest.mark.parametrize('how', ['saving', 'hidden'])
+def test_an_interrupt_says_what_there_is_to_resume_from(tmp_path, above, how):
     options = {'centre_parts_above': above}
     with pytest.raises(KeyboardInterrupt, match='at iteration 1; no checkpoint was'):
         train(stopping(tmp_path, 1, 'after', **options))
     with pytest.raises(KeyboardInterrupt) as stopped:
-        train(stopping(tmp_path, 5, 'saving', **options))
+        train(stopping(tmp_path, 5, how, **options))
     saved = tmp_path / 'iter_3.pth'
     advice = f'the last checkpoint is {saved}: go on with --resume {saved}'
     assert str(stopped.value) == f'at iteration 5; {advice}'
