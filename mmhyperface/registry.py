@@ -53,7 +53,7 @@ DATA_SAMPLERS = _child(mmpretrain_registry.DATA_SAMPLERS, 'mmhyperface.datasets'
 TRANSFORMS = _child(mmpretrain_registry.TRANSFORMS, 'mmhyperface.datasets')
 MODELS = _child(mmpretrain_registry.MODELS, 'mmhyperface.models')
 MODEL_WRAPPERS = _child(
-    mmpretrain_registry.MODEL_WRAPPERS, 'mmhyperface.compat.distributed'
+    mmpretrain_registry.MODEL_WRAPPERS, 'mmhyperface.engine.distributed'
 )
 WEIGHT_INITIALIZERS = _child(
     mmpretrain_registry.WEIGHT_INITIALIZERS, 'mmhyperface.engine.pretrained'

@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmhyperface.apis import build_runner
-from mmhyperface.compat.distributed import end_process_group
+from mmhyperface.engine.distributed import end_process_group
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 # Processes are forked from a server that has imported what takes a fresh interpreter

@@ -14,8 +14,8 @@ from mmengine.utils import digit_version, get_installed_path, is_installed
 
 import mmhyperface
 from mmhyperface.compat import packages
-from mmhyperface.compat.distributed import init_process_group
-from mmhyperface.errors import UserError
+from mmhyperface.engine.distributed import init_process_group
+from mmhyperface.utils.errors import UserError
 
 # With which the extras were installed beside torch 2.1.2, and pass these tests.
 CONSTRAINTS = Path(__file__).parents[1] / '.ci' / 'constraints-numpy1.txt'

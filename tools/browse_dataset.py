@@ -14,7 +14,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmhyperface.apis import Overrides, dataset_config, load_config, report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 # White pixels between rows of different pictures, and between pairs.
 GAP = 6

@@ -22,8 +22,8 @@ from rich.progress import track
 from rich.table import Table
 
 from mmhyperface.apis import Overrides, dataset_config, load_config, report_errors
-from mmhyperface.apis.conversion import end_with_parent, in_order
-from mmhyperface.errors import UserError
+from mmhyperface.datasets.conversion import end_with_parent, in_order
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.datasets.transforms import LoadFace

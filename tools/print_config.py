@@ -3,7 +3,7 @@
 import argparse
 
 from mmhyperface.apis import Overrides, load_config, report_errors, require_file
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.datasets.new_files import new_files
+    from mmhyperface.utils.atomic_files import new_files
 
     if args.save:
         require_file(args.save)

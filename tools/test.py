@@ -14,7 +14,7 @@ from mmhyperface.apis import (
     require_file,
     save_features,
 )
-from mmhyperface.errors import UserError, unwritable
+from mmhyperface.utils.errors import UserError, unwritable
 
 
 def main() -> None:
@@ -50,8 +50,8 @@ def main() -> None:
 
     import mmengine
 
-    from mmhyperface.apis.model import examined_convention, save_operating_points
-    from mmhyperface.apis.network import refuse_other_networks
+    from mmhyperface.inference.model import examined_convention, save_operating_points
+    from mmhyperface.inference.network import refuse_other_networks
 
     require_checkpoint(args.checkpoint)
     if args.out and not args.out.endswith(('.json', '.pkl')):

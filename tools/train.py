@@ -9,7 +9,7 @@ from mmhyperface.apis import (
     require_checkpoint,
     require_entries,
 )
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 def main() -> None:

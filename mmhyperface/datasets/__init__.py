@@ -1,17 +1,17 @@
 from .collate import collate_faces
 from .face_dataset import FaceDataset
 from .face_folder import FaceFolder
-from .face_folder_pairs import FaceFolderPairs
 from .face_list import FaceList
 from .face_manifest import FaceManifest
-from .face_pack import FacePack
-from .face_pairs import FacePairs
 from .face_record import FaceRecord
-from .face_test_sets import FacePacks, FaceTestSets
-from .ijb_templates import IJBTemplates
-from .megaface_images import MegaFaceImages
 from .samplers import IdentityBalancedSampler, InfiniteFaceSampler
-from .synthetic_faces import SyntheticFacePairs, SyntheticFaces
+from .synthetic.synthetic_faces import SyntheticFacePairs, SyntheticFaces
+from .test_sets.face_folder_pairs import FaceFolderPairs
+from .test_sets.face_pack import FacePack
+from .test_sets.face_pairs import FacePairs
+from .test_sets.face_test_sets import FacePacks, FaceTestSets
+from .test_sets.ijb_templates import IJBTemplates
+from .test_sets.megaface_images import MegaFaceImages
 from .transforms import (
     AlignFace,
     LoadFace,

@@ -17,8 +17,8 @@ from mmengine.dataset import default_collate
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import FUNCTIONS
+from mmhyperface.utils.errors import UserError
 
 _MOST_FREE = 4
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 class DamagedImage(UserError):

@@ -14,8 +14,8 @@ import numpy as np
 from mmengine.logging import print_log
 from mmpretrain.datasets import BaseDataset
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import TRANSFORMS
+from mmhyperface.utils.errors import UserError
 
 from .damage import DamagedImage, Skipped
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from mmhyperface.registry import DATASETS
 
 from .face_dataset import FaceDataset, as_extensions, as_nfc
-from .image_files import (
+from .readers.image_files import (
     IMAGE_EXTENSIONS,
     begins_as_image,
     is_image_name,

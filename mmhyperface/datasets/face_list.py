@@ -4,12 +4,12 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 from .face_dataset import FaceDataset, as_extensions
-from .image_files import IMAGE_EXTENSIONS
-from .text_lists import read_lines
+from .readers.image_files import IMAGE_EXTENSIONS
+from .readers.text_lists import read_lines
 
 
 @DATASETS.register_module()

@@ -6,7 +6,7 @@ from typing import Any
 from mmhyperface.registry import DATASETS
 
 from .face_dataset import FaceDataset
-from .tables import read_table, text_of
+from .readers.tables import read_table, text_of
 
 
 @DATASETS.register_module()

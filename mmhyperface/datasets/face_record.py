@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 from .damage import DamagedImage
 from .face_dataset import FaceDataset
-from .record_index import places_of
-from .recordio import MOST_EXACT, Header, RecordFile, first_labels, split_record
+from .readers.record_index import places_of
+from .readers.recordio import MOST_EXACT, Header, RecordFile, first_labels, split_record
 
 _SAMPLE = 16
 

@@ -9,8 +9,8 @@ import torch
 from mmengine.dataset.sampler import InfiniteSampler
 from mmengine.logging import print_log
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATA_SAMPLERS
+from mmhyperface.utils.errors import UserError
 
 from .wrappers import labels_of
 

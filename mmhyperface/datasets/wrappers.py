@@ -18,8 +18,8 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import KFoldDataset
 from torch.utils.data import Dataset, Subset
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 from .face_dataset import building, loader, option
 

@@ -6,7 +6,7 @@ read an exported model.
 
 from typing import TYPE_CHECKING
 
-from mmhyperface.extras import importing
+from mmhyperface.utils.optional_imports import importing
 
 if TYPE_CHECKING:
     from .onnx_export import export_onnx as export_onnx

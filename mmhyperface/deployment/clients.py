@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import torch
 
-from mmhyperface.errors import UserError
-from mmhyperface.extras import require
 from mmhyperface.inference.detection import opencv_errors_only
-from mmhyperface.inference.graph import Graph
+from mmhyperface.inference.exported_metadata import Graph
 from mmhyperface.inference.networks import ExportedNetwork, OnnxNetwork, as_input
+from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.optional_imports import require
 
 
 class Client(ABC):

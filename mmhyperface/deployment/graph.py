@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.errors import UserError
-from mmhyperface.extras import require
+from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.optional_imports import require
 
 # insightface's ArcFaceONNX looks for these at the start of the names of nodes.
 TELLING = ('Sub', '_minus', 'Mul', '_mul')

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmhyperface.convention import Convention
-from mmhyperface.inference.graph import Graph
+from mmhyperface.inference.exported_metadata import Graph
 from mmhyperface.models.recognizers import FaceRecognizer
+from mmhyperface.weights.convention import Convention
 
 from .resizing import resizing
 

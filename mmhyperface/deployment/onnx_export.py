@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from mmhyperface.choices import OPSET
-from mmhyperface.datasets.new_files import new_files
-from mmhyperface.errors import UserError
-from mmhyperface.extras import require
-from mmhyperface.inference.graph import KEY, Graph, to_json
+from mmhyperface.inference.exported_metadata import KEY, Graph, to_json
 from mmhyperface.models.recognizers import FaceRecognizer
+from mmhyperface.utils.atomic_files import new_files
+from mmhyperface.utils.choices import OPSET
+from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.optional_imports import require
 from mmhyperface.version import __version__
 
 from .graph import halve, scales, simplified, with_telling_names, without_identities

@@ -13,17 +13,17 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmhyperface.apis.network import build_dataset
-from mmhyperface.apis.testing import metrics_of
 from mmhyperface.datasets import SyntheticFaces
-from mmhyperface.datasets.synthetic_faces import SyntheticFaceBase
+from mmhyperface.datasets.synthetic.synthetic_faces import SyntheticFaceBase
 from mmhyperface.datasets.transforms import AlignFace, LoadFace
-from mmhyperface.errors import UserError, some
+from mmhyperface.engine.testing import metrics_of
 from mmhyperface.evaluation.functional.arrays import unusable_rows
 from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.evaluation.metrics.embeddings import Embeddings
 from mmhyperface.inference.inputs import images_below
+from mmhyperface.inference.network import build_dataset
 from mmhyperface.registry import DATASETS, METRICS, TRANSFORMS, is_a
+from mmhyperface.utils.errors import UserError, some
 
 BATCH = 32
 

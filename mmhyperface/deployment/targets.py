@@ -7,9 +7,9 @@ graph; what it cannot be told otherwise is refused here, before anything is expo
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from mmhyperface.convention import Convention
-from mmhyperface.errors import UserError
-from mmhyperface.inference.graph import Graph
+from mmhyperface.inference.exported_metadata import Graph
+from mmhyperface.utils.errors import UserError
+from mmhyperface.weights.convention import Convention
 
 PRECISIONS = ('fp32', 'fp16')
 PREPROCESSINGS = ('inside', 'outside')

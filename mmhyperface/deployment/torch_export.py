@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from mmhyperface.datasets.new_files import new_files
-from mmhyperface.errors import UserError
-from mmhyperface.inference.graph import PT2_FILE, Graph, to_json
+from mmhyperface.inference.exported_metadata import PT2_FILE, Graph, to_json
 from mmhyperface.models.recognizers import FaceRecognizer
+from mmhyperface.utils.atomic_files import new_files
+from mmhyperface.utils.errors import UserError
 
 from .module import Deployable
 from .targets import plan

@@ -12,11 +12,11 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, get_dist_info
 from torch import Tensor, nn
 
-from mmhyperface.dist import share_of_batch
-from mmhyperface.engine import checkpoint as storage
-from mmhyperface.errors import UserError
+from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import share_of_batch
+from mmhyperface.centres.state import StoredRows
 from mmhyperface.models.heads import BatchGeometry
-from mmhyperface.models.heads.centre_state import StoredRows
+from mmhyperface.utils.errors import UserError
 
 ADVICE = (
     'Lower the learning rate (optim_wrapper.optimizer.lr), warm it up (LinearLR in '

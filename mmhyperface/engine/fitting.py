@@ -6,10 +6,10 @@ import torch
 from mmengine.hooks import EMAHook
 from torch import Tensor, nn
 
-from mmhyperface.engine import checkpoint as storage
+from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres.state import CentreState, emitting
 from mmhyperface.engine.config_changes import changes, entries, told
-from mmhyperface.errors import UserError, some
-from mmhyperface.models.heads.centre_state import CentreState, emitting
+from mmhyperface.utils.errors import UserError, some
 
 if TYPE_CHECKING:
     from mmhyperface.engine.runner import FaceRunner

@@ -25,7 +25,7 @@ from mmengine.runner import (
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmhyperface.datasets.samplers import InfiniteFaceSampler
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 BY_EPOCHS = 'train_cfg.by_epoch=True train_cfg.max_epochs=EPOCHS'
 BY_ITERATIONS = 'train_cfg.by_epoch=False train_cfg.max_iters=ITERATIONS'

@@ -1,7 +1,7 @@
 """mmengine's optimizer wrappers, exact where each rank keeps its own rows.
 
 A parameter whose rows are split over the ranks tells so by its attribute ``shard``,
-a :class:`mmhyperface.dist.Shard`. Its gradient is a part of a bigger one, so what
+a :class:`mmhyperface.centres.Shard`. Its gradient is a part of a bigger one, so what
 concerns the whole gradient takes an exchange: the norm that clips it, and whether
 it overflowed. Without such parameters nothing differs from mmengine.
 
@@ -21,8 +21,8 @@ from mmengine.dist import all_gather, all_reduce
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import OPTIM_WRAPPERS
+from mmhyperface.utils.errors import UserError
 
 DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
 CPU_INFO = '/proc/cpuinfo'

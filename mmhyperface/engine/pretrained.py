@@ -7,9 +7,9 @@ from mmengine.model import PretrainedInit, update_init_info
 from mmengine.runner.checkpoint import _load_checkpoint, load_state_dict
 from torch import nn
 
-from mmhyperface.engine import checkpoint as storage
-from mmhyperface.errors import UserError, some
+from mmhyperface.centres import checkpoint as storage
 from mmhyperface.registry import WEIGHT_INITIALIZERS
+from mmhyperface.utils.errors import UserError, some
 
 
 @WEIGHT_INITIALIZERS.register_module()

@@ -23,14 +23,9 @@ from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_mod
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmhyperface.datasets.wrappers import placed
-from mmhyperface.dist.shard import Shard
-from mmhyperface.engine import checkpoint as storage
-from mmhyperface.engine import loops
-from mmhyperface.engine.config_changes import AsConfigured, take_config
-from mmhyperface.engine.fitting import heads_of, require_training, require_weights
-from mmhyperface.engine.optim_wrappers import has_bfloat16_instructions
-from mmhyperface.engine.shared_rows import (
+from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres.shard import Shard
+from mmhyperface.centres.shared_rows import (
     Rows,
     StandIn,
     collect,
@@ -38,18 +33,23 @@ from mmhyperface.engine.shared_rows import (
     take_stand_ins,
     together,
 )
-from mmhyperface.engine.stored_centres import load_centres, open_rows, resume_centres
-from mmhyperface.errors import UserError, interrupted, of_the_disk, unwritable
-from mmhyperface.evaluation.evaluator import FaceEvaluator
-from mmhyperface.evaluation.metrics import EmbeddingMetric
-from mmhyperface.models.heads.centre_state import (
+from mmhyperface.centres.state import (
     CentreState,
     MappedRows,
     StoredRows,
     emitting,
     emitting_own_rows,
 )
+from mmhyperface.centres.stored import load_centres, open_rows, resume_centres
+from mmhyperface.datasets.wrappers import placed
+from mmhyperface.engine import loops
+from mmhyperface.engine.config_changes import AsConfigured, take_config
+from mmhyperface.engine.fitting import heads_of, require_training, require_weights
+from mmhyperface.engine.optim_wrappers import has_bfloat16_instructions
+from mmhyperface.evaluation.evaluator import FaceEvaluator
+from mmhyperface.evaluation.metrics import EmbeddingMetric
 from mmhyperface.registry import RUNNERS
+from mmhyperface.utils.errors import UserError, interrupted, of_the_disk, unwritable
 
 LOAD_CENTRES = ('all', 'drop', 'map')
 UNITS = {'KB': 1 << 10, 'MB': 1 << 20, 'GB': 1 << 30, 'TB': 1 << 40}
@@ -62,7 +62,7 @@ class FaceRunner(Runner):
     What N processes save, M resume and one tests: the centres, their momentum and
     whatever else the optimizer keeps of them, and their moving average. While the
     centres are small a checkpoint is one file, as one process of mmengine writes it.
-    Above a limit it is a folder (see :mod:`mmhyperface.engine.checkpoint`), which
+    Above a limit it is a folder (see :mod:`mmhyperface.centres.checkpoint`), which
     each process writes its own rows into and reads its own rows from, and which must
     therefore lie where all processes see it. No process ever holds more than its own
     rows and one file of the size of the limit.

@@ -6,7 +6,7 @@ asked for.
 
 from typing import TYPE_CHECKING
 
-from mmhyperface.extras import importing
+from mmhyperface.utils.optional_imports import importing
 
 if TYPE_CHECKING:
     from .evaluator import FaceEvaluator as FaceEvaluator

@@ -12,9 +12,9 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 
-from mmhyperface.datasets.new_files import new_files
-from mmhyperface.errors import UserError
 from mmhyperface.registry import EVALUATORS
+from mmhyperface.utils.atomic_files import new_files
+from mmhyperface.utils.errors import UserError
 
 from .metrics.base import EmbeddingMetric, on_main_process, sample_ranges
 from .metrics.embedding_store import EmbeddingStore

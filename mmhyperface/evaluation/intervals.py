@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 from .functional.arrays import Floats, Ints
 from .functional.identification import probe_rates

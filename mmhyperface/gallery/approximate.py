@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from mmhyperface.evaluation.functional.arrays import Floats, Ints
-from mmhyperface.extras import require
+from mmhyperface.utils.optional_imports import require
 
 from .matches import Found, best_of, cosines, ranked
 from .rows import Members

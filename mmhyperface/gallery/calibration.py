@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation.functional.arrays import (
     Floats,
     as_rates,
@@ -12,6 +11,7 @@ from mmhyperface.evaluation.functional.arrays import (
     rounding,
 )
 from mmhyperface.evaluation.functional.highest import thresholds_among
+from mmhyperface.utils.errors import UserError
 
 
 def threshold_at(scores: Floats, fpir: float) -> float:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmhyperface.errors import UserError, some
 from mmhyperface.evaluation.functional.arrays import (
     Array,
     Floats,
@@ -18,8 +17,9 @@ from mmhyperface.evaluation.functional.arrays import (
     unit_rows,
     unusable_rows,
 )
+from mmhyperface.utils.errors import UserError, some
 
-from . import files
+from . import storage
 from .calibration import threshold_at
 from .ids import UNKNOWN, Origin, require_ids, require_list, require_new
 from .matches import Match
@@ -27,7 +27,7 @@ from .rows import Members, OwnedRows
 from .searching import Search
 
 if TYPE_CHECKING:
-    from mmhyperface.convention import Convention
+    from mmhyperface.weights.convention import Convention
 
 SCORES = ('best', 'mean')
 INDEXES = ('exact', 'faiss', 'auto')
@@ -72,7 +72,7 @@ class FaceGallery:
         self._image_set: set[str] = set()
         self._origins: list[Origin] = []
         # Of the files that this gallery was read from or written to.
-        self._stamps: dict[str, files.Stamp] = {}
+        self._stamps: dict[str, storage.Stamp] = {}
         self._enrolled = OwnedRows(dimensions)
         # True until the next change.
         self._known_members: Members | None = None
@@ -292,7 +292,7 @@ class FaceGallery:
                 saved to it.
         """
         file = os.path.realpath(path)
-        contents = files.Contents(
+        contents = storage.Contents(
             self.fingerprint,
             self.score,
             self._people,
@@ -301,7 +301,7 @@ class FaceGallery:
             self._enrolled.owners,
             self._origins,
         )
-        stamp = files.write(str(path), contents, overwrite, self._stamps.get(file))
+        stamp = storage.write(str(path), contents, overwrite, self._stamps.get(file))
         self._stamps[file] = stamp
 
     @classmethod
@@ -313,7 +313,7 @@ class FaceGallery:
         Raises:
             UserError: If the file is no gallery, is damaged, or is of another model.
         """
-        contents, stamp = files.read(str(path))
+        contents, stamp = storage.read(str(path))
         if fingerprint is not None and contents.fingerprint != fingerprint:
             raise UserError(
                 f'{path} is a gallery of another model: its fingerprint is '

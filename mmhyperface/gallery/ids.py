@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mmhyperface.errors import UserError, some
+from mmhyperface.utils.errors import UserError, some
 
 # Control characters, breaks of lines, and halves of characters (which stand for bytes
 # of a file name that are no UTF-8).

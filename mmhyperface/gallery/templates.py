@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation.functional.arrays import Floats, row_dots
+from mmhyperface.utils.errors import UserError
 
 from .rows import Members
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmhyperface.datasets.transforms import AlignFace, LoadFace, similarity, template
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 from .detection import CHOICES, YuNet, choose_face
 from .inputs import Item

@@ -1,7 +1,7 @@
 """Which threshold decides whether two faces are of one person."""
 
-from mmhyperface.convention import Convention
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
+from mmhyperface.weights.convention import Convention
 
 
 def decide_threshold(

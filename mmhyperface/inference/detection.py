@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 

@@ -12,10 +12,10 @@ from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 from mmpretrain.structures import DataSample
 
-from mmhyperface.choices import BATCH_SIZE, MAX_MEGAPIXELS
-from mmhyperface.errors import UserError
 from mmhyperface.models.recognizers import FaceRecognizer
 from mmhyperface.registry import INFERENCERS
+from mmhyperface.utils.choices import BATCH_SIZE, MAX_MEGAPIXELS
+from mmhyperface.utils.errors import UserError
 
 from .crops import MIN_SIDE, Cropper, problem_of
 from .decisions import decide_threshold
@@ -415,7 +415,7 @@ class FaceInferencer(BaseInferencer):
         """Paths of pictures in `out_dir` with the faces of `preds` marked."""
         if out_dir is None:
             return []
-        from .drawing import draw_pictures
+        from .annotation import draw_pictures
 
         labels = [(face, '') for face in preds]
         return draw_pictures(labels, out_dir, arrays_of(inputs), self.max_megapixels)

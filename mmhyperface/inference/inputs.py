@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmhyperface.datasets.image_files import (
+from mmhyperface.datasets.readers.image_files import (
     begins_as_image,
     is_image_name,
     is_of_no_account,
 )
-from mmhyperface.datasets.tables import ENDINGS, is_table
-from mmhyperface.datasets.text_lists import read_lines
-from mmhyperface.errors import UserError, some
+from mmhyperface.datasets.readers.tables import ENDINGS, is_table
+from mmhyperface.datasets.readers.text_lists import read_lines
+from mmhyperface.utils.errors import UserError, some
 
 from .landmarks import as_points, landmark_rows, read_landmarks
 

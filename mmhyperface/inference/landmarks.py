@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mmhyperface.datasets.tables import is_table, read_table
-from mmhyperface.datasets.text_lists import read_lines, split_fields
-from mmhyperface.errors import UserError
+from mmhyperface.datasets.readers.tables import is_table, read_table
+from mmhyperface.datasets.readers.text_lists import read_lines, split_fields
+from mmhyperface.utils.errors import UserError
 
 NUMBERS = tuple(f'{axis}{point}' for point in range(1, 6) for axis in 'xy')
 COLUMNS = ('path', *NUMBERS)

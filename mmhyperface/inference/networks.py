@@ -10,13 +10,13 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from mmhyperface.apis.model import get_model, require_device
-from mmhyperface.convention import Convention
-from mmhyperface.errors import UserError
-from mmhyperface.extras import require
+from mmhyperface.inference.model import get_model, require_device
 from mmhyperface.models.recognizers import FaceRecognizer
+from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.optional_imports import require
+from mmhyperface.weights.convention import Convention
 
-from .graph import KEY, PT2_FILE, Graph, from_json
+from .exported_metadata import KEY, PT2_FILE, Graph, from_json
 
 
 class EmbeddingNetwork(ABC):

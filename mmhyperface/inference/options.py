@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmhyperface.choices import BATCH_SIZE, MAX_MEGAPIXELS
-from mmhyperface.errors import INCOMPLETE as INCOMPLETE
+from mmhyperface.utils.choices import BATCH_SIZE, MAX_MEGAPIXELS
+from mmhyperface.utils.errors import INCOMPLETE as INCOMPLETE
 
 from .detection import CHOICES, LONGEST, SCORE_THRESHOLD, quiet_opencv
 from .results import Face

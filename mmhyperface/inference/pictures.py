@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mmhyperface.choices import MAX_MEGAPIXELS
 from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.image_files import is_heic
+from mmhyperface.datasets.readers.image_files import is_heic
 from mmhyperface.datasets.transforms import LoadFace, decode_face
 from mmhyperface.datasets.transforms.loading import heic_reader
-from mmhyperface.errors import UserError
+from mmhyperface.utils.choices import MAX_MEGAPIXELS
+from mmhyperface.utils.errors import UserError
 
 try:
     import simplejpeg

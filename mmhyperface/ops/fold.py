@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from mmhyperface.dist import Shard
+    from mmhyperface.centres import Shard
     from mmhyperface.models.losses.base import HypersphereLoss
 
 

@@ -14,7 +14,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 from . import recycled
 from .blocked import Blocked, Visit, Walk

@@ -9,7 +9,7 @@ from torch import Tensor
 from .products import add_product
 
 if TYPE_CHECKING:
-    from mmhyperface.models.heads.skipped_steps import SkippedSteps
+    from mmhyperface.centres.skipped_steps import SkippedSteps
 
 
 class Update:

@@ -1,3 +1,5 @@
+from mmhyperface.utils.figures import require_picture, save_figure
+
 from .characteristics import (
     Characteristics,
     characteristics_of,
@@ -5,7 +7,6 @@ from .characteristics import (
     loss_of_config,
     loss_of_text,
 )
-from .figures import require_picture, save_figure
 from .hypersphere import Cloud, draw_hypersphere
 from .logs import Log, draw_logs, keys_of, read_log
 from .similarities import (

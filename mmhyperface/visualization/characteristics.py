@@ -23,14 +23,13 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mmhyperface.errors import UserError
 from mmhyperface.models.heads.hypersphere_head import build_loss
 from mmhyperface.models.losses import DecoupledLoss, HypersphereLoss
 from mmhyperface.models.losses.base import Context
 from mmhyperface.models.losses.characteristic import characteristic
 from mmhyperface.registry import MODELS
-
-from .figures import color, finish, legend_below, new_figure, plain
+from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.figures import color, finish, legend_below, new_figure, plain
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,9 +14,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmhyperface.errors import UserError
-
-from .figures import GRID_COLOR, new_figure, plain
+from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.figures import GRID_COLOR, new_figure, plain
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer]

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from mmhyperface.errors import UserError, some
-
-from .figures import color, finish, legend_below, new_figure, plain
+from mmhyperface.utils.errors import UserError, some
+from mmhyperface.utils.figures import color, finish, legend_below, new_figure, plain
 
 SCALARS = 'scalars.json'
 # What is set and not measured is not smoothed.

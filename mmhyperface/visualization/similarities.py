@@ -13,8 +13,7 @@ from torch import Tensor
 from mmhyperface.evaluation.functional import roc
 from mmhyperface.evaluation.results import VerificationResult
 from mmhyperface.models.heads import HypersphereHead
-
-from .figures import COLORS, finish, new_figure, plain
+from mmhyperface.utils.figures import COLORS, finish, new_figure, plain
 
 Floats = npt.NDArray[np.float64]
 

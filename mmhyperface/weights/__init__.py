@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mmhyperface.extras import importing
+from mmhyperface.utils.optional_imports import importing
 
 if TYPE_CHECKING:
     from .architectures import fitted as fitted

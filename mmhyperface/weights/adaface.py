@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmhyperface.errors import UserError, some
+from mmhyperface.utils.errors import UserError, some
 
 from .network import Network, network_of, require_kind
 from .state_dicts import State, as_state, below, swapped_channels, unwrapped

@@ -8,9 +8,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from mmhyperface.errors import UserError, some
 from mmhyperface.models.backbones import ir, iresnet, sfnet
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import UserError, some
 
 from .state_dicts import State, as_float32
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmhyperface.errors import UserError, some
+from mmhyperface.utils.errors import UserError, some
 
 from .adaface import statistics, their_statistics
 from .network import Network, network_of, require_kind

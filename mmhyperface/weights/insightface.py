@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 from .network import Network, network_of, require_kind
 from .shards import merged, require_count, split_sizes

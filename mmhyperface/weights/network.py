@@ -7,11 +7,11 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from mmhyperface.convention import META_KEY, convention_of
-from mmhyperface.engine import checkpoint as storage
-from mmhyperface.errors import UserError, some
-from mmhyperface.models.heads.centre_state import StoredRows
+from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres.state import StoredRows
+from mmhyperface.utils.errors import UserError, some
 from mmhyperface.version import __version__
+from mmhyperface.weights.convention import META_KEY, convention_of
 
 from .architectures import fitted, label, recognise
 from .reading import refuse_other_kinds

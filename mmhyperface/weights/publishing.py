@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmhyperface.engine.checkpoint import replace_tensors
-from mmhyperface.errors import UserError
+from mmhyperface.centres.checkpoint import replace_tensors
+from mmhyperface.utils.errors import UserError
 
 from .network import read_checkpoint
 from .state_dicts import own

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from mmhyperface.engine.checkpoint import refusal
-from mmhyperface.errors import UserError
+from mmhyperface.centres.checkpoint import refusal
+from mmhyperface.utils.errors import UserError
 
 _HEAD_BYTES = 512
 

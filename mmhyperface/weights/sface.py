@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mmhyperface.choices import ORIGINS
-from mmhyperface.errors import UserError, some
+from mmhyperface.utils.choices import ORIGINS
+from mmhyperface.utils.errors import UserError, some
 
 from .architectures import label
 from .network import Network, network_of, require_kind

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 # Of each, the revision of insightface that wrote it first, or the program.
 _NAMES = (

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmhyperface.errors import UserError, some
+from mmhyperface.utils.errors import UserError, some
 
 State = dict[str, Tensor]
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmhyperface.apis.places import require_file, require_folder
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.paths import require_file, require_folder
 
 if TYPE_CHECKING:
     from .network import Network
@@ -145,8 +145,8 @@ def save(contents: dict[str, Any], overwrite: bool) -> None:
     """
     import torch
 
-    from mmhyperface.datasets.new_files import new_files
-    from mmhyperface.engine.checkpoint import replace_tensors
+    from mmhyperface.centres.checkpoint import replace_tensors
+    from mmhyperface.utils.atomic_files import new_files
 
     from .state_dicts import own
 

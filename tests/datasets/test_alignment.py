@@ -11,7 +11,7 @@ from mmhyperface.datasets import (
     RandomLowResolution,
 )
 from mmhyperface.datasets.transforms import similarity, template
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 def by_least_squares(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -12,9 +12,9 @@ from mmpretrain.datasets import PackInputs
 from torch.utils.data import DataLoader, Dataset
 
 from mmhyperface.datasets import PackFace, collate, collate_faces
-from mmhyperface.errors import UserError
 from mmhyperface.models import FaceDataPreprocessor
 from mmhyperface.registry import FUNCTIONS, TRANSFORMS
+from mmhyperface.utils.errors import UserError
 
 SHAPE = (4, 5, 3)
 

@@ -13,8 +13,8 @@ from record_files import insightface_records, picture, write
 from mmhyperface.apis import build_runner, count_classes, dataset_config, load_config
 from mmhyperface.datasets.face_dataset import loader
 from mmhyperface.datasets.wrappers import numbered
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 BASES = CONFIGS / '_base_' / 'datasets'

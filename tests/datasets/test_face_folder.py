@@ -12,8 +12,8 @@ from mmengine.registry import DefaultScope, init_default_scope
 from mmpretrain.registry import DATASETS as MMPRETRAIN_DATASETS
 
 from mmhyperface.datasets import FaceFolder, face_dataset
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 PEOPLE = [f's{i}' for i in range(1, 30)]
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmhyperface.datasets import FaceList, face_dataset
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 OLD = b'b/1.jpg Bob\na/1.jpg Ann\na/2.jpg Ann\n'
 NEW = b'x/bob/1.jpg\nx/ann/1.jpg\nann/2.png\n'

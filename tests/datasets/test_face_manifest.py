@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmhyperface.datasets import FaceManifest
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 def rows_of(data: FaceManifest) -> list[tuple[str, str]]:

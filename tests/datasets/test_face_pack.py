@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from record_files import picture, seed_of
 
 from mmhyperface.datasets import FacePack
-from mmhyperface.datasets.safe_pickle import RefusedPickle, load_data
-from mmhyperface.errors import UserError
+from mmhyperface.datasets.readers.safe_pickle import RefusedPickle, load_data
+from mmhyperface.utils.errors import UserError
 
 SAME = [True, False] * 10
 IMAGES = [picture(i) for i in range(40)]

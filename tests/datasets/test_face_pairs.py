@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmhyperface.datasets import FaceFolderPairs, FacePairs, face_dataset
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 OPENSPHERE = b'1 a/1.jpg a/2.jpg\n0 a/1.jpg b/1.jpg\n0 b/2.jpg a/2.jpg\n'
 LFW = b"""\

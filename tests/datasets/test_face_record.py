@@ -24,8 +24,8 @@ from record_files import (
 
 from mmhyperface.datasets import FaceRecord
 from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.recordio import RecordFile, chunks_of, pack_record
-from mmhyperface.errors import UserError
+from mmhyperface.datasets.readers.recordio import RecordFile, chunks_of, pack_record
+from mmhyperface.utils.errors import UserError
 
 PIPELINE = [dict(type='LoadFace', size=16)]
 

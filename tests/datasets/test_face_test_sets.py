@@ -5,8 +5,8 @@ from mmengine.dataset import BaseDataset, default_collate
 from torch.utils.data import DataLoader
 
 from mmhyperface.datasets import FaceFolder, FacePairs, FaceTestSets
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 PIPELINE = [dict(type='LoadFace', size=(1, 2)), dict(type='PackInputs')]
 

@@ -9,16 +9,12 @@ import pytest
 from ijb_files import GALLERIES, write_ijb
 from torch.utils.data import DataLoader
 
-from mmhyperface.datasets import (
-    FaceTestSets,
-    IJBTemplates,
-    collate_faces,
-    ijb_meta,
-)
-from mmhyperface.datasets.ijb_meta import read_ijb_meta
-from mmhyperface.datasets.template_sets import TemplateProtocols
-from mmhyperface.errors import UserError
+from mmhyperface.datasets import FaceTestSets, IJBTemplates, collate_faces
+from mmhyperface.datasets.readers import ijb_meta
+from mmhyperface.datasets.readers.ijb_meta import read_ijb_meta
+from mmhyperface.datasets.test_sets.template_sets import TemplateProtocols
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 PIPELINE = [
     dict(type='LoadFace', size=None),

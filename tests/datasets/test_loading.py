@@ -7,8 +7,8 @@ import pytest
 
 from mmhyperface.datasets import FaceFolder
 from mmhyperface.datasets.transforms import LoadFace, decode_face, loading
-from mmhyperface.errors import UserError
 from mmhyperface.registry import TRANSFORMS
+from mmhyperface.utils.errors import UserError
 
 BLUE_RED = np.array([[[200, 10, 20], [5, 6, 250]]], np.uint8)  # 1 x 2, BGR
 

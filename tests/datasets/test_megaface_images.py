@@ -7,14 +7,14 @@ import pytest
 from megaface_files import write_feature, write_megaface
 
 from mmhyperface.datasets import FaceTestSets, MegaFaceImages, face_dataset
-from mmhyperface.datasets.megaface_lists import (
+from mmhyperface.datasets.readers.megaface_lists import (
     LONGEST_PATH,
     read_feature_file,
     read_megaface_lists,
     single_probes,
 )
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 
 @pytest.fixture

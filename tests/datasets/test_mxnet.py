@@ -20,9 +20,9 @@ import pytest
 from record_files import MAGIC, header, images, insightface_records, split
 
 from mmhyperface.datasets import FaceRecord
-from mmhyperface.datasets.record_index import read_index_file
-from mmhyperface.datasets.record_writer import RecordWriter
-from mmhyperface.datasets.recordio import RecordFile, chunks_of, pack_record
+from mmhyperface.datasets.readers.record_index import read_index_file
+from mmhyperface.datasets.readers.record_writer import RecordWriter
+from mmhyperface.datasets.readers.recordio import RecordFile, chunks_of, pack_record
 from mmhyperface.datasets.transforms import decode_face
 
 MXNET = 'MMHYPERFACE_MXNET_PYTHON'

@@ -4,8 +4,13 @@ from damaged_bytes import any_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmhyperface.datasets.numeric_lists import LONGEST_NAME, NAME, line_of, read_rows
-from mmhyperface.errors import UserError
+from mmhyperface.datasets.readers.numeric_lists import (
+    LONGEST_NAME,
+    NAME,
+    line_of,
+    read_rows,
+)
+from mmhyperface.utils.errors import UserError
 
 FIELDS = [('name', NAME), ('values', 'f4', 2), ('id', 'i4')]
 GOOD = b'a.jpg 1.5 -2 3\nb.jpg 0 1e3 -4\n'

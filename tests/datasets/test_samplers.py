@@ -7,7 +7,7 @@ from mmengine.dataset.sampler import InfiniteSampler
 
 from mmhyperface.datasets import IdentityBalancedSampler, InfiniteFaceSampler
 from mmhyperface.datasets import samplers as module
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 class Labelled:

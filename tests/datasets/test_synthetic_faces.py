@@ -11,15 +11,15 @@ import torch
 from mmengine.dataset import BaseDataset
 
 from mmhyperface.datasets import SyntheticFacePairs, SyntheticFaces
-from mmhyperface.datasets.face_renderer import (
+from mmhyperface.datasets.synthetic.face_renderer import (
     HAIR_STYLES,
     Face,
     identity_parameters,
     nuisance_parameters,
     render,
 )
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 
 def faces(num_identities=5, images_per_identity=3, **kwargs):

@@ -19,8 +19,8 @@ from mmhyperface.datasets import (
     wrappers,
 )
 from mmhyperface.datasets.wrappers import labels_of, numbered, placed
-from mmhyperface.errors import UserError
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.errors import UserError
 
 PIPELINE = [dict(type='LoadFace', size=16)]
 

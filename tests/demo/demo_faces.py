@@ -8,10 +8,10 @@ import torch
 from mmengine.config import Config
 
 from mmhyperface.apis import get_model
-from mmhyperface.convention import OperatingPoint
 from mmhyperface.datasets import SyntheticFaces
 from mmhyperface.inference import TorchNetwork
 from mmhyperface.models.recognizers import FaceRecognizer
+from mmhyperface.weights.convention import OperatingPoint
 
 CONFIGS = Path(__file__).parent.parent.parent / 'configs'
 SIZE = 32

@@ -15,9 +15,9 @@ import torch
 from demo_faces import THRESHOLD, checkpoint, picture
 from PIL import Image
 
-from mmhyperface.errors import UserError
 from mmhyperface.gallery import FaceGallery
 from mmhyperface.inference import Face, FaceInferencer
+from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 HOSTILE = '<img src=x onerror=alert(1)>'

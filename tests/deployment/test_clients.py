@@ -10,8 +10,8 @@ from deployables import crops, difference, network, oracle, reduced
 
 from mmhyperface.deployment import TARGETS, export_onnx, export_torch
 from mmhyperface.deployment.clients import OpencvDnnClient, open_client
-from mmhyperface.errors import UserError
 from mmhyperface.models.backbones import iresnet
+from mmhyperface.utils.errors import UserError
 
 TOLERANCE = {'fp32': 2e-5, 'fp16': 5e-3}
 ENGINES = [

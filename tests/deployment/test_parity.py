@@ -21,8 +21,8 @@ from mmhyperface.deployment.parity import (
     rendered_crops,
     verify,
 )
-from mmhyperface.errors import UserError
 from mmhyperface.inference.networks import TorchNetwork, open_network
+from mmhyperface.utils.errors import UserError
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'deployment'
 PAIRS = dict(

@@ -16,8 +16,8 @@ from runs import small_config
 from mmhyperface.apis import build_runner
 from mmhyperface.engine.hooks import AngleStatisticsHook
 from mmhyperface.engine.hooks.angle_statistics import Samples, _vanished
-from mmhyperface.errors import UserError
 from mmhyperface.models import HypersphereHead
+from mmhyperface.utils.errors import UserError
 
 BATCH = 12
 

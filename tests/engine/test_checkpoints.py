@@ -16,12 +16,12 @@ from runs import small_config, spawn, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmhyperface.apis import build_runner, require_checkpoint
-from mmhyperface.engine import checkpoint as storage
+from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import state as centre_state
+from mmhyperface.centres.state import MappedRows, StoredRows
 from mmhyperface.engine import runner as runner_module
 from mmhyperface.engine.hooks import CheckpointHook
-from mmhyperface.errors import UserError
-from mmhyperface.models.heads import centre_state
-from mmhyperface.models.heads.centre_state import MappedRows, StoredRows
+from mmhyperface.utils.errors import UserError
 
 FORMATS = {'file': '1GB', 'parts': 0}
 C = 11

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 
 from mmhyperface.apis import build_runner
 from mmhyperface.engine.hooks import CompileHook
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 def config(work_dir: Path, **hook):

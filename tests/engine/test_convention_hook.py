@@ -17,16 +17,16 @@ from mmhyperface.apis import (
     read_convention,
     save_features,
 )
-from mmhyperface.apis.model import examined_convention, save_operating_points
-from mmhyperface.convention import convention_of
+from mmhyperface.centres import checkpoint as storage
 from mmhyperface.datasets import FaceFolder, FaceSets, SyntheticFacePairs
-from mmhyperface.engine import checkpoint as storage
-from mmhyperface.engine.hooks.convention import image_sizes
-from mmhyperface.errors import UserError
+from mmhyperface.engine.hooks.convention_hook import image_sizes
 from mmhyperface.evaluation.functional import tar_at_far
+from mmhyperface.inference.model import examined_convention, save_operating_points
 from mmhyperface.inference.networks import TorchNetwork
 from mmhyperface.models import FaceDataPreprocessor, FaceRecognizer
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import UserError
+from mmhyperface.weights.convention import convention_of
 
 FARS = (0.1, 0.3)
 PAIRS = dict(

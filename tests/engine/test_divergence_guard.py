@@ -13,7 +13,7 @@ from mmengine.model import is_model_wrapper
 from runs import scalars, small_config
 
 from mmhyperface.apis import build_runner
-from mmhyperface.engine import checkpoint as storage
+from mmhyperface.centres import checkpoint as storage
 from mmhyperface.engine.divergence import (
     CollapseSigns,
     State,
@@ -23,8 +23,8 @@ from mmhyperface.engine.divergence import (
     state_of,
 )
 from mmhyperface.engine.hooks import CheckpointHook, DivergenceGuardHook
-from mmhyperface.errors import UserError
 from mmhyperface.models.heads import BatchGeometry
+from mmhyperface.utils.errors import UserError
 
 
 class Poison(Hook):

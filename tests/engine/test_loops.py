@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from mmhyperface.apis import argument_parser, load_config
 from mmhyperface.engine import loops
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 SCHEDULES = sorted(Path(__file__).parents[2].glob('configs/_base_/schedules/*.py'))
 EPOCHS = {'train_cfg.by_epoch': True, 'train_cfg.max_epochs': 2}

@@ -13,17 +13,17 @@ from runs import small_config, spawn
 from torch import nn
 
 from mmhyperface.apis import build_runner
-from mmhyperface.compat.distributed import (
+from mmhyperface.centres import Shard
+from mmhyperface.engine import optim_wrappers
+from mmhyperface.engine import runner as runner_module
+from mmhyperface.engine.distributed import (
     FaceDistributedDataParallel,
     init_process_group,
 )
-from mmhyperface.dist import Shard
-from mmhyperface.engine import optim_wrappers
-from mmhyperface.engine import runner as runner_module
 from mmhyperface.engine.optim_wrappers import AmpOptimWrapper, OptimWrapper
-from mmhyperface.errors import UserError
 from mmhyperface.models import HypersphereHead, SphereFace2Loss
 from mmhyperface.registry import OPTIM_WRAPPERS
+from mmhyperface.utils.errors import UserError
 
 scaled = pytest.mark.skipif(
     not hasattr(torch.amp, 'GradScaler'), reason='torch < 2.3 scales on CUDA only'

@@ -8,8 +8,8 @@ from mmengine.registry import HOOKS
 from runs import small_config, train
 from test_training import weights
 
-from mmhyperface.engine.hooks import checkpoint as checkpoint_hook
-from mmhyperface.errors import UserError
+from mmhyperface.engine.hooks import checkpoint_hook
+from mmhyperface.utils.errors import UserError
 
 LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)
 

@@ -12,7 +12,7 @@ from runs import scalars, small_config, spawn, train
 
 from mmhyperface.apis import build_runner
 from mmhyperface.datasets import collate_faces
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 LOSSES = {
     'sphereface2': dict(type='SphereFace2Loss', r=30.0, m=0.3),

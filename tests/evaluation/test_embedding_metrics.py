@@ -25,7 +25,6 @@ from mixed_sets import (
 )
 from mmengine.evaluator import Evaluator
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.metrics import (
     FaceVerification,
@@ -34,6 +33,7 @@ from mmhyperface.evaluation.metrics import (
     TemplateVerification,
 )
 from mmhyperface.evaluation.metrics.base import not_finite_sets
+from mmhyperface.utils.errors import UserError
 
 IJB = slice(PAIRS, PAIRS + TEMPLATES)
 MEGA = slice(PAIRS + TEMPLATES, SIZE)

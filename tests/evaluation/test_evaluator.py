@@ -13,11 +13,11 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.structures import BaseDataElement
 from runs import spawn
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation import FaceEvaluator, TemplateVerification
 from mmhyperface.evaluation.metrics import embedding_store
 from mmhyperface.evaluation.metrics import embeddings as embeddings_module
 from mmhyperface.registry import EVALUATORS
+from mmhyperface.utils.errors import UserError
 
 
 class Samples(BaseMetric):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.metrics import FaceVerification, VerificationResult
 from mmhyperface.registry import METRICS
+from mmhyperface.utils.errors import UserError
 
 DIM = 24
 IMAGES = {'folds': 61, 'free': 46}  # and two of a set of another kind between them

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation.functional import identify
 from mmhyperface.evaluation.functional.highest import Highest, thresholds_among
+from mmhyperface.utils.errors import UserError
 
 DIM = 8
 

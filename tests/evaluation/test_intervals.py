@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.intervals import (
     confidence_intervals,
@@ -14,6 +13,7 @@ from mmhyperface.evaluation.intervals import (
     unlike,
 )
 from mmhyperface.evaluation.results import VerificationResult
+from mmhyperface.utils.errors import UserError
 
 PEOPLE, PAIRS = 12, 400
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation.functional import megaface_identification
+from mmhyperface.utils.errors import UserError
 
 DIM = 6
 COUNTS, RANKS, FARS = (1, 10, 37, 80), (1, 3, 50), (1e-4, 1e-3, 0.02, 1.0)

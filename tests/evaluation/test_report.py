@@ -21,7 +21,6 @@ from small_results import identification, megaface, verification
 from torch.utils.data import Dataset
 
 from mmhyperface.engine.hooks import VerificationReportHook
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation.metrics import (
     FaceVerification,
     MegaFaceIdentification,
@@ -38,6 +37,7 @@ from mmhyperface.evaluation.report import (
     write_verification_json,
 )
 from mmhyperface.evaluation.results import VerificationResult
+from mmhyperface.utils.errors import UserError
 
 IMAGES = 40
 

@@ -14,12 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from small_results import identification, megaface, verification
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation import intervals
 from mmhyperface.evaluation.functional import identify
 from mmhyperface.evaluation.intervals import confidence_intervals
 from mmhyperface.evaluation.report import (
-    drawing,
     missing,
     pictures,
     read_report,
@@ -28,9 +26,10 @@ from mmhyperface.evaluation.report import (
     writing,
 )
 from mmhyperface.evaluation.report.content import content_of
+from mmhyperface.evaluation.report.figure_tables import as_markdown, sections_of
 from mmhyperface.evaluation.report.missing import why_no_interval
-from mmhyperface.evaluation.report.tables import as_markdown, sections_of
 from mmhyperface.evaluation.results import VerificationResult
+from mmhyperface.utils.errors import UserError
 
 ODD = 'a/very|long *name* <b>&</b> $x$ ' + 'of a list ' * 8
 DRAWS = 20
@@ -437,7 +436,7 @@ def test_names_of_distractor_counts_stand_apart(counts):
     result = megaface()
     result.distractors = np.array(counts)
     result.rates = np.linspace(1, 0.5, 2 * len(counts)).reshape(-1, 2)
-    ax = drawn(partial(drawing.draw_distractors, results={'a': result}))
+    ax = drawn(partial(curves.draw_distractors, results={'a': result}))
     np.testing.assert_array_equal(ax.get_xticks(), counts)
     assert not len(ax.get_xticks(minor=True))
     names = apart(ax)
@@ -450,7 +449,7 @@ def test_names_of_distractor_counts_stand_apart(counts):
 def test_names_of_ranks_stand_apart(ranks):
     result = identification()
     result.cmc = np.linspace(0.5, 1, ranks)
-    names = apart(drawn(partial(drawing.draw_cmc, results={'a': result})))
+    names = apart(drawn(partial(curves.draw_cmc, results={'a': result})))
     every = ['1', '2', '5', '10', '20', '50', '100']
     assert names == [name for name in every if int(name) <= ranks]
 
@@ -483,7 +482,7 @@ def test_lowest_resolvable_rate_has_a_line():
     """The lowest FPIR has no threshold here."""
     result = identification()
     assert np.isnan(result.thresholds[:, 0]).all()
-    ax = drawn(partial(drawing.draw_searches, result=result))
+    ax = drawn(partial(curves.draw_searches, result=result))
     lines = [line.get_xdata()[0] for line in ax.lines]
     assert lines == result.thresholds[:, 1].tolist()
     names = [text.get_text() for text in ax.get_legend().get_texts()]

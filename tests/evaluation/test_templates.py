@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation.functional import pool_templates, template_rows
+from mmhyperface.utils.errors import UserError
 
 DIM = 5
 

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.model_selection import KFold
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation import functional as F
+from mmhyperface.utils.errors import UserError
 
 FARS = (1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 0.1, 0.29, 0.5, 1.0)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from gallery_oracle import Oracle
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation.functional import identify
 from mmhyperface.gallery import FaceGallery, Match, exact, templates
+from mmhyperface.utils.errors import UserError
 
 FINGERPRINT = 'a' * 64
 

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 BENCHMARKS = Path(__file__).parent.parent.parent / 'tools' / 'benchmarks'
 

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from mmhyperface.errors import UserError
 from mmhyperface.gallery import FaceGallery, gallery
+from mmhyperface.utils.errors import UserError
 
 faiss = pytest.importorskip('faiss')
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmhyperface.convention import Convention
-from mmhyperface.errors import UserError
 from mmhyperface.gallery import FaceGallery
-from mmhyperface.gallery.files import locked
 from mmhyperface.gallery.ids import Origin
+from mmhyperface.gallery.storage import locked
+from mmhyperface.utils.errors import UserError
+from mmhyperface.weights.convention import Convention
 
 FINGERPRINT = 'b' * 64
 

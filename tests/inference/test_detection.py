@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from drawn_faces import LAYOUT, draw_face, write_model
 
-from mmhyperface.errors import UserError
 from mmhyperface.inference import DetectedFace, YuNet
 from mmhyperface.inference.detection import choose_face, turned
+from mmhyperface.utils.errors import UserError
 
 get_level = getattr(cv2, 'getLogLevel', None) or cv2.utils.logging.getLogLevel
 

@@ -14,9 +14,7 @@ from mmengine.infer import BaseInferencer
 from PIL import Image
 
 from mmhyperface.apis import FaceInferencer, get_model
-from mmhyperface.convention import OperatingPoint
 from mmhyperface.datasets.transforms import AlignFace, template
-from mmhyperface.errors import UserError
 from mmhyperface.gallery import FaceGallery
 from mmhyperface.inference import (
     EmbeddingNetwork,
@@ -26,6 +24,8 @@ from mmhyperface.inference import (
     open_network,
 )
 from mmhyperface.registry import INFERENCERS
+from mmhyperface.utils.errors import UserError
+from mmhyperface.weights.convention import OperatingPoint
 
 SIZE = 32
 

@@ -6,14 +6,20 @@ import torch
 from mmengine.config import Config
 
 from mmhyperface.apis import get_model
-from mmhyperface.errors import UserError
-from mmhyperface.inference.graph import KEY, PT2_FILE, Graph, from_json, to_json
+from mmhyperface.inference.exported_metadata import (
+    KEY,
+    PT2_FILE,
+    Graph,
+    from_json,
+    to_json,
+)
 from mmhyperface.inference.networks import (
     ExportedNetwork,
     OnnxNetwork,
     TorchNetwork,
     open_network,
 )
+from mmhyperface.utils.errors import UserError
 
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)
 OUTSIDE = Graph((4, 5), 'RGB', MEAN, STD, None, 'fp32', 'onnxruntime')

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, features
 
 from mmhyperface.datasets.transforms import decode_face
-from mmhyperface.errors import UserError
 from mmhyperface.inference.pictures import orientation_of, read_picture
+from mmhyperface.utils.errors import UserError
 
 
 def some_pixels(height=24, width=40):

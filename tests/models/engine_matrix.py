@@ -22,8 +22,8 @@ from runs import spawn
 from test_losses import CASES
 from torch import Tensor
 
-from mmhyperface.compat.distributed import init_process_group
-from mmhyperface.dist import Shard
+from mmhyperface.centres import Shard
+from mmhyperface.engine.distributed import init_process_group
 from mmhyperface.models import HypersphereHead, HypersphereLoss
 from mmhyperface.ops import blocked
 from mmhyperface.ops.fused import Fused

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from mmhyperface.errors import UserError
 from mmhyperface.models.backbones import IR, IResNet, MobileFaceNet, SFNet
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import UserError
 
 # Small enough for a laptop, one of each family and variant.
 SMALL = {

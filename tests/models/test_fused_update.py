@@ -16,7 +16,6 @@ from test_sampling import (
     step,
 )
 
-from mmhyperface.errors import UserError
 from mmhyperface.models import (
     ArcFaceLoss,
     CurricularFaceLoss,
@@ -24,6 +23,7 @@ from mmhyperface.models import (
     MagFaceLoss,
     SphereFaceRLoss,
 )
+from mmhyperface.utils.errors import UserError
 
 LOSSES = {
     'sphereface2': DECOUPLED['sphereface2-C'],

@@ -8,7 +8,6 @@ import oracles
 import pytest
 import torch
 
-from mmhyperface.errors import UserError
 from mmhyperface.models import (
     AdaFaceLoss,
     ArcFaceLoss,
@@ -31,6 +30,7 @@ from mmhyperface.models.losses.characteristic import (
     unrolled_angle,
 )
 from mmhyperface.models.losses.sphereface2 import balanced_bias
+from mmhyperface.utils.errors import UserError
 
 SIZES = [(1, 2, 3), (3, 5, 4), (5, 7, 3)]
 # x, w, y, bias, base -> loss

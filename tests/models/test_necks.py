@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from mmhyperface.errors import UserError
 from mmhyperface.models.backbones import IResNet
 from mmhyperface.models.necks import EmbeddingNeck
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import UserError
 
 VIT = dict(
     type='mmpretrain.VisionTransformer',

@@ -8,7 +8,6 @@ from mmengine.registry import init_default_scope
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from mmhyperface.errors import UserError
 from mmhyperface.models import (
     CosFaceLoss,
     FaceDataPreprocessor,
@@ -17,6 +16,7 @@ from mmhyperface.models import (
     NormFaceLoss,
 )
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import UserError
 
 SFNET = dict(type='SFNet', depth=4, input_size=32, embedding_size=6)
 

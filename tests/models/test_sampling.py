@@ -9,7 +9,7 @@ import torch
 from engine_matrix import formula
 from torch import Tensor
 
-from mmhyperface.errors import UserError
+from mmhyperface.centres.rows import Sampling
 from mmhyperface.models import (
     ArcFaceLoss,
     HypersphereHead,
@@ -17,8 +17,8 @@ from mmhyperface.models import (
     SFaceLoss,
     SphereFace2Loss,
 )
-from mmhyperface.models.heads.centre_rows import Sampling
 from mmhyperface.ops import Blocked
+from mmhyperface.utils.errors import UserError
 
 C, D = 6, 4
 ENGINES = ('dense', 'blocked')

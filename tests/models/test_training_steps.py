@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from mmhyperface.engine import MarginSchedulerHook
 from mmhyperface.engine.optim_wrappers import OptimWrapper
 from mmhyperface.models import HypersphereHead
+from mmhyperface.models.face_samples import FaceSamples
 from mmhyperface.registry import MODELS, PARAM_SCHEDULERS
-from mmhyperface.structures import FaceSamples
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SAMPLES, INPUTS, HIDDEN, DIMS, CLASSES = 9, 6, 8, 5, 7

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from mmhyperface.errors import UserError
 from mmhyperface.models import (
     ArcFaceLoss,
     HypersphereHead,
@@ -21,6 +20,7 @@ from mmhyperface.models import (
 )
 from mmhyperface.ops import Blocked, dense
 from mmhyperface.ops.denormals import denormals_flushed
+from mmhyperface.utils.errors import UserError
 
 LOSSES = {
     'arcface': lambda: ArcFaceLoss(8.0),

@@ -9,7 +9,6 @@ from test_blocked import assert_same, batch, gradients, head_of
 from test_losses import CASES
 from torch import Tensor, nn
 
-from mmhyperface.errors import UserError
 from mmhyperface.models import (
     DecoupledLoss,
     HypersphereHead,
@@ -19,6 +18,7 @@ from mmhyperface.models import (
 from mmhyperface.models.losses.base import Context
 from mmhyperface.ops import Blocked, blocked
 from mmhyperface.ops.elementwise import Buffers, Program, Terms, trace
+from mmhyperface.utils.errors import UserError
 
 B, C = 5, 7
 

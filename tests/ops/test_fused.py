@@ -10,10 +10,10 @@ import pytest
 import torch
 from runs import run_script
 
-from mmhyperface.errors import UserError
 from mmhyperface.models import HypersphereHead
 from mmhyperface.ops import Blocked, Fused, fused
 from mmhyperface.ops.elementwise import trace
+from mmhyperface.utils.errors import UserError
 
 TRITON = fused._triton_missing() is None
 SLOW = pytest.mark.slow

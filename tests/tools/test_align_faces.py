@@ -24,8 +24,8 @@ from drawn_faces import (
 )
 
 from mmhyperface.datasets.transforms import template
-from mmhyperface.errors import UserError
 from mmhyperface.inference.landmarks import read_landmarks
+from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 TOOL = ROOT / 'tools' / 'dataset_converters' / 'align_faces.py'

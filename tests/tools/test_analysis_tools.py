@@ -12,7 +12,7 @@ from runs import small_config, train
 from test_tools import ROOT
 
 from mmhyperface import visualization
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 TOOLS = ROOT / 'tools/analysis_tools'
 PAIRS = dict(

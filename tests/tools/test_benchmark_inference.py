@@ -12,8 +12,8 @@ from mmengine.config import Config
 from test_tools import ROOT
 
 from mmhyperface.apis import get_model
-from mmhyperface.errors import UserError
 from mmhyperface.inference.networks import EmbeddingNetwork, TorchNetwork
+from mmhyperface.utils.errors import UserError
 
 BACKBONE = dict(
     type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=32, embedding_size=8

@@ -11,7 +11,7 @@ import pytest
 import torch
 from runs import run_script
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 BENCHMARKS = ROOT / 'tools' / 'benchmarks'

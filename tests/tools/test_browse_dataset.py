@@ -16,7 +16,7 @@ from megaface_files import write_megaface
 from record_files import picture, seed_of
 
 from mmhyperface.datasets import SyntheticFaces
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 # Image k of identity i is picture 4 * i + k.

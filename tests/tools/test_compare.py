@@ -9,7 +9,6 @@ import pytest
 from small_results import identification, megaface, verification
 from test_tools import ROOT, call
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation import intervals
 from mmhyperface.evaluation.intervals import paired_differences
 from mmhyperface.evaluation.report import (
@@ -21,6 +20,7 @@ from mmhyperface.evaluation.report import (
     pictures,
     write_report,
 )
+from mmhyperface.utils.errors import UserError
 
 TOOL = ROOT / 'tools/analysis_tools/compare.py'
 DRAWS = 50

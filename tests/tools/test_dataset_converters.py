@@ -17,11 +17,17 @@ import pytest
 from record_files import MAGIC, header, insightface_records, picture, write
 from test_tools import ROOT, call
 
-from mmhyperface.apis import conversion
-from mmhyperface.datasets import FaceFolder, FaceList, FacePack, FacePairs, FaceRecord
+from mmhyperface.datasets import (
+    FaceFolder,
+    FaceList,
+    FacePack,
+    FacePairs,
+    FaceRecord,
+    conversion,
+)
 from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.record_writer import RecordWriter
-from mmhyperface.errors import UserError
+from mmhyperface.datasets.readers.record_writer import RecordWriter
+from mmhyperface.utils.errors import UserError
 
 CONVERTERS = ROOT / 'tools' / 'dataset_converters'
 #: Magic numbers after the JPEG: a record has its 24 bytes of a header ahead of these.

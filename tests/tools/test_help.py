@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mmhyperface.choices import SFNET_VARIANTS
 from mmhyperface.models.backbones import sfnet
+from mmhyperface.utils.choices import SFNET_VARIANTS
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 # dist_run.py is torchrun, whose options are torch's.

@@ -16,8 +16,8 @@ from drawn_faces import draw_face, write_model
 from mmengine.config import Config
 
 from mmhyperface.apis import FaceInferencer, get_model, report_errors
-from mmhyperface.convention import Convention, OperatingPoint, convention_of
 from mmhyperface.gallery import FaceGallery
+from mmhyperface.weights.convention import Convention, OperatingPoint, convention_of
 
 ROOT = Path(__file__).parent.parent.parent
 SIZE = 32

@@ -10,7 +10,7 @@ from runs import small_config
 from test_tools import ROOT
 
 from mmhyperface.apis import build_runner, get_model, report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 TOOLS = ROOT / 'tools' / 'model_converters'
 CLASSES, DIM = 11, 16

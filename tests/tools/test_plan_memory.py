@@ -15,7 +15,7 @@ from mmpretrain.structures import DataSample
 from test_tools import ROOT, call
 from torch.autograd.profiler import profile
 
-from mmhyperface.apis.memory import (
+from mmhyperface.engine.memory_plan import (
     LIBRARIES,
     OLDEST_TORCH,
     Planner,
@@ -25,10 +25,10 @@ from mmhyperface.apis.memory import (
     measure_network,
     measure_optimizer,
 )
-from mmhyperface.errors import UserError
 from mmhyperface.models import HypersphereHead, SFNet
 from mmhyperface.ops import Blocked
 from mmhyperface.ops.blocked import default_block
+from mmhyperface.utils.errors import UserError
 
 pytestmark = pytest.mark.skipif(
     digit_version(torch.__version__) < digit_version(OLDEST_TORCH),

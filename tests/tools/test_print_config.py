@@ -10,7 +10,7 @@ from runs import run_script
 from yapf.yapflib.yapf_api import FormatCode
 
 from mmhyperface.apis import load_config
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TOOL = str(ROOT / 'tools' / 'print_config.py')

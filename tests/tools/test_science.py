@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'benchmarks'))
 

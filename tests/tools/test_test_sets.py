@@ -17,10 +17,10 @@ from runs import CONFIGS, small_config
 from test_tools import ROOT, call
 
 from mmhyperface.apis import dataset_config, load_config, save_features, take_test_sets
-from mmhyperface.apis.feature_files import examine_config
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation import functional as F
+from mmhyperface.evaluation.feature_files import examine_config
 from mmhyperface.registry import DATASETS, MODELS
+from mmhyperface.utils.errors import UserError
 
 CONFIG = CONFIGS / 'sphereface2_quickstart.py'
 SETS = ['ijbc', 'megaface', 'lfw']

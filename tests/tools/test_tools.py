@@ -20,7 +20,7 @@ import record_files
 from runs import as_main, run_script, small_config, spawn
 
 from mmhyperface.apis import argument_parser, build_runner, config_from, load_config
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = [

@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
-from mmhyperface.errors import UserError
 from mmhyperface.models import losses
 from mmhyperface.models.losses import DecoupledLoss, SoftmaxLoss
+from mmhyperface.utils.errors import UserError
 from mmhyperface.visualization import (
     characteristics_of,
     draw_characteristics,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 from mmhyperface.visualization import Cloud, draw_hypersphere, save_figure
 from mmhyperface.visualization.hypersphere import petals, unit_rows
 

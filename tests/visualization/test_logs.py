@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 from mmhyperface.visualization import draw_logs, keys_of, read_log
 from mmhyperface.visualization.logs import smoothed
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from small_results import verification
 
-from mmhyperface.errors import UserError
 from mmhyperface.models import HypersphereHead
+from mmhyperface.utils.errors import UserError
 from mmhyperface.visualization import centre_angles, draw_similarities, separation
 
 

@@ -5,8 +5,8 @@ import peer_networks as peers
 import pytest
 import torch
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import UserError
 from mmhyperface.weights import (
     Network,
     adaface,

@@ -8,7 +8,7 @@ import torch
 from runs import small_config, train
 
 from mmhyperface.apis import build_runner
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 from mmhyperface.weights import from_checkpoint, publish, published, read_checkpoint
 
 

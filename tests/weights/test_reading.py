@@ -11,7 +11,7 @@ import zipfile
 import pytest
 import torch
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 from mmhyperface.weights import read_weights
 
 STATE = {'conv.weight': torch.arange(6.0).reshape(2, 3)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 from mmhyperface.weights.shards import find_shards
 
 

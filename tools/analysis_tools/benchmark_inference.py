@@ -36,12 +36,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from mmhyperface.apis.complexity import Complexity
+    from mmhyperface.inference.complexity import Complexity
     from mmhyperface.inference.networks import EmbeddingNetwork, TorchNetwork
     from mmhyperface.models.recognizers import FaceRecognizer
 
@@ -357,7 +357,7 @@ def save(
     missing: Mapping[str, str],
     place: str,
 ) -> None:
-    from mmhyperface.datasets.new_files import new_files
+    from mmhyperface.utils.atomic_files import new_files
 
     told: dict[str, Any] = {
         'model': args.model,
@@ -414,7 +414,7 @@ def main() -> None:
 
     import torch
 
-    from mmhyperface.apis.complexity import complexity_of
+    from mmhyperface.inference.complexity import complexity_of
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.evaluation.report import Compared

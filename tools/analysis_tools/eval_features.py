@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmhyperface.apis import Overrides, load_config, report_errors, require_folder
-from mmhyperface.choices import (
+from mmhyperface.utils.choices import (
     ACCURACIES,
     FOLDS,
     MEDIA,
@@ -41,7 +41,7 @@ from mmhyperface.choices import (
 )
 
 if TYPE_CHECKING:
-    from mmhyperface.apis.feature_files import Results
+    from mmhyperface.evaluation.feature_files import Results
     from mmhyperface.evaluation.metrics import EmbeddingMetric
 
 
@@ -95,7 +95,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _config(args: argparse.Namespace) -> Results:
-    from mmhyperface.apis.feature_files import examine_config
+    from mmhyperface.evaluation.feature_files import examine_config
 
     cfg = load_config(args.config, args.cfg_options, args.test_sets)
     return examine_config(cfg, args.features)
@@ -154,7 +154,7 @@ def _add_ijb(parser: argparse.ArgumentParser) -> None:
 
 
 def _ijb(args: argparse.Namespace) -> Results:
-    from mmhyperface.apis.feature_files import examine_ijb
+    from mmhyperface.evaluation.feature_files import examine_ijb
     from mmhyperface.evaluation.metrics import (
         TemplateIdentification,
         TemplateVerification,
@@ -211,7 +211,7 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
 
 
 def _pairs(args: argparse.Namespace) -> Results:
-    from mmhyperface.apis.feature_files import examine_pairs
+    from mmhyperface.evaluation.feature_files import examine_pairs
     from mmhyperface.evaluation.metrics import FaceVerification
 
     metric = FaceVerification(accuracy=args.accuracy, interpolation=args.interpolation)
@@ -281,7 +281,7 @@ def _add_megaface(parser: argparse.ArgumentParser) -> None:
 
 
 def _megaface(args: argparse.Namespace) -> Results:
-    from mmhyperface.apis.feature_files import examine_megaface
+    from mmhyperface.evaluation.feature_files import examine_megaface
     from mmhyperface.evaluation.metrics import MegaFaceIdentification
 
     noise = {'facescrub_noises': None, 'megaface_noises': None}
@@ -310,7 +310,7 @@ def _title(args: argparse.Namespace) -> str:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.apis.npy_files import about_features
+    from mmhyperface.evaluation.npy_files import about_features
     from mmhyperface.evaluation.report import report_text, write_report
 
     if args.out:

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.apis import Overrides, load_config, report_errors, require_file
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from mmhyperface.apis.complexity import Complexity, Speed
+    from mmhyperface.inference.complexity import Complexity, Speed
 
 
 def parse_args() -> argparse.Namespace:
@@ -101,7 +101,7 @@ def measure(
     """Speeds, and where they were measured."""
     import torch
 
-    from mmhyperface.apis.complexity import build_modules, speed_of
+    from mmhyperface.inference.complexity import build_modules, speed_of
 
     device = device_of(args.device)
     if args.threads:
@@ -145,8 +145,8 @@ def tables_of(found: Complexity, speeds: list[Speed], place: str) -> list[Table]
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.apis.complexity import complexity_of
-    from mmhyperface.datasets.new_files import new_files
+    from mmhyperface.inference.complexity import complexity_of
+    from mmhyperface.utils.atomic_files import new_files
 
     cfg = load_config(args.config, args.cfg_options)
     if args.num_classes is not None and (cfg.get('model') or {}).get('head'):

@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.apis import Overrides, load_config, report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from mmhyperface.apis.memory import Plan
+    from mmhyperface.engine.memory_plan import Plan
 
 GB = 1e9
 MB = 1e6
@@ -74,7 +74,7 @@ def _counts_classes(cfg: Config) -> bool:
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
-    from mmhyperface.apis.memory import Planner
+    from mmhyperface.engine.memory_plan import Planner
 
     cfg = load_config(args.config, args.cfg_options)
     if args.num_classes is None and _counts_classes(cfg):
@@ -93,7 +93,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def tables_of(plan: Plan, style: box.Box) -> list[Table]:
-    from mmhyperface.apis.memory import PHASES
+    from mmhyperface.engine.memory_plan import PHASES
 
     memory = Table(
         'GB on a GPU while',

@@ -13,7 +13,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mmhyperface.apis import Overrides, load_config, report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.models.losses import HypersphereLoss

@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmhyperface.apis import Overrides, load_config, report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 NOTES = {
     'train': 'training images, as training sees them',
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
 
-    from mmhyperface.apis.network import require_names
+    from mmhyperface.inference.network import require_names
     from mmhyperface.visualization import require_picture
 
     if args.identities < 1 or args.images < 1:
@@ -72,7 +72,7 @@ def chosen(people: np.ndarray, identities: int, images: int) -> np.ndarray:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.apis.network import (
+    from mmhyperface.inference.network import (
         build_dataset,
         embed,
         head_of,

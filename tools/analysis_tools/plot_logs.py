@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from mmhyperface.apis import report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:

@@ -17,7 +17,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmhyperface.apis import Overrides, load_config, report_errors, require_checkpoint
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
 
-    from mmhyperface.apis.network import require_names
+    from mmhyperface.inference.network import require_names
     from mmhyperface.visualization import require_picture
 
     if args.train_images < 0:
@@ -109,7 +109,7 @@ def training_angles(
     """Of so many images of a training set."""
     import torch
 
-    from mmhyperface.apis.network import embed, head_of
+    from mmhyperface.inference.network import embed, head_of
     from mmhyperface.visualization import centre_angles
 
     head = head_of(runner.model, cfg.filename)
@@ -122,8 +122,8 @@ def training_angles(
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.apis.feature_files import examine_config
-    from mmhyperface.apis.network import build_dataset, load_runner
+    from mmhyperface.evaluation.feature_files import examine_config
+    from mmhyperface.inference.network import build_dataset, load_runner
     from mmhyperface.visualization import draw_similarities, save_figure
 
     cfg = load_config(args.config, args.cfg_options, args.test_sets)

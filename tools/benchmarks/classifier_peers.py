@@ -16,7 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 @dataclass(frozen=True)

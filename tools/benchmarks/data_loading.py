@@ -41,7 +41,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmhyperface.apis import load_config, report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.datasets import FaceRecord
@@ -77,7 +77,7 @@ def parse_args() -> argparse.Namespace:
 def write_records(folder: Path, images: int) -> float:
     """The file that is read; the mean size of an image in bytes."""
     from mmhyperface.datasets import SyntheticFaces
-    from mmhyperface.datasets.record_writer import RecordWriter
+    from mmhyperface.datasets.readers.record_writer import RecordWriter
 
     each = 10
     people = -(-images // each)
@@ -195,7 +195,7 @@ class MXRecordIO:
     """What it uses of MXNet's ``MXIndexedRecordIO``."""
 
     def __init__(self, index: str, records: str, mode: str) -> None:
-        from mmhyperface.datasets.recordio import RecordFile
+        from mmhyperface.datasets.readers.recordio import RecordFile
 
         self.file = RecordFile(records)
         lines = np.loadtxt(index, np.int64, ndmin=2)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 SHIMS = (
     "insightface's verification.py: interp1d is given unique x; its and OpenSphere's "

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.apis import report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmpretrain.structures import DataSample
@@ -181,7 +181,7 @@ def record(args: argparse.Namespace, loss: str, sharded: bool) -> list[Call]:
     from mmpretrain.structures import DataSample
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-    from mmhyperface.compat.distributed import FaceDistributedDataParallel
+    from mmhyperface.engine.distributed import FaceDistributedDataParallel
     from mmhyperface.models import HypersphereHead
 
     torch.manual_seed(0)

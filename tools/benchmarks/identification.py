@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.errors import UserError
 from mmhyperface.inference import Face
 from mmhyperface.inference.options import (
     add_batches,
@@ -40,6 +39,7 @@ from mmhyperface.inference.options import (
     inferencer_from,
     tell_problems,
 )
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.gallery import FaceGallery, Match
@@ -247,9 +247,9 @@ def report(figures: dict) -> None:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.datasets.new_files import new_files
     from mmhyperface.gallery import FaceGallery
     from mmhyperface.inference.inputs import people_below
+    from mmhyperface.utils.atomic_files import new_files
 
     if args.json:
         require_file(args.json)

@@ -29,7 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmhyperface.apis import report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.datasets import FaceRecord
@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
 
 def write_records(folder: Path, images: int) -> None:
     """A file of few records, with an index of many."""
-    from mmhyperface.datasets.recordio import chunks_of, pack_record
+    from mmhyperface.datasets.readers.recordio import chunks_of, pack_record
 
     rng = np.random.default_rng(0)
     offsets, at = [], 0

@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.apis import build_runner, load_config, report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmengine.hooks import Hook

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 def _process(rank: int, world: int, port: int, task: Callable, args: tuple) -> None:

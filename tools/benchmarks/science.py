@@ -37,7 +37,7 @@ from science_results import noise_table, save_pictures, settings_table, stabilit
 from science_run import SIZES, Run, execute
 
 from mmhyperface.apis import report_errors, require_folder
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 STUDIES = ('noise', 'stability')
 
@@ -133,7 +133,7 @@ def _one_thread() -> None:
 
 
 def _perform(run: Run, work_dir: Path, stop: float | None) -> None:
-    from mmhyperface.datasets.new_files import new_files
+    from mmhyperface.utils.atomic_files import new_files
 
     if stop is not None and time.monotonic() > stop:
         return

@@ -107,8 +107,8 @@ def stability_table(done: Results) -> Table:
 
 def save_pictures(noise: Results, stability: Results, folder: Path) -> list[Path]:
     """Accuracy by the share of wrong labels, and over the margin; what there is."""
+    from mmhyperface.utils.figures import new_figure
     from mmhyperface.visualization import save_figure
-    from mmhyperface.visualization.figures import new_figure
 
     saved = []
     for name, done, draw, height in (
@@ -126,7 +126,7 @@ def save_pictures(noise: Results, stability: Results, folder: Path) -> list[Path
 
 def draw_noise(ax: Axes, done: Results) -> None:
     """A row for each loss, a mark for each share of wrong labels."""
-    from mmhyperface.visualization.figures import color, finish
+    from mmhyperface.utils.figures import color, finish
 
     names = list(dict.fromkeys(name for name, _ in done))
     for i, noise in enumerate(sorted({noise for _, noise in done})):
@@ -164,7 +164,7 @@ def draw_noise(ax: Axes, done: Results) -> None:
 
 def draw_stability(ax: Axes, done: Results) -> None:
     """A line for each variant over the margin."""
-    from mmhyperface.visualization.figures import color, finish
+    from mmhyperface.utils.figures import color, finish
 
     for i, name in enumerate(dict.fromkeys(name for name, _ in done)):
         points = [

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 class Diverged(UserError):

@@ -35,8 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Column, Table
 
 from mmhyperface.apis import report_errors
-from mmhyperface.apis.conversion import end_with_parent, in_order
-from mmhyperface.errors import UserError, unwritable
+from mmhyperface.datasets.conversion import end_with_parent, in_order
 from mmhyperface.inference.detection import (
     CHOICES,
     LONGEST,
@@ -46,6 +45,7 @@ from mmhyperface.inference.detection import (
     quiet_opencv,
 )
 from mmhyperface.inference.options import INCOMPLETE, tell
+from mmhyperface.utils.errors import UserError, unwritable
 
 # Pictures of one task of a worker.
 TASK = 16

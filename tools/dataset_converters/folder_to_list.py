@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 from rich.progress import track
 
-from mmhyperface.apis.conversion import (
+from mmhyperface.datasets.conversion import (
     conversion_parser,
     reported_conversion,
     require_all,
 )
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.datasets import FaceFolder, FaceList
@@ -70,7 +70,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceFolder
-    from mmhyperface.datasets.new_files import new_files
+    from mmhyperface.utils.atomic_files import new_files
 
     with new_files([args.destination], args.overwrite) as (file,):
         folder = FaceFolder(args.source)

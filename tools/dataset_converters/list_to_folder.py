@@ -9,14 +9,14 @@ of sorted names: underscores may change their order.
 import argparse
 import os
 
-from mmhyperface.apis.conversion import (
+from mmhyperface.datasets.conversion import (
     Pictures,
     add_image_arguments,
     conversion_parser,
     put,
     reported_conversion,
 )
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,7 +65,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceList
-    from mmhyperface.datasets.new_files import new_folder
+    from mmhyperface.utils.atomic_files import new_folder
 
     with new_folder(args.destination, args.overwrite) as folder:
         images = FaceList(args.source, data_prefix=args.root, format=args.format)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mmhyperface.apis.conversion import (
+from mmhyperface.datasets.conversion import (
     Pictures,
     add_encoding_arguments,
     add_image_arguments,
@@ -55,7 +55,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FacePairs
-    from mmhyperface.datasets.pack_writer import write_pack
+    from mmhyperface.datasets.readers.pack_writer import write_pack
 
     # A missing file is told as an image that is damaged.
     pairs = FacePairs(

@@ -7,7 +7,7 @@ so that identities and images keep their order; the ending tells what the bytes 
 import argparse
 import os
 
-from mmhyperface.apis.conversion import (
+from mmhyperface.datasets.conversion import (
     Picture,
     Pictures,
     add_image_arguments,
@@ -15,7 +15,7 @@ from mmhyperface.apis.conversion import (
     put,
     reported_conversion,
 )
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
 
 def names_of(path: str) -> dict[int, str]:
     """The path of each key in a list of im2rec: key, label(s), path."""
-    from mmhyperface.datasets.text_lists import read_lines
+    from mmhyperface.datasets.readers.text_lists import read_lines
 
     names = {}
     for number, line in read_lines(path, '--names needs it'):
@@ -55,7 +55,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceRecord
-    from mmhyperface.datasets.new_files import new_folder
+    from mmhyperface.utils.atomic_files import new_folder
 
     with new_folder(args.destination, args.overwrite) as folder:
         records = FaceRecord(

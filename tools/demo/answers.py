@@ -11,8 +11,6 @@ from pathlib import Path
 import markup
 import numpy as np
 
-from mmhyperface.convention import Convention, OperatingPoint
-from mmhyperface.errors import UserError
 from mmhyperface.gallery import FaceGallery
 from mmhyperface.inference import FaceInferencer
 from mmhyperface.inference.detection import turned, turned_box
@@ -20,6 +18,8 @@ from mmhyperface.inference.inferencer import tell_alignment
 from mmhyperface.inference.inputs import Item
 from mmhyperface.inference.pictures import read_picture
 from mmhyperface.inference.results import Face
+from mmhyperface.utils.errors import UserError
+from mmhyperface.weights.convention import Convention, OperatingPoint
 
 OWN, OPEN = 'own', 'open'
 #: People listed beside the answer.

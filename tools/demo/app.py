@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.errors import UserError
-from mmhyperface.extras import require
+from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.optional_imports import require
 
 
 def parse_args() -> argparse.Namespace:

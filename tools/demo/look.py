@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mmhyperface.extras import require
+from mmhyperface.utils.optional_imports import require
 
 FONTS = ['system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'sans-serif']
 

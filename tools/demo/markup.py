@@ -7,7 +7,7 @@ from html import escape
 import cv2
 import numpy as np
 
-from mmhyperface.convention import Convention, OperatingPoint
+from mmhyperface.weights.convention import Convention, OperatingPoint
 
 # Pixels of the longest side: a screen shows no more of a picture, and a smaller one is
 # enlarged, for the sake of what is drawn on it.

@@ -7,7 +7,7 @@ from typing import Any
 import markup
 from answers import OWN, Answers
 
-from mmhyperface.extras import require
+from mmhyperface.utils.optional_imports import require
 
 TITLE = 'Faces, compared'
 COMPARE = 'Choose two pictures to see how similar they are.'

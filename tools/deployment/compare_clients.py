@@ -34,11 +34,11 @@ from mmhyperface.apis import (
     require_file,
     require_folder,
 )
-from mmhyperface.choices import TOLERANCES
 from mmhyperface.deployment import TARGETS
 from mmhyperface.deployment.targets import ALIGNED, PRECISIONS
-from mmhyperface.errors import UserError
 from mmhyperface.inference.options import INCOMPLETE
+from mmhyperface.utils.choices import TOLERANCES
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.deployment.parity import Verified
@@ -101,9 +101,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.apis.model import get_model
     from mmhyperface.deployment.clients import open_client
     from mmhyperface.deployment.parity import dataset_of, verify
+    from mmhyperface.inference.model import get_model
     from mmhyperface.inference.networks import TorchNetwork
 
     if args.out_dir:
@@ -217,8 +217,8 @@ def _write_report(
     verified: dict[str, Verified],
     files: dict[str, str],
 ) -> None:
-    from mmhyperface.datasets.new_files import new_files
     from mmhyperface.deployment.parity import report_bytes
+    from mmhyperface.utils.atomic_files import new_files
 
     report = {
         'checkpoint': args.checkpoint,

@@ -44,10 +44,10 @@ from mmhyperface.apis import (
     require_file,
     take_test_sets,
 )
-from mmhyperface.choices import FLIP_FUSIONS, OPSET, TOLERANCES
 from mmhyperface.deployment import TARGETS
 from mmhyperface.deployment.targets import PRECISIONS, PREPROCESSINGS
-from mmhyperface.errors import UserError
+from mmhyperface.utils.choices import FLIP_FUSIONS, OPSET, TOLERANCES
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.deployment.parity import Parity, Verified
@@ -127,8 +127,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.apis.model import get_model
     from mmhyperface.deployment.parity import compare, dataset_of, verify
+    from mmhyperface.inference.model import get_model
     from mmhyperface.inference.networks import TorchNetwork
 
     out = Path(args.out)
@@ -257,8 +257,8 @@ def _write_report(
     parity: Parity,
     verified: dict[str, Verified],
 ) -> None:
-    from mmhyperface.datasets.new_files import new_files
     from mmhyperface.deployment.parity import report_bytes
+    from mmhyperface.utils.atomic_files import new_files
 
     report = {
         'checkpoint': args.checkpoint,

@@ -16,7 +16,6 @@ import argparse
 from pathlib import Path
 
 from mmhyperface.apis import report_errors, require_folder
-from mmhyperface.errors import UserError
 from mmhyperface.inference.options import (
     INCOMPLETE,
     add_batches,
@@ -26,6 +25,7 @@ from mmhyperface.inference.options import (
     tell_problems,
     tell_remarks,
 )
+from mmhyperface.utils.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,8 +52,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.inference.drawing import draw_pictures
-    from mmhyperface.inference.files import require_embedding_file, save_embeddings
+    from mmhyperface.inference.annotation import draw_pictures
+    from mmhyperface.inference.embedding_files import (
+        require_embedding_file,
+        save_embeddings,
+    )
 
     require_embedding_file(args.out, args.overwrite)
     if args.out_dir:

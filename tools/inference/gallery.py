@@ -37,8 +37,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mmhyperface.apis import report_errors, require_file, require_folder
-from mmhyperface.convention import Convention
-from mmhyperface.errors import UserError, some
 from mmhyperface.inference import Face, FaceEmbeddings, Identification
 from mmhyperface.inference.options import (
     INCOMPLETE,
@@ -51,11 +49,13 @@ from mmhyperface.inference.options import (
     tell_problems,
     tell_remarks,
 )
+from mmhyperface.utils.errors import UserError, some
+from mmhyperface.weights.convention import Convention
 
 if TYPE_CHECKING:
     from mmhyperface.gallery import FaceGallery
     from mmhyperface.gallery.ids import Origin
-    from mmhyperface.inference.drawing import Label
+    from mmhyperface.inference.annotation import Label
     from mmhyperface.inference.inputs import Item
 
 # Faces that are shown; files have all of them.
@@ -162,7 +162,7 @@ class Picture(NamedTuple):
 
 
 def enrol(args: argparse.Namespace) -> int:
-    from mmhyperface.gallery.files import locked
+    from mmhyperface.gallery.storage import locked
     from mmhyperface.inference.inputs import people_below
 
     people = people_below(args.folder)
@@ -342,7 +342,7 @@ def _gallery(args: argparse.Namespace, convention: Convention) -> FaceGallery:
 
 def identify(args: argparse.Namespace) -> int:
     from mmhyperface.gallery import FaceGallery
-    from mmhyperface.inference.drawing import draw_pictures
+    from mmhyperface.inference.annotation import draw_pictures
 
     if args.out:
         if args.out.suffix not in ('.csv', '.json'):
@@ -427,7 +427,7 @@ def _tell_unknown(gallery: FaceGallery, args: argparse.Namespace) -> None:
 
 def label_of(one: Identification) -> Label:
     """What is written at a face."""
-    from mmhyperface.inference.drawing import Label
+    from mmhyperface.inference.annotation import Label
 
     if one.face.problem:
         return Label(one.face.problem)
@@ -459,7 +459,7 @@ def show(found: Sequence[Identification]) -> None:
 
 
 def write(path: Path, found: Sequence[Identification]) -> None:
-    from mmhyperface.datasets.new_files import new_files
+    from mmhyperface.utils.atomic_files import new_files
 
     text = _json(found) if path.suffix == '.json' else _csv(found)
     with new_files([str(path)], overwrite=True) as (file,):
@@ -495,7 +495,7 @@ def _csv(found: Sequence[Identification]) -> str:
 
 def remove(args: argparse.Namespace) -> int:
     from mmhyperface.gallery import FaceGallery
-    from mmhyperface.gallery.files import locked
+    from mmhyperface.gallery.storage import locked
 
     with locked(args.gallery):
         gallery = FaceGallery.load(args.gallery)

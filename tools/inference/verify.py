@@ -16,7 +16,6 @@ import argparse
 from pathlib import Path
 
 from mmhyperface.apis import report_errors
-from mmhyperface.errors import UserError
 from mmhyperface.inference.options import (
     DIFFERENT,
     add_choice,
@@ -25,6 +24,7 @@ from mmhyperface.inference.options import (
     inferencer_from,
     tell_remarks,
 )
+from mmhyperface.utils.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.inference.drawing import (
+    from mmhyperface.inference.annotation import (
         draw_verification,
         require_image,
         save_picture,

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.apis import report_errors
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,7 +10,7 @@ beside model.pt, says RGB in either case.)
 import argparse
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.choices import CHANNELS
+from mmhyperface.utils.choices import CHANNELS
 from mmhyperface.weights.writing import (
     add_shards_argument,
     to_ours_parser,

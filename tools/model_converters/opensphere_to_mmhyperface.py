@@ -11,7 +11,7 @@ of 2023. The input convention is ours.
 import argparse
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.choices import SFNET_VARIANTS
+from mmhyperface.utils.choices import SFNET_VARIANTS
 from mmhyperface.weights.writing import to_ours_parser, told_with, write_checkpoint
 
 

@@ -10,7 +10,7 @@ first layer is multiplied by 9.9609375.
 import argparse
 
 from mmhyperface.apis import report_errors, require_file
-from mmhyperface.choices import ORIGINS
+from mmhyperface.utils.choices import ORIGINS
 from mmhyperface.weights.writing import to_ours_parser, told_with, write_checkpoint
 
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import TRANSFORMS
+from mmhyperface.utils.errors import UserError
 
 #: Left eye, right eye, nose, left and right corner of the mouth in a crop of 112 x 112
 #: pixels, (x, y), as ArcFace has them (arXiv 1801.07698).

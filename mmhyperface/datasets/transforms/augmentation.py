@@ -13,8 +13,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms.utils import cache_randomness
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import TRANSFORMS
+from mmhyperface.utils.errors import UserError
 
 _INTERPOLATIONS = (
     cv2.INTER_NEAREST,

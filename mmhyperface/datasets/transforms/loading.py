@@ -11,9 +11,9 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.image_files import is_heic
-from mmhyperface.errors import UserError
+from mmhyperface.datasets.readers.image_files import is_heic
 from mmhyperface.registry import TRANSFORMS
+from mmhyperface.utils.errors import UserError
 
 try:
     import simplejpeg

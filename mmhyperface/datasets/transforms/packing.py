@@ -3,8 +3,8 @@
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import TRANSFORMS
+from mmhyperface.utils.errors import UserError
 
 
 @TRANSFORMS.register_module()

@@ -13,15 +13,11 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmhyperface.dist import gather_batch
-from mmhyperface.errors import UserError
+from mmhyperface.centres import gather_batch
+from mmhyperface.engine.hooks.angle_histograms import as_image, draw_angles, draw_norms
 from mmhyperface.models.heads import BatchGeometry, HypersphereHead
 from mmhyperface.registry import HOOKS
-from mmhyperface.visualization.angle_histograms import (
-    as_image,
-    draw_angles,
-    draw_norms,
-)
+from mmhyperface.utils.errors import UserError
 
 from .model_parts import head_of
 

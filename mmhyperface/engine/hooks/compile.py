@@ -7,8 +7,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import HOOKS
+from mmhyperface.utils.errors import UserError
 
 from .model_parts import bare_model
 

@@ -10,7 +10,8 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 
-from mmhyperface.engine.checkpoint import write_text
+from mmhyperface.centres.checkpoint import write_text
+from mmhyperface.centres.shared_rows import from_main
 from mmhyperface.engine.divergence import (
     ADVICE,
     CollapseSigns,
@@ -23,13 +24,12 @@ from mmhyperface.engine.divergence import (
     state_of,
 )
 from mmhyperface.engine.runner import FaceRunner
-from mmhyperface.engine.shared_rows import from_main
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation.metrics.base import not_finite_sets
 from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import HOOKS
+from mmhyperface.utils.errors import UserError
 
-from .checkpoint import saves_epoch_now, saves_now
+from .checkpoint_hook import saves_epoch_now, saves_now
 from .model_parts import bare_model, head_of
 
 ACTIONS = ('stop', 'rollback')

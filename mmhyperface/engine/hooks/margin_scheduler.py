@@ -8,9 +8,9 @@ from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 
-from mmhyperface.errors import UserError
 from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.registry import HOOKS
+from mmhyperface.utils.errors import UserError
 
 from .model_parts import bare_model
 

@@ -8,10 +8,10 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmhyperface.errors import some
 from mmhyperface.registry import HOOKS
+from mmhyperface.utils.errors import some
 
-from .checkpoint import saves_now
+from .checkpoint_hook import saves_now
 from .model_parts import bare_model
 
 

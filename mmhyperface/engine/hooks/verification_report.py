@@ -16,7 +16,6 @@ from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmhyperface.errors import UserError
 from mmhyperface.evaluation.metrics import EmbeddingMetric, FaceVerification
 from mmhyperface.evaluation.report import (
     plot_verification,
@@ -26,6 +25,7 @@ from mmhyperface.evaluation.report import (
 )
 from mmhyperface.evaluation.results import Result, VerificationResult
 from mmhyperface.registry import HOOKS
+from mmhyperface.utils.errors import UserError
 
 from .throughput import count_images
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 Array: TypeAlias = npt.ArrayLike | torch.Tensor
 Floats: TypeAlias = npt.NDArray[np.floating]

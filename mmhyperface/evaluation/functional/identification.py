@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmhyperface.choices import THRESHOLDS
-from mmhyperface.errors import UserError, some
+from mmhyperface.utils.choices import THRESHOLDS
+from mmhyperface.utils.errors import UserError, some
 
 from ..results import IdentificationResult
 from .arrays import (

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmhyperface.choices import NOISE
-from mmhyperface.errors import UserError, some
+from mmhyperface.utils.choices import NOISE
+from mmhyperface.utils.errors import UserError, some
 
 from ..results import MegaFaceResult
 from .arrays import (

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from mmhyperface.errors import UserError, some
+from mmhyperface.utils.errors import UserError, some
 
 from .arrays import (
     Array,

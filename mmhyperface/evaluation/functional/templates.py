@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
-from mmhyperface.errors import UserError, some
-from mmhyperface.lookup import rows_of
+from mmhyperface.utils.errors import UserError, some
+from mmhyperface.utils.lookup import rows_of
 
 from .arrays import (
     Array,

@@ -25,8 +25,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mmhyperface.choices import TARS
-from mmhyperface.errors import UserError, some
+from mmhyperface.utils.choices import TARS
+from mmhyperface.utils.errors import UserError, some
 
 from .arrays import (
     Array,

@@ -14,7 +14,7 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 from ..functional.arrays import Ints, NoDirectionError, as_integers, check_lengths
 from ..results import Result

@@ -12,7 +12,7 @@ from mmengine.dist import (
     is_main_process,
 )
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 from ..functional.arrays import Floats, Ints
 from .embeddings import Embeddings

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.choices import MEDIA, NORMS
-from mmhyperface.errors import UserError, some
+from mmhyperface.utils.choices import MEDIA, NORMS
+from mmhyperface.utils.errors import UserError, some
 
 from ..functional import Templates, pool_templates
 from ..functional.arrays import (

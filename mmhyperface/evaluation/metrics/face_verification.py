@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.choices import ACCURACIES, TARS
-from mmhyperface.errors import UserError
 from mmhyperface.registry import METRICS
+from mmhyperface.utils.choices import ACCURACIES, TARS
+from mmhyperface.utils.errors import UserError
 
 from ..functional import (
     INSIGHTFACE_GRID,
@@ -30,7 +30,7 @@ class FaceVerification(EmbeddingMetric):
     """Accuracy, EER, AUC and TAR@FAR of each list of pairs in the data set.
 
     Its sets are ``dict(kind='pairs', offset, num_images, index_a, index_b, same,
-    folds, identities)``; see :mod:`mmhyperface.datasets.pair_sets`.
+    folds, identities)``; see :mod:`.pair_sets`.
 
     The figures of a set are ``accuracy``, ``accuracy_std`` (not for
     ``accuracy='global'``), ``eer``, ``auc`` and ``tar@far=1e-03`` …

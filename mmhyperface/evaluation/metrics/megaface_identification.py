@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.choices import NOISE
-from mmhyperface.errors import UserError
 from mmhyperface.registry import METRICS
+from mmhyperface.utils.choices import NOISE
+from mmhyperface.utils.errors import UserError
 
 from ..functional import megaface_identification
 from ..functional.arrays import Floats, as_counts, as_rates, check_lengths

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.choices import THRESHOLDS
-from mmhyperface.errors import UserError, some
 from mmhyperface.registry import METRICS
+from mmhyperface.utils.choices import THRESHOLDS
+from mmhyperface.utils.errors import UserError, some
 
 from ..functional import identify
 from ..functional.arrays import as_counts, as_rates, check_lengths
@@ -21,7 +21,7 @@ class TemplateIdentification(EmbeddingMetric):
     """Rank-k and TPIR@FPIR of probes that are searched for in galleries.
 
     Its sets are those of :class:`TemplateVerification` whose protocol has probes and
-    galleries; see :mod:`mmhyperface.datasets.template_sets`.
+    galleries; see :mod:`.template_sets`.
 
     The figures of a set are ``rank-1`` … and ``tpir@fpir=1e-02`` …
 

@@ -21,7 +21,7 @@ class TemplateVerification(EmbeddingMetric):
 
     Its sets are ``dict(kind='templates', offset, num_images, template_ids, media_ids,
     detector_scores, protocol)`` whose protocol has pairs; see
-    :mod:`mmhyperface.datasets.template_sets`.
+    :mod:`.template_sets`.
 
     The figures of a set are ``eer``, ``auc`` and ``tar@far=1e-06`` …
 

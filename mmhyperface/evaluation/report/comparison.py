@@ -9,7 +9,7 @@ without it.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 from ..intervals import paired_differences, unlike
 from ..results import Result

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .comparison import Compared
-from .tables import (
+from .figure_tables import (
     NOT_FINITE,
     NOT_RESOLVABLE,
     Cell,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 from ..results import (
     IdentificationResult,

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .tables import ABOUT_FILES, Section, facts, reading
+from .figure_tables import ABOUT_FILES, Section, facts, reading
 
 TEMPLATE = 'report.html.jinja'
 

@@ -15,7 +15,7 @@ from ..results import (
     MegaFaceResult,
     VerificationResult,
 )
-from .drawing import (
+from .curves import (
     curves_of,
     draw_cmc,
     draw_det,
@@ -25,7 +25,7 @@ from .drawing import (
     draw_scores,
     draw_searches,
 )
-from .files import file_name
+from .output import file_name
 
 # Small enough that the letters can be read on a phone, where it fills the width.
 WIDTH, HEIGHT, DPI = 5.2, 3.9, 200  # inches, without the small print

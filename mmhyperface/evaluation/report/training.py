@@ -10,12 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich import box
 
-from mmhyperface.datasets.new_files import new_files
+from mmhyperface.utils.atomic_files import new_files
 
 from ..results import VerificationResult, rate_name
 from .content import finite
-from .drawing import curves_of, draw_roc, draw_scores, label
-from .tables import (
+from .curves import curves_of, draw_roc, draw_scores, label
+from .figure_tables import (
     NOT_FINITE,
     NOT_RESOLVABLE,
     TEXT_WIDTH,

@@ -44,15 +44,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 from ..results import Result
 from .content import FORMAT, Sets, content_of
 from .evidence import load_evidence, save_evidence
-from .files import file_name, replacing_files
+from .figure_tables import as_markdown, as_text, sections_of
+from .output import file_name, replacing_files
 from .page import as_page
 from .pictures import draw_pictures
-from .tables import as_markdown, as_text, sections_of
 
 JSON = 'report.json'
 TITLE = 'Face recognition test'

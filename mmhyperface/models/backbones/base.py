@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 # torch has it since 2.3.
 _is_compiling = getattr(torch.compiler, 'is_compiling', lambda: False)

@@ -10,8 +10,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmhyperface.errors import UserError
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import UserError
 
 from .base import FaceBackbone, choose
 

@@ -15,17 +15,17 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmhyperface.dist import Shard, batch_sizes, gather_batch, share_of_batch
-from mmhyperface.errors import UserError
+from mmhyperface.centres import Shard, batch_sizes, gather_batch, share_of_batch
+from mmhyperface.centres.rows import AllRows, Rows, SampledRows, Sampling, SteppedRows
+from mmhyperface.centres.skipped_steps import SkippedSteps
+from mmhyperface.centres.state import CentreState
+from mmhyperface.models.face_samples import FaceSamples
 from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.ops import Blocked, Fold, Fused, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
-from mmhyperface.structures import FaceSamples
+from mmhyperface.utils.errors import UserError
 
 from .batch_geometry import BatchGeometry
-from .centre_rows import AllRows, Rows, SampledRows, Sampling, SteppedRows
-from .centre_state import CentreState
-from .skipped_steps import SkippedSteps
 
 CENTRES = ('normalize', 'project')
 ENGINES = ('auto', 'dense', 'blocked', 'fused')

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmhyperface.errors import UserError
+from mmhyperface.utils.errors import UserError
 
 Context = dict[str, Tensor]
 """What else a loss needs about a sample: tensors [B, 1] or [1, 1], by name."""

@@ -6,9 +6,9 @@ from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
-from mmhyperface.errors import UserError
 from mmhyperface.models.backbones.base import keep_statistics
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import UserError
 
 POOLINGS = ('flatten', 'gap', 'gdc')
 

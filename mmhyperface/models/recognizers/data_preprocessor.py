@@ -8,9 +8,9 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from mmhyperface.errors import UserError
+from mmhyperface.models.face_samples import FaceSamples
 from mmhyperface.registry import MODELS
-from mmhyperface.structures import FaceSamples
+from mmhyperface.utils.errors import UserError
 
 
 @MODELS.register_module()

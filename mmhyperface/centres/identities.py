@@ -1,0 +1,186 @@
+"""Whose centres are whose: the identities of a checkpoint and of a training set."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmhyperface.utils.errors import UserError
+
+
+class Identities(NamedTuple):
+    """The identities that a head has, or had, a centre for.
+
+    Attributes:
+        owner: What they are the identities of, for messages.
+        number: C, how many they are.
+        names: ``metainfo['classes']`` of the training set; None if not known.
+        sizes: How many each of its sets has: one, or those of a ``FaceSets``, whose
+            names begin with the number of the set.
+    """
+
+    owner: str
+    number: int
+    names: tuple[str, ...] | None
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, owner: str, metainfo: dict | None, count: int) -> 'Identities':
+        """Those that the ``metainfo`` of a training set tells, if it tells `count`."""
+        metainfo = metainfo or {}
+        names = metainfo.get('classes')
+        if names is not None and len(names) != count:
+            names = None
+        sizes = tuple(metainfo.get('set_sizes') or (count,))
+        return cls(
+            owner,
+            count,
+            None if names is None else tuple(map(str, names)),
+            sizes if sum(sizes) == count else (count,),
+        )
+
+    def sets(self) -> list[dict[str, int] | int]:
+        """Of each set the classes by name; its size, where there are no names."""
+        if self.names is None:
+            return list(self.sizes)
+        found: list[dict[str, int] | int] = []
+        start = 0
+        for number, size in enumerate(self.sizes):
+            names: Sequence[str] = self.names[start : start + size]
+            if len(self.sizes) > 1:
+                names = [name.removeprefix(f'{number}/') for name in names]
+            found.append(_classes(names, start, self.owner))
+            start += size
+        return found
+
+
+def _classes(names: Sequence[str], start: int, owner: str) -> dict[str, int]:
+    classes = {name: number for number, name in enumerate(names, start)}
+    if len(classes) < len(names):
+        numbered = enumerate(names, start)
+        double = next(name for number, name in numbered if classes[name] != number)
+        raise UserError(
+            f'{owner} has two identities of the name {double!r}: their centres cannot '
+            'be told apart; give one of them another name'
+        )
+    return classes
+
+
+def places(here: Identities, there: Identities) -> Tensor | None:
+    """Where the very same identities have their centres in a checkpoint.
+
+    Returns:
+        For each class [C] of `here` the one of `there`, -1 for who is not among them;
+        None where all are the same in the same order, or names are not known.
+    """
+    if here.names is None or there.names is None or here.names == there.names:
+        return None
+    classes = _classes(there.names, 0, there.owner)
+    _classes(here.names, 0, here.owner)
+    return torch.tensor([classes.get(name, -1) for name in here.names])
+
+
+def mapped(here: Identities, there: Identities) -> tuple[Tensor, str]:
+    """Whose centres a training takes from a checkpoint of other identities, by name.
+
+    A training set may be a ``FaceSets``, one or both of the two. People of the same
+    name in different sets are different people: each set is taken for that one of the
+    other side which has the most of its people.
+
+    Returns:
+        For each class [C] of `here` the one of `there`, or -1; and, for the log, how
+        they were found.
+
+    Raises:
+        UserError: If names are missing, nobody is on both sides, or two sets have as
+            many of the names.
+    """
+    ours, theirs = here.sets(), there.sets()
+    named = here.names is not None and there.names is not None
+    nameless = here.names is None and there.names is None
+    several = len(ours) > 1 or len(theirs) > 1
+    if not named and not (nameless and several):
+        owner = here if here.names is None else there
+        raise UserError(
+            f"load_centres='map' needs the names of {owner.number} identities of "
+            f"{owner.owner}, whose metainfo['classes'] has none, or another number; "
+            'let all start anew by --cfg-options load_centres=drop'
+        )
+    common = {
+        (i, j): _in_common(mine, other)
+        for i, mine in enumerate(ours)
+        for j, other in enumerate(theirs)
+    }
+    origin = torch.full((here.number,), -1)
+    twice = 0
+    while most := max(common.values(), default=0):
+        i, j = _chosen([pair for pair in common if common[pair] == most], here, there)
+        _take(origin, here, i, ours[i], there, j, theirs[j])
+        rest = {p: n for p, n in common.items() if p[0] != i and p[1] != j}
+        twice += sum(common.values()) - sum(rest.values()) - most
+        common = rest
+    if not (origin >= 0).any():
+        first = [None if x.names is None else x.names[0] for x in (here, there)]
+        raise UserError(
+            f"load_centres='map': no identity of the training set ({first[0]!r}, ...) "
+            f'is among those of {there.owner} ({first[1]!r}, ...); if they are others, '
+            'let all start anew by --cfg-options load_centres=drop'
+        )
+    how = ' by name' if named else ' by number, for they have no names'
+    if twice and named:
+        how += f' ({twice} more have the name of one, but are in another set)'
+    return origin, how
+
+
+def _in_common(ours: dict | int, theirs: dict | int) -> int:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return len(ours.keys() & theirs.keys())
+    return int(ours) if ours == theirs else 0  # type: ignore[arg-type]
+
+
+def _chosen(best: list[tuple], here: Identities, there: Identities) -> tuple[int, int]:
+    """One of the pairs of sets that have the most in common."""
+    if len(here.sizes) > 1 and len(there.sizes) > 1:
+        # The number of the set is a part of the name.
+        best = [pair for pair in best if pair[0] == pair[1]] or best
+    first = best[0]
+    for other in best[1:]:
+        if first[0] == other[0] or first[1] == other[1]:
+            side, pairs = (
+                (here, (first[0], other[0]))
+                if first[0] != other[0]
+                else (there, (first[1], other[1]))
+            )
+            raise UserError(
+                f"load_centres='map': the sets {pairs[0]} and {pairs[1]} of "
+                f'{side.owner} have as many people of the same names: whose centres '
+                'are whose cannot be told. Give the people of one of the two other '
+                'names (of a FaceFolder, other folder names)'
+            )
+    return first
+
+
+def _take(
+    origin: Tensor,
+    here: Identities,
+    i: int,
+    ours: dict | int,
+    there: Identities,
+    j: int,
+    theirs: dict | int,
+) -> None:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        names = list(ours.keys() & theirs.keys())
+        classes = torch.tensor([ours[name] for name in names])
+        origin[classes] = torch.tensor([theirs[name] for name in names])
+        return
+    to, start = sum(here.sizes[:i]), sum(there.sizes[:j])
+    size = here.sizes[i]
+    origin[to : to + size] = torch.arange(start, start + size)
+
+
+def strangers(origin: Tensor, here: Identities) -> list[Any]:
+    """The names of those who are not in the checkpoint."""
+    names = here.names or ()
+    return [names[i] for i in (origin < 0).nonzero().flatten().tolist()]

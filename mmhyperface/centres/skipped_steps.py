@@ -1,0 +1,116 @@
+"""The steps that rows miss while sampling passes them by, made up for later.
+
+Without a gradient of its own, a row W with momentum buffer v takes the linear step
+
+    v <- momentum * v + weight_decay * W,   W <- W - lr * v,
+
+so n missed steps are a product of n matrices 2 x 2. One product is kept for each step
+at which rows were last up to date, not for each row.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .rows import LentRows
+
+# How often products that no row needs any more are dropped, in steps.
+TIDY = 256
+# Rows that are brought up to date at once.
+CHUNK = 2**14
+
+
+class SkippedSteps:
+    """Knows which steps each row has missed.
+
+    Args:
+        lent: The rows [C, D] in an optimizer that is plain SGD.
+    """
+
+    def __init__(self, lent: 'LentRows') -> None:
+        self.lent = lent
+        weight = self.weight = lent.weight
+        state = lent.optimizer.state[weight]
+        if lent.group['momentum'] and state.get('momentum_buffer') is None:
+            # Weight decay builds momentum in rows that have never been drawn.
+            state['momentum_buffer'] = torch.zeros_like(weight)
+        # For each row the entry of ``products`` that brings it up to date.
+        self.seen = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+        self.products = torch.eye(2, dtype=torch.float64)[None]
+        self.touched: list[Tensor] = []
+        lent.optimizer.register_step_post_hook(self._after_step)
+
+    def touch(self, index: Tensor) -> None:
+        """Announce rows that take part in the step to come."""
+        self.touched.append(index)
+
+    def forget(self) -> None:
+        """Take that back: the step did not come."""
+        self.touched.clear()
+
+    def stepped(self, index: Tensor) -> None:
+        """Announce rows that have made up for what they missed and taken the step."""
+        self.seen[index] = len(self.products) - 1
+        self.touch(index)
+
+    def make_up(self, index: Tensor, rows: Tensor, velocity: Tensor | None) -> None:
+        """Apply what rows have missed, in place.
+
+        Args:
+            index: The rows, int64 [n].
+            rows: Copies of them, [n, D].
+            velocity: Copies of their momentum buffers, [n, D]; None without momentum.
+        """
+        seen = self.seen[index].long().cpu()
+        factors = self.products[seen].to(rows.device, rows.dtype)
+        # Each factor as a column [n, 1].
+        a, b, c, d = (factors[:, i, j, None] for i in (0, 1) for j in (0, 1))
+        if velocity is None:
+            rows.mul_(a)
+            return
+        moved = rows * a + velocity * b
+        velocity.mul_(d).addcmul_(rows, c)
+        rows.copy_(moved)
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Bring all rows up to date."""
+        velocity = self.lent.optimizer.state[self.weight].get('momentum_buffer')
+        for start in range(0, len(self.weight), CHUNK):
+            index = torch.arange(
+                start, min(start + CHUNK, len(self.weight)), device=self.weight.device
+            )
+            block = slice(start, start + len(index))
+            self.make_up(
+                index,
+                self.weight.data[block],
+                None if velocity is None else velocity[block],
+            )
+        self._forget_all()
+
+    def reset(self) -> None:
+        """Take all rows as up to date: others have been loaded."""
+        self.touched.clear()
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        self.seen.zero_()
+        self.products = self.products[-1:]
+
+    def _after_step(self, *_: object) -> None:
+        group = self.lent.group
+        lr, decay, momentum = group['lr'], group['weight_decay'], group['momentum']
+        step = torch.tensor(
+            [[1 - lr * decay, -lr * momentum], [decay, momentum]], dtype=torch.float64
+        )
+        now = torch.eye(2, dtype=torch.float64)[None]
+        self.products = torch.cat([step @ self.products, now])
+        for index in self.touched:
+            self.seen[index] = len(self.products) - 1
+        self.touched.clear()
+        if len(self.products) % TIDY == 0 and len(self.seen):
+            unneeded = int(self.seen.min())
+            self.seen -= unneeded
+            self.products = self.products[unneeded:]

@@ -1,0 +1,188 @@
+"""State dicts of class centres that are the same whoever keeps which rows.
+
+Legend of shapes: C classes of all ranks, D dimensions.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmhyperface.centres.shard import Shard
+
+#: Rows are copied in pieces of at most so many bytes.
+CHUNK_BYTES = 64 << 20
+
+_emission: ContextVar[Callable[['CentreState'], Any] | None] = ContextVar(
+    'emission', default=None
+)
+
+
+def chunks(
+    start: int, stop: int, row_bytes: int
+) -> Generator[tuple[int, int], None, None]:
+    """[start, stop) in ranges of at most ``CHUNK_BYTES``, and at least one row."""
+    step = max(1, CHUNK_BYTES // max(1, row_bytes))
+    for first in range(start, stop, step):
+        yield first, min(first + step, stop)
+
+
+def row_bytes(rows: Tensor) -> int:
+    return rows[:1].numel() * rows.element_size() if len(rows) else 0
+
+
+class StoredRows:
+    """The rows of all classes [C, ...], wherever they lie; read when wanted.
+
+    It takes the place of a tensor in a checkpoint that has been opened.
+
+    Args:
+        pieces: Of each piece the class of its first row, and its rows: usually
+            tensors that are mapped to files. In order, without gaps.
+    """
+
+    def __init__(self, pieces: Sequence[tuple[int, Tensor]]) -> None:
+        self.pieces = list(pieces)
+        first, rows = self.pieces[-1]
+        self.shape = torch.Size([first + len(rows), *rows.shape[1:]])
+        self.dtype = rows.dtype
+
+    def __deepcopy__(self, memo: dict) -> 'StoredRows':
+        return self  # nobody writes through it
+
+    def copy_to(self, rows: Tensor, start: int) -> None:
+        """Fill ``rows`` with those of the classes from ``start`` on."""
+        stop = start + len(rows)
+        for first, piece in self.pieces:
+            low, high = max(start, first), min(stop, first + len(piece))
+            for a, b in chunks(low, high, row_bytes(piece)):
+                rows[a - start : b - start].copy_(piece[a - first : b - first])
+
+    def take(self, classes: Tensor) -> Tensor:
+        """The rows [n, ...] of n classes."""
+        rows = torch.empty((len(classes), *self.shape[1:]), dtype=self.dtype)
+        for first, piece in self.pieces:
+            here = (classes >= first) & (classes < first + len(piece))
+            rows[here] = piece[classes[here] - first]
+        return rows
+
+
+class MappedRows(StoredRows):
+    """Rows for other classes than those they were stored for.
+
+    Args:
+        source: The stored rows.
+        origin: For each of the classes [C] the one of ``source`` whose row it
+            takes, or -1 to keep the row that it has.
+    """
+
+    def __init__(self, source: StoredRows, origin: Tensor) -> None:
+        self.source = source
+        self.origin = origin
+        self.shape = torch.Size([len(origin), *source.shape[1:]])
+        self.dtype = source.dtype
+
+    def copy_to(self, rows: Tensor, start: int) -> None:
+        for a, b in chunks(0, len(rows), row_bytes(rows)):
+            origin = self.origin[start + a : start + b]
+            mapped = (origin >= 0).nonzero().flatten()
+            taken = self.source.take(origin[mapped]).to(rows.device, rows.dtype)
+            rows[a + mapped.to(rows.device)] = taken
+
+    def take(self, classes: Tensor) -> Tensor:
+        return self.source.take(self.origin[classes])
+
+
+@contextmanager
+def emitting(
+    emission: Callable[['CentreState'], Any],
+) -> Generator[None, None, None]:
+    """Let state dicts hold ``emission(head)`` for the rows of each head."""
+    token = _emission.set(emission)
+    try:
+        yield
+    finally:
+        _emission.reset(token)
+
+
+def emitting_own_rows() -> AbstractContextManager[None]:
+    """Let state dicts hold the rows of this rank, unless something else is said."""
+    if _emission.get():
+        return nullcontext()
+    return emitting(lambda head: head.weight.detach())
+
+
+class CentreState(nn.Module):
+    """A module whose ``weight`` [len(shard), D] is this rank's part of [C, D].
+
+    Its state dict has the ``weight`` if it is whole. A part is left out, lest
+    somebody takes it for the whole or gives the part of one rank to another; see
+    :func:`emitting`. Of what is loaded, a tensor [C, D] or :class:`StoredRows`, it
+    takes its rows.
+    """
+
+    weight: nn.Parameter
+    shard: Shard
+
+    def flush(self) -> None:
+        """Bring rows up to date whose update has been put off; before saving."""
+
+    def settled(self) -> AbstractContextManager[None]:
+        """While it lasts the optimizer holds ``weight`` and its state, to be saved.
+
+        For heads that put something else in its place in the middle of a step.
+        """
+        return nullcontext()
+
+    def _save_to_state_dict(
+        self, destination: dict, prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        emission = _emission.get()
+        if emission is not None:
+            destination[f'{prefix}weight'] = emission(self)
+        elif self.shard.world_size > 1:
+            del destination[f'{prefix}weight']
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict,
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = f'{prefix}weight'
+        rows = state_dict.get(key)
+        rest = state_dict
+        if rows is not None:
+            rest = {name: value for name, value in state_dict.items() if name != key}
+        super()._load_from_state_dict(
+            rest,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+        if rows is None:
+            return
+        if key in missing_keys:
+            missing_keys.remove(key)
+        if isinstance(rows, Tensor):
+            rows = StoredRows([(0, rows)])
+        wanted = (self.shard.num_classes, *self.weight.shape[1:])
+        if rows.shape != wanted:
+            error_msgs.append(
+                f'size mismatch for {key}: {list(rows.shape)} in the checkpoint, '
+                f'{list(wanted)} in the model'
+            )
+            return
+        with torch.no_grad():
+            rows.copy_to(self.weight, self.shard.start)

@@ -1,0 +1,234 @@
+"""Which records of a ``.rec`` file are images, and where they start.
+
+An index is parsed once and kept in a file that all processes map: 8 bytes a record
+where keys are 0, 1, 2, ... or 1, 2, 3, ..., else 16.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mmhyperface.datasets.damage import DamagedImage
+from mmhyperface.utils.errors import UserError
+
+from .recordio import RecordFile, split_record
+
+_LINES = re.compile(rb'(?:\d{1,18}\t\d{1,18}\r?\n)*')
+_READ = 1 << 24
+
+
+class Places:
+    """Keys of records, ascending, and the byte at which each starts.
+
+    Made from and stored as one array: the first key and the offsets if the keys have
+    no gap, else -1, the keys and the offsets. A copy in another process maps the file.
+
+    Args:
+        numbers: That array, int64.
+        path: The file it is mapped from, if it is.
+    """
+
+    def __init__(self, numbers: np.ndarray, path: Path | None = None) -> None:
+        self.numbers = numbers
+        self.path = path
+        # Plain arrays: items of a memmap are several times as slow.
+        plain = np.asarray(numbers)
+        self._gapless = not len(plain) or plain[0] >= 0
+        count = len(plain) // 2
+        self.offsets = plain[1 if self._gapless else 1 + count :]
+        self._keys = plain[:1] if self._gapless else plain[1 : 1 + count]
+
+    @classmethod
+    def of(cls, keys: np.ndarray, offsets: np.ndarray) -> 'Places':
+        """Of int64 arrays of one length, the keys ascending."""
+        gapless = not len(keys) or keys[-1] - keys[0] + 1 == len(keys)
+        if gapless:
+            return cls(np.concatenate([keys[:1], offsets]))
+        return cls(np.concatenate([np.array([-1]), keys, offsets]))
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getstate__(self) -> object:
+        return (None, self.path) if self.path else (self.numbers, None)
+
+    def __setstate__(self, state: tuple[np.ndarray | None, Path | None]) -> None:
+        numbers, path = state
+        self.__init__(np.load(path, 'r') if path else numbers, path)  # type: ignore
+
+    def key(self, place: int) -> int:
+        if self._gapless:
+            return self._keys.item(0) + place
+        return self._keys.item(place)
+
+    def find(self, key: int) -> int:
+        """The first place with this key or a greater one."""
+        if self._gapless:
+            return min(max(key - self._keys.item(0), 0), len(self))
+        return int(np.searchsorted(self._keys, key))
+
+
+def places_of(
+    file: RecordFile, index: str | None, cache_dir: str | None
+) -> tuple[Places, list[DamagedImage]]:
+    """The records of a file, from the cache if they were looked up before.
+
+    Args:
+        file: The records.
+        index: The ``.idx`` file; None to scan the records.
+        cache_dir: Folder for what has been found. By default that of the records, or
+            where that cannot be written the user's cache folder.
+
+    Returns:
+        The places, and what was damaged in a scan.
+
+    Raises:
+        UserError: For an index that cannot be read.
+    """
+    candidates = _cache_files(file, index, cache_dir)
+    for path in candidates:
+        try:
+            return Places(np.load(path, 'r'), path), []
+        except (OSError, ValueError, EOFError):
+            continue
+    damaged: list[DamagedImage] = []
+    if index is None:
+        keys, offsets, damaged = scan(file)
+    else:
+        keys, offsets = read_index_file(index)
+    places = Places.of(keys, offsets)
+    if not damaged:
+        for path in candidates:
+            if _store(places.numbers, path):
+                return Places(np.load(path, 'r'), path), []
+    return places, damaged
+
+
+def read_index_file(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and offsets, int64, sorted by key, of an ``.idx`` file.
+
+    Raises:
+        UserError: With file and line: not `key <tab> offset`, or a key that comes
+            twice.
+    """
+    numbers = []
+    lines = 0
+    for part in _whole_lines(path):
+        good = _LINES.match(part)
+        assert good is not None
+        if good.end() < len(part):
+            line = lines + part.count(b'\n', 0, good.end()) + 1
+            found = part[good.end() :].split(b'\n', 1)[0]
+            raise UserError(
+                f'{path}:{line}: expected `key <tab> byte offset`, got {found[:80]!r}. '
+                'Delete the file, to have the index rebuilt from the records'
+            )
+        lines += part.count(b'\n')
+        numbers.append(np.fromstring(part.decode(), np.int64, sep=' '))
+    if not lines:
+        raise UserError(f'{path}: the index is empty; delete it to have it rebuilt')
+    keys, offsets = np.concatenate(numbers).reshape(-1, 2).T
+    keys, offsets, twice = _sorted(keys, offsets)
+    if twice is not None:
+        raise UserError(
+            f'{path}: the key {twice} comes twice; delete the file, to have the index '
+            'rebuilt from the records'
+        )
+    return keys, offsets
+
+
+def _whole_lines(path: str) -> Iterator[bytes]:
+    rest = b''
+    try:
+        with open(path, 'rb') as file:
+            while part := file.read(_READ):
+                part = rest + part
+                end = part.rfind(b'\n') + 1
+                rest = part[end:]
+                if end:
+                    yield part[:end]
+                elif len(rest) > _READ:
+                    # No line is that long; the caller tells what it is.
+                    break
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read: {error.strerror}') from None
+    if rest:
+        yield rest + b'\n'
+
+
+def _sorted(
+    keys: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int | None]:
+    """Both by ascending key, and a key that comes twice."""
+    if (np.diff(keys) <= 0).any():
+        order = np.argsort(keys, kind='stable')
+        keys, offsets = keys[order], offsets[order]
+        twice = np.flatnonzero(np.diff(keys) == 0)
+        if len(twice):
+            return keys, offsets, int(keys[twice[0]])
+    return keys, offsets, None
+
+
+def scan(file: RecordFile) -> tuple[np.ndarray, np.ndarray, list[DamagedImage]]:
+    """Keys and offsets of all records, by reading them all, and what is damaged.
+
+    Keys are the records' ids, or their places in the file if ids come twice.
+    """
+    ids, starts = array('Q'), array('q')
+    damaged = []
+    for offset, data in file.records():
+        try:
+            if isinstance(data, DamagedImage):
+                raise data
+            header, _ = split_record(data, f'{file.path}: record at byte {offset}')
+        except DamagedImage as error:
+            damaged.append(error)
+        else:
+            ids.append(header.id)
+            starts.append(offset)
+    offsets = np.array(starts, np.int64)
+    keys = np.array(ids, np.uint64)
+    if (keys < 1 << 62).all():
+        keys, offsets_by_key, twice = _sorted(keys.astype(np.int64), offsets)
+        if twice is None:
+            return keys, offsets_by_key, damaged
+    return np.arange(len(offsets)), offsets, damaged
+
+
+def _cache_files(file: RecordFile, index: str | None, folder: str | None) -> list[Path]:
+    """Where the places may be; the name tells of which files as they are now."""
+    state: list[object] = []
+    for path in (file.path, index):
+        if path is not None:
+            found = os.stat(path)
+            state += [os.path.abspath(path), found.st_size, found.st_mtime_ns]
+    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    name = f'{os.path.basename(file.path)}.{digest}.places.npy'
+    own = Path(folder or os.path.dirname(os.path.abspath(file.path)))
+    users = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+    return [own / f'.{name}', users / 'mmhyperface' / name]
+
+
+def _store(numbers: np.ndarray, path: Path) -> bool:
+    """Write a file at one stroke; False where that is not possible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as new:
+            try:
+                np.save(new, numbers)
+                new.flush()
+                # Others who train on these records may read it too.
+                os.chmod(new.name, 0o644)
+                os.replace(new.name, path)
+            except BaseException:
+                os.unlink(new.name)
+                raise
+    except OSError:
+        return False
+    return True

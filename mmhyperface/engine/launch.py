@@ -1,0 +1,577 @@
+"""What the command line tools have in common."""
+
+import argparse
+import ast
+import copy
+import difflib
+import inspect
+import os
+import pickle
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import init_default_scope
+
+from mmhyperface.utils.errors import UserError, interrupted, of_the_disk, unwritable
+from mmhyperface.utils.paths import require_folder
+
+from .testing import take_test_sets, type_name
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# Those which mmengine adds unless they are None.
+MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
+
+
+DIGITS = '0123456789'
+# Functions of mmengine that make something of an entry of a config.
+_BUILDERS = {'build_from_cfg', 'build_train_loop', 'build_dataloader'}
+# The exit status after Ctrl-C, as shells have it.
+INTERRUPTED = 128 + signal.SIGINT
+
+
+@contextmanager
+def report_errors() -> Generator[None, None, None]:
+    """Print a ``UserError`` as one message, without a traceback; exit status 1.
+
+    So it is with a disk that is full or read-only, and with Ctrl-C, exit status 130.
+    """
+    try:
+        yield
+        if 'torch' in sys.modules:
+            from mmhyperface.engine.distributed import end_process_group
+
+            end_process_group()
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupted(error):
+            _end_interrupted(error)
+        message = _message_of(error)
+        if message is None:
+            raise
+        rank = int(os.environ.get('RANK', 0))
+        if rank:
+            # A mistake that all processes meet is told by the first, whose end
+            # makes the launcher stop the others, on a busy machine not at once; this
+            # one may be ours alone.
+            time.sleep(10)
+        where = f' (process {rank})' if rank else ''
+        print(f'error{where}: {message}', file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _end_interrupted(error: BaseException) -> NoReturn:
+    """Say in one line where a command was interrupted, if it is known, and exit."""
+    # One is enough: whoever presses again, or a launcher that passes it on, does
+    # not want to read where this one was.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not int(os.environ.get('RANK', 0)):
+        where = error if isinstance(error, KeyboardInterrupt) else ''
+        told = f'interrupted {where}'.strip()
+        print(f'\n{told}', file=sys.stderr, flush=True)
+    sys.exit(INTERRUPTED)
+
+
+def _message_of(error: BaseException) -> str | None:
+    """What to say of an error that is not the program's; None if it may be."""
+    if isinstance(error, UserError):
+        return _with_place(error.brief, error)
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            f'a checkpoint cannot be loaded, for it is none or holds more than '
+            f'weights: {str(error).splitlines()[0]}'
+        )
+    if isinstance(error, PermissionError) and error.filename:
+        return f'{error.filename}: {error.strerror}'
+    if isinstance(error, OSError) and of_the_disk(error):
+        return str(unwritable(error.filename or 'a file', error))
+    if isinstance(error, TypeError | KeyError) and error.args:
+        mistake = _mistake_in_config(error)
+        return mistake and _with_place(mistake, error)
+    return None
+
+
+def _with_place(message: str, error: BaseException) -> str:
+    """A message that says in which entry of the config the error is, if in one."""
+    frames: list[Any] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        frames += [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
+        cause = cause.__cause__
+    configs = [x for f in frames for x in f.f_locals.values() if isinstance(x, Config)]
+    built = [
+        frame.f_locals.get('cfg')
+        for frame in frames
+        if frame.f_code.co_name == 'build_from_cfg'
+    ]
+    if not configs or not built or not isinstance(built[-1], dict):
+        return message
+    places = _places(configs[0]._cfg_dict, built[-1])
+    told = [re.search(rf'\b{re.escape(place)}\b(?!=)', message) for place in places]
+    if not places or any(told):
+        return message
+    return f'{message} (in {" and ".join(places)})'
+
+
+def _places(node: Any, entry: Any, place: str = '') -> list[str]:
+    """Where below `node` an entry is, to which its builder may have added some."""
+    if (
+        place
+        and isinstance(node, dict)
+        and 'type' in node
+        and all(name in entry and entry[name] == x for name, x in node.items())
+    ):
+        return [place]
+    children: Iterable[tuple[Any, Any]] = ()
+    if isinstance(node, dict):
+        children = node.items()
+    elif isinstance(node, list | tuple):
+        children = enumerate(node)
+    return [
+        found
+        for name, child in children
+        for found in _places(child, entry, f'{place}.{name}' if place else str(name))
+    ]
+
+
+def _mistake_in_config(error: Exception) -> str | None:
+    """What an error says of an entry of the config that cannot be built, if it does.
+
+    That is: mmengine found no such type, or the type's constructor, or one that it
+    hands its options on to, has no such option or lacks one.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    built = [i for i, f in enumerate(frames) if f.f_code.co_name in _BUILDERS]
+    if not built or any(
+        frame.f_code.co_name not in ('__init__', '<listcomp>')
+        for frame in frames[built[-1] + 1 :]
+    ):
+        return None
+    builder = frames[built[-1]].f_locals
+    message = str(error.args[0])
+    if isinstance(error, KeyError):
+        if 'type' not in builder.get('cfg', ('type',)):
+            return f'an entry of the config has no type: {builder["cfg"]}'
+        name, found, _ = message.partition(' registry. ')
+        if not found:
+            return None
+        return (
+            f'{name} registry: is the type misspelt in the config? A module of your '
+            "own is imported by custom_imports=dict(imports=['MODULE'])"
+        )
+    option = re.search(
+        r"(\w+)\.__init__\(\) (got|missing) .*arguments?:? '(\w+)'", message
+    )
+    if option is None:
+        return None
+    kind = builder.get('obj_cls')
+    name = str(getattr(kind, '__name__', option[1]))
+    if option[2] == 'missing':
+        return f'{name} needs {option[3]}=..., which the config does not set'
+    known = inspect.signature(kind).parameters if kind else ()
+    similar = difflib.get_close_matches(option[3], known, n=1)
+    advice = f': is {similar[0]} meant?' if similar else ''
+    return f'{name} has no option {option[3]}{advice}'
+
+
+class Overrides(DictAction):
+    """mmengine's ``DictAction``, with values such as ``dict(type='A', b=[1])``.
+
+    What is no KEY=VALUE is a mistake of the caller's.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option_string} takes KEY=VALUE, got {value}')
+            key, text = value.split('=', 1)
+            try:
+                if re.match(r'[\s(\[]*(dict\(|{)', text):
+                    options = dict(getattr(namespace, self.dest, None) or {})
+                    tree = _AsLiteral().visit(ast.parse(text.strip(), mode='eval'))
+                    options[key] = ast.literal_eval(tree)
+                    setattr(namespace, self.dest, options)
+                else:
+                    super().__call__(parser, namespace, [value], option_string)
+            except AssertionError as error:  # of brackets
+                parser.error(f'{option_string} {value}: {error}')
+            except (SyntaxError, ValueError, TypeError, RecursionError):
+                parser.error(
+                    f'{option_string} {value}: {text} is no value; it takes numbers, '
+                    "text, [x,y], (x,y) and dict(type='NAME', option=1)"
+                )
+
+
+class _AsLiteral(ast.NodeTransformer):
+    """Makes ``dict(a=1)`` a literal, and names texts, for shells take quotes away."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        is_dict = isinstance(node.func, ast.Name) and node.func.id == 'dict'
+        self.generic_visit(node)
+        if not is_dict or node.args or any(x.arg is None for x in node.keywords):
+            return node
+        names: list[ast.expr | None] = [ast.Constant(x.arg) for x in node.keywords]
+        return ast.Dict(names, [x.value for x in node.keywords])
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant({'true': True, 'false': False}.get(node.id, node.id))
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        return ast.Constant(ast.unparse(node))
+
+
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the arguments that OpenMMLab's tools share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='path of the config, or PACKAGE::FILE')
+    parser.add_argument(
+        '--work-dir', help='where results go; ./work_dirs/CONFIG if unset'
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='compute with automatic mixed precision'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=Overrides,
+        help='override entries of the config: a.b=1 c.d=[x,y]',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+    # torch.distributed.launch passes the one or the other spelling.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def config_from(args: argparse.Namespace, test_sets: Sequence[str] = ()) -> Config:
+    """The config that the arguments of :func:`argument_parser` ask for.
+
+    Args:
+        test_sets: see :func:`load_config`.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options, test_sets)
+    cfg.launcher = args.launcher
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get('work_dir'):
+        cfg.work_dir = str(Path('work_dirs') / Path(cfg.filename).stem)
+    require_folder(cfg.work_dir)
+    return cfg
+
+
+def load_config(
+    path: str, options: dict | None = None, test_sets: Sequence[str] = ()
+) -> Config:
+    """Read a config and merge ``--cfg-options`` into it.
+
+    The option ``data_root=PATH`` moves every data set that lies in the config's own
+    ``data_root``; or, with `test_sets`, in theirs.
+
+    Args:
+        path: of a file, or as in ``_base_`` ``PACKAGE::FILE``, a config of an installed
+            package.
+        test_sets: names or files of test sets that take the place of the config's, see
+            :func:`take_test_sets`.
+
+    Raises:
+        UserError: If there is no such file, or test sets of several folders are to be
+            moved to one.
+    """
+    file = _config_file(path)
+    if not file.is_file():
+        raise UserError(f'there is no config {path}')
+    cfg = Config.fromfile(file)
+    options = dict(options or {})
+    if test_sets:
+        roots = take_test_sets(cfg, test_sets)
+    else:
+        roots = {cfg.data_root} if 'data_root' in cfg else set()
+    if 'data_root' in options:
+        if len(roots) > 1:
+            raise UserError(
+                f'data_root=... moves one folder, but the test sets lie in '
+                f'{", ".join(sorted(roots))}; set test_dataloader.dataset.datasets.'
+                'NUMBER.data_root=... of each'
+            )
+        for root in roots:
+            _move(cfg._cfg_dict, root, options['data_root'])
+    _merge(cfg, options)
+    return cfg
+
+
+def _merge(cfg: Config, options: dict[str, Any]) -> None:
+    """Merge options into a config, by paths in which only one thing can be meant."""
+    merged: dict[str, Any] = {}
+    for option, value in options.items():
+        path = _path_of(cfg._cfg_dict, option, value)
+        if path in merged:
+            raise UserError(f'--cfg-options sets {path} twice, also as {option}')
+        if _has_type(value):
+            _clear_other_type(cfg._cfg_dict, path, value)
+        merged[path] = value
+    try:
+        cfg.merge_from_dict(merged)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        given = ' '.join(f'{option}={value}' for option, value in options.items())
+        raise UserError(f'--cfg-options {given}: {reason}') from error
+
+
+def _path_of(cfg: ConfigDict, option: str, value: Any) -> str:
+    """The path of an option, with the number of the entry of a list of one.
+
+    Raises:
+        UserError: If it leads nowhere, or to several.
+    """
+    node: Any = cfg
+    names = option.split('.')
+    path: list[str] = []
+    while names:
+        name = names[0]
+        if isinstance(node, dict) and _are_test_sets(node, name):
+            path.append('datasets')
+            node = node['datasets']
+        if isinstance(node, list | tuple) and not name.isdigit():
+            if len(node) == 1:
+                names.insert(0, '0')
+                continue
+            entries = [
+                f'{".".join([*path, str(i), *names])}={value} '
+                f'({type_name(each) if _has_type(each) else each})'
+                for i, each in enumerate(node)
+            ]
+            raise UserError(
+                f'--cfg-options {option}={value}: {".".join(path)} is a list; set '
+                f'{" or ".join(entries) or "the whole of it"}'
+            )
+        if isinstance(node, list | tuple):
+            if int(name) >= len(node):
+                raise UserError(
+                    f'--cfg-options {option}={value}: {".".join(path)} is a list of '
+                    f'{len(node)}, whose entries are counted from 0'
+                )
+            node = node[int(name)]
+        elif isinstance(node, dict):
+            if name not in node:
+                _refuse_misspelling(node, name, path, option, value)
+                # What is new may have any path below.
+                return '.'.join([*path, *names])
+            node = node[name]
+        else:
+            raise UserError(
+                f'--cfg-options {option}={value}: {".".join(path)} is {node!r}, which '
+                f'has no {name}'
+            )
+        path.append(names.pop(0))
+    return '.'.join(path)
+
+
+def _has_type(node: Any) -> bool:
+    return isinstance(node, dict) and 'type' in node
+
+
+def _clear_other_type(node: Any, path: str, value: dict) -> None:
+    """Empty what is there, if of another type, which has other options than `value`."""
+    for name in path.split('.'):
+        if isinstance(node, list | tuple):
+            node = node[int(name)]
+        elif name in node:
+            node = node[name]
+        else:
+            return
+    if _has_type(node) and type_name(node) != type_name(value):
+        node.clear()
+
+
+def _are_test_sets(node: dict, name: str) -> bool:
+    """Whether an option of a single data set is asked of several together."""
+    from mmhyperface.datasets import FaceTestSets
+    from mmhyperface.registry import DATASETS, is_a
+
+    return (
+        is_a(node, DATASETS, FaceTestSets)
+        and 'datasets' in node
+        and name
+        not in (
+            'type',
+            'datasets',
+            'combined',
+            '_delete_',
+            '_scope_',
+        )
+    )
+
+
+def _refuse_misspelling(
+    node: dict, name: str, path: list[str], option: str, value: Any
+) -> None:
+    """An entry that nothing reads would be passed over, or end in a traceback."""
+    from mmengine.runner import Runner
+
+    known = set(node)
+    if not path:
+        known |= set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    if name in known or name.startswith('_'):
+        return
+    # layer10 and layer11 are no misspellings of one another.
+    known = {each for each in known if name.strip(DIGITS) != str(each).strip(DIGITS)}
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+    if similar:
+        where = f'{".".join(path)} has' if path else 'the config has'
+        raise UserError(
+            f'--cfg-options {option}={value}: {where} no {name}; is '
+            f'{".".join([*path, similar[0]])} meant?'
+        )
+
+
+def _config_file(path: str) -> Path:
+    package, mark, name = path.partition('::')
+    if not mark:
+        return Path(path)
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise UserError(f'there is no package {package} for the config {path}')
+    return Path(spec.origin).parent / '.mim' / 'configs' / name
+
+
+def dataset_config(cfg: Config, phase: str) -> ConfigDict:
+    """A copy of the data set's config of a phase, ``train``, ``val`` or ``test``.
+
+    The config's default scope is set, to build it in.
+
+    Raises:
+        UserError: If the phase has no data set.
+    """
+    loader = cfg.get(f'{phase}_dataloader')
+    if loader is None:
+        raise UserError(
+            f'{cfg.filename}: no {phase}_dataloader; choose another --phase'
+        )
+    init_default_scope(cfg.get('default_scope', 'mmhyperface'))
+    return copy.deepcopy(loader.dataset)
+
+
+def _move(node: Any, old: str, new: str) -> None:
+    """Replace each ``data_root`` below ``node`` that equals ``old``."""
+    if isinstance(node, dict):
+        if node.get('data_root') == old:
+            node['data_root'] = new
+        for child in node.values():
+            _move(child, old, new)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            _move(child, old, new)
+
+
+def require_entries(cfg: Config, names: Sequence[str]) -> None:
+    """Raise ``UserError`` for a config without one of these entries."""
+    for name in names:
+        if not cfg.get(name):
+            raise UserError(
+                f'{cfg.filename} has no {name}; inherit it from one of configs/_base_'
+            )
+
+
+def require_checkpoint(path: str) -> None:
+    """Raise ``UserError`` for a local path that is no checkpoint."""
+    from mmhyperface.centres.checkpoint import find
+
+    if '://' not in path:
+        find(path)
+
+
+def guard_dataloaders(cfg: Config) -> None:
+    """Drop what torch's DataLoader or the collate function would refuse."""
+    for name in LOADERS:
+        loader = cfg.get(name)
+        if not isinstance(loader, dict):
+            continue
+        if not loader.get('num_workers', 0):
+            loader.pop('persistent_workers', None)
+            loader.pop('prefetch_factor', None)
+        # mmengine marks every `type` of a config inherited by `package::` with its
+        # scope, and then calls the collate function with the mark.
+        collate = loader.get('collate_fn')
+        if isinstance(collate, dict):
+            collate.pop('_scope_', None)
+
+
+def drop_disabled_hooks(cfg: Config) -> None:
+    """Let ``default_hooks.NAME=None`` switch off our hooks as it does mmengine's."""
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in MMENGINE_HOOKS:
+            del hooks[name]
+
+
+def count_classes(cfg: Config) -> None:
+    """Fill in ``model.head.num_classes='auto'`` from the training set."""
+    from mmhyperface.datasets.face_dataset import building, loader
+    from mmhyperface.registry import DATASETS
+
+    head = cfg.model.get('head')
+    if not head or head.get('num_classes') != 'auto':
+        return
+    init_default_scope(cfg.get('default_scope', 'mmhyperface'))
+    where = loader('train_dataloader', cfg.get('data_root'))
+    with where, building('dataset'):
+        dataset = DATASETS.build(ConfigDict(cfg.train_dataloader.dataset))
+    if 'num_classes' not in dataset.metainfo:
+        raise UserError(
+            f'{type(dataset).__name__} does not tell how many identities it has; set '
+            'model.head.num_classes'
+        )
+    count = dataset.metainfo['num_classes']
+    if count < 2:
+        held = cfg.train_dataloader.dataset.get('holdout')
+        keeps = f' (train_dataloader.dataset.holdout keeps {held} apart)'
+        raise UserError(
+            'training needs two people or more, and train_dataloader.dataset has '
+            f'{count}: give it images of more people{keeps if held else ""}'
+        )
+    head.num_classes = count
+
+
+def build_runner(cfg: Config) -> 'Runner':
+    """The runner of a config, on the processes that the launcher started."""
+    from mmhyperface.engine import FaceRunner
+    from mmhyperface.engine.distributed import init_process_group
+    from mmhyperface.registry import RUNNERS
+
+    guard_dataloaders(cfg)
+    drop_disabled_hooks(cfg)
+    env_cfg = cfg.get('env_cfg') or {}
+    init_process_group(cfg.get('launcher', 'none'), env_cfg.get('dist_cfg'))
+    try:
+        if 'runner_type' in cfg:
+            return RUNNERS.build(cfg)
+        return FaceRunner.from_cfg(cfg)
+    except OSError as error:
+        if not of_the_disk(error):
+            raise
+        raise unwritable(error.filename or cfg.work_dir, error) from error

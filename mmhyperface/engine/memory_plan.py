@@ -1,0 +1,688 @@
+"""How much memory a training will take on each GPU, and what the GPUs will exchange.
+
+Little of it is guessed. The network runs forward and backward on tensors without
+data, for the batch and the precision of the config, and its allocations are counted.
+So are those of the classifier's engine under the config's own loss, and those of a
+step of the config's own optimizer. What remains is counting.
+
+A step has three phases, each with a peak of its own: the walk over the classes, with
+all activations of the network waiting for their gradient; the backward pass through
+the network; and the update. Bytes are those of tensors. The caching allocator rounds
+them up and leaves holes: a few per cent.
+
+Legend of shapes: N GPUs, b samples per GPU, B = N b of all GPUs, C classes, R rows of
+centres on a GPU, D dimensions.
+"""
+
+import gc
+import inspect
+import math
+import weakref
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.registry import init_default_scope
+from mmengine.utils import digit_version
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from mmhyperface.centres.shard import Shard
+from mmhyperface.models.heads.hypersphere_head import (
+    FEW_CLASSES,
+    FEW_ENTRIES,
+    HypersphereHead,
+    build_loss,
+)
+from mmhyperface.models.losses import HypersphereLoss
+from mmhyperface.models.recognizers import image_channels
+from mmhyperface.ops import Blocked, dense, unit
+from mmhyperface.registry import HOOKS, MODELS, OPTIMIZERS, is_a
+from mmhyperface.utils.errors import UserError
+
+FLOAT = 4
+LABEL = 8
+SHORT_BLOCK = 16
+PHASES = ('classifier', 'backward', 'update')
+#: What CUDA, cuDNN, cuBLAS and NCCL take beside the tensors: an allowance.
+LIBRARIES = 2_000_000_000
+OLDEST_TORCH = '2.4'
+#: Numbers of GPUs that are tried for a given memory.
+FLEETS = (1, 2, 4, *range(8, 1025, 8))
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made and freed while it is active.
+
+    Attributes:
+        live: Bytes that were allocated and are still in use.
+        peak: The most that ``live`` has been.
+
+    Raises:
+        UserError: With a torch too old to tell when memory is freed.
+    """
+
+    def __init__(self) -> None:
+        if digit_version(torch.__version__) < digit_version(OLDEST_TORCH):
+            raise UserError(
+                f'plan: counting allocations needs torch {OLDEST_TORCH} or newer, got '
+                f'{torch.__version__}; plan on another machine, a GPU is not needed'
+            )
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        given: set[int] = set()
+        # Arguments from before are nobody's allocation.
+        tree_map_only(
+            Tensor, lambda x: given.add(x.untyped_storage()._cdata), (args, kwargs)
+        )
+        out = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, lambda x: self._see(x, given), out)
+        return out
+
+    def _see(self, x: Tensor, given: set[int]) -> None:
+        storage = x.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in given or key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._free, key, size)
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+@dataclass(frozen=True)
+class Part:
+    """What takes memory on a GPU.
+
+    Attributes:
+        name: What it is.
+        bytes: Bytes in each of the three ``PHASES``.
+    """
+
+    name: str
+    bytes: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What the GPUs tell one another in a step.
+
+    Attributes:
+        name: What it is.
+        collective: ``all-reduce``, ``all-gather`` or ``reduce-scatter``.
+        sent: Bytes that each GPU sends, on a ring.
+    """
+
+    name: str
+    collective: str
+    sent: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training's memory on the GPU that has most to keep, and its exchanges."""
+
+    gpus: int
+    batch_size: int
+    num_classes: int
+    dim: int
+    rows: int
+    engine: str
+    parts: list[Part]
+    exchanges: list[Exchange]
+    notes: list[str]
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """Bytes of all parts in each of the ``PHASES``."""
+        return tuple(
+            sum(column)
+            for column in zip(*(part.bytes for part in self.parts), strict=True)
+        )
+
+    @property
+    def peak(self) -> int:
+        """Bytes that a GPU must have."""
+        return max(self.phases)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that each GPU sends per step."""
+        return sum(exchange.sent for exchange in self.exchanges)
+
+
+class Network(NamedTuple):
+    """Bytes of backbone and neck.
+
+    Attributes:
+        weights: Parameters and buffers.
+        gradients: Gradients, which is what trains.
+        activations: Kept for the backward pass, images included.
+        backward: The most beside weights during the backward pass.
+    """
+
+    weights: int
+    gradients: int
+    activations: int
+    backward: int
+
+
+class Classifier(NamedTuple):
+    """Bytes of the head beside its rows and their optimizer state.
+
+    Attributes:
+        walk: The most from the gathered features [B, D] to their gradient.
+        waiting: Left when that is over: gradient of the rows, copies of those that
+            are touched, buffers.
+        update: The most while the rows are updated.
+    """
+
+    walk: int
+    waiting: int
+    update: int
+
+
+class Rule(NamedTuple):
+    """What an optimizer needs per byte of the parameters.
+
+    Attributes:
+        state: Kept from step to step.
+        temporary: For the time of a step.
+    """
+
+    state: float
+    temporary: float
+
+
+def measure_network(
+    modules: list[nn.Module],
+    batch_size: int,
+    input_size: tuple[int, int],
+    amp: bool,
+) -> Network:
+    """Count the bytes of a training step of a network, without its data.
+
+    Args:
+        modules: Backbone and neck, to be called in their order. They are left
+            without data, too.
+        batch_size: Images per GPU; 0 to leave the activations out.
+        input_size: Height and width of the images.
+        amp: Whether to compute in 16 bits where autocast does.
+    """
+    network = nn.ModuleList(modules).train()
+    weights = sum(x.nbytes for x in (*network.parameters(), *network.buffers()))
+    gradients = sum(p.nbytes for p in network.parameters() if p.requires_grad)
+    if not batch_size:
+        return Network(weights, gradients, 0, gradients)
+    fake = FakeTensorMode()
+    network._apply(fake.from_tensor)
+    allocations = Allocations()
+    # The types that autocast gives are those of CUDA, in a format as long as float16.
+    autocast = torch.autocast('cpu', torch.bfloat16, enabled=amp)
+    with fake, allocations:
+        with autocast:
+            channels = image_channels(modules[0])
+            feats: Any = torch.empty(batch_size, channels, *input_size)
+            for module in network:
+                feats = module(feats)
+        embedding = feats[-1] if isinstance(feats, tuple | list) else feats
+        activations = allocations.live
+        allocations.peak = activations
+        if embedding.requires_grad:
+            embedding.float().sum().backward()
+    return Network(weights, gradients, activations, allocations.peak)
+
+
+def measure_classifier(
+    head: dict,
+    optimizer: dict,
+    samples: int,
+    own: int,
+    rows: int,
+    block: int | None = None,
+) -> Classifier:
+    """Count the bytes of a training step of the head.
+
+    Real heads of a few classes take real steps. What they allocate is linear in the
+    number of rows and in the size of a block, except for the cosines of the dense
+    engine: that runs on tensors without data, of the true size.
+
+    Args:
+        head: Config of the head.
+        optimizer: Config of the optimizer.
+        samples: Size of the global batch B.
+        own: How many of them have their class on this GPU.
+        rows: Rows R on this GPU.
+        block: Classes in a block; by default as the engine has it on a GPU.
+    """
+    rate = head.get('sample_rate', 1.0)
+    dim = head['in_channels']
+    is_dense = engine_of(head) == 'dense'
+    block = min(block or gpu_block(samples), math.ceil(rate * rows))
+
+    def slopes(rate: float, size: int) -> tuple[int, list[np.ndarray]]:
+        """Few rows, and their bytes: as they are, in longer blocks, twice as many."""
+        # A block is made while the one before it is not yet gone.
+        few = math.ceil((own + 3 * 2 * size) / rate)
+        cfg = dict(head, sample_rate=rate)
+        sizes = [(few, size), (few, 2 * size), (2 * few, size)]
+        return few, [
+            np.array(_measured_step(cfg, optimizer, samples, own, *pair))
+            for pair in sizes
+        ]
+
+    # Blocks of more classes than dimensions, lest something else is the peak, if that
+    # does not make big tensors.
+    large = min(2**19 // dim, 2**22 // samples)
+    size = SHORT_BLOCK if is_dense else max(SHORT_BLOCK, min(2 * dim, large))
+    frequent = max(rate, 0.5) if rate < 1 else 1.0
+    few, (base, longer, more) = slopes(frequent, size)
+    if rows <= 2 * few:
+        return Classifier(*_measured_step(head, optimizer, samples, own, rows, block))
+    total = base - (more - base) + (block / size - 1) * (longer - base)
+    if frequent != rate:
+        # A rare sample is one of many rows: those are looked at in short blocks.
+        few, (base, _, more) = slopes(rate, SHORT_BLOCK)
+    total += rows / few * (more - base)
+    if is_dense:
+        loss, centres = build_loss(head['loss']), head.get('centres', 'normalize')
+        peaks = [
+            _dense_peak(loss, samples, math.ceil(rate * count), dim, centres)
+            for count in (few, 2 * few, rows)
+        ]
+        total[0] += peaks[2] - peaks[0] - (rows / few - 1) * (peaks[1] - peaks[0])
+    return Classifier(*total.round().astype(int).tolist())
+
+
+def engine_of(head: dict) -> str:
+    """The engine that a head's config stands for, ``blocked`` also for ``fused``."""
+    name = head.get('engine', 'auto')
+    if name == 'auto':
+        few = head['num_classes'] <= FEW_CLASSES
+        plain = few and not head.get('fused_update') and not head.get('matmul_dtype')
+        name = 'dense' if plain else 'blocked'
+    return 'dense' if name == 'dense' else 'blocked'
+
+
+def gpu_block(samples: int) -> int:
+    """Classes in a block for B samples, as the engines have it on a GPU."""
+    return max(1024, 2**24 // samples)
+
+
+def _measured_step(
+    cfg: dict, optimizer_cfg: dict, samples: int, own: int, rows: int, block: int
+) -> Classifier:
+    """The second step of a head with these rows of many more classes."""
+    options = dict(cfg, num_classes=rows, engine=engine_of(cfg))
+    options.pop('type', None)
+    with torch.random.fork_rng(devices=[]):
+        head = HypersphereHead(**options).train()
+        head.num_classes = rows + samples
+        if options['engine'] == 'blocked':
+            # As a GPU goes about it.
+            dtype = _dtype(cfg.get('matmul_dtype'))
+            head._walker = Blocked(block, dtype, tile=block)
+        optimizer = build_optimizer(optimizer_cfg, list(head.parameters()))
+        head.attach(optimizer)
+        labels = [i % rows if i < own else rows + i for i in range(samples)]
+        batch = [DataSample().set_gt_label(label) for label in labels]
+        allocations = Allocations()
+        for _ in range(2):
+            gc.collect(1)
+            with allocations:
+                feats = torch.randn(samples, head.in_channels).requires_grad_()
+                state = _state_bytes(optimizer)
+                allocations.peak = allocations.live
+                head.loss((feats,), batch)['loss'].backward()
+                walk = allocations.peak
+                del feats
+                waiting = allocations.live
+                allocations.peak = waiting
+                optimizer.step()
+                update = allocations.peak
+                optimizer.zero_grad()
+    return Classifier(walk - state, waiting - state, update - state)
+
+
+def _dense_peak(
+    loss: HypersphereLoss, samples: int, rows: int, dim: int, centres: str
+) -> int:
+    """The most that the dense engine has, gradients included, without data."""
+    allocations = Allocations()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        weight = torch.empty(rows, dim).requires_grad_()
+        target = torch.zeros(samples, dtype=torch.int64)
+        with allocations:
+            feats = torch.empty(samples, dim).requires_grad_()
+            x, norm = unit(feats)
+            own = (x * x.detach()).sum(1, keepdim=True)
+            context = loss.context(own, norm)
+            fold = dense(x, weight, target, context, loss, centres)
+            terms = loss.join(loss.target(own, context), fold.folded)
+            terms.mean().backward()
+    for parameter in loss.parameters():
+        parameter.grad = None
+    return allocations.peak
+
+
+def build_optimizer(cfg: dict, parameters: list[nn.Parameter]) -> Optimizer:
+    """The optimizer of a config, computing as it would on a GPU.
+
+    Raises:
+        UserError: If there is none of that type.
+    """
+    options = dict(cfg, params=parameters)
+    kind = options.get('type')
+    cls = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
+    if cls is None:
+        raise UserError(
+            f'plan: there is no optimizer {kind!r}; set optim_wrapper.optimizer.type'
+        )
+    if 'foreach' in inspect.signature(cls).parameters and not options.get('fused'):
+        # Torch's own choice there.
+        options.setdefault('foreach', True)
+    return OPTIMIZERS.build(options)
+
+
+def measure_optimizer(cfg: dict) -> Rule:
+    """Count what an optimizer allocates for two equal parameters."""
+    parameters = [nn.Parameter(torch.ones(64, 64)) for _ in range(2)]
+    size = sum(parameter.nbytes for parameter in parameters)
+    optimizer = build_optimizer(cfg, parameters)
+    allocations = Allocations()
+    # The first step makes the state.
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        before = allocations.peak = allocations.live
+        with allocations:
+            optimizer.step()
+    return Rule(_state_bytes(optimizer) / size, (allocations.peak - before) / size)
+
+
+def _state_bytes(optimizer: Optimizer) -> int:
+    """Bytes of the state, without counters."""
+    return sum(
+        value.nbytes
+        for values in optimizer.state.values()
+        for value in values.values()
+        if isinstance(value, Tensor) and value.ndim
+    )
+
+
+class Planner:
+    """Plans the memory of a config for any number of GPUs.
+
+    Args:
+        cfg: The config; its training is planned as it stands.
+        activations: Whether to look at the activations of the network, too.
+
+    Raises:
+        UserError: For a config without a :class:`HypersphereHead` of known size,
+            without an optimizer or a batch size.
+    """
+
+    def __init__(self, cfg: Config, activations: bool = True) -> None:
+        init_default_scope(cfg.get('default_scope', 'mmhyperface'))
+        self.cfg = cfg
+        self.head = _head_of(cfg)
+        self.num_classes = self.head['num_classes']
+        self.dim = self.head['in_channels']
+        self.batch_size: int = (cfg.get('train_dataloader') or {}).get('batch_size', 0)
+        if not _is_count(self.batch_size):
+            raise UserError(
+                'plan: train_dataloader.batch_size, the images per GPU, must be a '
+                f'positive number, got {self.batch_size!r}'
+            )
+        self.fused_update = self.head.get('fused_update', False)
+        self.loss = build_loss(self.head['loss'])
+        wrapper = cfg.get('optim_wrapper') or {}
+        if not wrapper.get('optimizer'):
+            raise UserError('plan: the config has no optim_wrapper.optimizer')
+        self.clips = bool(
+            wrapper.get('clip_grad') and wrapper.get('clip_centres', True)
+        )
+        self.optimizer = wrapper['optimizer']
+        self.rule = measure_optimizer(self.optimizer)
+        amp = str(wrapper.get('type', '')).endswith('AmpOptimWrapper')
+        backbone = cfg.model.backbone
+        with torch.random.fork_rng(devices=[]):
+            modules = [
+                MODELS.build(part)
+                for part in (backbone, cfg.model.get('neck'))
+                if part is not None
+            ]
+        size = backbone.get('input_size', backbone.get('img_size', 112))
+        self.network = measure_network(
+            modules,
+            self.batch_size if activations else 0,
+            (size, size) if isinstance(size, int) else tuple(size),
+            amp,
+        )
+        self.activations = activations
+
+    def plan(self, gpus: int) -> Plan:
+        """The plan for a number of GPUs N.
+
+        Raises:
+            UserError: If N is no positive number, or the head cannot train so.
+        """
+        if not _is_count(gpus):
+            raise UserError(
+                f'plan: the number of GPUs must be positive, got {gpus!r}; give --gpus'
+            )
+        sharded = gpus > 1 and self._can_split()
+        if gpus > 1 and not sharded and self._touches_a_part():
+            raise UserError(
+                'plan: model.head.sample_rate and model.head.fused_update on several '
+                'GPUs need model.head.sharded=True'
+            )
+        rows = len(Shard(self.num_classes, 0, gpus)) if sharded else self.num_classes
+        samples = self.batch_size * gpus if sharded else self.batch_size
+        return Plan(
+            gpus=gpus,
+            batch_size=self.batch_size,
+            num_classes=self.num_classes,
+            dim=self.dim,
+            rows=rows,
+            engine=engine_of(self.head),
+            parts=[
+                part
+                for part in self._parts(gpus, rows, samples, sharded)
+                if any(part.bytes)
+            ],
+            exchanges=self._exchanges(gpus, rows, samples, sharded),
+            notes=self._notes(),
+        )
+
+    def least(self, memory: int) -> Plan:
+        """The plan for the fewest GPUs of so many bytes that suffice.
+
+        Raises:
+            UserError: If even the largest fleet does not.
+        """
+        for gpus in FLEETS:
+            rows = -(-self.num_classes // gpus) * self.dim * FLOAT
+            if LIBRARIES + self.network.weights + rows > memory:
+                continue
+            plan = self.plan(gpus)
+            if plan.peak <= memory:
+                return plan
+            if not self._can_split():
+                break
+        raise UserError(
+            f'plan: no number of GPUs up to {FLEETS[-1]} suffices; take fewer images '
+            'per GPU (train_dataloader.batch_size), model.head.sharded=True, '
+            'model.head.fused_update=True, a lower model.head.sample_rate or '
+            'model.head.engine=blocked'
+        )
+
+    def _can_split(self) -> bool:
+        sharded = self.head.get('sharded', 'auto')
+        if sharded != 'auto':
+            return sharded
+        return self._touches_a_part() or self.num_classes * self.dim >= FEW_ENTRIES
+
+    def _touches_a_part(self) -> bool:
+        return self.fused_update or self.head.get('sample_rate', 1.0) < 1
+
+    def _parts(self, gpus: int, rows: int, samples: int, sharded: bool) -> list[Part]:
+        network, rule = self.network, self.rule
+        centres = rows * self.dim * FLOAT
+        rate = self.head.get('sample_rate', 1.0)
+        touched = math.ceil(rate * rows) * self.dim * FLOAT
+        gradient = 0 if self.fused_update else touched
+        copies = (1 + rule.state) * gradient if rate < 1 else 0
+        classifier = measure_classifier(
+            self.head, self.optimizer, samples, min(self.batch_size, rows), rows
+        )
+        # What has a line of its own.
+        walk, waiting, update = (
+            max(0, int(size - gradient - copies)) for size in classifier
+        )
+        features = 2 * samples * self.dim * FLOAT
+        walk = max(0, walk - features)
+        shared = network.gradients + (0 if sharded else gradient)
+        as_view = (self.cfg.get('model_wrapper_cfg') or {}).get(
+            'gradient_as_bucket_view', False
+        )
+        buckets = shared if gpus > 1 and not as_view else 0
+        average = network.weights + centres if _has_ema(self.cfg) else 0
+        state = rule.state * network.gradients
+        steps = rows * FLOAT if self.head.get('catch_up') else 0
+        temporary = int(rule.temporary * network.gradients)
+        return [
+            _always('network: weights', network.weights),
+            _always('network: optimizer state', state),
+            Part(
+                'network: activations and gradients'
+                if self.activations
+                else 'network: gradients',
+                (network.activations, network.backward, network.gradients),
+            ),
+            _always('DDP buckets', buckets),
+            _always('moving average (EMA)', average),
+            _always('centres: rows', centres),
+            _always('centres: optimizer state', rule.state * centres),
+            _always('centres: gradient', gradient),
+            _always('centres: copy of the touched rows and their state', copies),
+            _always('centres: when each row was last touched', steps),
+            Part('classifier: features of all GPUs, and gradient', (features, 0, 0)),
+            Part('classifier: cosines and the like', (walk, waiting, waiting)),
+            Part('optimizer: temporaries', (0, 0, update - waiting + temporary)),
+            _always('CUDA and its libraries (an allowance)', LIBRARIES),
+        ]
+
+    def _exchanges(
+        self, gpus: int, rows: int, samples: int, sharded: bool
+    ) -> list[Exchange]:
+        if gpus == 1:
+            return []
+        share = (gpus - 1) / gpus
+        features = share * samples * self.dim * FLOAT
+        numbers = share * samples * FLOAT
+
+        def exchange(name: str, collective: str, sent: float) -> Exchange:
+            return Exchange(name, collective, round(sent))
+
+        network = exchange(
+            'gradient of the network', 'all-reduce', 2 * share * self.network.gradients
+        )
+        if not sharded:
+            centres = 2 * share * rows * self.dim * FLOAT
+            labels = (gpus - 1) * samples * LABEL
+            return [
+                network,
+                exchange('gradient of the centres', 'all-reduce', centres),
+                exchange('labels', 'all-gather', labels),
+            ]
+        if self.loss.additive:
+            statistics = [
+                exchange('sums of the loss', 'all-reduce', 2 * numbers),
+                exchange('hardest cosines, for the log', 'all-reduce', 2 * numbers),
+            ]
+        else:
+            statistics = [
+                exchange(
+                    'maxima of the softmax and cosines', 'all-reduce', 4 * numbers
+                ),
+                exchange('sums of the softmax', 'all-reduce', 2 * numbers),
+            ]
+        return [
+            network,
+            exchange('features', 'all-gather', features),
+            exchange('gradient of the features', 'reduce-scatter', features),
+            exchange('labels', 'all-gather', share * samples * LABEL),
+            exchange('norms of the features', 'all-gather', numbers),
+            exchange('own cosines', 'all-reduce', 2 * numbers),
+            *statistics,
+        ]
+
+    def _notes(self) -> list[str]:
+        notes = []
+        engine = self.head.get('engine', 'auto')
+        if engine == 'fused' or (engine == 'auto' and engine_of(self.head) != 'dense'):
+            notes.append(
+                f'engine {engine!r} is counted as blocked, which needs no less memory'
+            )
+        if self.fused_update and self.clips:
+            notes.append(
+                'fused_update does not go with clipping of the centres: set '
+                'clip_grad to None, or clip_centres to False'
+            )
+        if not self.activations:
+            notes.append('activations of the network are left out')
+        return notes
+
+
+def _always(name: str, size: float) -> Part:
+    return Part(name, (int(size),) * 3)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    return None if name is None else getattr(torch, name)
+
+
+def _has_ema(cfg: Config) -> bool:
+    hooks = [
+        *(cfg.get('custom_hooks') or ()),
+        *(cfg.get('default_hooks') or {}).values(),
+    ]
+    return any(is_a(hook, HOOKS, EMAHook) for hook in hooks)
+
+
+def _head_of(cfg: Config) -> dict:
+    head: dict = (cfg.get('model') or {}).get('head') or {}
+    cls = MODELS.get(head['type']) if 'type' in head else None
+    if not (isinstance(cls, type) and issubclass(cls, HypersphereHead)):
+        raise UserError(
+            f'plan: model.head must be a HypersphereHead, got {head.get("type")!r}'
+        )
+    if not _is_count(head.get('num_classes')) or head['num_classes'] < 2:
+        raise UserError(
+            'plan: the number of identities must be at least 2, got '
+            f'{head.get("num_classes")!r}; give --num-classes or set '
+            'model.head.num_classes'
+        )
+    return head

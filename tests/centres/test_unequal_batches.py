@@ -1,0 +1,189 @@
+"""Ranks with more or fewer samples, or none, against one process with all of them."""
+
+from typing import Any
+
+import pytest
+import torch
+from mmengine.dist import get_dist_info
+from runs import spawn
+from torch import Tensor, nn
+
+from mmhyperface.centres import batch_sizes, gather_batch, share_of_batch
+from mmhyperface.engine.distributed import init_process_group
+from mmhyperface.engine.divergence import Step, state_of, suspects
+from mmhyperface.engine.hooks.angle_statistics import gather_samples
+from mmhyperface.models import FaceRecognizer, HypersphereHead
+from mmhyperface.models.face_samples import FaceSamples
+
+# Of three ranks in two steps. The second data set has labels from 10 on.
+SIZES = [(4, 1, 2), (0, 5, 2)]
+LABELS = [(0, 10, 1, 2, 11, 2, 3), (10, 1, 1, 0, 3, 2, 12)]
+PIXELS = 12
+
+
+class Small(nn.Module):
+    """A backbone in which samples do not meet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(PIXELS, 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.fc(x.flatten(1)).tanh(),)
+
+
+class TwoSets(FaceRecognizer):
+    """A network with a head of its own for a second data set."""
+
+    def __init__(self, head: HypersphereHead, second: HypersphereHead) -> None:
+        super().__init__(Small(), head, data_preprocessor=dict(mean=0.0, std=1.0))
+        self.second = second
+
+    def loss(self, inputs: Tensor, data_samples: FaceSamples) -> dict[str, Tensor]:
+        (feats,) = self.extract_feat(inputs)
+        labels = data_samples.gt_label
+        losses = {}
+        for name, head, first in (('', self.head, 0), ('_2', self.second, 10)):
+            its = (labels >= 10) == (first == 10)
+            samples = FaceSamples(data_samples.sample_idx[its], labels[its] - first)
+            for key, value in head.loss((feats[its],), samples).items():
+                losses[key + name] = value
+        return losses
+
+
+def network(**options: Any) -> TwoSets:
+    torch.manual_seed(0)
+    heads = [
+        HypersphereHead(classes, 6, dict(type=loss), init_std=1.0, **options)
+        for classes, loss in ((4, 'SphereFace2Loss'), (3, 'CurricularFaceLoss'))
+    ]
+    return TwoSets(*heads).double().train()
+
+
+def batches(rank: int | None) -> list[dict]:
+    """The batches of two steps, of one rank or of all."""
+    generator = torch.Generator().manual_seed(1)
+    found = []
+    for sizes, labels in zip(SIZES, LABELS, strict=True):
+        pixels = torch.rand(7, 3, 2, 2, generator=generator)
+        part = slice(None)
+        if rank is not None:
+            part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+        samples = FaceSamples(torch.arange(7)[part], torch.tensor(labels)[part])
+        found.append(dict(inputs=pixels[part].double(), data_samples=samples))
+    return found
+
+
+def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, Any]]:
+    """What is known after each step."""
+    found = []
+    for batch in batches(rank):
+        model.zero_grad()
+        loss, scalars = bare.parse_losses(model(**batch, mode='loss'))
+        loss.backward()
+        numbers = batch['data_samples'].sample_idx
+        numbers = numbers[batch['data_samples'].gt_label < 10].tolist()
+        step = Step(1, scalars, numbers, bare.head.last, 0.1, None, None)
+        found.append(
+            dict(
+                scalars=scalars,
+                grads={
+                    name: p.grad.clone()
+                    for name, p in bare.named_parameters()
+                    if not (name.endswith('head.weight') or 'second.weight' in name)
+                },
+                rows=[bare.head.weight.grad.clone(), bare.second.weight.grad.clone()],
+                t=bare.second.loss_module.t.clone(),
+                samples=gather_samples([bare.head.last]),
+                state=state_of(step),
+                suspects=suspects(step, None),
+            )
+        )
+    return found
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    'split': dict(sharded=True, engine='dense'),
+    'split-blocked': dict(sharded=True, engine='blocked'),
+    'whole': dict(sharded=False, engine='dense'),
+    'whole-blocked': dict(sharded=False, engine='blocked'),
+}
+
+
+def train(root: str) -> None:
+    init_process_group('pytorch')
+    rank, _ = get_dist_info()
+    exchange()
+    for name, options in OPTIONS.items():
+        model = network(**options)
+        ignored = [
+            f'{head}.{parameter}'
+            for head in ('head', 'second')
+            for parameter in getattr(model, head).ddp_ignored
+        ]
+        ddp = nn.parallel.DistributedDataParallel
+        ddp._set_params_and_buffers_to_ignore_for_model(model, ignored)
+        parallel = ddp(model, broadcast_buffers=False)
+        torch.save(steps(parallel, model, rank), f'{root}/{name}.{rank}')
+
+
+def exchange() -> None:
+    """The functions by themselves: of ranks with 0, 1 and 2 rows, or none at all."""
+    rank, world = get_dist_info()
+    rows = torch.full((rank, 2), float(rank))
+    assert batch_sizes(rows) == [0, 1, 2]
+    assert gather_batch(rows)[:, 0].tolist() == [1, 2, 2]
+    assert share_of_batch([0, 1, 2]) == rank
+    assert gather_batch(rows[:0]).shape == (0, 2)
+    # To the last bit: batches of one size are what they have always been.
+    assert all(share_of_batch([size] * world) == 1 for size in range(1, 999))
+
+
+@pytest.fixture(scope='module')
+def ranks(tmp_path_factory) -> dict[str, list]:
+    root = tmp_path_factory.mktemp('ranks')
+    spawn(3, train, str(root))
+    return {
+        name: [torch.load(root / f'{name}.{r}', weights_only=False) for r in range(3)]
+        for name in OPTIONS
+    }
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_a_head_per_data_set(ranks, name):
+    """Gradients, what is logged, statistics and what hooks see of it."""
+    model = network(**OPTIONS[name])
+    truth = steps(model, model, None)
+    for number, expected in enumerate(truth):
+        found = [rank[number] for rank in ranks[name]]
+        for rank in found:
+            for key in ('scalars', 'grads', 't'):
+                torch.testing.assert_close(rank[key], expected[key])
+            for key, value in expected['samples']._asdict().items():
+                assert getattr(rank['samples'], key) == pytest.approx(value), key
+            assert rank['state'] == pytest.approx(expected['state'])
+            (worst,), (suspect, *_) = expected['suspects'], rank['suspects']
+            assert suspect.number == worst.number
+            assert suspect.loss == pytest.approx(worst.loss)
+        for head, rows in enumerate(expected['rows']):
+            parts = [rank['rows'][head] for rank in found]
+            whole = torch.cat(parts) if 'split' in name else parts[0]
+            torch.testing.assert_close(whole, rows)
+
+
+def test_no_sample_at_all():
+    """Of one of several heads: nothing to learn, and nothing that fails."""
+    for engine in ('dense', 'blocked'):
+        model = network(engine=engine)
+        feats = torch.zeros(0, 6, dtype=torch.float64, requires_grad=True)
+        out = model.second.loss((feats,), [])
+        assert out['loss'].item() == 0
+        out['loss'].backward()
+        assert not any(p.grad.any() for p in model.second.parameters())
+        assert feats.grad.shape == (0, 6)
+        assert model.second.last is None
+        assert model.second.loss_module.t == 0
+        again = model.head.loss((feats,), [])['loss']
+        again.backward(retain_graph=True)
+        again.backward()
+        assert not any(p.grad.any() for p in model.head.parameters())
