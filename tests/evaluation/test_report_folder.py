@@ -18,6 +18,7 @@ from mmhyperface.evaluation import intervals
 from mmhyperface.evaluation.functional import identify
 from mmhyperface.evaluation.intervals import confidence_intervals
 from mmhyperface.evaluation.report import (
+    curves,
     missing,
     pictures,
     read_report,
