@@ -137,12 +137,11 @@ class CentreState(nn.Module):
     def flush(self) -> None:
         """Bring rows up to date whose update has been put off; before saving."""
 
-    def whole_in_optimizer(self) -> AbstractContextManager[None]:
-        """While it lasts the optimizer holds ``weight`` and its state, to be saved.
+    def give_back(self) -> None:
+        """Let the optimizer hold ``weight`` itself, and forget a step half made.
 
         For heads that put something else in its place in the middle of a step.
         """
-        return nullcontext()
 
     def _save_to_state_dict(
         self, destination: dict, prefix: str, keep_vars: bool

@@ -296,12 +296,10 @@ class FaceRunner(Runner):
         }
         heads = heads_of(self.bare_model).values()
         shared = any(head.shard.world_size > 1 for head in heads)
-        with ExitStack() as stack:
-            for head in heads:
-                stack.enter_context(head.whole_in_optimizer())
-                head.flush()
-            if shared or is_main_process():
-                self._save(out_dir, filename, options, shared)
+        for head in heads:
+            head.flush()
+        if shared or is_main_process():
+            self._save(out_dir, filename, options, shared)
 
     def _save(
         self, out_dir: str, filename: str, options: dict[str, Any], shared: bool
@@ -471,18 +469,23 @@ class FaceRunner(Runner):
         # EMAHook asks for it when it chooses between the model and its average.
         self._resume = self._resuming = self._resumes_optimizer = True
         try:
-            with ExitStack() as stack:
-                for head in heads_of(self.bare_model).values():
-                    stack.enter_context(head.whole_in_optimizer())
-                kept = [_hyperparameters(each) for _, each in self.optimizers()]
-                checkpoint = self.load_checkpoint(filename)
-                wrapper.load_state_dict(checkpoint['optimizer'])
-                self._read_optimizer_rows()
-                for (_, optimizer), groups in zip(self.optimizers(), kept, strict=True):
-                    for group, values in zip(
-                        optimizer.param_groups, groups, strict=True
-                    ):
-                        group.update(values)
+            for head in heads_of(self.bare_model).values():
+                head.give_back()
+            groups = [
+                group for _, each in self.optimizers() for group in each.param_groups
+            ]
+            kept = [
+                {name: value for name, value in group.items() if name != 'params'}
+                for group in groups
+            ]
+            checkpoint = self.load_checkpoint(filename)
+            wrapper.load_state_dict(checkpoint['optimizer'])
+            self._read_optimizer_rows()
+            groups = [
+                group for _, each in self.optimizers() for group in each.param_groups
+            ]
+            for group, values in zip(groups, kept, strict=True):
+                group.update(values)
         finally:
             self._resume, self._resuming = resume, False
             self._resumed = {}
@@ -623,13 +626,6 @@ def _is_local(
         else FileClient.infer_client(file_client_args, out_dir).client
     )
     return isinstance(backend, LocalBackend)
-
-
-def _hyperparameters(optimizer: Optimizer) -> list[dict]:
-    return [
-        {name: value for name, value in group.items() if name != 'params'}
-        for group in optimizer.param_groups
-    ]
 
 
 def _revised(key: str, revise_keys: Iterable[tuple[str, str]]) -> str:
