@@ -93,9 +93,9 @@ class CheckpointCentres:
         if load_centres == 'drop':
             self._drop()
         elif load_centres == 'map':
-            origin, how = self._by_name()
-            self.state[self.key] = MappedRows(rows, origin)
-            kept = int((origin >= 0).sum())
+            taken, how = self._by_name()
+            self.state[self.key] = taken
+            kept = int((taken.origin >= 0).sum())
         elif rows is not None:
             same = self._same_people(self.filename)
             if same is not None:
@@ -168,7 +168,7 @@ class CheckpointCentres:
         )
         return origin
 
-    def _by_name(self) -> tuple[Tensor, str]:
+    def _by_name(self) -> tuple[MappedRows, str]:
         begins = f"load_centres='map': {self.filename} has"
         if self.rows is None:
             raise UserError(f'{begins} no centres; {_ANEW}')
@@ -178,7 +178,8 @@ class CheckpointCentres:
                 f'{begins} centres of {dims[0]} dimensions, the head of {self.dims}; '
                 f'{_ANEW}'
             )
-        return mapped(*self._identities(count))
+        origin, how = mapped(*self._identities(count))
+        return MappedRows(self.rows, origin), how
 
     def _identities(self, stored: int) -> tuple[Identities, Identities]:
         """Those of the training set, and the ``stored`` ones of the checkpoint."""

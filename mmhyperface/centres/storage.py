@@ -199,19 +199,23 @@ def _write_array(path: Path, rows: Tensor) -> None:
         os.fsync(file.fileno())
 
 
-def write_index(folder: Path, tensors: Sequence[dict]) -> None:
+def write_index(folder: Path, of_ranks: Sequence[Sequence[dict]]) -> None:
     """Complete a folder.
 
     Args:
         folder: It holds ``model.pth`` and all parts.
-        tensors: Of each ``key``, ``dtype``, ``shape`` and ``parts``.
+        of_ranks: What each rank has written of each tensor, in one order: its ``key``,
+            ``dtype``, ``shape`` and ``parts``.
 
     Raises:
         UserError: If a part of another process is not to be seen here.
     """
-    for tensor in tensors:
-        tensor['parts'].sort(key=lambda part: part['rows'])
-        _check_parts(folder, tensor)
+    tensors = []
+    for several in zip(*of_ranks, strict=True):
+        parts = [part for tensor in several for part in tensor['parts']]
+        parts.sort(key=operator.itemgetter('rows'))
+        tensors.append({**several[0], 'parts': parts})
+        _check_parts(folder, tensors[-1])
     index = {'format': FORMAT, 'model': MODEL, 'tensors': tensors}
     (folder / INDEX).write_text(json.dumps(index, indent=1))
 

@@ -895,7 +895,7 @@ def test_rows_are_streamed(tmp_path, monkeypatch, dtype, trailing):
     assert max(part['bytes'] for part in parts) <= 1500 + 128
     name = str(dtype).removeprefix('torch.')
     tensor = dict(key=key, dtype=name, shape=list(rows.shape), parts=parts)
-    storage.write_index(tmp_path, [tensor])
+    storage.write_index(tmp_path, [[tensor]])
     torch.save({'state': {7: {}}}, tmp_path / storage.MODEL)
     stored = storage.read(str(tmp_path))['state'][7]['exp/avg']
     assert (stored.shape, stored.dtype) == (rows.shape, dtype)
