@@ -3,7 +3,8 @@
 Legend of shapes: C classes of all ranks, D dimensions.
 """
 
-from collections.abc import Callable, Generator, Sequence
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
@@ -21,9 +22,7 @@ _replacement: ContextVar[Callable[['CentreState'], Any] | None] = ContextVar(
 )
 
 
-def chunks(
-    start: int, stop: int, row_bytes: int
-) -> Generator[tuple[int, int], None, None]:
+def chunks(start: int, stop: int, row_bytes: int) -> Iterator[tuple[int, int]]:
     """[start, stop) in ranges of at most ``CHUNK_BYTES``, and at least one row."""
     step = max(1, CHUNK_BYTES // max(1, row_bytes))
     for first in range(start, stop, step):
@@ -31,7 +30,8 @@ def chunks(
 
 
 def row_bytes(rows: Tensor) -> int:
-    return rows[:1].numel() * rows.element_size() if len(rows) else 0
+    """Size of one of some rows."""
+    return math.prod(rows.shape[1:]) * rows.element_size()
 
 
 class StoredRows:
