@@ -485,7 +485,7 @@ def test_what_refers_to_itself_goes_before_the_process_group(monkeypatch):
     gc.disable()
     try:
         model = nn.Linear(1, 1)
-        model.hook = lambda: model
+        model.itself = [model]
         reference = weakref.ref(model)
         del model
         distributed.end_process_group()
