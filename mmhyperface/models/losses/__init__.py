@@ -1,8 +1,10 @@
 from .adaface import AdaFaceLoss
 from .arcface import ArcFaceLoss
 from .base import DecoupledLoss, HypersphereLoss, SoftmaxLoss
+from .batch import Batch
 from .cosface import CosFaceLoss
 from .curricularface import CurricularFaceLoss
+from .elasticface import ElasticFaceLoss
 from .magface import MagFaceLoss
 from .normface import NormFaceLoss
 from .sface import SFaceLoss
@@ -10,13 +12,16 @@ from .sphereface import SphereFaceLoss
 from .sphereface2 import SphereFace2Loss
 from .sphereface_plus import SphereFacePlusLoss
 from .sphereface_r import SphereFaceRLoss
+from .uniface import UniFaceLoss
 
 __all__ = [
     'AdaFaceLoss',
     'ArcFaceLoss',
+    'Batch',
     'CosFaceLoss',
     'CurricularFaceLoss',
     'DecoupledLoss',
+    'ElasticFaceLoss',
     'HypersphereLoss',
     'MagFaceLoss',
     'NormFaceLoss',
@@ -26,4 +31,5 @@ __all__ = [
     'SphereFaceLoss',
     'SphereFacePlusLoss',
     'SphereFaceRLoss',
+    'UniFaceLoss',
 ]
