@@ -17,7 +17,7 @@ from mmhyperface.apis import (
     read_convention,
     save_features,
 )
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.datasets import FaceFolder, FaceSets, SyntheticFacePairs
 from mmhyperface.engine.hooks.convention_hook import image_sizes
 from mmhyperface.evaluation.functional import tar_at_far

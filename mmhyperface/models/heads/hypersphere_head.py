@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmhyperface.centres import Shard, batch_sizes, gather_batch, share_of_batch
-from mmhyperface.centres.rows import AllRows, Rows, SampledRows, Sampling, SteppedRows
+from mmhyperface.centres.rows import (
+    AllRows,
+    SampledRows,
+    Sampling,
+    SteppedRows,
+    StepRows,
+)
 from mmhyperface.centres.skipped_steps import SkippedSteps
 from mmhyperface.centres.state import CentreState
 from mmhyperface.models.face_samples import FaceSamples
@@ -251,11 +257,13 @@ class HypersphereHead(CentreState, BaseModule):
         elif sampling is not None:
             self.rows = SampledRows(self.weight, optimizer, sampling)
         if self.rows is not None and self.catch_up:
-            self._skipped = self.rows.lent.catch_up()
+            self._skipped = self.rows.borrowed.catch_up()
 
-    def settled(self) -> AbstractContextManager[None]:
+    def whole_in_optimizer(self) -> AbstractContextManager[None]:
         """A while in which the optimizer holds all centres, for it to be saved."""
-        return super().settled() if self.rows is None else self.rows.lent.returned()
+        if self.rows is None:
+            return super().whole_in_optimizer()
+        return self.rows.borrowed.whole()
 
     def flush(self) -> None:
         """Bring all centres up to date with the steps that sampling skipped."""
@@ -383,7 +391,7 @@ class HypersphereHead(CentreState, BaseModule):
         x: Tensor,
         held: Tensor,
         position: Tensor,
-        rows: Rows,
+        rows: StepRows,
         context: dict[str, Tensor],
         expected: float,
     ) -> Fold:
@@ -391,26 +399,26 @@ class HypersphereHead(CentreState, BaseModule):
         engine = self._engine(x.device)
         partial = {name: self.shard.enter(value) for name, value in context.items()}
         folds = []
-        for part in rows.parts:
+        for subset in rows.subsets:
             own_row = held.new_full((len(x),), -1)
-            if part.rows is not None:
-                own_row[held] = part.rows[position]
-            options: dict[str, Any] = {'expected': expected * part.stands_for}
-            if part.update is not None:
-                options['update'] = part.update
+            if subset.own is not None:
+                own_row[held] = subset.own[position]
+            options: dict[str, Any] = {'expected': expected * subset.weight}
+            if subset.update is not None:
+                options['update'] = subset.update
             folded, hardest = engine(
                 x,
-                part.weight,
+                subset.rows,
                 own_row,
                 partial,
                 self.loss_module,
-                self._geometry(part.centres),
+                self._geometry(subset.centres),
                 **options,
             )
-            folds.append(Fold(folded * part.stands_for, hardest))
+            folds.append(Fold(folded * subset.weight, hardest))
         return merge(folds, self.loss_module, self.shard)
 
-    def _rows_of(self, classes: Tensor) -> Rows:
+    def _rows_of(self, classes: Tensor) -> StepRows:
         """The rows for a batch that has these of the classes kept here."""
         if not (self.training and torch.is_grad_enabled()):
             return AllRows().take(self.weight, classes, 'normalize')
