@@ -42,6 +42,7 @@ from mmhyperface.models.heads.hypersphere_head import (
     build_loss,
 )
 from mmhyperface.models.losses import HypersphereLoss
+from mmhyperface.models.losses.batch import Batch
 from mmhyperface.models.recognizers import image_channels
 from mmhyperface.ops import Blocked, dense, unit
 from mmhyperface.registry import HOOKS, MODELS, OPTIMIZERS, is_a
@@ -373,7 +374,7 @@ def _dense_peak(
             feats = torch.empty(samples, dim).requires_grad_()
             x, norm = unit(feats)
             own = (x * x.detach()).sum(1, keepdim=True)
-            context = loss.context(own, norm)
+            context = loss.context(Batch(own, norm))
             fold = dense(x, weight, target, context, loss, centres)
             terms = loss.join(loss.target(own, context), fold.folded)
             terms.mean().backward()

@@ -1,7 +1,6 @@
 from .adaface import AdaFaceLoss
 from .arcface import ArcFaceLoss
 from .base import DecoupledLoss, HypersphereLoss, SoftmaxLoss
-from .batch import Batch
 from .cosface import CosFaceLoss
 from .curricularface import CurricularFaceLoss
 from .elasticface import ElasticFaceLoss
@@ -17,7 +16,6 @@ from .uniface import UniFaceLoss
 __all__ = [
     'AdaFaceLoss',
     'ArcFaceLoss',
-    'Batch',
     'CosFaceLoss',
     'CurricularFaceLoss',
     'DecoupledLoss',

@@ -41,6 +41,10 @@ def require_one_of(loss: object, name: str, value: object, allowed: tuple) -> No
     )
 
 
+def _takes_cosine_alone(function: Callable) -> bool:
+    return len(inspect.signature(function).parameters) == 2
+
+
 def _without_context(function: Callable) -> Callable:
     """A characteristic function of the cosine alone, called with a context too."""
 
@@ -86,9 +90,8 @@ class HypersphereLoss(nn.Module, ABC):
         for name, method in list(vars(cls).items()):
             if name in ('context', 'observe', 'objective'):
                 setattr(cls, name, takes_batch(method))
-            elif name in ('psi', 'eta'):
-                if len(inspect.signature(method).parameters) == 2:
-                    setattr(cls, name, _without_context(method))
+            elif name in ('psi', 'eta') and _takes_cosine_alone(method):
+                setattr(cls, name, _without_context(method))
 
     def reset_parameters(self, num_classes: int) -> None:
         """Initialise what depends on the number of classes."""
@@ -104,8 +107,10 @@ class HypersphereLoss(nn.Module, ABC):
         The place for random numbers (:meth:`.Batch.normal`), since engines may compute
         ``others`` twice.
         """
-        own = batch.own
-        return {name: own.new_full((1, 1), getattr(self, name)) for name in self.margins}
+        return {
+            name: batch.own.new_full((1, 1), getattr(self, name))
+            for name in self.margins
+        }
 
     @abstractmethod
     def target(self, own: Tensor, context: Context) -> Tensor:

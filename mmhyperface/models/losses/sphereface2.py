@@ -10,11 +10,11 @@ C one-vs-all problems that share the centres' sphere:
 written here for margin type C. Types A and M (appendix) move the target's angle
 to min(pi, theta + m) or min(pi, m theta) before g, and leave the others alone.
 
-For speaker verification (Han et al., ICASSP 2023, doi 10.1109/ICASSP49357.2023.10094954)
-wespeaker trains a variant, ``margin_type='A', symmetric=True, beyond='shift',
-detach=False, bias_init=0.0, loss_weight=r`` here, its margin growing from 0. Type A
-moves the others' angles too, to theta - m, and cos(theta_y) + cos(m) - 1 stands for
-cos(theta_y + m) beyond pi.
+For speaker verification (Han et al., Exploring binary classification loss for speaker
+verification, ICASSP 2023) wespeaker trains a variant, ``SphereFace2Loss('A', r=32,
+symmetric=True, beyond='shift', detach=False, bias_init=0, loss_weight=32)`` here, with
+a margin that grows from 0. It moves the others' angles too, to theta - m, and beyond
+pi cos(theta_y) + cos(m) - 1 stands for cos(theta_y + m).
 """
 
 import math

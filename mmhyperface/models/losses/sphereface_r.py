@@ -77,7 +77,9 @@ class SphereFaceRLoss(SoftmaxLoss):
 
     def context(self, batch: Batch) -> Context:
         context = super().context(batch)
-        return context if self.feature_norm == 'hard' else {**context, 'norm': batch.norm}
+        if self.feature_norm != 'hard':
+            context['norm'] = batch.norm
+        return context
 
     def psi(self, own: Tensor, context: Context) -> Tensor:
         if self.version == 'v0':

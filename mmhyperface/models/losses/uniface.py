@@ -24,13 +24,13 @@ from .batch import Batch
 class UniFaceLoss(DecoupledLoss):
     """Binary losses that share one learned threshold.
 
-    Published settings, all with s 64: m 0.4, lam 0.7 (WebFace4M, WebFace42M, Glint360K);
-    m 0.45, lam 0.6 (CASIA-WebFace). The authors' code also clamps logits to [-s, s],
-    beyond which it has no gradient; here nothing can overflow.
+    Published settings, all with s 64: m 0.4, lam 0.7 (WebFace4M, WebFace42M,
+    Glint360K); m 0.45, lam 0.6 (CASIA-WebFace). The authors' code also clamps logits to
+    [-s, s], beyond which it has no gradient; here nothing can overflow.
 
     Where the paper samples a share r of the other classes, set
-    ``model.head.sample_rate=r``: the head lets each of those drawn stand for several, so
-    that ``lam=r`` gives the paper's loss.
+    ``model.head.sample_rate=r``: the head lets each of those drawn stand for several,
+    so that ``lam=r`` gives the paper's loss.
 
     Args:
         s: Scale of the logits, > 0.
