@@ -12,8 +12,7 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank
 from torch import Tensor, nn
 
-from mmhyperface.centres import checkpoint as storage
-from mmhyperface.centres import share_of_batch
+from mmhyperface.centres import share_of_batch, storage
 from mmhyperface.centres.state import StoredRows
 from mmhyperface.models.heads import BatchGeometry
 from mmhyperface.utils.errors import UserError

@@ -6,10 +6,10 @@ import torch
 from mmengine.hooks import EMAHook
 from torch import Tensor, nn
 
-from mmhyperface.centres import checkpoint as storage
-from mmhyperface.centres.state import CentreState, emitting
+from mmhyperface.centres.state import CentreState, centres_saved_as, heads_of
 from mmhyperface.engine.config_changes import changes, entries, lines_of
 from mmhyperface.utils.errors import UserError, some
+from mmhyperface.weights.shapes import misfit, require_fit, shapes_of
 
 if TYPE_CHECKING:
     from mmhyperface.engine.runner import FaceRunner
@@ -19,15 +19,6 @@ OF_TORCH = {
     *('foreach', 'maximize', 'capturable', 'differentiable', 'fused'),
     *('decoupled_weight_decay', 'amsgrad'),
 }
-
-
-def heads_of(model: nn.Module) -> dict[str, CentreState]:
-    """The heads with centres, by name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, CentreState)
-    }
 
 
 def require_weights(runner: 'FaceRunner', filename: str, state: dict) -> None:
@@ -46,11 +37,11 @@ def require_weights(runner: 'FaceRunner', filename: str, state: dict) -> None:
     heads = tuple(f'{name}.' for name in heads_of(runner.bare_model))
     parts = {f'{name.partition(".")[0]}.' for name in wanted}
     network = tuple(parts & {'backbone.', 'neck.'} or parts - {*heads})
-    ours, theirs = storage.shapes_of(wanted), storage.shapes_of(state)
+    ours, theirs = shapes_of(wanted), shapes_of(state)
     fitting = {name for name in ours if theirs.get(name) == ours[name]}
     advice = _advice(runner, state, filename)
     if not runner.load_partial:
-        storage.require_fit(
+        require_fit(
             wanted,
             state,
             (*network, 'backbone.', 'neck.'),
@@ -78,8 +69,7 @@ def require_weights(runner: 'FaceRunner', filename: str, state: dict) -> None:
 def _advice(runner: 'FaceRunner', state: dict, filename: str) -> str:
     backbone = getattr(runner.bare_model, 'backbone', None)
     if backbone is not None and (
-        storage.shapes_of(backbone.state_dict()).items()
-        <= storage.shapes_of(state).items()
+        shapes_of(backbone.state_dict()).items() <= shapes_of(state).items()
     ):
         return (
             '. It holds the backbone alone, and its names lack the prefix "backbone.": '
@@ -132,14 +122,14 @@ def require_training(
             'training goes on from the weights that were trained, without the '
             'average. To keep it, put the EMAHook back into custom_hooks'
         )
-    wanted = storage.shapes_of(_state_of(runner.bare_model))
-    found = storage.shapes_of(state)
+    wanted = shapes_of(_state_of(runner.bare_model))
+    found = shapes_of(state)
     heads = heads_of(runner.bare_model)
     for name in heads:
         # Their number of rows, which is that of the people, has messages of its own.
         for shapes in (wanted, found):
             shapes.pop(f'{name}.weight', None)
-    names, fault = storage.misfit(wanted, found)
+    names, fault = misfit(wanted, found)
     if names:
         of_losses = tuple(f'{name}.loss_module.' for name in heads)
         of_loss = any(name.startswith(of_losses) for name in names)
@@ -198,7 +188,7 @@ def _changed(runner: 'FaceRunner', meta: dict, beginning: str) -> str:
 
 
 def _state_of(model: nn.Module) -> dict:
-    with emitting(_of_all_ranks):
+    with centres_saved_as(_of_all_ranks):
         return model.state_dict()
 
 

@@ -43,6 +43,7 @@ from mmhyperface.models.heads.decisions import (
 )
 from mmhyperface.models.heads.hypersphere_head import HypersphereHead, build_loss
 from mmhyperface.models.losses import HypersphereLoss
+from mmhyperface.models.losses.batch import Batch
 from mmhyperface.models.recognizers import image_channels
 from mmhyperface.ops import Blocked, dense, unit
 from mmhyperface.registry import HOOKS, MODELS, OPTIMIZERS, is_a
@@ -339,7 +340,7 @@ def _measured_step(
         if options['engine'] == 'blocked':
             # As a GPU goes about it.
             dtype = _dtype(cfg.get('matmul_dtype'))
-            head._walker = Blocked(block, dtype, tile=block)
+            head.engine = Blocked(block, dtype, tile=block)
         optimizer = build_optimizer(optimizer_cfg, list(head.parameters()))
         head.attach(optimizer)
         labels = [i % rows if i < own else rows + i for i in range(samples)]
@@ -374,7 +375,7 @@ def _dense_peak(
             feats = torch.empty(samples, dim).requires_grad_()
             x, norm = unit(feats)
             own = (x * x.detach()).sum(1, keepdim=True)
-            context = loss.context(own, norm)
+            context = loss.context(Batch(own, norm))
             fold = dense(x, weight, target, context, loss, centres)
             terms = loss.join(loss.target(own, context), fold.folded)
             terms.mean().backward()

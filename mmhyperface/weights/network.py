@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.centres.state import StoredRows
 from mmhyperface.utils.errors import UserError, some
 from mmhyperface.version import __version__

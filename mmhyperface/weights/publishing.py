@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmhyperface.centres.checkpoint import replace_tensors
 from mmhyperface.utils.errors import UserError
 
 from .network import read_checkpoint
-from .state_dicts import own, without_head
+from .state_dicts import own, replace_tensors, without_head
 
 #: Characters of the sum that a name ends with.
 SUM_LENGTH = 8

@@ -1,6 +1,6 @@
 """State dicts as peers save them: prefixes, other types, other first layers."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,3 +115,15 @@ def swapped_channels(state: State, config: dict) -> State:
     """
     key = FIRST_LAYERS[config['type']]
     return {**state, key: torch.flip(state[key], (1,))}
+
+
+def replace_tensors(node: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply a function to all tensors of nested dicts and lists, in place."""
+    if isinstance(node, Tensor):
+        return function(node)
+    if isinstance(node, dict):
+        for key, value in node.items():
+            node[key] = replace_tensors(value, function)
+    elif isinstance(node, list):
+        node[:] = [replace_tensors(value, function) for value in node]
+    return node

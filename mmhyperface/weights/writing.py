@@ -142,10 +142,9 @@ def save(contents: dict[str, Any], overwrite: bool) -> None:
     """
     import torch
 
-    from mmhyperface.centres.checkpoint import replace_tensors
     from mmhyperface.utils.atomic_files import new_files
 
-    from .state_dicts import own
+    from .state_dicts import own, replace_tensors
 
     for path in contents:
         require_file(path)

@@ -11,7 +11,7 @@ from PIL import Image
 from runs import small_config, train
 
 from mmhyperface.apis import build_runner, get_model
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.datasets import FaceFolder, FaceSets, SyntheticFacePairs
 from mmhyperface.engine.hooks.convention_hook import image_sizes
 from mmhyperface.engine.testing import is_recogniser, save_features

@@ -10,8 +10,8 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 
-from mmhyperface.centres.checkpoint import write_text
 from mmhyperface.centres.shared_rows import from_main
+from mmhyperface.centres.storage import write_text
 from mmhyperface.engine.divergence import (
     ADVICE,
     CollapseSigns,
