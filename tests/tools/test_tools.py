@@ -352,6 +352,10 @@ def test_an_option_may_be_a_dict_as_a_config_has_it():
             'has no option channels: is in_channels meant? (in model.head)',
         ),
         (
+            ['sface_quickstart.py', '--cfg-options', 'model.backbone.norm_evals=1'],
+            'SFNet has no option norm_evals: is norm_eval meant? (in model.backbone)',
+        ),
+        (
             ['sface_quickstart.py', '--cfg-options', 'model.type=FaceRecogniser'],
             'FaceRecogniser is not in the mmhyperface::model registry: is the type',
         ),
