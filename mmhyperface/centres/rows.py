@@ -404,7 +404,7 @@ class SteppedRows:
             group['momentum'],
             group['weight_decay'],
             index=drawn,
-            spared=classes if drawn is None else None,
+            excluded=classes if drawn is None else None,
             skipped=self.lent.skipped,
         )
         others = Part(weight.detach(), None, centres, stands_for, update)

@@ -21,7 +21,7 @@ from mmhyperface.centres.skipped_steps import SkippedSteps
 from mmhyperface.centres.state import CentreState
 from mmhyperface.models.face_samples import FaceSamples
 from mmhyperface.models.losses import HypersphereLoss
-from mmhyperface.ops import Blocked, Fold, Fused, clamp_cosine, dense, merge, unit
+from mmhyperface.ops import Blocked, Fold, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 
@@ -74,10 +74,10 @@ class HypersphereHead(CentreState, BaseModule):
         init_std: Standard deviation of the initial centres; by default Xavier
             normal, sqrt(2 / (C + D)). insightface takes 0.01.
         engine: Who computes the terms of the other classes. ``dense`` holds all
-            cosines, B x C of them, and is the reference; ``blocked`` walks the classes
-            in blocks and holds none; ``fused`` does so with one CUDA kernel for
-            cosine, loss and gradient. ``auto`` is dense for few classes, else fused
-            on CUDA where Triton is installed, else blocked.
+            cosines, B x C of them, and is the reference; ``blocked`` goes over the
+            classes in blocks and holds none, and compiles the loss (torch.compile)
+            where there are many classes and a C++ compiler, or Triton on CUDA;
+            ``fused`` always does. ``auto`` is dense for few classes, else blocked.
         sharded: Whether each rank keeps a part of the centres, and sees the features
             of all ranks; else every rank keeps all. ``auto`` splits large ones.
         sample_rate: Share of the centres that take part in a step: those of the
@@ -437,14 +437,14 @@ class HypersphereHead(CentreState, BaseModule):
         if name == 'auto':
             few = self.num_classes <= FEW_CLASSES
             plain = few and not self.fused_update and self.matmul_dtype is None
-            name = 'dense' if plain else 'fused' if Fused.suits(device) else 'blocked'
+            name = 'dense' if plain else 'blocked'
         if name == 'dense':
             return dense
-        kind = Fused if name == 'fused' else Blocked
+        compiled = True if name == 'fused' else None
         dtype = getattr(torch, self.matmul_dtype) if self.matmul_dtype else None
         walker = self._walker
-        if type(walker) is not kind or walker.matmul_dtype != dtype:
-            walker = self._walker = kind(matmul_dtype=dtype)
+        if walker is None or (walker.compiled, walker.matmul_dtype) != (compiled, dtype):
+            walker = self._walker = Blocked(matmul_dtype=dtype, compiled=compiled)
         return walker
 
     def predict(
