@@ -26,7 +26,7 @@ from mmhyperface.centres.state import CentreState
 from mmhyperface.models.face_samples import FaceSamples, labels_of
 from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.models.losses.batch import Batch
-from mmhyperface.ops import Blocked, Fold, Fused, clamp_cosine, dense, merge, unit
+from mmhyperface.ops import Blocked, Fold, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 
@@ -80,10 +80,11 @@ class HypersphereHead(CentreState, BaseModule):
         init_std: Standard deviation of the initial centres; by default Xavier
             normal, sqrt(2 / (C + D)). insightface takes 0.01.
         engine: What computes the terms of the other classes. ``dense`` holds all
-            cosines, B x C of them, and is the reference; ``blocked`` walks the classes
-            in blocks and holds none; ``fused`` does so with one CUDA kernel for
-            cosine, loss and gradient. ``auto`` is dense for few classes, else fused
-            on CUDA where Triton is installed, else blocked.
+            cosines, B x C of them, and is the reference; ``blocked`` goes over the
+            classes in blocks and holds none, and compiles the loss (torch.compile)
+            where there are many classes and a C++ compiler, or Triton on CUDA;
+            ``fused`` always does. ``auto`` is dense for few classes, else blocked. Or
+            an engine itself, called like :func:`~mmhyperface.ops.dense.dense`.
         sharded: Whether each rank keeps a part of the centres, and sees the features
             of all ranks; else every rank keeps all. ``auto`` splits large ones.
         sample_rate: Share of the centres that take part in a step: those of the
@@ -402,7 +403,7 @@ class HypersphereHead(CentreState, BaseModule):
         expected: float,
     ) -> Fold:
         """The terms of all other classes, of all subsets and ranks."""
-        engine = self._engine(x.device)
+        engine = self._engine()
         partial = {name: self.shard.enter(value) for name, value in context.items()}
         folds = []
         for subset in rows.subsets:
@@ -444,17 +445,17 @@ class HypersphereHead(CentreState, BaseModule):
         held = ((rows >= 0) & (rows < len(self.shard))).nonzero().squeeze(1)
         return held, rows[held]
 
-    def _engine(self, device: torch.device) -> Callable[..., Fold]:
-        name, dtype = self.engine, self.matmul_dtype
-        if not isinstance(name, str):
-            return name
-        if is_dense(name, self.num_classes, self.fused_update, dtype):
+    def _engine(self) -> Callable[..., Fold]:
+        if not isinstance(self.engine, str):
+            return self.engine
+        dtype = self.matmul_dtype
+        if is_dense(self.engine, self.num_classes, self.fused_update, dtype):
             return dense
-        compiled = name == 'fused' or (name == 'auto' and Fused.suits(device))
-        kind = Fused if compiled else Blocked
-        if type(self._blocked) is not kind:
-            matmul_dtype = getattr(torch, dtype) if dtype else None
-            self._blocked = kind(matmul_dtype=matmul_dtype)
+        if self._blocked is None:
+            self._blocked = Blocked(
+                matmul_dtype=getattr(torch, dtype) if dtype else None,
+                compiled=True if self.engine == 'fused' else None,
+            )
         return self._blocked
 
     def predict(

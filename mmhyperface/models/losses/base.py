@@ -18,13 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmhyperface.ops.contract import Context
+from mmhyperface.ops.fold import fold, neutral
 from mmhyperface.utils.errors import UserError
 
 from .batch import Batch, takes_batch
 from .characteristic import characteristic
-
-Context = dict[str, Tensor]
-"""What else the terms need about a sample: tensors [B, 1] or [1, 1], by name."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -58,22 +57,17 @@ def _without_context(function: Callable) -> Callable:
 class HypersphereLoss(nn.Module, ABC):
     """Base of all losses: a term of the own cosine, terms of the other cosines.
 
-    ``join(target(own), fold(others(cos)))`` is the loss of each sample. Whoever goes
-    through the classes may call ``others`` on any blocks of them and combine their
-    ``fold``; the gradient flows through ``own``, ``cos`` and ``context`` alone.
-
-    What the terms of other classes need and training may change belongs into the
-    context: an engine may have compiled ``others``.
+    ``join(target(own), fold(others(cos)))`` is the loss of each sample, ``fold`` being a
+    sum or a log-sum-exp. Engines call ``others`` on any blocks of the classes, perhaps
+    compiled: what it needs and training may change belongs into the context. The
+    gradient flows through ``own``, ``cos`` and ``context`` alone.
 
     Args:
         loss_weight: Factor of the paper's L.
     """
 
-    neutral: float
-    """The value of ``others`` that leaves ``fold`` unchanged."""
-
     additive: bool
-    """Whether ``fold`` is a sum; else it is a log-sum-exp."""
+    """Whether the terms of other classes are summed; else their log-sum-exp is taken."""
 
     keeps_statistics = False
     """Whether ``observe`` wants to see the global batch."""
@@ -121,19 +115,6 @@ class HypersphereLoss(nn.Module, ABC):
         """Terms of other classes, elementwise, [B, c]."""
 
     @abstractmethod
-    def fold(self, others: Tensor) -> Tensor:
-        """Combine the terms of the other classes, [B, c] -> [B, 1]."""
-
-    @abstractmethod
-    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
-        """Derivative of ``fold`` by each of its terms, [B, c] or [B, 1].
-
-        Args:
-            others: The terms, [B, c].
-            folded: The fold of these and all other terms, [B, 1].
-        """
-
-    @abstractmethod
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         """Loss of each sample, [B, 1], from its two terms."""
 
@@ -179,8 +160,8 @@ class HypersphereLoss(nn.Module, ABC):
         if self.training and self.keeps_statistics:
             self.observe(Batch(own.detach(), norm.detach()))
         context = self.context(batch)
-        others = self.others(cos, context)
-        folded = self.fold(others.scatter(1, target[:, None], self.neutral))
+        others = self.others(cos, context).scatter(1, target[:, None], neutral(self))
+        folded = fold(others, self)
         terms = self.join(self.target(own, context), folded)
         return self.objective(terms.mean(), batch)
 
@@ -198,7 +179,6 @@ class SoftmaxLoss(HypersphereLoss):
         detach: Characteristic gradient detachment of psi.
     """
 
-    neutral = float('-inf')
     additive = False
 
     def __init__(
@@ -232,12 +212,6 @@ class SoftmaxLoss(HypersphereLoss):
         """
         return self.target(own, context) <= self.others(hardest, context)
 
-    def fold(self, others: Tensor) -> Tensor:
-        return others.logsumexp(1, keepdim=True)
-
-    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
-        return (others - folded).exp()
-
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         # -log(e^t / (e^t + e^f)) = log(1 + e^(f - t)), exact for any gap.
         return -F.logsigmoid(target - folded)
@@ -246,14 +220,7 @@ class SoftmaxLoss(HypersphereLoss):
 class DecoupledLoss(HypersphereLoss):
     """L = positive term + sum of negative terms: no term couples two classes."""
 
-    neutral = 0.0
     additive = True
-
-    def fold(self, others: Tensor) -> Tensor:
-        return others.sum(1, keepdim=True)
-
-    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
-        return torch.ones_like(folded)
 
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         return target + folded
