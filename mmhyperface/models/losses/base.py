@@ -9,9 +9,7 @@ cosines to a block of centres.
 """
 
 import functools
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,8 +20,9 @@ from mmhyperface.ops.contract import Context
 from mmhyperface.ops.fold import fold, neutral
 from mmhyperface.utils.errors import UserError
 
-from .batch import Batch, takes_batch
+from .batch import Batch
 from .characteristic import characteristic
+from .former import ADAPTED, takes_batch
 
 
 def require(condition: bool, message: str) -> None:
@@ -40,34 +39,20 @@ def require_one_of(loss: object, name: str, value: object, allowed: tuple) -> No
     )
 
 
-def _takes_cosine_alone(function: Callable) -> bool:
-    return len(inspect.signature(function).parameters) == 2
-
-
-def _without_context(function: Callable) -> Callable:
-    """A characteristic function of the cosine alone, called with a context too."""
-
-    @functools.wraps(function)
-    def call(self: Any, cos: Tensor, context: Context | None = None) -> Tensor:
-        return function(self, cos)
-
-    return call
-
-
 class HypersphereLoss(nn.Module, ABC):
     """Base of all losses: a term of the own cosine, terms of the other cosines.
 
-    ``join(target(own), fold(others(cos)))`` is the loss of each sample, ``fold`` being a
-    sum or a log-sum-exp. Engines call ``others`` on any blocks of the classes, perhaps
-    compiled: what it needs and training may change belongs into the context. The
-    gradient flows through ``own``, ``cos`` and ``context`` alone.
+    ``join(target(own), fold(others(cos)))`` is the loss of each sample, ``fold`` being
+    a sum or a log-sum-exp. Engines call ``others`` on any blocks of the classes,
+    perhaps compiled: what it needs and training may change belongs into the context.
+    The gradient flows through ``own``, ``cos`` and ``context`` alone.
 
     Args:
         loss_weight: Factor of the paper's L.
     """
 
     additive: bool
-    """Whether the terms of other classes are summed; else their log-sum-exp is taken."""
+    """Whether terms of other classes are summed; else their log-sum-exp is taken."""
 
     keeps_statistics = False
     """Whether ``observe`` wants to see the global batch."""
@@ -81,11 +66,8 @@ class HypersphereLoss(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, method in list(vars(cls).items()):
-            if name in ('context', 'observe', 'objective'):
-                setattr(cls, name, takes_batch(method))
-            elif name in ('psi', 'eta') and _takes_cosine_alone(method):
-                setattr(cls, name, _without_context(method))
+        for name in ADAPTED.keys() & vars(cls).keys():
+            setattr(cls, name, ADAPTED[name](vars(cls)[name]))
 
     def reset_parameters(self, num_classes: int) -> None:
         """Initialise what depends on the number of classes."""
