@@ -157,19 +157,20 @@ class SoftmaxLoss(HypersphereLoss):
 
     Args:
         loss_weight: Factor of the paper's L.
-        s: Scale of the logits, > 0.
-        detach: Characteristic gradient detachment of psi.
+        s: Scale of the logits, > 0, of losses that define psi or eta.
+        detach: Their characteristic gradient detachment, of psi.
     """
 
     additive = False
 
     def __init__(
-        self, loss_weight: float = 1.0, s: float = 1.0, detach: bool = False
+        self, loss_weight: float = 1.0, s: float | None = None, detach: bool = False
     ) -> None:
         super().__init__(loss_weight)
-        require(s > 0, f'{type(self).__name__}: s must be positive, got {s}')
-        self.s = s
-        self.detach = detach
+        if s is not None:
+            require(s > 0, f'{type(self).__name__}: s must be positive, got {s}')
+            self.s = s
+            self.detach = detach
 
     def psi(self, own: Tensor, context: Context) -> Tensor:
         """Characteristic function of the own class, [B, 1]."""

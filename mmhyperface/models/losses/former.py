@@ -1,7 +1,7 @@
 """Losses that were written before there was a :class:`.Batch` work as they are.
 
-Then a loss had ``context(own, norm)``, ``observe(own, norm)`` and ``objective(data_term,
-norm, centres)``, and its characteristic functions took the cosine alone.
+Then a loss had ``context(own, norm)``, ``observe(own, norm)`` and
+``objective(data_term, norm, centres)``, and its psi and eta took the cosine alone.
 """
 
 import functools
