@@ -22,7 +22,6 @@ from mmhyperface.utils.errors import UserError
 
 C, D = 6, 4
 ENGINES = ('dense', 'blocked')
-# To trace each loss once, which takes most of the time here.
 WALKER = Blocked(block=4)
 
 
