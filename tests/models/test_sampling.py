@@ -32,7 +32,7 @@ def sampled_head(
     head = HypersphereHead(
         classes, D, loss, sharded=False, sample_rate=rate, init_std=1.0, **options
     )
-    head._walker = WALKER
+    head.engine = WALKER
     return head.double().train()
 
 
