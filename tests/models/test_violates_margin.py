@@ -85,14 +85,14 @@ def test_a_sample_violates_where_the_formula_says_so(name):
     )
     own, other = own.clamp(-1, 1), other.clamp(-1, 1)
     context = loss.context(own, torch.full_like(own, NORM))
-    found = loss.violates_margin(own, other, context)
-    assert found.dtype == torch.bool
-    assert found.shape == own.shape
+    violating = loss.violates_margin(own, other, context)
+    assert violating.dtype == torch.bool
+    assert violating.shape == own.shape
     expected = [
         formula(a, b)
         for a, b in zip(own.flatten().tolist(), other.flatten().tolist(), strict=True)
     ]
-    assert found.flatten().tolist() == expected
+    assert violating.flatten().tolist() == expected
     assert len(set(expected)) == 2
 
 
@@ -105,5 +105,5 @@ def test_a_loss_that_does_not_say_compares_the_cosines():
             return cos
 
     own, other = torch.full((3, 1), 0.3), torch.tensor([[0.2], [0.3], [0.4]])
-    found = Plain().violates_margin(own, other, {})
-    assert found.flatten().tolist() == [False, True, True]
+    violating = Plain().violates_margin(own, other, {})
+    assert violating.flatten().tolist() == [False, True, True]
