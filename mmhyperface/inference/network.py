@@ -24,10 +24,10 @@ from mmhyperface.engine.launch import (
     MMENGINE_HOOKS,
     build_runner,
     count_classes,
-    dataset_config,
     require_checkpoint,
 )
 from mmhyperface.models.heads import HypersphereHead
+from mmhyperface.utils.configs import dataset_config
 from mmhyperface.utils.errors import UserError
 
 
@@ -91,7 +91,7 @@ class _FitHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Called before the model, or a hook's copy of it, takes anything."""
-        from mmhyperface.centres.checkpoint import require_fit
+        from mmhyperface.weights.shapes import require_fit
 
         model: Any = runner.model
         # With EMAHook the averaged weights, which are tested.

@@ -51,11 +51,13 @@ class TwoSets(FaceRecognizer):
         return losses
 
 
-def network(**options: Any) -> TwoSets:
+def network(
+    losses: tuple[str, str] = ('SphereFace2Loss', 'CurricularFaceLoss'), **options: Any
+) -> TwoSets:
     torch.manual_seed(0)
     heads = [
         HypersphereHead(classes, 6, dict(type=loss), init_std=1.0, **options)
-        for classes, loss in ((4, 'SphereFace2Loss'), (3, 'CurricularFaceLoss'))
+        for classes, loss in zip((4, 3), losses, strict=True)
     ]
     return TwoSets(*heads).double().train()
 
@@ -93,7 +95,10 @@ def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, A
                     if not (name.endswith('head.weight') or 'second.weight' in name)
                 },
                 rows=[bare.head.weight.grad.clone(), bare.second.weight.grad.clone()],
-                t=bare.second.loss_module.t.clone(),
+                buffers={
+                    name: buffer.clone()
+                    for name, buffer in bare.second.loss_module.named_buffers()
+                },
                 samples=gather_samples([bare.head.last]),
                 state=state_of(step),
                 suspects=suspects(step, None),
@@ -107,6 +112,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'split-blocked': dict(sharded=True, engine='blocked'),
     'whole': dict(sharded=False, engine='dense'),
     'whole-blocked': dict(sharded=False, engine='blocked'),
+    # One needs the centres of the whole batch, the other its statistics.
+    'whole-batch': dict(
+        sharded=False, engine='dense', losses=('SphereFacePlusLoss', 'AdaFaceLoss')
+    ),
 }
 
 
@@ -157,7 +166,7 @@ def test_a_head_per_data_set(ranks, name):
     for number, expected in enumerate(truth):
         found = [rank[number] for rank in ranks[name]]
         for rank in found:
-            for key in ('scalars', 'grads', 't'):
+            for key in ('scalars', 'grads', 'buffers'):
                 torch.testing.assert_close(rank[key], expected[key])
             for key, value in expected['samples']._asdict().items():
                 assert getattr(rank['samples'], key) == pytest.approx(value), key

@@ -15,12 +15,13 @@ from mmengine.hooks import EMAHook
 from runs import small_config, spawn, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmhyperface.apis import build_runner, require_checkpoint
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.apis import build_runner
 from mmhyperface.centres import state as centre_state
+from mmhyperface.centres import storage
 from mmhyperface.centres.state import MappedRows, StoredRows
 from mmhyperface.engine import runner as runner_module
 from mmhyperface.engine.hooks import CheckpointHook
+from mmhyperface.engine.launch import require_checkpoint
 from mmhyperface.utils.errors import UserError
 
 FORMATS = {'file': '1GB', 'parts': 0}
@@ -409,7 +410,6 @@ def test_fine_tuning_keeps_what_it_is_told_to(two, form, tmp_path):
             'has centres of 11 identities in 16 dimensions, where head of this config '
             "has 4 in 16.*'map'.*'drop'",
         ),
-        (('a', 'b'), {'load_centres': 'map'}, r"no identity of the training set \('a'"),
         (
             (*NAMES[1:], 'b'),
             {},
@@ -422,14 +422,6 @@ def test_fine_tuning_keeps_what_it_is_told_to(two, form, tmp_path):
                 'train_dataloader.dataset.metainfo': dict(_delete_=True),
             },
             r'other people: 11 of 11 .* \(drawn 0-100, drawn 0-101, ',
-        ),
-        (
-            NAMES[:4],
-            {
-                'load_centres': 'map',
-                'train_dataloader.dataset.metainfo': dict(classes=None),
-            },
-            r'names of 4 identities of the training set \(SyntheticFaces\).* has none',
         ),
         (
             NAMES[:4],
@@ -658,19 +650,18 @@ def test_a_test_reads_the_averaged_network_and_no_rows(
 # ---- damage and interruption
 
 
-def damaged(source: Path, folder: Path, damage) -> Path:
-    copy = folder / 'iter_3.pth'
-    shutil.copytree(source, copy)
-    damage(copy)
-    return copy
-
-
 def part_of(folder: Path) -> Path:
     return next(folder.glob('state_dict.head.weight.6-11.npy'))
 
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
+
+
+def forget_a_part(folder: Path) -> None:
+    index = json.loads((folder / storage.INDEX).read_text())
+    index['tensors'][0]['parts'].pop()
+    (folder / storage.INDEX).write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize(
@@ -682,37 +673,24 @@ def cut(path: Path) -> None:
         (lambda f: cut(f / 'index.json'), 'index.json is damaged'),
         (lambda f: (f / 'model.pth').unlink(), 'model.pth is missing'),
         (lambda f: cut(f / 'model.pth'), 'model.pth is damaged'),
-        *(
-            # Interpreted, each ends in an error of another kind.
-            (lambda f, data=data: (f / 'model.pth').write_bytes(data), told)
-            for data, told in (
-                (b'', 'model.pth is damaged'),
-                (b'hello world', 'model.pth is damaged'),
-                (b'no weights at all', 'model.pth is no file of torch.save'),
-                (bytes(range(256)), 'model.pth is no file of torch.save'),
-            )
+        (lambda f: (f / 'model.pth').write_bytes(b''), 'model.pth is damaged'),
+        (
+            lambda f: (f / 'model.pth').write_bytes(b'no weights at all'),
+            'model.pth is no file of torch.save',
         ),
         (
             lambda f: (f / 'index.json').write_text('{"format": "9"}'),
             "format is '9', this version of mmhyperface reads",
         ),
+        (lambda f: forget_a_part(f), r'rows from 6 on of .* are missing'),
         (shutil.rmtree, 'there is no checkpoint .*iter_3.pth'),
     ],
 )
 def test_damage_is_told(two, tmp_path, damage, message):
-    folder = damaged(two / 'parts' / 'iter_3.pth', tmp_path, damage)
+    folder = tmp_path / 'iter_3.pth'
+    shutil.copytree(two / 'parts' / 'iter_3.pth', folder)
+    damage(folder)
     with pytest.raises(UserError, match=message):
-        storage.read(str(folder))
-
-
-def test_rows_that_the_index_lacks_are_told(two, tmp_path):
-    def forget(folder: Path) -> None:
-        index = json.loads((folder / storage.INDEX).read_text())
-        index['tensors'][0]['parts'].pop()
-        (folder / storage.INDEX).write_text(json.dumps(index))
-
-    folder = damaged(two / 'parts' / 'iter_3.pth', tmp_path, forget)
-    with pytest.raises(UserError, match=r'rows from 6 on of .* are missing'):
         storage.read(str(folder))
 
 
@@ -895,7 +873,7 @@ def test_rows_are_streamed(tmp_path, monkeypatch, dtype, trailing):
     assert max(part['bytes'] for part in parts) <= 1500 + 128
     name = str(dtype).removeprefix('torch.')
     tensor = dict(key=key, dtype=name, shape=list(rows.shape), parts=parts)
-    storage.write_index(tmp_path, [tensor])
+    storage.write_index(tmp_path, [[tensor]])
     torch.save({'state': {7: {}}}, tmp_path / storage.MODEL)
     stored = storage.read(str(tmp_path))['state'][7]['exp/avg']
     assert (stored.shape, stored.dtype) == (rows.shape, dtype)

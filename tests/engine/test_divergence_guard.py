@@ -13,7 +13,7 @@ from mmengine.model import is_model_wrapper
 from runs import scalars, small_config
 
 from mmhyperface.apis import build_runner
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.engine.divergence import (
     CollapseSigns,
     State,

@@ -61,7 +61,7 @@ def measured_head(cfg: dict, samples: int, own: int, rows: int, block: int) -> i
     head = HypersphereHead(rows, 48, **cfg).train()
     head.num_classes += samples
     if cfg['engine'] == 'blocked':
-        head._walker = Blocked(block)
+        head.engine = Blocked(block)
     optimizer = build_optimizer(SGD, list(head.parameters()))
     head.attach(optimizer)
     batch = [

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from runs import run_script
 from yapf.yapflib.yapf_api import FormatCode
 
-from mmhyperface.apis import load_config
+from mmhyperface.engine.launch import load_config
 from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -178,6 +178,29 @@ PUBLISHED = {
         classes=85_742,
         init_std=(2 / 85_742) ** 0.5,
         loss=dict(type='SFaceLoss', s=64, k=80, a=0.9, b=1.2),
+    ),
+    'elasticface_r100_ms1m': dict(
+        SFACE,
+        clip=5,
+        clip_centres=False,
+        milestones=[11_372 * epoch for epoch in (7, 13, 19, 24)],
+        iterations=11_372 * 26,
+        network=R100,
+        classes=85_742,
+        init_std=0.01,
+        loss=dict(type='ElasticFaceLoss', margin_type='arc', s=64, m=0.5, sigma=0.05),
+    ),
+    'uniface_r50_casia': dict(
+        SFACE,
+        wrapper='AmpOptimWrapper',
+        dtype='float16',
+        clip=10,
+        milestones=[958 * 16, 958 * 24],
+        iterations=958 * 28,
+        network=dict(R50, dropout=0.4),
+        classes=10_572,
+        init_std=512**-0.5,
+        loss=dict(type='UniFaceLoss', s=64, m=0.45, lam=0.6),
     ),
     'arcface_r50_ms1mv3': dict(
         INSIGHTFACE,

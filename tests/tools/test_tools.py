@@ -19,7 +19,9 @@ import pytest
 import record_files
 from runs import as_main, run_script, small_config, spawn
 
-from mmhyperface.apis import argument_parser, build_runner, config_from, load_config
+from mmhyperface.apis import build_runner
+from mmhyperface.engine.launch import config_from, load_config
+from mmhyperface.utils.command_line import argument_parser
 from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -348,6 +350,10 @@ def test_an_option_may_be_a_dict_as_a_config_has_it():
         (
             ['sface_quickstart.py', '--cfg-options', 'model.head.channels=3'],
             'has no option channels: is in_channels meant? (in model.head)',
+        ),
+        (
+            ['sface_quickstart.py', '--cfg-options', 'model.backbone.norm_evals=1'],
+            'SFNet has no option norm_evals: is norm_eval meant? (in model.backbone)',
         ),
         (
             ['sface_quickstart.py', '--cfg-options', 'model.type=FaceRecogniser'],
