@@ -585,9 +585,9 @@ def _bytes(size: float | str | None) -> float:
     if size is None:
         return math.inf
     if isinstance(size, str):
-        found = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*', size, re.IGNORECASE)
-        if found:
-            return float(found[1]) * UNITS[found[2].upper()]
+        match = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*', size, re.IGNORECASE)
+        if match:
+            return float(match[1]) * UNITS[match[2].upper()]
     elif isinstance(size, int | float) and size >= 0:
         return size
     raise UserError(

@@ -120,15 +120,17 @@ def amp(**options: object) -> AmpOptimWrapper:
 def test_amp_wrapper_on_the_cpu_keeps_its_state(
     monkeypatch, has_instructions, options, dtype
 ):
-    told = []
+    messages = []
     monkeypatch.setattr(
         optim_wrappers, 'has_bfloat16_instructions', lambda: has_instructions
     )
-    monkeypatch.setattr(optim_wrappers, 'print_log', lambda text, _: told.append(text))
+    monkeypatch.setattr(
+        optim_wrappers, 'print_log', lambda text, _: messages.append(text)
+    )
     wrapper = amp(**options)
     with wrapper.optim_context(nn.Linear(1, 1)):
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
-    assert any('has no instructions' in x for x in told) == (dtype == torch.float32)
+    assert any('has no instructions' in x for x in messages) == (dtype == torch.float32)
     assert not wrapper.loss_scaler.is_enabled()
     other = amp()
     other.load_state_dict(wrapper.state_dict())
