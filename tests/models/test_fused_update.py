@@ -240,14 +240,14 @@ def test_rounding_of_the_expected_gradient_is_none_of_its_business(
     optimizer = attached(head)
     labels = [seed % 3 for seed in range(samples)]
     step(head, features(samples).float(), labels, optimizer)
-    walks = []
-    visit = head._walker.visit
+    loops = []
+    run = head._walker.run
     monkeypatch.setattr(
-        head._walker, 'visit', lambda *a, **k: walks.append(1) or visit(*a, **k)
+        head._walker, 'run', lambda *a, **k: loops.append(1) or run(*a, **k)
     )
     step(head, features(samples).float(), labels, optimizer)
     # One over the own rows, one over the others.
-    assert len(walks) == 2
+    assert len(loops) == 2
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from mmhyperface.models import (
     SphereFace2Loss,
 )
 from mmhyperface.ops import Blocked, dense
+from mmhyperface.ops.fold import neutral
 from mmhyperface.ops.denormals import denormals_flushed
 from mmhyperface.utils.errors import UserError
 
@@ -28,7 +29,6 @@ LOSSES = {
     'sphereface2': lambda: SphereFace2Loss(r=8.0),
 }
 both_families = pytest.mark.parametrize('name', ['arcface', 'sphereface2'])
-# One for all, to trace each loss once.
 WALKER = Blocked(block=4)
 
 
@@ -118,20 +118,20 @@ def test_a_scaled_loss(name, scale):
 
 
 def test_a_scale_is_expected_the_next_time(monkeypatch):
-    """A sum needs one visit only, if the gradient to come is known."""
+    """A sum needs one loop only, if the gradient to come is known."""
     head = head_of(LOSSES['sphereface2']())
     x, y = batch(head)
-    visits = []
+    loops = []
     head._walker = Blocked()
-    visit = head._walker.visit
+    run = head._walker.run
     monkeypatch.setattr(
-        head._walker, 'visit', lambda *a, **k: visits.append(1) or visit(*a, **k)
+        head._walker, 'run', lambda *a, **k: loops.append(1) or run(*a, **k)
     )
     counts = []
     for scale in (1.0, 512.0, 512.0, 256.0, 256.0):
         (head._loss(x, y)['loss'] * scale).backward()
-        counts.append(len(visits))
-        visits.clear()
+        counts.append(len(loops))
+        loops.clear()
     assert counts == [1, 2, 1, 2, 1]
 
 
@@ -345,7 +345,7 @@ def test_no_rows_at_all(name):
             for key, value in loss.context(x[:, :1], x[:, :1]).items()
         }
         fold = engine(x, weight, target, context, loss)
-        assert (fold.folded == loss.neutral).all()
+        assert (fold.folded == neutral(loss)).all()
         assert (fold.hardest == -1).all()
         leaves = [x, weight, *context.values()]
         for grad in torch.autograd.grad(fold.folded.sum(), leaves):
