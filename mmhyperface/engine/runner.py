@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmhyperface.centres import storage
-from mmhyperface.centres.loading import CHOICES, CheckpointCentres
 from mmhyperface.centres.shared_rows import (
     ClassTensor,
     all_or_none,
@@ -45,6 +44,7 @@ from mmhyperface.datasets.wrappers import placed
 from mmhyperface.engine import loops
 from mmhyperface.engine.config_changes import AsConfigured, take_config
 from mmhyperface.engine.fitting import require_training, require_weights
+from mmhyperface.engine.load_centres import CHOICES, CheckpointCentres
 from mmhyperface.engine.optim_wrappers import has_bfloat16_instructions
 from mmhyperface.evaluation.evaluator import FaceEvaluator
 from mmhyperface.evaluation.metrics import EmbeddingMetric
