@@ -53,7 +53,8 @@ class CheckpointHook(_CheckpointHook):
             self._look_for_space(runner)
 
     def _look_for_space(self, runner: FaceRunner) -> None:
-        """
+        """Warn of a disk that is too small for all checkpoints.
+
         Raises:
             UserError: On all processes, if there is no space for a single checkpoint.
         """
