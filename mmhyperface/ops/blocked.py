@@ -16,7 +16,8 @@ Between the products :mod:`.terms` evaluates the loss, compiled where that pays.
 
 import logging
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,8 +39,9 @@ from .terms import (
     block_terms,
     compiled_block_terms,
     compiler_missing,
+    compiler_settings,
     examine,
-    no_chance,
+    no_draws,
     pays,
 )
 from .update import Update
@@ -206,22 +208,25 @@ class Blocked:
             )
         )
 
-    @denormals_flushed()
     def run(self, task: Task) -> Outcome:
         """Go over all blocks once."""
-        features, loss, upstream, count = (
-            task.features,
-            task.loss,
-            task.upstream,
-            len(task),
-        )
+        evaluate = self._evaluation(task)
+        compiles = evaluate is not block_terms
+        with denormals_flushed(), compiler_settings() if compiles else nullcontext():
+            return self._run(task, evaluate)
+
+    def _run(self, task: Task, evaluate: Callable[..., BlockTerms]) -> Outcome:
+        features, loss, upstream = task.features, task.loss, task.upstream
+        count = len(task)
         # On CPUs two of the three products are faster with column-major operands.
         x = features.to(self.matmul_dtype or features.dtype).T.contiguous().T
         total = features.new_full((len(features), 1), neutral(loss))
         outcome = Outcome(total, torch.full_like(total, -1))
         wanted: tuple[str, ...] = ()
         if upstream is not None:
-            wanted = tuple(k for k, value in task.context.items() if value.requires_grad)
+            wanted = tuple(
+                k for k, value in task.context.items() if value.requires_grad
+            )
             outcome.features = torch.zeros_like(features)
             outcome.context = {name: torch.zeros_like(total) for name in wanted}
             if task.wants_rows and task.update is None:
@@ -235,7 +240,7 @@ class Blocked:
             stop = min(start + size, count)
             known = task.norms[i] if task.norms else None
             block = self._multiplied(x, task, start, stop, products, known)
-            terms = self._evaluate(
+            terms = evaluate(
                 loss,
                 products[: stop - start],
                 block.to_cosine,
@@ -246,7 +251,6 @@ class Blocked:
                 outcome.folded,
                 outcome.hardest,
                 upstream,
-                rows=count,
             )
             outcome.norms.append(block.norms)
             outcome.folded, outcome.hardest = terms.folded, terms.hardest
@@ -256,31 +260,39 @@ class Blocked:
                 self._collect(x, block, terms.slopes, terms.radial, outcome, task)
         return outcome
 
-    def _evaluate(self, loss: Loss, products: Tensor, *args: Any, rows: int) -> BlockTerms:
-        """:func:`block_terms`, compiled or not."""
-        device, name = products.device.type, type(loss).__name__
-        compiles, least = self.compiled, 0
-        if compiles is None:
-            compiles, least = pays(device, rows), FEW_ENTRIES
-        if not compiles or name in self._failed:
-            return block_terms(loss, products, *args)
-        if min(products.shape) < 2 or products.numel() <= least:
-            # For sizes of 0 and 1 the compiler would start anew.
-            return block_terms(loss, products, *args)
-        try:
-            return compiled_block_terms(loss, products, *args)
-        except UserError:
-            raise
-        except Exception as error:
-            self._failed.add(name)
-            result = block_terms(loss, products, *args)
-            print_log(
-                f'{name} cannot be compiled ({error}): autograd evaluates it, which '
-                'takes longer',
-                'current',
-                logging.WARNING,
-            )
-            return result
+    def _evaluation(self, task: Task) -> Callable[..., BlockTerms]:
+        """:func:`block_terms`, or what evaluates a block compiled.
+
+        What decides is the same in a resumed training, lest its results differ in
+        their last bits.
+        """
+        device, loss = task.features.device.type, task.loss
+        name = type(loss).__name__
+        chosen = pays(device, len(task)) if self.compiled is None else self.compiled
+        if not chosen or name in self._failed:
+            return block_terms
+        least = 0 if self.compiled else FEW_ENTRIES
+
+        def evaluate(loss: Loss, products: Tensor, *args: Any) -> BlockTerms:
+            # Sizes of 0 and 1 would be compiled for themselves.
+            small = min(products.shape) < 2 or products.numel() <= least
+            if small or name in self._failed:
+                return block_terms(loss, products, *args)
+            try:
+                return compiled_block_terms()(loss, products, *args)
+            except Exception as error:
+                # Autograd fails too, if it is the loss that does.
+                terms = block_terms(loss, products, *args)
+                self._failed.add(name)
+                print_log(
+                    f'{name} cannot be compiled ({error}): autograd evaluates it, '
+                    'which takes longer',
+                    'current',
+                    logging.WARNING,
+                )
+                return terms
+
+        return evaluate
 
     def _multiplied(
         self,
@@ -352,12 +364,12 @@ class Blocked:
             task: Says who takes the gradient of the rows.
         """
         assert outcome.features is not None
-        divided = block.to_gradient is not None and block.norms is None
-        if block.to_gradient is not None and radial is not None:
-            radial.mul_(block.to_gradient)
-            if not divided or task.update is not None:
+        inverse = block.to_gradient
+        if inverse is not None and radial is not None:
+            radial.mul_(inverse)
+            if block.norms is not None or task.update is not None:
                 # From directions to the rows themselves.
-                radial.mul_(block.to_gradient)
+                radial.mul_(inverse)
         step = gradient = None
         if task.update is not None:
             step = task.update.step(block.start, block.raw, by_row, x, radial)
@@ -366,8 +378,8 @@ class Blocked:
         for tile in self._tiles(block.rows):
             rows, slopes = block.rows[tile], by_row[tile]
             add_product(outcome.features, slopes.T.to(x.dtype), rows.to(x.dtype))
-            if divided:
-                slopes.mul_(block.to_gradient[tile])
+            if inverse is not None and block.norms is None:
+                slopes.mul_(inverse[tile])
             if step is not None:
                 step(tile)
             elif gradient is not None:
@@ -425,7 +437,7 @@ class _BlockLoop(torch.autograd.Function):
             examine(loss, values, features, twice)
             _examined.add(loss)
         if twice:
-            with no_chance(loss, features.device):
+            with no_draws(loss, features.device):
                 outcome = engine.run(task)
         else:
             outcome = engine.run(task)

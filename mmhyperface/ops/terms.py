@@ -9,20 +9,15 @@ and whatever else a loss depends on is among the guards of torch's compiler.
 Legend of shapes: B samples, n classes of a block. Tensors of a block are [n, B].
 """
 
-import logging
 import os
-import random
 import shutil
 import sys
-import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from mmengine.logging import print_log
 from torch import Tensor
 
 from mmhyperface.utils.errors import UserError
@@ -147,26 +142,26 @@ def _logsumexp(terms: Tensor) -> Tensor:
     return sums.log() + top[:, None]
 
 
-def compiled_block_terms(*args: Any) -> BlockTerms:
-    """:func:`block_terms`, compiled."""
-    config = torch._dynamo.config
-    # The second is there for losses that come and go in one process.
-    with config.patch(trace_autograd_ops=True, recompile_limit=MOST_VARIANTS):
-        return _compiled()(*args)
-
-
 @cache
-def _compiled() -> Any:
+def compiled_block_terms() -> Callable[..., BlockTerms]:
+    """:func:`block_terms`, compiled; to be called in :func:`compiler_settings`."""
     # All sizes and numbers vary from the beginning, so that what is computed does not
     # depend on which of them came first: a resumed training has the same results.
     return torch.compile(block_terms, fullgraph=True, dynamic=True)
+
+
+def compiler_settings() -> AbstractContextManager:
+    """What torch's compiler must know while something is compiled."""
+    return torch._dynamo.config.patch(
+        trace_autograd_ops=True, recompile_limit=MOST_VARIANTS
+    )
 
 
 @cache
 def compiler_missing(device: str) -> str | None:
     """Why nothing can be compiled for a type of device; None if it can."""
     if not hasattr(torch._dynamo.config, 'trace_autograd_ops'):
-        return f"torch {torch.__version__} cannot compile gradients; a newer one can"
+        return f'torch {torch.__version__} cannot compile gradients; a newer one can'
     if torch._dynamo.config.disable:
         return 'torch.compile is switched off (TORCHDYNAMO_DISABLE)'
     if device == 'cuda':
@@ -211,17 +206,14 @@ def examine(loss: Loss, context: Context, like: Tensor, twice: bool) -> None:
         for name, value in context.items()
     }
     cos = torch.linspace(-0.9, 0.9, 5, dtype=like.dtype, device=like.device)[None]
-    states = _random_states(like.device)
-    with torch.enable_grad():
-        # More than one sample, for a loss that draws a number for each of them.
-        first = loss.others(cos.expand(2, -1).clone().requires_grad_(), leaves)
-    _refuse_hidden_parameters(loss, first, leaves)
-    if twice:
-        with torch.no_grad():
-            second = loss.others(cos.expand(2, -1).clone(), leaves)
-        if not torch.equal(first.nan_to_num(), second.nan_to_num()):
-            raise _chance(loss)
-    _set_random_states(states, like.device)
+    with torch.random.fork_rng([like.device] if like.is_cuda else []):
+        with torch.enable_grad():
+            first = loss.others(cos.clone().requires_grad_(), leaves)
+        _refuse_hidden_parameters(loss, first, leaves)
+        if twice:
+            second = loss.others(cos.clone(), leaves)
+            if not torch.equal(first.nan_to_num(), second.nan_to_num()):
+                raise _draws(loss)
 
 
 def _refuse_hidden_parameters(loss: Loss, terms: Tensor, context: Context) -> None:
@@ -242,38 +234,22 @@ def _refuse_hidden_parameters(loss: Loss, terms: Tensor, context: Context) -> No
 
 
 @contextmanager
-def no_chance(loss: Loss, device: torch.device) -> Iterator[None]:
-    """Raise ``UserError`` if random numbers are drawn in here.
-
-    Of the generators of torch, numpy and Python; see also :func:`examine`.
-    """
-    before = _random_states(device)
+def no_draws(loss: Loss, device: torch.device) -> Iterator[None]:
+    """Raise ``UserError`` if torch draws random numbers in here."""
+    before = _random_state(device)
     yield
-    if _random_states(device) != before:
-        raise _chance(loss)
+    if not torch.equal(_random_state(device), before):
+        raise _draws(loss)
 
 
-def _random_states(device: torch.device) -> list:
-    """Those of the generators that everybody draws from, to be compared."""
-    kind, key, *rest = np.random.get_state()
-    states = [random.getstate(), (kind, key.tobytes(), *rest)]  # type: ignore[union-attr]
-    states.append(torch.get_rng_state().tolist())
+def _random_state(device: torch.device) -> Tensor:
+    state = torch.get_rng_state()
     if device.type == 'cuda':
-        states.append(torch.cuda.get_rng_state(device).tolist())
-    return states
+        state = torch.cat([state, torch.cuda.get_rng_state(device)])
+    return state
 
 
-def _set_random_states(states: list, device: torch.device) -> None:
-    kind, key, *rest = states[1]
-    random.setstate(states[0])
-    np.random.set_state((kind, np.frombuffer(key, np.uint32), *rest))
-    torch.set_rng_state(torch.tensor(states[2], dtype=torch.uint8))
-    if device.type == 'cuda':
-        state = torch.tensor(states[3], dtype=torch.uint8)
-        torch.cuda.set_rng_state(state, device)
-
-
-def _chance(loss: Loss) -> UserError:
+def _draws(loss: Loss) -> UserError:
     return UserError(
         f'{type(loss).__name__}.others gives other terms each time, as with random '
         'numbers, and the gradient would not be that of the loss: draw them in '

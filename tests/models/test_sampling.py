@@ -22,7 +22,6 @@ from mmhyperface.utils.errors import UserError
 
 C, D = 6, 4
 ENGINES = ('dense', 'blocked')
-# To trace each loss once, which takes most of the time here.
 WALKER = Blocked(block=4)
 
 
@@ -33,7 +32,7 @@ def sampled_head(
     head = HypersphereHead(
         classes, D, loss, sharded=False, sample_rate=rate, init_std=1.0, **options
     )
-    head._walker = WALKER
+    head.engine = WALKER
     return head.double().train()
 
 

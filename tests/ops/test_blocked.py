@@ -19,8 +19,8 @@ from mmhyperface.models import (
     SphereFace2Loss,
 )
 from mmhyperface.ops import Blocked, dense
-from mmhyperface.ops.fold import neutral
 from mmhyperface.ops.denormals import denormals_flushed
+from mmhyperface.ops.fold import neutral
 from mmhyperface.utils.errors import UserError
 
 LOSSES = {
@@ -43,7 +43,7 @@ def head_of(
     head = HypersphereHead(
         classes, dims, loss, engine=engine, init_std=1.0, **options
     ).train()
-    head._walker = WALKER
+    head.engine = WALKER
     return head
 
 
@@ -90,7 +90,7 @@ def test_it_holds_no_matrix_of_all_cosines(name, centres):
     largest = {}
     for engine in ('dense', 'blocked'):
         head = head_of(LOSSES[name](), engine, 2000, 4, centres=centres)
-        head._walker = Blocked(block=100)
+        head.engine = Blocked(block=100)
         x, y = batch(head, 50)
         with denormals_flushed():
             pass  # The first time in a process it wakes torch's threads.
@@ -122,10 +122,10 @@ def test_a_scale_is_expected_the_next_time(monkeypatch):
     head = head_of(LOSSES['sphereface2']())
     x, y = batch(head)
     loops = []
-    head._walker = Blocked()
-    run = head._walker.run
+    head.engine = Blocked()
+    run = head.engine.run
     monkeypatch.setattr(
-        head._walker, 'run', lambda *a, **k: loops.append(1) or run(*a, **k)
+        head.engine, 'run', lambda *a, **k: loops.append(1) or run(*a, **k)
     )
     counts = []
     for scale in (1.0, 512.0, 512.0, 256.0, 256.0):
@@ -247,7 +247,7 @@ def test_products_of_low_precision(name, dtype):
     results = []
     for options in ({}, dict(matmul_dtype=dtype)):
         head = head_of(LOSSES[name](), **options)
-        head._walker = None
+        head.engine = 'blocked'
         x, y = batch(head)
         results.append(gradients(head, x, y))
     exact, low = results
@@ -361,7 +361,7 @@ def test_settings_of_the_loss_may_change():
             for engine in ('dense', 'blocked'):
                 loss = SphereFace2Loss(r=8.0)
                 head = head_of(loss, engine)
-                head._walker = walker
+                head.engine = walker
                 head = head.double() if double else head
                 loss.m = margin
                 results.append(gradients(head, *batch(head)))
@@ -386,7 +386,7 @@ def test_many_classes(loss):
     results = []
     for engine, double in (('dense', True), ('dense', False), ('blocked', False)):
         head = head_of(loss(), engine, 300_000, 8)
-        head._walker = Blocked()
+        head.engine = Blocked()
         head = head.double() if double else head
         results.append(gradients(head, *batch(head, 4)))
     for exact, expected, got in zip(*results, strict=True):
