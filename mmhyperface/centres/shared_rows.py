@@ -174,11 +174,10 @@ def _collect(tensor: ClassTensor) -> Tensor | None:
         return local
     shape = tensor.shape
     whole = torch.empty(shape, dtype=tensor.dtype) if is_main_process() else None
+    row = torch.empty((1, *shape[1:]), dtype=tensor.dtype, device=get_comm_device())
     for rank in range(shard.world_size):
-        for a, b in chunks(*shard.range_of(rank), tensor.bytes // shape[0]):
-            piece = torch.empty(
-                (b - a, *shape[1:]), dtype=tensor.dtype, device=get_comm_device()
-            )
+        for a, b in chunks(row, *shard.range_of(rank)):
+            piece = row.new_empty((b - a, *shape[1:]))
             if rank == shard.rank and local is not None:
                 piece.copy_(local[a - shard.start : b - shard.start])
             broadcast(piece, src=rank)

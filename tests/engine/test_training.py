@@ -357,11 +357,11 @@ def test_closed_set_accuracy(tmp_path):
     model, dataset = runner.model.eval(), runner.val_dataloader.dataset
     items = [dataset[i] for i in range(len(dataset))]
     batches = model.data_preprocessor(collate_faces(items))
-    found = model.head(model.embed(batches['inputs'])).argmax(1)
+    actual = model.head(model.embed(batches['inputs'])).argmax(1)
     labels = batches['data_samples'].gt_label
     figures = runner.message_hub.log_scalars
     top1 = figures['val/accuracy/top1'].current()
-    assert top1 == pytest.approx(100 * (found == labels).double().mean().item())
+    assert top1 == pytest.approx(100 * (actual == labels).double().mean().item())
     assert figures['val/accuracy/top11'].current() == 100
 
 
