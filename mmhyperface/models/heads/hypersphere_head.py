@@ -355,7 +355,7 @@ class HypersphereHead(CentreState, BaseModule):
 
         held, kept = self._kept(samples.target)
         # If each rank computes its own loss, the classes of the others too.
-        classes = kept if samples.is_global else samples.labels
+        classes = kept if samples.is_global else self._kept(samples.labels)[1]
         rows = self._rows_of(classes.unique())
         centres = self._directions(rows.own.to(x.dtype))
         position = torch.searchsorted(rows.classes, kept)
@@ -539,7 +539,15 @@ class HypersphereHead(CentreState, BaseModule):
     def _target(self, labels: Labels, count: int) -> Tensor:
         # Labels are checked where they are: FaceDataPreprocessor leaves them on
         # the host, so that this costs no synchronisation with the device.
-        target = labels if isinstance(labels, Tensor) else labels_of(labels or ())
+        if isinstance(labels, Tensor):
+            target: Tensor | None = labels
+            if labels.ndim != 1 or labels.is_floating_point():
+                raise UserError(
+                    'HypersphereHead: labels are numbers of classes, int64 [B], got '
+                    f'{labels.dtype} {list(labels.shape)}'
+                )
+        else:
+            target = labels_of(labels or ())
         if not count and not len(labels):
             return torch.zeros(0, dtype=torch.int64, device=self.weight.device)
         if target is None or target.shape != (count,):
@@ -557,7 +565,7 @@ class HypersphereHead(CentreState, BaseModule):
                 'set model.head.num_classes to the number of identities of the '
                 'training set'
             )
-        return target.to(self.weight.device, non_blocking=True)
+        return target.to(self.weight.device, torch.int64, non_blocking=True)
 
     def _geometry(self, centres: str) -> str:
         """How an engine should take centres, in training or not."""
