@@ -45,10 +45,10 @@ def get_installed_path(package: str) -> str:
         path = ''
     if osp.exists(path):
         return path
-    found = _find(package)
-    if found is None:
+    place = _find(package)
+    if place is None:
         raise importlib.metadata.PackageNotFoundError(package)
-    return found
+    return place
 
 
 def _find(package: str) -> str | None:

@@ -123,13 +123,13 @@ def require_training(
             'average. To keep it, put the EMAHook back into custom_hooks'
         )
     wanted = shapes_of(_state_of(runner.bare_model))
-    found = shapes_of(state)
+    stored = shapes_of(state)
     heads = heads_of(runner.bare_model)
     for name in heads:
         # Their number of rows, which is that of the people, has messages of its own.
-        for shapes in (wanted, found):
+        for shapes in (wanted, stored):
             shapes.pop(f'{name}.weight', None)
-    names, fault = misfit(wanted, found)
+    names, fault = misfit(wanted, stored)
     if names:
         of_losses = tuple(f'{name}.loss_module.' for name in heads)
         of_loss = any(name.startswith(of_losses) for name in names)

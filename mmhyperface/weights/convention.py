@@ -239,10 +239,10 @@ def _dataset(cfg: Config, phase: str) -> Mapping:
     dataset = (cfg.get(f'{phase}_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset, Mapping) and not dataset.get('pipeline'):
         inner = [dataset.get('dataset'), *(dataset.get('datasets') or ())]
-        found = next(filter(None, inner), None)
-        if found is None:
+        first = next(filter(None, inner), None)
+        if first is None:
             break
-        dataset = found
+        dataset = first
     return dataset
 
 

@@ -139,9 +139,9 @@ def read_checkpoint(path: str) -> dict:
     Raises:
         UserError: If there is none, or it is no checkpoint of a network.
     """
-    found = storage.find(path)
-    if found.is_file():
-        refuse_other_kinds(found)
+    place = storage.find(path)
+    if place.is_file():
+        refuse_other_kinds(place)
     checkpoint = storage.read(path)
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise UserError(f'{path} is no checkpoint of mmhyperface: it has no state_dict')

@@ -56,9 +56,9 @@ def read_weights(path: str | Path) -> Any:
         raise UserError(f'{file} {refusal(error)}') from None
     except Exception as error:
         # Interpreting damage may end in any of Python's errors.
-        told = f'{type(error).__name__}: {error}'.splitlines()[0]
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise UserError(
-            f'{file} is no file of torch.save, or is damaged ({told}); copy or '
+            f'{file} is no file of torch.save, or is damaged ({reason}); copy or '
             'download it again'
         ) from None
 

@@ -1,4 +1,4 @@
-"""What training has gained, with baselines beside it, and what a test has found."""
+"""What training has gained, with baselines beside it, and the report of a test."""
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
