@@ -292,9 +292,7 @@ def count_classes(cfg: Config) -> None:
     count = dataset.metainfo['num_classes']
     if count < 2:
         held = cfg.train_dataloader.dataset.get('holdout')
-        keeps = (
-            f' (train_dataloader.dataset.holdout keeps {held} apart)' if held else ''
-        )
+        keeps = f' (train_dataloader.dataset.holdout keeps {held} apart)'
         raise UserError(
             'training needs two people or more, and train_dataloader.dataset has '
             f'{count}: give it images of more people{keeps if held else ""}'
