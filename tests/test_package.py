@@ -1,0 +1,30 @@
+"""What a wheel holds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LIST = """
+from setuptools import distutils
+build = distutils.core.run_setup('setup.py', stop_after='init').get_command_obj(
+    'build_py')
+build.ensure_finalized()
+print(*(file for _, source, _, files in build.data_files for file in files))
+"""
+
+
+def test_a_wheel_holds_what_users_run_and_no_benchmarks():
+    command = [sys.executable, '-c', LIST]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    packed = set(done.stdout.split())
+    assert {'py.typed', '.mim/model-index.yml'} <= packed
+    for folder in ('tools', 'configs'):
+        files = {
+            f'.mim/{path.relative_to(ROOT)}'
+            for path in (ROOT / folder).rglob('*')
+            if path.suffix in ('.py', '.sh', '.yml')
+        }
+        benchmarks = {name for name in files if 'benchmarks/' in name}
+        assert packed & files == files - benchmarks
+        assert (folder == 'tools') == bool(benchmarks)
