@@ -15,8 +15,9 @@ from runs import scalars, small_config, train
 from test_training import equal, weights
 from torch.utils.data import DataLoader
 
-from mmhyperface.apis import argument_parser, load_config
 from mmhyperface.engine import loops
+from mmhyperface.engine.launch import load_config
+from mmhyperface.utils.command_line import argument_parser
 from mmhyperface.utils.errors import UserError
 
 SCHEDULES = sorted(Path(__file__).parents[2].glob('configs/_base_/schedules/*.py'))

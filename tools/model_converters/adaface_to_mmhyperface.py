@@ -8,7 +8,8 @@ places. The embedding is that before their network divides it by its norm.
 
 import argparse
 
-from mmhyperface.apis import report_errors, require_file
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.writing import to_ours_parser, told_with, write_checkpoint
 
 

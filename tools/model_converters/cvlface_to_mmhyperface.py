@@ -9,8 +9,9 @@ beside model.pt, says RGB in either case.)
 
 import argparse
 
-from mmhyperface.apis import report_errors, require_file
 from mmhyperface.utils.choices import CHANNELS
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.writing import (
     add_shards_argument,
     to_ours_parser,

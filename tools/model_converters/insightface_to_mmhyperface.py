@@ -8,7 +8,8 @@ The input convention is the same; nothing but names and files changes.
 
 import argparse
 
-from mmhyperface.apis import report_errors, require_file
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.writing import (
     add_shards_argument,
     to_ours_parser,

@@ -10,8 +10,9 @@ of 2023. The input convention is ours.
 
 import argparse
 
-from mmhyperface.apis import report_errors, require_file
 from mmhyperface.utils.choices import SFNET_VARIANTS
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.writing import to_ours_parser, told_with, write_checkpoint
 
 
