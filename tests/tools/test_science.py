@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from science_runs import Run
 
-from mmhyperface.models.heads.hypersphere_head import build_loss
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 
@@ -161,7 +160,7 @@ def test_every_planned_run_has_a_file_and_a_loss_of_its_own():
     assert len({run.file for run in runs}) == len(runs)
     assert len(runs) == (13 * 4 + 3) + 14 * 4 * 2 + 2 + 8 * 3 * 2
     for run in runs:
-        assert run.loss is None or build_loss(dict(run.loss))
+        assert run.loss is None or MODELS.build(dict(run.loss))
 
 
 def test_tables_and_pictures(tmp_path):
