@@ -81,6 +81,27 @@ def small_config(work_dir: Path, **options: Any) -> Config:
     return cfg
 
 
+def with_validation(cfg: Config, evaluator: dict, **pairs: Any) -> Config:
+    """A config that validates on drawn pairs of people it does not train on."""
+    dataset = dict(
+        type='SyntheticFacePairs',
+        images_per_identity=3,
+        first_identity=11,
+        image_size=32,
+        pipeline=[dict(type='PackInputs')],
+        test_mode=True,
+    )
+    cfg.val_dataloader = dict(
+        batch_size=8,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='collate_faces'),
+        dataset={**dataset, **pairs},
+    )
+    cfg.val_evaluator, cfg.val_cfg = evaluator, {}
+    return cfg
+
+
 def train(cfg: Config) -> Runner:
     runner = build_runner(cfg)
     runner.train()

@@ -44,15 +44,15 @@ class Identities(NamedTuple):
         """Of each set the classes by name; its size, where there are no names."""
         if self.names is None:
             return list(self.sizes)
-        found: list[dict[str, int] | int] = []
+        sets: list[dict[str, int] | int] = []
         start = 0
         for number, size in enumerate(self.sizes):
             names: Sequence[str] = self.names[start : start + size]
             if len(self.sizes) > 1:
                 names = [name.removeprefix(f'{number}/') for name in names]
-            found.append(_classes(names, start, self.owner))
+            sets.append(_classes(names, start, self.owner))
             start += size
-        return found
+        return sets
 
 
 def _classes(names: Sequence[str], start: int, owner: str) -> dict[str, int]:

@@ -16,8 +16,8 @@ from mmhyperface.centres.shard import Shard
 #: Rows are copied in pieces of at most so many bytes.
 CHUNK_BYTES = 64 << 20
 
-_emission: ContextVar[Callable[['CentreState'], Any] | None] = ContextVar(
-    'emission', default=None
+_replacement: ContextVar[Callable[['CentreState'], Any] | None] = ContextVar(
+    'replacement', default=None
 )
 
 
@@ -61,6 +61,13 @@ class StoredRows:
             for a, b in chunks(low, high, row_bytes(piece)):
                 rows[a - start : b - start].copy_(piece[a - first : b - first])
 
+    def of_shard(self, shard: Shard, device: torch.device) -> Tensor:
+        """The rows of a rank, [len(shard), ...]."""
+        shape = (len(shard), *self.shape[1:])
+        rows = torch.empty(shape, dtype=self.dtype, device=device)
+        self.copy_to(rows, shard.start)
+        return rows
+
     def take(self, classes: Tensor) -> Tensor:
         """The rows [n, ...] of n classes."""
         rows = torch.empty((len(classes), *self.shape[1:]), dtype=self.dtype)
@@ -97,22 +104,22 @@ class MappedRows(StoredRows):
 
 
 @contextmanager
-def emitting(
-    emission: Callable[['CentreState'], Any],
+def centres_saved_as(
+    replacement: Callable[['CentreState'], Any],
 ) -> Generator[None, None, None]:
-    """Let state dicts hold ``emission(head)`` for the rows of each head."""
-    token = _emission.set(emission)
+    """Let state dicts hold ``replacement(head)`` for the rows of each head."""
+    token = _replacement.set(replacement)
     try:
         yield
     finally:
-        _emission.reset(token)
+        _replacement.reset(token)
 
 
-def emitting_own_rows() -> AbstractContextManager[None]:
+def own_centres_saved() -> AbstractContextManager[None]:
     """Let state dicts hold the rows of this rank, unless something else is said."""
-    if _emission.get():
+    if _replacement.get():
         return nullcontext()
-    return emitting(lambda head: head.weight.detach())
+    return centres_saved_as(lambda head: head.weight.detach())
 
 
 class CentreState(nn.Module):
@@ -120,8 +127,8 @@ class CentreState(nn.Module):
 
     Its state dict has the ``weight`` if it is whole. A part is left out, lest
     somebody takes it for the whole or gives the part of one rank to another; see
-    :func:`emitting`. Of what is loaded, a tensor [C, D] or :class:`StoredRows`, it
-    takes its rows.
+    :func:`centres_saved_as`. Of what is loaded, a tensor [C, D] or
+    :class:`StoredRows`, it takes its rows.
     """
 
     weight: nn.Parameter
@@ -130,7 +137,7 @@ class CentreState(nn.Module):
     def flush(self) -> None:
         """Bring rows up to date whose update has been put off; before saving."""
 
-    def settled(self) -> AbstractContextManager[None]:
+    def whole_in_optimizer(self) -> AbstractContextManager[None]:
         """While it lasts the optimizer holds ``weight`` and its state, to be saved.
 
         For heads that put something else in its place in the middle of a step.
@@ -141,36 +148,18 @@ class CentreState(nn.Module):
         self, destination: dict, prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        emission = _emission.get()
-        if emission is not None:
-            destination[f'{prefix}weight'] = emission(self)
+        replacement = _replacement.get()
+        if replacement is not None:
+            destination[f'{prefix}weight'] = replacement(self)
         elif self.shard.world_size > 1:
             del destination[f'{prefix}weight']
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict,
-        prefix: str,
-        local_metadata: dict,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         key = f'{prefix}weight'
+        _, _, missing_keys, _, error_msgs = args
+        rest = {name: value for name, value in state_dict.items() if name != key}
+        super()._load_from_state_dict(rest, prefix, *args)
         rows = state_dict.get(key)
-        rest = state_dict
-        if rows is not None:
-            rest = {name: value for name, value in state_dict.items() if name != key}
-        super()._load_from_state_dict(
-            rest,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
-        )
         if rows is None:
             return
         if key in missing_keys:
@@ -186,3 +175,12 @@ class CentreState(nn.Module):
             return
         with torch.no_grad():
             rows.copy_to(self.weight, self.shard.start)
+
+
+def heads_of(model: nn.Module) -> dict[str, CentreState]:
+    """The heads with centres, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, CentreState)
+    }

@@ -251,7 +251,7 @@ def require_entries(cfg: Config, names: Sequence[str]) -> None:
 
 def require_checkpoint(path: str) -> None:
     """Raise ``UserError`` for a local path that is no checkpoint."""
-    from mmhyperface.centres.checkpoint import find
+    from mmhyperface.centres.storage import find
 
     if '://' not in path:
         find(path)

@@ -17,7 +17,7 @@ from mmpretrain import registry as mmpretrain_registry
 from torch import Tensor
 
 import mmhyperface.models  # registers what a network is built of
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.engine.hooks.convention_hook import operating_points
 from mmhyperface.engine.launch import load_config
 from mmhyperface.evaluation.metrics import FaceVerification
@@ -25,6 +25,7 @@ from mmhyperface.models.recognizers import FaceDataPreprocessor, FaceRecognizer
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 from mmhyperface.weights.convention import META_KEY, Convention, convention_of
+from mmhyperface.weights.shapes import require_fit
 
 _PARTS = ('backbone.', 'neck.')
 # What is done with pixels, in a Convention.
@@ -69,7 +70,7 @@ def get_model(
     model = _build(convention, source)
     if checkpoint is not None:
         name = str(getattr(config, 'filename', config) or 'its convention')
-        storage.require_fit(model.state_dict(), state, _PARTS, source, name)
+        require_fit(model.state_dict(), state, _PARTS, source, name)
         model.load_state_dict(state, strict=False)
     model.to(require_device(device)).eval()
     model.convention = dataclasses.replace(

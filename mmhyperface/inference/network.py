@@ -91,7 +91,7 @@ class _FitHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Called before the model, or a hook's copy of it, takes anything."""
-        from mmhyperface.centres.checkpoint import require_fit
+        from mmhyperface.weights.shapes import require_fit
 
         model: Any = runner.model
         # With EMAHook the averaged weights, which are tested.

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mmhyperface.centres.checkpoint import refusal
+from mmhyperface.centres.storage import refusal
 from mmhyperface.utils.errors import UserError
 
 _HEAD_BYTES = 512

@@ -16,8 +16,8 @@ from runs import small_config, spawn, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmhyperface.apis import build_runner
-from mmhyperface.centres import checkpoint as storage
 from mmhyperface.centres import state as centre_state
+from mmhyperface.centres import storage
 from mmhyperface.centres.state import MappedRows, StoredRows
 from mmhyperface.engine import runner as runner_module
 from mmhyperface.engine.hooks import CheckpointHook

@@ -14,7 +14,7 @@ from test_divergence_guard import config as guarded
 from torch import nn
 
 from mmhyperface.apis import build_runner
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.engine.divergence import is_good, not_finite_entry
 from mmhyperface.engine.hooks.verification_report import _statistics
 

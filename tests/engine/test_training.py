@@ -22,6 +22,7 @@ LOSSES = {
     'sphereface+': dict(type='SphereFacePlusLoss', s=16.0),
     'magface': dict(type='MagFaceLoss', s=16.0, l_a=1.0, u_a=10.0),
     'curricularface': dict(type='CurricularFaceLoss', s=16.0),
+    'elasticface': dict(type='ElasticFaceLoss', s=16.0, plus=True),
 }
 
 
@@ -112,9 +113,12 @@ STATEFUL = {
 }
 
 
+# A margin that moves, running statistics, random margins.
+RESUMED = ('spherefacer', 'adaface', 'elasticface')
+
+
 def train_and_resume(root: str, world: int, stop: int) -> None:
-    losses = ('spherefacer', 'adaface')
-    for loss, hooks in zip(losses, (2, 1), strict=True):
+    for loss, hooks in zip(RESUMED, (2, 1, 1), strict=True):
         options = {**STATEFUL, 'custom_hooks': STATEFUL['custom_hooks'][:hooks]}
         for name, extra in (
             ('whole', {}),
@@ -138,7 +142,7 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, world):
         train_and_resume(str(tmp_path), 1, stop)
     else:
         spawn(world, train_and_resume, str(tmp_path), world, stop)
-    for loss in ('spherefacer', 'adaface'):
+    for loss in RESUMED:
         whole, again, resumed = (
             weights(tmp_path / name / loss / 'iter_6.pth')
             for name in ('whole', 'again', 'resumed')

@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmhyperface.centres.checkpoint import update_meta
+from mmhyperface.centres.storage import update_meta
 from mmhyperface.datasets.transforms import encoded_face
 from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.evaluation.results import VerificationResult

@@ -5,6 +5,7 @@ Legend of shapes: B samples, C classes, D dimensions.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,25 +17,33 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmhyperface.centres import Shard, batch_sizes, gather_batch, share_of_batch
-from mmhyperface.centres.rows import AllRows, Rows, SampledRows, Sampling, SteppedRows
+from mmhyperface.centres.rows import (
+    AllRows,
+    SampledRows,
+    Sampling,
+    SteppedRows,
+    StepRows,
+)
 from mmhyperface.centres.skipped_steps import SkippedSteps
 from mmhyperface.centres.state import CentreState
-from mmhyperface.models.face_samples import FaceSamples
+from mmhyperface.models.face_samples import FaceSamples, labels_of
 from mmhyperface.models.losses import HypersphereLoss
+from mmhyperface.models.losses.batch import Batch
 from mmhyperface.ops import Blocked, Fold, Fused, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 
 from .batch_geometry import BatchGeometry
+from .decisions import is_dense, splits_centres, updates_some_rows
 
 CENTRES = ('normalize', 'project')
 ENGINES = ('auto', 'dense', 'blocked', 'fused')
-# Below these, walking in blocks and splitting the rows cost more than they save.
-FEW_CLASSES = 4096
-FEW_ENTRIES = 2**22
 # Initial centres are drawn in pieces of so many classes, each with a seed of its own:
 # a rank draws its own pieces only, and gets the same rows as any other would.
 PIECE = 4096
+
+Labels = Tensor | Sequence[DataSample] | FaceSamples
+"""Classes, int64 [B], or data samples with a ``gt_label`` each."""
 
 
 def build_loss(loss: dict | nn.Module) -> HypersphereLoss:
@@ -50,6 +59,37 @@ def build_loss(loss: dict | nn.Module) -> HypersphereLoss:
             'mmhyperface.models.losses.SoftmaxLoss or DecoupledLoss'
         )
     return module
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples whose loss this rank computes: of all ranks, or its own.
+
+    Attributes:
+        local: Directions of this rank's samples, [b, D].
+        x: Directions, [B, D].
+        norm: Norms of the raw features, [B, 1].
+        target: Classes, int64 [B].
+        labels: Classes of the global batch, which some losses need, int64.
+        sizes: How many samples each rank has, placeholders for an empty global batch
+            included.
+        total: Size of the global batch, without placeholders.
+        is_global: Whether the B samples are those of all ranks.
+        count: How many of the B are no placeholders.
+        weight: Factor of their mean, so that the mean over the ranks, which DDP takes
+            of gradients, is that over the global batch.
+    """
+
+    local: Tensor
+    x: Tensor
+    norm: Tensor
+    target: Tensor
+    labels: Tensor
+    sizes: Sequence[int]
+    total: int
+    is_global: bool
+    count: int
+    weight: float
 
 
 @MODELS.register_module()
@@ -113,7 +153,7 @@ class HypersphereHead(CentreState, BaseModule):
         loss: dict | nn.Module,
         centres: str = 'normalize',
         init_std: float | None = None,
-        engine: str = 'auto',
+        engine: str | Callable[..., Fold] = 'auto',
         sharded: bool | str = 'auto',
         sample_rate: float = 1.0,
         catch_up: bool = False,
@@ -129,7 +169,8 @@ class HypersphereHead(CentreState, BaseModule):
                 "identities ('auto' is for tools/train.py, which counts them)"
             )
         _require_one_of('centres', centres, CENTRES)
-        _require_one_of('engine', engine, ENGINES)
+        if isinstance(engine, str):
+            _require_one_of('engine', engine, ENGINES)
         _require_one_of('sharded', sharded, (True, False, 'auto'))
         _require_one_of('matmul_dtype', matmul_dtype, (None, 'bfloat16', 'float16'))
         if not 0 < sample_rate <= 1:
@@ -158,36 +199,25 @@ class HypersphereHead(CentreState, BaseModule):
         self.catch_up = catch_up
         self.fused_update = fused_update
         self.matmul_dtype = matmul_dtype
-        self.shard = self._own_shard(sharded)
+        self.some_rows = updates_some_rows(sample_rate, fused_update)
+        rank, world = get_dist_info()
+        splits = splits_centres(
+            sharded, num_classes, in_channels, self.some_rows, world
+        )
+        self.shard = Shard(num_classes, *((rank, world) if splits else ()))
         self.weight = nn.Parameter(torch.empty(len(self.shard), in_channels))
         self.loss_module = build_loss(loss)
         self._mark_parameters()
         self.rows: SampledRows | SteppedRows | None = None
         self._skipped: SkippedSteps | None = None
-        self._walker: Blocked | None = None
+        self._blocked: Blocked | None = None
         self.last: BatchGeometry | None = None
         self.reset_parameters()
-
-    def _own_shard(self, sharded: bool | str) -> Shard:
-        rank, world = get_dist_info()
-        partly = self.sample_rate < 1 or self.fused_update
-        if sharded == 'auto':
-            sharded = partly or self.num_classes * self.in_channels >= FEW_ENTRIES
-        if world > 1 and not sharded and partly:
-            raise UserError(
-                'HypersphereHead: sample_rate and fused_update on several processes '
-                'need model.head.sharded=True: ranks that keep all centres would part '
-                'ways'
-            )
-        if not sharded:
-            return Shard(self.num_classes)
-        return Shard(self.num_classes, rank, world)
 
     @property
     def ddp_ignored(self) -> tuple[str, ...]:
         """Parameters that are not the same, or have no gradient, on all ranks."""
-        partly = self.sample_rate < 1 or self.fused_update
-        return ('weight',) if partly or self.shard.world_size > 1 else ()
+        return ('weight',) if self.some_rows or self.shard.world_size > 1 else ()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -216,7 +246,7 @@ class HypersphereHead(CentreState, BaseModule):
     def __getstate__(self) -> dict[str, Any]:
         # A copy is attached to no optimizer.
         state = dict(self.__dict__)
-        return {**state, 'rows': None, '_skipped': None, '_walker': None, 'last': None}
+        return {**state, 'rows': None, '_skipped': None, '_blocked': None, 'last': None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -251,23 +281,37 @@ class HypersphereHead(CentreState, BaseModule):
         elif sampling is not None:
             self.rows = SampledRows(self.weight, optimizer, sampling)
         if self.rows is not None and self.catch_up:
-            self._skipped = self.rows.lent.catch_up()
+            self._skipped = self.rows.borrowed.catch_up()
 
-    def settled(self) -> AbstractContextManager[None]:
+    def whole_in_optimizer(self) -> AbstractContextManager[None]:
         """A while in which the optimizer holds all centres, for it to be saved."""
-        return super().settled() if self.rows is None else self.rows.lent.returned()
+        if self.rows is None:
+            return super().whole_in_optimizer()
+        return self.rows.borrowed.whole()
 
     def flush(self) -> None:
         """Bring all centres up to date with the steps that sampling skipped."""
         if self._skipped is not None:
             self._skipped.flush()
 
-    def forward(self, feats: tuple[Tensor, ...] | Tensor) -> Tensor:
-        """Cosines [B, C] of the last feature of the tuple to all centres.
+    def forward(
+        self, feats: tuple[Tensor, ...] | Tensor, target: Labels | None = None
+    ) -> Tensor:
+        """The loss of a batch, or its cosines.
+
+        Args:
+            feats: Features [B, D], or a tuple of which the last are such.
+            target: Classes, int64 [B], or what else :meth:`loss` takes.
+
+        Returns:
+            With ``target`` the scalar to minimise; without, cosines [B, C] to all
+            centres.
 
         Raises:
-            UserError: If the centres are split over several ranks.
+            UserError: For cosines, if the centres are split over several ranks.
         """
+        if target is not None:
+            return self.loss(feats, target)['loss']
         if self.shard.world_size > 1:
             raise UserError(
                 'HypersphereHead: each rank has some of the centres only; compute '
@@ -282,10 +326,15 @@ class HypersphereHead(CentreState, BaseModule):
     def loss(
         self,
         feats: tuple[Tensor, ...] | Tensor,
-        data_samples: list[DataSample] | FaceSamples,
+        data_samples: Labels,
         **kwargs: object,
     ) -> dict[str, Tensor]:
         """The loss of a batch and what is worth watching.
+
+        Args:
+            feats: Features [B, D], or a tuple of which the last are such.
+            data_samples: Classes, int64 [B], or samples with a ``gt_label`` each. On
+                the host they are checked without waiting for the device.
 
         Returns:
             ``loss``, and without gradient ``cos_own`` and ``cos_hardest`` (mean
@@ -300,90 +349,100 @@ class HypersphereHead(CentreState, BaseModule):
             return self._loss(embedding, self._target(data_samples, len(embedding)))
 
     def _loss(self, feats: Tensor, target: Tensor) -> dict[str, Tensor]:
-        shard = self.shard
-        sharded = shard.world_size > 1
-        sizes = batch_sizes(target)
-        count, total = len(target), sum(sizes)
-        weight = share_of_batch(sizes)
-        if sharded:
-            count, weight = total, float(total > 0)
-        if not total:
-            feats, target = _stand_in(feats), target.new_zeros(1)
-            sizes = [1] * len(sizes)
-        # Some losses need the classes of all ranks, also where each keeps its batch.
-        everyone = gather_batch(target, sizes)
-        if sharded:
-            target = everyone
-        elif not len(target):
-            feats, target = _stand_in(feats), everyone[:1]
-        local, norm = unit(feats)
-        x, norm = shard.gather(local, sizes), shard.replicate(norm, sizes)
-        held, kept = self._kept(everyone)
-        rows = self._rows_of(kept.unique())
+        loss, shard = self.loss_module, self.shard
+        samples = self._samples(feats, target)
+        x, norm, weight, count = samples.x, samples.norm, samples.weight, samples.count
+
+        held, kept = self._kept(samples.target)
+        # If each rank computes its own loss, the classes of the others too.
+        classes = kept if samples.is_global else self._kept(samples.labels)[1]
+        rows = self._rows_of(classes.unique())
         centres = self._directions(rows.own.to(x.dtype))
-
-        if not sharded:
-            held, kept = self._kept(target)
         position = torch.searchsorted(rows.classes, kept)
-        own = x.new_zeros(len(x), 1)
         dots = (x[held] * centres[position]).sum(1, keepdim=True)
-        own = clamp_cosine(shard.sum(own.index_put((held,), dots)))
-        if self.training and self.loss_module.keeps_statistics and total:
-            seen = own.detach()[:count], norm.detach()[:count]
-            if not sharded:
-                seen = gather_batch(seen[0], sizes), gather_batch(seen[1], sizes)
-            self.loss_module.observe(*seen)
+        own = x.new_zeros(len(x), 1).index_put((held,), dots)
+        own = clamp_cosine(shard.sum(own))
 
-        context = self.loss_module.context(own, norm)
-        own_term = self.loss_module.target(own, context)
-        expected = weight * self.loss_module.loss_weight / len(x)
+        batch = Batch(
+            own,
+            norm,
+            samples.sizes,
+            samples.is_global,
+            lambda: self._distinct_centres(samples.labels, rows.classes, centres),
+        )
+        learns = self.training and samples.total > 0
+        if learns and loss.keeps_statistics:
+            loss.observe(Batch(batch.gather(own), batch.gather(norm)))
+        context = loss.context(batch)
+        own_term = loss.target(own, context)
+        expected = weight * loss.loss_weight / len(x)
         folded, hardest = self._fold(x, held, position, rows, context, expected)
-        terms = self.loss_module.join(own_term, folded)
-        if self.training and not total:
-            self.last = None
-        elif self.training:
+        terms = loss.join(own_term, folded)
+
+        if learns:
             # Now, for the step to come moves margins and biases.
-            violating = self._violating(own, hardest, context)
-            directions = local.detach()
+            with torch.no_grad():
+                violating = loss.violates_margin(own, hardest, context)
+            local = samples.local.detach()
             self.last = BatchGeometry(
                 own=own.detach().flatten()[:count],
                 hardest=hardest.flatten()[:count],
                 norm=norm.detach().flatten()[:count],
                 loss=terms.detach().flatten()[:count],
                 violating=violating.flatten()[:count],
-                target=target[:count],
-                mean_direction=directions.mean(0) if len(local) else directions.sum(0),
-                of_all_ranks=sharded,
-                sizes=sizes,
+                target=samples.target[:count],
+                mean_direction=local.mean(0) if len(local) else local.sum(0),
+                of_all_ranks=samples.is_global,
+                sizes=samples.sizes,
             )
-        loss = self.loss_module.objective(
-            terms.mean(),
-            norm,
-            lambda: self._distinct_centres(everyone, rows.classes, centres),
-        )
+        elif self.training:
+            self.last = None
         values = dict(
-            loss=loss,
+            loss=loss.objective(terms.mean(), batch),
             cos_own=own.detach().mean(),
             cos_hardest=hardest.mean(),
             feature_norm=norm.detach().mean(),
-            **self.loss_module.monitor(own_term.detach(), folded.detach()),
+            **loss.monitor(own_term.detach(), folded.detach()),
         )
         if weight == 1:
             return values
         return {name: value * weight for name, value in values.items()}
 
-    @torch.no_grad()
-    def _violating(
-        self, own: Tensor, hardest: Tensor, context: dict[str, Tensor]
-    ) -> Tensor:
-        return self.loss_module.violates_margin(own, hardest, context)
+    def _samples(self, feats: Tensor, target: Tensor) -> _Samples:
+        """The samples whose loss this rank computes: here that is decided."""
+        sizes = batch_sizes(target)
+        total, is_global = sum(sizes), self.shard.world_size > 1
+        count = total if is_global else len(target)
+        weight = float(total > 0) if is_global else share_of_batch(sizes)
+        if not total:
+            # Parameters of all ranks shall have a gradient.
+            feats, target = _placeholder(feats), target.new_zeros(1)
+            sizes = [1] * len(sizes)
+        labels = gather_batch(target, sizes)
+        if is_global:
+            target = labels
+        elif not len(target):
+            feats, target = _placeholder(feats), labels[:1]
+        local, norm = unit(feats)
+        return _Samples(
+            local=local,
+            x=self.shard.gather(local, sizes),
+            norm=self.shard.replicate(norm, sizes),
+            target=target,
+            labels=labels,
+            sizes=sizes,
+            total=total,
+            is_global=is_global,
+            count=count,
+            weight=weight,
+        )
 
     def _fold(
         self,
         x: Tensor,
         held: Tensor,
         position: Tensor,
-        rows: Rows,
+        rows: StepRows,
         context: dict[str, Tensor],
         expected: float,
     ) -> Fold:
@@ -391,30 +450,30 @@ class HypersphereHead(CentreState, BaseModule):
         engine = self._engine(x.device)
         partial = {name: self.shard.enter(value) for name, value in context.items()}
         folds = []
-        for part in rows.parts:
+        for subset in rows.subsets:
             own_row = held.new_full((len(x),), -1)
-            if part.rows is not None:
-                own_row[held] = part.rows[position]
-            options: dict[str, Any] = {'expected': expected * part.stands_for}
-            if part.update is not None:
-                options['update'] = part.update
+            if subset.own is not None:
+                own_row[held] = subset.own[position]
+            options: dict[str, Any] = {'expected': expected * subset.weight}
+            if subset.update is not None:
+                options['update'] = subset.update
             folded, hardest = engine(
                 x,
-                part.weight,
+                subset.rows,
                 own_row,
                 partial,
                 self.loss_module,
-                self._geometry(part.centres),
+                self._geometry(subset.centres),
                 **options,
             )
-            folds.append(Fold(folded * part.stands_for, hardest))
+            folds.append(Fold(folded * subset.weight, hardest))
         return merge(folds, self.loss_module, self.shard)
 
-    def _rows_of(self, classes: Tensor) -> Rows:
+    def _rows_of(self, classes: Tensor) -> StepRows:
         """The rows for a batch that has these of the classes kept here."""
         if not (self.training and torch.is_grad_enabled()):
             return AllRows().take(self.weight, classes, 'normalize')
-        if self.rows is None and (self.fused_update or self.sample_rate < 1):
+        if self.rows is None and self.some_rows:
             raise UserError(
                 'HypersphereHead: sample_rate and fused_update need the optimizer; '
                 'call head.attach(optimizer) before training, as CentresHook does '
@@ -433,19 +492,17 @@ class HypersphereHead(CentreState, BaseModule):
         return held, rows[held]
 
     def _engine(self, device: torch.device) -> Callable[..., Fold]:
-        name = self.engine
-        if name == 'auto':
-            few = self.num_classes <= FEW_CLASSES
-            plain = few and not self.fused_update and self.matmul_dtype is None
-            name = 'dense' if plain else 'fused' if Fused.suits(device) else 'blocked'
-        if name == 'dense':
+        name, dtype = self.engine, self.matmul_dtype
+        if not isinstance(name, str):
+            return name
+        if is_dense(name, self.num_classes, self.fused_update, dtype):
             return dense
-        kind = Fused if name == 'fused' else Blocked
-        dtype = getattr(torch, self.matmul_dtype) if self.matmul_dtype else None
-        walker = self._walker
-        if type(walker) is not kind or walker.matmul_dtype != dtype:
-            walker = self._walker = kind(matmul_dtype=dtype)
-        return walker
+        compiled = name == 'fused' or (name == 'auto' and Fused.suits(device))
+        kind = Fused if compiled else Blocked
+        if type(self._blocked) is not kind:
+            matmul_dtype = getattr(torch, dtype) if dtype else None
+            self._blocked = kind(matmul_dtype=matmul_dtype)
+        return self._blocked
 
     def predict(
         self,
@@ -479,21 +536,24 @@ class HypersphereHead(CentreState, BaseModule):
             )
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
-    def _target(
-        self, data_samples: list[DataSample] | FaceSamples, count: int
-    ) -> Tensor:
+    def _target(self, labels: Labels, count: int) -> Tensor:
         # Labels are checked where they are: FaceDataPreprocessor leaves them on
         # the host, so that this costs no synchronisation with the device.
-        if isinstance(data_samples, FaceSamples):
-            target = data_samples.gt_label
+        if isinstance(labels, Tensor):
+            target: Tensor | None = labels
+            if labels.ndim != 1 or labels.is_floating_point():
+                raise UserError(
+                    'HypersphereHead: labels are numbers of classes, int64 [B], got '
+                    f'{labels.dtype} {list(labels.shape)}'
+                )
         else:
-            target = _labels_of(data_samples or ())
-        if not count and not len(data_samples or ()):
+            target = labels_of(labels or ())
+        if not count and not len(labels):
             return torch.zeros(0, dtype=torch.int64, device=self.weight.device)
-        if target is None or not len(target) or len(target) != count:
+        if target is None or target.shape != (count,):
             raise UserError(
                 f'HypersphereHead: {count} embeddings need as many data samples with '
-                f'one gt_label each, got {len(data_samples or ())} data samples; '
+                f'one gt_label each, got {len(labels)} data samples; '
                 'PackInputs, or PackFace with a FaceDataPreprocessor, makes them from '
                 'gt_label'
             )
@@ -505,7 +565,7 @@ class HypersphereHead(CentreState, BaseModule):
                 'set model.head.num_classes to the number of identities of the '
                 'training set'
             )
-        return target.to(self.weight.device, non_blocking=True)
+        return target.to(self.weight.device, torch.int64, non_blocking=True)
 
     def _geometry(self, centres: str) -> str:
         """How an engine should take centres, in training or not."""
@@ -528,23 +588,9 @@ class HypersphereHead(CentreState, BaseModule):
         return self.shard.sum(rows.index_put((held,), centres[position]))
 
 
-def _stand_in(feats: Tensor) -> Tensor:
-    """One sample for an empty batch [0, D], so that each parameter has a gradient."""
+def _placeholder(feats: Tensor) -> Tensor:
+    """One sample for an empty batch [0, D]."""
     return torch.cat([feats, feats.new_ones(1, feats.shape[1])])
-
-
-def _labels_of(data_samples: Sequence[DataSample]) -> Tensor | None:
-    """int64 [B]; None if some sample has not one."""
-    if any('gt_score' in sample for sample in data_samples):
-        raise UserError(
-            'HypersphereHead: mixed labels (gt_score) have no class centre of their '
-            'own; train without Mixup and CutMix: leave '
-            'model.train_cfg.augments out'
-        )
-    labels = [sample.get('gt_label') for sample in data_samples]
-    if not labels or any(y is None or y.numel() != 1 for y in labels):
-        return None
-    return torch.cat(labels)
 
 
 def _require_one_of(name: str, value: object, allowed: tuple) -> None:
