@@ -11,7 +11,6 @@ from mmhyperface.datasets.readers.megaface_lists import (
     LONGEST_PATH,
     read_feature_file,
     read_megaface_lists,
-    single_probes,
 )
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
@@ -58,7 +57,7 @@ def test_lists(tmp_path, as_json):
     assert lists.noisy.dtype == bool
     assert lists.noisy.tolist() == truth.noisy_probes + truth.noisy_distractors
     assert lists.identities == tuple(f'Person_{i:02d}' for i in range(4))
-    assert single_probes(lists) == []
+    assert lists.single_probes() == []
 
 
 def test_without_lists_of_noise(truth):
@@ -107,7 +106,7 @@ def test_identities_with_one_image(truth, warnings):
     add(truth.root / 'facescrub_lst', 'Lone/Lone_1.jpg')
     # Of Person_00 one image is left, of Person_01 none.
     lists = read_megaface_lists(str(truth.root))
-    assert single_probes(lists) == ['Lone', 'Person_00']
+    assert lists.single_probes() == ['Lone', 'Person_00']
     dataset = MegaFaceImages(str(truth.root), check_files=False)
     assert dataset.metainfo['test_sets']['megaface']['noisy'].sum() == 7
     (line,) = warnings
@@ -197,7 +196,7 @@ def test_names_of_people(truth, name):
     assert decoded(lists.probes)[-2:] == paths
     end = len(lists.probes)
     assert lists.noisy[end - 2 : end].tolist() == [False, True]
-    assert single_probes(lists) == [name]
+    assert lists.single_probes() == [name]
 
 
 # Feature files ------------------------------------------------------------------

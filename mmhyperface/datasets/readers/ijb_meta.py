@@ -71,6 +71,18 @@ class IJBMeta:
     media_ids: Ints
     protocol: TemplateProtocols
 
+    def test_set(self) -> dict[str, Any]:
+        """The entry of a set whose images are all items of one data set."""
+        return dict(
+            kind='templates',
+            offset=0,
+            num_images=len(self.names),
+            template_ids=self.template_ids,
+            media_ids=self.media_ids,
+            detector_scores=self.detector_scores,
+            protocol=self.protocol,
+        )
+
 
 def read_ijb_meta(
     meta_dir: str,

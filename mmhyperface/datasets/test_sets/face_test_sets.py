@@ -21,7 +21,7 @@ class FaceTestSets(Dataset):
     """Puts test sets one after the other, so that one loader serves them all.
 
     Any mmengine data set with ``metainfo['test_sets']`` (see
-    :mod:`.entries`) can be put together; each keeps its own
+    :mod:`.test_sets`) can be put together; each keeps its own
     pipeline. ``sample_idx`` of an item is its index here, and ``offset`` of a test set
     is where its images begin here.
 
