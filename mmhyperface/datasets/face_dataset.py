@@ -298,10 +298,10 @@ class FaceDataset(BaseDataset):
         chosen: Any = ()
         try:
             if isinstance(self.data_list, range) and not isinstance(indices, int):
-                chosen = np.array(self.data_list)[np.asarray(indices, np.int64)]
+                chosen = np.array(self.data_list)[list(indices)]
             else:
                 chosen = super()._get_unserialized_subset(indices)
-        except (IndexError, TypeError, ValueError):
+        except (IndexError, TypeError):
             pass
         if not len(chosen):
             raise self._error(
