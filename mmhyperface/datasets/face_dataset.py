@@ -235,8 +235,7 @@ class FaceDataset(BaseDataset):
         persons = array('q')  # of each path: order in which its name first came up
         ids: dict[str, int] = {}
         person_of: dict[str, int] = {}
-        missing = 0
-        first_missing = ''
+        places = array('q')
         for place, path, name in records:
             path = os.path.join(self.img_prefix, path)
             person = ids.setdefault(name, len(ids))
@@ -245,23 +244,18 @@ class FaceDataset(BaseDataset):
             image = os.path.normpath(path) if odd else path
             known = person_of.setdefault(image, person)
             if known != person:
-                raise UserError(
-                    f"{self.ann_file}:{place}: '{path:.300}' is listed under "
-                    f'{name!r:.300}, and before under {list(ids)[known]!r:.300}. Take '
-                    'one of them out'
+                raise self._line_error(
+                    place,
+                    f"'{path:.300}' is listed under {name!r:.300}, and before under "
+                    f'{list(ids)[known]!r:.300}. Take one of them out',
                 )
             paths.append(path)
+            places.append(place)
             persons.append(person)
-            if check_files and not os.path.isfile(path):
-                missing += 1
-                first_missing = first_missing or f"{place}: no image '{path:.300}'"
         if not paths:
             raise self._error(f"'{self.ann_file}' lists no image")
-        if missing:
-            raise UserError(
-                f'{self.ann_file}:{first_missing}; {missing} of {len(paths)} are '
-                f'missing. Paths start from {self._option("data_prefix")}'
-            )
+        if check_files:
+            self._require_files(paths, places)
         if len(person_of) < len(paths):
             self._warn(
                 f'{len(paths) - len(person_of)} of the {len(paths)} images of '
@@ -277,6 +271,21 @@ class FaceDataset(BaseDataset):
             dict(img_path=path, gt_label=label_of[person])
             for path, person in zip(paths, persons, strict=True)
         ]
+
+    def _require_files(
+        self, paths: Sequence[str], places: Sequence[int | str], advice: str = ''
+    ) -> None:
+        """
+        Raises:
+            UserError: an image that is missing, with its line or row of `ann_file`.
+        """
+        missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
+        if missing:
+            raise self._line_error(
+                places[missing[0]],
+                f"no image '{paths[missing[0]]:.300}'; {len(missing)} of {len(paths)} "
+                f'are missing. Paths start from {self._option("data_prefix")}{advice}',
+            )
 
     def _set_classes(self, classes: Sequence[str]) -> None:
         self._metainfo.update(classes=tuple(classes), num_classes=len(classes))
@@ -363,6 +372,11 @@ class FaceDataset(BaseDataset):
 
     def _error(self, message: str) -> UserError:
         return UserError(f'{type(self).__name__}: {message}')
+
+    def _line_error(self, place: int | str, message: str) -> UserError:
+        """Of a line or row of `ann_file`; of a file and line, where it is a folder."""
+        between = ':' if isinstance(place, int) else '/'
+        return UserError(f'{self.ann_file}{between}{place}: {message}')
 
     def _option(self, name: str, value: str = '...') -> str:
         """See :func:`option`."""

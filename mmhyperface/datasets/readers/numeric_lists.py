@@ -30,7 +30,7 @@ def read_rows(
         fields: of a line, as numpy has them: (name, type) or (name, type, how many).
             :data:`NAME` is the type of a name, which is ASCII.
         expected: a line in words, for errors.
-        advice: ends the error of a file that cannot be read.
+        advice: ends the error of a file that cannot be read, or has another line.
 
     Raises:
         UserError: a file that cannot be read, or is empty, or a line that has not these
@@ -77,11 +77,11 @@ def _refuse_line(path: str, kinds: list[type], expected: str, advice: str) -> No
         if line.strip():
             count += 1
             if not _fits(line.split(), kinds):
-                raise UserError(
-                    f'{path}:{number}: expected {expected}, got {line.strip()!r:.200}'
-                )
+                told = f'{path}:{number}: expected {expected}, got'
+                raise UserError(f'{told} {line.strip()!r:.200}. {advice}'.rstrip('. '))
     if not count:
-        raise UserError(f'{path}: has no line; expected {expected}')
+        told = f'{path}: has no line; expected {expected}. {advice}'
+        raise UserError(told.rstrip('. '))
 
 
 def _fits(fields: list[str], kinds: list[type]) -> bool:
