@@ -30,11 +30,6 @@ from mmhyperface.utils.errors import UserError
 PIPELINE = [dict(type='LoadFace', size=16)]
 
 
-@pytest.fixture(autouse=True)
-def cache_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-
-
 def dataset(folder: Path, **options) -> FaceRecord:
     return FaceRecord(str(folder), **{'pipeline': PIPELINE, **options})
 

@@ -28,11 +28,6 @@ from mmhyperface.utils.errors import UserError
 FILES = ('property', 'train.idx', 'train.lst', 'train.rec')
 
 
-@pytest.fixture(autouse=True)
-def cache_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-
-
 def write_records(folder: Path, by_identity: list[list[bytes]], **options) -> None:
     with RecordWriter(str(folder / 'train.rec'), **options) as writer:
         for label, of_one in enumerate(by_identity):
