@@ -72,6 +72,7 @@ def test_pairs_of_templates(options):
         {
             'ijb/eer': F.equal_error_rate(scores, same),
             'ijb/auc': F.auc(scores, same),
+            'ijb/d_prime': F.d_prime(scores, same),
             'ijb/tar@far=1e-03': math.nan,
             'ijb/tar@far=5e-02': F.tar_at_far(scores, same, 0.05).tars[0],
         },

@@ -22,7 +22,7 @@ from mmhyperface.utils.errors import UserError
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
-    from mmhyperface.evaluation.results import VerificationResult
+    from mmhyperface.evaluation.protocols import VerificationResult
     from mmhyperface.visualization import CentreAngles
 
 
@@ -80,7 +80,7 @@ def verifications(
     results: dict[str, dict[str, Any]], source: str
 ) -> dict[str, VerificationResult]:
     """Those of set -> protocol -> result that are of pairs."""
-    from mmhyperface.evaluation.results import VerificationResult
+    from mmhyperface.evaluation.protocols import VerificationResult
 
     found = {
         name: result

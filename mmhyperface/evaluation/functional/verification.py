@@ -19,6 +19,7 @@ Conventions
 """
 
 import bisect
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -250,6 +251,17 @@ def auc(scores: Array, same: Array) -> float:
     return SortedScores(scores, same).auc()
 
 
+def d_prime(scores: Array, same: Array) -> float:
+    """The decidability index: how far apart the scores of both kinds of pairs lie.
+
+    The difference of their means over the root mean square of their standard deviations
+    (Daugman, "High confidence visual recognition of persons by a test of statistical
+    independence", IEEE TPAMI 15(11), 1993); a plain number, negative if different pairs
+    have the higher scores, NaN if no kind has any spread.
+    """
+    return SortedScores(scores, same).d_prime()
+
+
 class SortedScores:
     """Scores sorted once, for all rates of many millions of pairs.
 
@@ -316,6 +328,12 @@ class SortedScores:
         area = int(doubled @ self.positives.weights())
         return area / (2 * self.negatives.total * self.positives.total)
 
+    def d_prime(self) -> float:
+        mean, variance = self.positives.moments()
+        other_mean, other_variance = self.negatives.moments()
+        spread = math.sqrt((variance + other_variance) / 2)
+        return (mean - other_mean) / spread if spread else math.nan
+
     def equal_error_rate(self) -> float:
         crossing = self._crossing()
         far, frr = self._errors(crossing)
@@ -378,6 +396,17 @@ class _Sorted:
         if self._before is None:
             return np.ones(len(self.scores), np.int64)
         return np.diff(self._before)
+
+    def moments(self) -> tuple[float, float]:
+        """Mean and variance, in float64."""
+        # Of equal scores the variance is to be exactly 0.
+        apart = self.scores.astype(np.float64) - self.scores[0]
+        if self._before is None:
+            return float(self.scores[0] + apart.mean()), float(apart.var())
+        weights = np.diff(self._before)
+        mean = np.average(apart, weights=weights)
+        variance = np.average((apart - mean) ** 2, weights=weights)
+        return float(self.scores[0] + mean), float(variance)
 
     def above(self, thresholds: npt.ArrayLike) -> Ints:
         """How many scores are > each threshold."""

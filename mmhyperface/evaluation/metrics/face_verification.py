@@ -6,21 +6,19 @@ from typing import Any
 import numpy as np
 
 from mmhyperface.registry import METRICS
-from mmhyperface.utils.choices import ACCURACIES, TARS
+from mmhyperface.utils.choices import ACCURACIES
 from mmhyperface.utils.errors import UserError
 
 from ..functional import (
     INSIGHTFACE_GRID,
-    SortedScores,
     global_accuracy,
     kfold_accuracy,
     score_pairs,
     stratified_folds,
-    tar_at_far,
 )
 from ..functional.arrays import Bools, Floats, Ints, as_rates, check_lengths
 from ..functional.verification import INTERPOLATIONS, check_folds
-from ..results import VerificationResult
+from ..protocols import VerificationResult
 from .base import EmbeddingMetric, check_pairs
 from .embeddings import SetFeatures
 
@@ -90,7 +88,7 @@ class FaceVerification(EmbeddingMetric):
         same = np.asarray(test_set['same'], bool)
         identities = test_set.get('identities')
         accuracy, words = self._accuracy(scores, same, test_set['folds'])
-        return verification_result(
+        return VerificationResult.of_pairs(
             scores,
             same,
             self.fars,
@@ -148,37 +146,3 @@ def check_interpolation(interpolation: str) -> None:
         raise UserError(
             f'interpolation is {interpolation!r}; it can be {INTERPOLATIONS}'
         )
-
-
-def verification_result(
-    scores: Floats,
-    same: Bools,
-    fars: Sequence[float],
-    interpolation: str,
-    convention: str,
-    **known: Any,
-) -> VerificationResult:
-    """The result of pairs: EER, AUC and TAR@FAR from their scores and kinds, [P].
-
-    Args:
-        convention: of the scores, in words, to which that of TAR@FAR is added.
-        known: other attributes of the result.
-    """
-    same = np.asarray(same, bool)
-    ordered = SortedScores(scores, same)
-    if interpolation == 'exact':
-        tars = ordered.tar_at_far(fars)
-    else:
-        tars = tar_at_far(scores, same, fars, interpolation)
-    return VerificationResult(
-        scores=scores,
-        same=same,
-        eer=ordered.equal_error_rate(),
-        auc=ordered.auc(),
-        fars=np.array(fars, np.float64),
-        tars=tars.tars,
-        thresholds=tars.thresholds,
-        interpolation=interpolation,
-        convention=f'{convention}; TAR@FAR: {TARS[interpolation]}',
-        **known,
-    )

@@ -12,7 +12,7 @@ from mmhyperface.utils.errors import UserError
 from ..functional import megaface_identification
 from ..functional.arrays import Floats, as_counts, as_rates, check_lengths
 from ..functional.megaface import COUNTS, check_probes
-from ..results import MegaFaceResult
+from ..protocols import MegaFaceResult
 from .base import EmbeddingMetric
 from .embeddings import SetFeatures
 

@@ -11,7 +11,7 @@ from mmhyperface.utils.errors import UserError, some
 
 from ..functional import identify
 from ..functional.arrays import as_counts, as_rates, check_lengths
-from ..results import IdentificationResult
+from ..protocols import IdentificationResult
 from .base import EmbeddingMetric, check_rows
 from .embeddings import Pooling, SetFeatures, check_templates
 

@@ -9,10 +9,10 @@ from mmhyperface.registry import METRICS
 
 from ..functional import score_pairs
 from ..functional.arrays import Ints, as_rates
-from ..results import VerificationResult
+from ..protocols import VerificationResult
 from .base import EmbeddingMetric, check_pairs
 from .embeddings import Pooling, SetFeatures, check_templates
-from .face_verification import check_interpolation, verification_result
+from .face_verification import check_interpolation
 
 
 @METRICS.register_module()
@@ -67,7 +67,7 @@ class TemplateVerification(EmbeddingMetric):
         templates = features.templates(test_set, self.pooling)
         scores = score_pairs(templates.features, first, second)
         subjects = _numbered(test_set['protocol'].subjects, first, second)
-        return verification_result(
+        return VerificationResult.of_pairs(
             scores,
             same,
             self.fars,
