@@ -35,10 +35,10 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return registry
 
 
-RUNNERS = _child(mmpretrain_registry.RUNNERS, 'mmhyperface.engine')
+RUNNERS = _child(mmpretrain_registry.RUNNERS, 'mmhyperface.engine.runner')
 RUNNER_CONSTRUCTORS = _child(mmpretrain_registry.RUNNER_CONSTRUCTORS)
 LOOPS = _child(mmpretrain_registry.LOOPS)
-HOOKS = _child(mmpretrain_registry.HOOKS, 'mmhyperface.engine')
+HOOKS = _child(mmpretrain_registry.HOOKS, 'mmhyperface.engine.hooks')
 LOG_PROCESSORS = _child(
     mmpretrain_registry.LOG_PROCESSORS, 'mmhyperface.engine.log_processor'
 )

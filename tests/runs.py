@@ -20,14 +20,18 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmhyperface.apis import build_runner
-from mmhyperface.engine.distributed import end_process_group
+from mmhyperface.utils.command_line import end_process_group
 
 CONFIGS = Path(__file__).parent.parent / 'configs'
 # Processes are forked from a server that has imported what takes a fresh interpreter
 # seconds. It has done nothing else: no threads, no settings of a test.
 FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload(
-    ['mmhyperface.engine', 'mmhyperface.inference.inferencer', 'mmpretrain.models']
+    [
+        'mmhyperface.engine.hooks',
+        'mmhyperface.inference.inferencer',
+        'mmpretrain.models',
+    ]
 )
 
 

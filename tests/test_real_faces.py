@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 from runs import CONFIGS, train
 
-from mmhyperface.apis import count_classes
+from mmhyperface.engine.launch import count_classes
 
 
 @pytest.mark.parametrize('method', ['sphereface2', 'spherefacer', 'sface'])

@@ -18,8 +18,9 @@ from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from runs import CONFIGS, scalars
 from torch import nn
 
-from mmhyperface.apis import build_runner, count_classes
+from mmhyperface.apis import build_runner
 from mmhyperface.engine import optim_wrappers
+from mmhyperface.engine.launch import count_classes
 from mmhyperface.models.backbones import ir, iresnet
 
 ROOT = CONFIGS.parent

@@ -196,7 +196,8 @@ def test_losses_of_the_user_plug_in(tmp_path):
     )
     (tmp_path / 'run.py').write_text(
         textwrap.dedent("""
-        from mmhyperface.apis import build_runner, load_config
+        from mmhyperface.apis import build_runner
+        from mmhyperface.engine.launch import load_config
         cfg = load_config('mine.py')
         cfg.work_dir = 'work'
         runner = build_runner(cfg)

@@ -13,7 +13,9 @@ import cv2
 import numpy as np
 from mmengine.config import Config
 
-from mmhyperface.apis import Overrides, dataset_config, load_config, report_errors
+from mmhyperface.engine.launch import load_config
+from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.configs import dataset_config
 from mmhyperface.utils.errors import UserError
 
 # White pixels between rows of different pictures, and between pairs.

@@ -21,8 +21,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmhyperface.apis import Overrides, dataset_config, load_config, report_errors
 from mmhyperface.datasets.conversion import end_with_parent, in_order
+from mmhyperface.engine.launch import load_config
+from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.configs import dataset_config
 from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:

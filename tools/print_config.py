@@ -2,8 +2,10 @@
 
 import argparse
 
-from mmhyperface.apis import Overrides, load_config, report_errors, require_file
+from mmhyperface.engine.launch import load_config
+from mmhyperface.utils.command_line import Overrides, report_errors
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.paths import require_file
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,18 +3,12 @@
 import math
 from pathlib import Path
 
-from mmhyperface.apis import (
-    argument_parser,
-    build_runner,
-    config_from,
-    is_recogniser,
-    report_errors,
-    require_checkpoint,
-    require_entries,
-    require_file,
-    save_features,
-)
+from mmhyperface.apis import build_runner
+from mmhyperface.engine.launch import config_from, require_checkpoint, require_entries
+from mmhyperface.engine.testing import is_recogniser, save_features
+from mmhyperface.utils.command_line import argument_parser, report_errors
 from mmhyperface.utils.errors import UserError, unwritable
+from mmhyperface.utils.paths import require_file
 
 
 def main() -> None:

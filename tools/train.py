@@ -1,14 +1,13 @@
 """Train a face recogniser from a config."""
 
-from mmhyperface.apis import (
-    argument_parser,
-    build_runner,
+from mmhyperface.apis import build_runner
+from mmhyperface.engine.launch import (
     config_from,
     count_classes,
-    report_errors,
     require_checkpoint,
     require_entries,
 )
+from mmhyperface.utils.command_line import argument_parser, report_errors
 from mmhyperface.utils.errors import UserError
 
 

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from mmhyperface.engine.launch import report_errors
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import INCOMPLETE, UserError
 
 if TYPE_CHECKING:

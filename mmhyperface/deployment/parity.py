@@ -16,13 +16,13 @@ from mmengine.registry import init_default_scope
 from mmhyperface.datasets import SyntheticFaces
 from mmhyperface.datasets.synthetic.synthetic_faces import SyntheticFaceBase
 from mmhyperface.datasets.transforms import AlignFace, LoadFace
-from mmhyperface.engine.testing import metrics_of
 from mmhyperface.evaluation.functional.arrays import unusable_rows
 from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.evaluation.metrics.embeddings import Embeddings
 from mmhyperface.inference.inputs import images_below
 from mmhyperface.inference.network import build_dataset
 from mmhyperface.registry import DATASETS, METRICS, TRANSFORMS, is_a
+from mmhyperface.utils.configs import metrics_of
 from mmhyperface.utils.errors import UserError, some
 
 BATCH = 32

@@ -1,2 +1,1 @@
-from .hooks import *  # noqa: F403
-from .runner import FaceRunner  # noqa: F401
+"""Training: the runner, its hooks, and how it gets from a config."""

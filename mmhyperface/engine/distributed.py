@@ -1,7 +1,6 @@
 """Several processes on a machine without a GPU."""
 
 import datetime
-import gc
 import inspect
 import os
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import torch
 from mmengine.dist import is_distributed
 from mmengine.model import MMDistributedDataParallel
-from mmengine.utils import digit_version
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -81,18 +79,6 @@ def _require_variables(launcher: str) -> None:
                 f'this process: start it with {_STARTED_BY[launcher]}, or leave '
                 '--launcher out'
             )
-
-
-def end_process_group() -> None:
-    """Leave the process group before the process ends.
-
-    gloo's threads may else outlive the interpreter and abort the process after its
-    work is done. torch 2.1 is spared: it can hang here.
-    """
-    if is_distributed() and digit_version(torch.__version__) >= digit_version('2.2'):
-        # The model in DDP holds the group, and its runner is a cycle of references.
-        gc.collect()
-        torch.distributed.destroy_process_group()
 
 
 @MODEL_WRAPPERS.register_module()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmhyperface.centres import checkpoint as storage
 from mmhyperface.centres.state import CentreState, emitting
-from mmhyperface.engine.config_changes import changes, entries, told
+from mmhyperface.engine.config_changes import changes, entries, lines_of
 from mmhyperface.utils.errors import UserError, some
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ def heads_of(model: nn.Module) -> dict[str, CentreState]:
     }
 
 
-def require_weights(runner: 'FaceRunner', filename: str, found: dict) -> None:
+def require_weights(runner: 'FaceRunner', filename: str, state: dict) -> None:
     """See that a training begins with the weights of its network, and say with which.
 
     Args:
         runner: Of the training.
         filename: The checkpoint's.
-        found: Its ``state_dict``.
+        state: Its ``state_dict``.
 
     Raises:
         UserError: If backbone and neck do not fit; with ``load_partial``, if nothing
@@ -46,13 +46,13 @@ def require_weights(runner: 'FaceRunner', filename: str, found: dict) -> None:
     heads = tuple(f'{name}.' for name in heads_of(runner.bare_model))
     parts = {f'{name.partition(".")[0]}.' for name in wanted}
     network = tuple(parts & {'backbone.', 'neck.'} or parts - {*heads})
-    ours, theirs = storage.shapes_of(wanted), storage.shapes_of(found)
+    ours, theirs = storage.shapes_of(wanted), storage.shapes_of(state)
     fitting = {name for name in ours if theirs.get(name) == ours[name]}
-    advice = _advice(runner, found, filename)
+    advice = _advice(runner, state, filename)
     if not runner.load_partial:
         storage.require_fit(
             wanted,
-            found,
+            state,
             (*network, 'backbone.', 'neck.'),
             filename,
             str(runner.cfg.filename or 'the config'),
@@ -70,17 +70,16 @@ def require_weights(runner: 'FaceRunner', filename: str, found: dict) -> None:
             counts.append(f'{part[:-1]}: {how}')
             continue
         names = [name for name in ours if name.startswith(part)]
-        counts.append(
-            f'{part[:-1]}: {len(fitting.intersection(names))} of {len(names)}'
-        )
+        taken = len(fitting.intersection(names))
+        counts.append(f'{part[:-1]}: {taken} of {len(names)}')
     runner.logger.info(f'entries taken from {filename}: {", ".join(counts)}')
 
 
-def _advice(runner: 'FaceRunner', found: dict, filename: str) -> str:
+def _advice(runner: 'FaceRunner', state: dict, filename: str) -> str:
     backbone = getattr(runner.bare_model, 'backbone', None)
-    if backbone is not None and not (
+    if backbone is not None and (
         storage.shapes_of(backbone.state_dict()).items()
-        - storage.shapes_of(found).items()
+        <= storage.shapes_of(state).items()
     ):
         return (
             '. It holds the backbone alone, and its names lack the prefix "backbone.": '
@@ -88,7 +87,7 @@ def _advice(runner: 'FaceRunner', found: dict, filename: str) -> str:
             'model.backbone.init_cfg.type=Pretrained '
             f'model.backbone.init_cfg.checkpoint={filename}'
         )
-    if runner.load_partial or not any(key.startswith('backbone.') for key in found):
+    if runner.load_partial or not any(key.startswith('backbone.') for key in state):
         return (
             '. Where its weights have other names, tools/model_converters makes '
             'checkpoints of other programs ours, and model.backbone.init_cfg=dict('
@@ -143,9 +142,8 @@ def require_training(
     names, fault = storage.misfit(wanted, found)
     if names:
         of_losses = tuple(f'{name}.loss_module.' for name in heads)
-        what = (
-            'loss' if any(name.startswith(of_losses) for name in names) else 'network'
-        )
+        of_loss = any(name.startswith(of_losses) for name in names)
+        what = 'loss' if of_loss else 'network'
         raise UserError(
             f'cannot resume from {filename}: it is of another {what}, it {fault}'
             f'{_changed(runner, meta, "model.")}. {_anew(filename)}'
@@ -194,7 +192,7 @@ def _changed(runner: 'FaceRunner', meta: dict, beginning: str) -> str:
     """What the config has changed there since the checkpoint, for a message."""
     before = entries(str(meta.get('cfg', '')))
     after = entries(runner.cfg.pretty_text)
-    lines = told(changes(before, after)) if before else []
+    lines = lines_of(changes(before, after)) if before else []
     lines = [line for line in lines if line.startswith(beginning)]
     return f' ({some(lines, 3)})' if lines else ''
 

@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 import mmhyperface
+from mmhyperface.utils.configs import metrics_of, type_name
 from mmhyperface.utils.errors import UserError
 from mmhyperface.utils.paths import require_file
 
@@ -89,24 +90,12 @@ def save_features(cfg: Config, path: str, checkpoint: str) -> None:
     }
 
 
-def metrics_of(evaluator: Any) -> list[dict]:
-    """The configs of the metrics of an evaluator's config."""
-    if isinstance(evaluator, dict):
-        evaluator = evaluator.get('metrics', evaluator)
-    return list(evaluator) if isinstance(evaluator, list | tuple) else [evaluator]
-
-
 def is_recogniser(cfg: Config) -> bool:
     """Whether a config's model is a :class:`FaceRecognizer`, or derived from it."""
     from mmhyperface.models import FaceRecognizer
     from mmhyperface.registry import MODELS, is_a
 
     return is_a(cfg.model, MODELS, FaceRecognizer)
-
-
-def type_name(config: dict) -> str:
-    """The name of a config's type, which may be the class and may have a scope."""
-    return getattr(config['type'], '__name__', config['type']).rpartition('.')[2]
 
 
 def _file_of(name: str) -> Path:

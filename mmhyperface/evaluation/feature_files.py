@@ -25,8 +25,6 @@ from mmhyperface.datasets.test_sets.pair_sets import (
     require_both_in_folds,
 )
 from mmhyperface.datasets.test_sets.template_sets import template_test_set
-from mmhyperface.engine.launch import dataset_config
-from mmhyperface.engine.testing import metrics_of
 from mmhyperface.evaluation.evaluator import FaceEvaluator, set_places
 from mmhyperface.evaluation.functional.arrays import Bools
 from mmhyperface.evaluation.metrics import EmbeddingMetric, MegaFaceIdentification
@@ -35,6 +33,7 @@ from mmhyperface.evaluation.metrics.embeddings import FLIPS, Embeddings
 from mmhyperface.evaluation.protocols import Result
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.choices import FOLDS
+from mmhyperface.utils.configs import dataset_config, metrics_of
 from mmhyperface.utils.errors import UserError
 
 from .npy_files import (

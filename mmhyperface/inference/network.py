@@ -24,10 +24,10 @@ from mmhyperface.engine.launch import (
     MMENGINE_HOOKS,
     build_runner,
     count_classes,
-    dataset_config,
     require_checkpoint,
 )
 from mmhyperface.models.heads import HypersphereHead
+from mmhyperface.utils.configs import dataset_config
 from mmhyperface.utils.errors import UserError
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmhyperface.utils.choices import BATCH_SIZE, MAX_MEGAPIXELS
-from mmhyperface.utils.errors import INCOMPLETE as INCOMPLETE
 
 from .detection import CHOICES, LONGEST, SCORE_THRESHOLD, quiet_opencv
 from .results import Face

@@ -12,6 +12,7 @@ from typing import Any
 import mmengine
 from mmengine.config import Config
 
+from mmhyperface.utils.configs import type_name
 from mmhyperface.utils.errors import UserError
 from mmhyperface.version import __version__
 
@@ -204,15 +205,15 @@ def _does_as(config: Mapping, kind: type) -> bool:
 
     if not is_a(config, MODELS, kind):
         return False
-    found: Any = config['type']
-    found = MODELS.get(found) if isinstance(found, str) else found
-    return found.forward is kind.forward  # type: ignore[attr-defined]
+    cls: Any = config['type']
+    cls = MODELS.get(cls) if isinstance(cls, str) else cls
+    return cls.forward is kind.forward  # type: ignore[attr-defined]
 
 
 def _name(config: Any) -> str:
-    """The type of a config without its scope; it may be the class."""
-    kind = config.get('type', '') if isinstance(config, Mapping) else type(config)
-    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+    if isinstance(config, Mapping):
+        return type_name(config) if 'type' in config else ''
+    return type(config).__name__
 
 
 def _input_size(cfg: Config, backbone: Mapping, source: str) -> tuple[int, int]:

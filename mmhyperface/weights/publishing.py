@@ -13,7 +13,7 @@ from mmhyperface.centres.checkpoint import replace_tensors
 from mmhyperface.utils.errors import UserError
 
 from .network import read_checkpoint
-from .state_dicts import own
+from .state_dicts import own, without_head
 
 #: Characters of the sum that a name ends with.
 SUM_LENGTH = 8
@@ -38,11 +38,9 @@ def published(checkpoint: dict, drop_head: bool = False, dtype: str = '') -> dic
     Raises:
         UserError: If a weight is too large for the type.
     """
-    state = {
-        key: value
-        for key, value in checkpoint['state_dict'].items()
-        if not (drop_head and key.startswith('head.'))
-    }
+    state = checkpoint['state_dict']
+    if drop_head:
+        state = without_head(state)
     if dtype:
         state = {key: _as_type(key, value, dtype) for key, value in state.items()}
     meta = checkpoint.get('meta') or {}

@@ -10,10 +10,12 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from record_files import insightface_records, picture, write
 
-from mmhyperface.apis import build_runner, count_classes, dataset_config, load_config
+from mmhyperface.apis import build_runner
 from mmhyperface.datasets.face_dataset import loader
 from mmhyperface.datasets.wrappers import numbered
+from mmhyperface.engine.launch import count_classes, load_config
 from mmhyperface.registry import DATASETS
+from mmhyperface.utils.configs import dataset_config
 from mmhyperface.utils.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from record_files import MAGIC, images, insightface_records, picture, seed_of, write
 
 from mmhyperface.datasets import FacePack, FaceRecord
+from mmhyperface.datasets.folder_writer import new_folder
 from mmhyperface.datasets.readers import record_writer as module
 from mmhyperface.datasets.readers.pack_writer import write_pack
 from mmhyperface.datasets.readers.record_writer import RecordWriter
-from mmhyperface.utils.atomic_files import new_files, new_folder
+from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
 
 FILES = ('property', 'train.idx', 'train.lst', 'train.rec')

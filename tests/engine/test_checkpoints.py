@@ -15,12 +15,13 @@ from mmengine.hooks import EMAHook
 from runs import small_config, spawn, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmhyperface.apis import build_runner, require_checkpoint
+from mmhyperface.apis import build_runner
 from mmhyperface.centres import checkpoint as storage
 from mmhyperface.centres import state as centre_state
 from mmhyperface.centres.state import MappedRows, StoredRows
 from mmhyperface.engine import runner as runner_module
 from mmhyperface.engine.hooks import CheckpointHook
+from mmhyperface.engine.launch import require_checkpoint
 from mmhyperface.utils.errors import UserError
 
 FORMATS = {'file': '1GB', 'parts': 0}

@@ -10,18 +10,17 @@ from mmengine.dataset import ConcatDataset
 from PIL import Image
 from runs import small_config, train
 
-from mmhyperface.apis import (
-    build_runner,
-    get_model,
-    is_recogniser,
-    read_convention,
-    save_features,
-)
+from mmhyperface.apis import build_runner, get_model
 from mmhyperface.centres import checkpoint as storage
 from mmhyperface.datasets import FaceFolder, FaceSets, SyntheticFacePairs
 from mmhyperface.engine.hooks.convention_hook import image_sizes
+from mmhyperface.engine.testing import is_recogniser, save_features
 from mmhyperface.evaluation.functional import tar_at_far
-from mmhyperface.inference.model import examined_convention, save_operating_points
+from mmhyperface.inference.model import (
+    examined_convention,
+    read_convention,
+    save_operating_points,
+)
 from mmhyperface.inference.networks import TorchNetwork
 from mmhyperface.models import FaceDataPreprocessor, FaceRecognizer
 from mmhyperface.registry import MODELS

@@ -189,7 +189,7 @@ def test_a_place_for_features_is_checked_early(tmp_path):
 
 def test_the_runner_takes_it_by_default():
     # Imported here, since each of the processes above imports this module.
-    from mmhyperface.engine import FaceRunner
+    from mmhyperface.engine.runner import FaceRunner
 
     runner = object.__new__(FaceRunner)
     for config in (METRICS[0], METRICS, {'metrics': METRICS}):

@@ -25,7 +25,7 @@ from mmengine.registry import init_default_scope
 from official_steps import BIAS, OFFICIAL, official_steps
 from torch import Tensor, nn
 
-from mmhyperface.engine import MarginSchedulerHook
+from mmhyperface.engine.hooks import MarginSchedulerHook
 from mmhyperface.engine.optim_wrappers import OptimWrapper
 from mmhyperface.models import HypersphereHead
 from mmhyperface.models.face_samples import FaceSamples

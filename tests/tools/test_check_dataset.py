@@ -11,8 +11,8 @@ import record_files
 from mmengine.config import ConfigDict
 from PIL import Image
 
-from mmhyperface.apis import report_errors
 from mmhyperface.datasets.transforms import LoadFace
+from mmhyperface.utils.command_line import report_errors
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = 'configs/sphereface2_r100_ms1m.py'

@@ -11,13 +11,13 @@ import pytest
 from ijb_files import write_ijb
 from megaface_files import write_feature, write_megaface
 
-from mmhyperface.apis import report_errors
 from mmhyperface.datasets.readers import ijb_meta
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation import npy_files
 from mmhyperface.inference import Face, FaceEmbeddings
 from mmhyperface.inference.embedding_files import save_embeddings
 from mmhyperface.utils.choices import THRESHOLDS
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.convention import Convention
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'eval_features.py'

@@ -15,8 +15,9 @@ import torch
 from drawn_faces import draw_face, write_model
 from mmengine.config import Config
 
-from mmhyperface.apis import FaceInferencer, get_model, report_errors
+from mmhyperface.apis import FaceInferencer, get_model
 from mmhyperface.gallery import FaceGallery
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.convention import Convention, OperatingPoint, convention_of
 
 ROOT = Path(__file__).parent.parent.parent

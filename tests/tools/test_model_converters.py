@@ -9,7 +9,8 @@ import torch
 from runs import small_config
 from test_tools import ROOT
 
-from mmhyperface.apis import build_runner, get_model, report_errors
+from mmhyperface.apis import build_runner, get_model
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
 
 TOOLS = ROOT / 'tools' / 'model_converters'

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from runs import run_script
 from yapf.yapflib.yapf_api import FormatCode
 
-from mmhyperface.apis import load_config
+from mmhyperface.engine.launch import load_config
 from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -16,10 +16,12 @@ from mmpretrain.structures import DataSample
 from runs import CONFIGS, small_config
 from test_tools import ROOT, call
 
-from mmhyperface.apis import dataset_config, load_config, save_features, take_test_sets
+from mmhyperface.engine.launch import load_config
+from mmhyperface.engine.testing import save_features, take_test_sets
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.feature_files import examine_config
 from mmhyperface.registry import DATASETS, MODELS
+from mmhyperface.utils.configs import dataset_config
 from mmhyperface.utils.errors import UserError
 
 CONFIG = CONFIGS / 'sphereface2_quickstart.py'

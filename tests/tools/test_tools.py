@@ -19,7 +19,9 @@ import pytest
 import record_files
 from runs import as_main, run_script, small_config, spawn
 
-from mmhyperface.apis import argument_parser, build_runner, config_from, load_config
+from mmhyperface.apis import build_runner
+from mmhyperface.engine.launch import config_from, load_config
+from mmhyperface.utils.command_line import argument_parser
 from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent

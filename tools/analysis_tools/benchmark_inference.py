@@ -35,8 +35,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmhyperface.apis import report_errors, require_file
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.paths import require_file
 
 if TYPE_CHECKING:
     import torch

@@ -14,8 +14,9 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmhyperface.apis import report_errors, require_file
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.paths import require_file
 
 if TYPE_CHECKING:
     from mmhyperface.evaluation.report import Compared

@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmhyperface.apis import Overrides, load_config, report_errors, require_folder
+from mmhyperface.engine.launch import load_config
 from mmhyperface.utils.choices import (
     ACCURACIES,
     FOLDS,
@@ -39,6 +39,8 @@ from mmhyperface.utils.choices import (
     TARS,
     THRESHOLDS,
 )
+from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.paths import require_folder
 
 if TYPE_CHECKING:
     from mmhyperface.evaluation.feature_files import Results

@@ -17,8 +17,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmhyperface.apis import Overrides, load_config, report_errors, require_file
+from mmhyperface.engine.launch import load_config
+from mmhyperface.utils.command_line import Overrides, report_errors
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.paths import require_file
 
 if TYPE_CHECKING:
     import torch

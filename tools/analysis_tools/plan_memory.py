@@ -17,7 +17,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmhyperface.apis import Overrides, load_config, report_errors
+from mmhyperface.engine.launch import load_config
+from mmhyperface.utils.command_line import Overrides, report_errors
 from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import argparse
 import numpy as np
 from mmengine.config import Config
 
-from mmhyperface.apis import Overrides, load_config, report_errors
+from mmhyperface.engine.launch import load_config
+from mmhyperface.utils.command_line import Overrides, report_errors
 from mmhyperface.utils.errors import UserError
 
 NOTES = {

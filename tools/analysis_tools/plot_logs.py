@@ -7,7 +7,7 @@
 import argparse
 from pathlib import Path
 
-from mmhyperface.apis import report_errors
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
 
 

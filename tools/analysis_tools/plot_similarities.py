@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mmengine.config import Config
 
-from mmhyperface.apis import Overrides, load_config, report_errors, require_checkpoint
+from mmhyperface.engine.launch import load_config, require_checkpoint
+from mmhyperface.utils.command_line import Overrides, report_errors
 from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmhyperface.apis import report_errors
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -40,7 +40,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmhyperface.apis import load_config, report_errors
+from mmhyperface.engine.launch import load_config
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:

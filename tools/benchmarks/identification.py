@@ -30,7 +30,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from mmhyperface.apis import report_errors, require_file
 from mmhyperface.inference import Face
 from mmhyperface.inference.options import (
     add_batches,
@@ -39,7 +38,9 @@ from mmhyperface.inference.options import (
     inferencer_from,
     tell_problems,
 )
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.paths import require_file
 
 if TYPE_CHECKING:
     from mmhyperface.gallery import FaceGallery, Match

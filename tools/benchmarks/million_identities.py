@@ -30,7 +30,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmhyperface.apis import build_runner, load_config, report_errors
+from mmhyperface.apis import build_runner
+from mmhyperface.engine.launch import load_config
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:

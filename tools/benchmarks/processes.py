@@ -21,7 +21,7 @@ def _process(rank: int, world: int, port: int, task: Callable, args: tuple) -> N
         MASTER_PORT=str(port),
     )
     # Not above: who only measures need not have all of mmengine in memory.
-    from mmhyperface.apis import report_errors
+    from mmhyperface.utils.command_line import report_errors
 
     with report_errors():
         task(*args)

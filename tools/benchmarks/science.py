@@ -36,8 +36,9 @@ from science_plan import LOSSES, choices, low_scale, noise_runs, stability_runs
 from science_results import noise_table, save_pictures, settings_table, stability_table
 from science_run import SIZES, Run, execute
 
-from mmhyperface.apis import report_errors, require_folder
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.paths import require_folder
 
 STUDIES = ('noise', 'stability')
 

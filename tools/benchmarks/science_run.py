@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
-from mmhyperface.apis import load_config
+from mmhyperface.engine.launch import load_config
 
 if TYPE_CHECKING:
     from science_trace import Trace
     from torch.utils.data import Dataset
 
-    from mmhyperface.engine import FaceRunner
+    from mmhyperface.engine.runner import FaceRunner
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs' / 'sphereface2_quickstart.py'
 # What differs from the quickstart's network, people and schedule.
@@ -178,7 +178,7 @@ def _runner(run: Run, trace: Trace, folder: str) -> FaceRunner:
     from mmhyperface.datasets.collate import collate_faces
     from mmhyperface.datasets.samplers import InfiniteFaceSampler
     from mmhyperface.datasets.wrappers import LabelNoise
-    from mmhyperface.engine import FaceRunner
+    from mmhyperface.engine.runner import FaceRunner
 
     cfg, total = _config(run.size), SIZES[run.size]['iterations']
     if run.loss is not None:

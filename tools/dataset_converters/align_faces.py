@@ -34,7 +34,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Column, Table
 
-from mmhyperface.apis import report_errors
 from mmhyperface.datasets.conversion import end_with_parent, in_order
 from mmhyperface.inference.detection import (
     CHOICES,
@@ -44,8 +43,9 @@ from mmhyperface.inference.detection import (
     choose_face,
     quiet_opencv,
 )
-from mmhyperface.inference.options import INCOMPLETE, tell
-from mmhyperface.utils.errors import UserError, unwritable
+from mmhyperface.inference.options import tell
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.errors import INCOMPLETE, UserError, unwritable
 
 # Pictures of one task of a worker.
 TASK = 16

@@ -65,7 +65,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceList
-    from mmhyperface.utils.atomic_files import new_folder
+    from mmhyperface.datasets.folder_writer import new_folder
 
     with new_folder(args.destination, args.overwrite) as folder:
         images = FaceList(args.source, data_prefix=args.root, format=args.format)

@@ -55,7 +55,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceRecord
-    from mmhyperface.utils.atomic_files import new_folder
+    from mmhyperface.datasets.folder_writer import new_folder
 
     with new_folder(args.destination, args.overwrite) as folder:
         records = FaceRecord(

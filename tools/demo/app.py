@@ -17,9 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mmhyperface.apis import report_errors, require_file
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
 from mmhyperface.utils.optional_imports import require
+from mmhyperface.utils.paths import require_file
 
 
 def parse_args() -> argparse.Namespace:

@@ -27,18 +27,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from mmhyperface.apis import (
-    Overrides,
-    load_config,
-    report_errors,
-    require_file,
-    require_folder,
-)
 from mmhyperface.deployment import TARGETS
 from mmhyperface.deployment.targets import ALIGNED, PRECISIONS
-from mmhyperface.inference.options import INCOMPLETE
+from mmhyperface.engine.launch import load_config
 from mmhyperface.utils.choices import TOLERANCES
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.errors import INCOMPLETE, UserError
+from mmhyperface.utils.paths import require_file, require_folder
 
 if TYPE_CHECKING:
     from mmhyperface.deployment.parity import Verified

@@ -37,17 +37,14 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from mmhyperface.apis import (
-    Overrides,
-    load_config,
-    report_errors,
-    require_file,
-    take_test_sets,
-)
 from mmhyperface.deployment import TARGETS
 from mmhyperface.deployment.targets import PRECISIONS, PREPROCESSINGS
+from mmhyperface.engine.launch import load_config
+from mmhyperface.engine.testing import take_test_sets
 from mmhyperface.utils.choices import FLIP_FUSIONS, OPSET, TOLERANCES
+from mmhyperface.utils.command_line import Overrides, report_errors
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.paths import require_file
 
 if TYPE_CHECKING:
     from mmhyperface.deployment.parity import Parity, Verified

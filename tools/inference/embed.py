@@ -15,9 +15,7 @@ is, or a mistake, which is told.
 import argparse
 from pathlib import Path
 
-from mmhyperface.apis import report_errors, require_folder
 from mmhyperface.inference.options import (
-    INCOMPLETE,
     add_batches,
     add_choice,
     add_model,
@@ -25,7 +23,9 @@ from mmhyperface.inference.options import (
     tell_problems,
     tell_remarks,
 )
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.errors import INCOMPLETE, UserError
+from mmhyperface.utils.paths import require_folder
 
 
 def parse_args() -> argparse.Namespace:

@@ -36,10 +36,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from mmhyperface.apis import report_errors, require_file, require_folder
 from mmhyperface.inference import Face, FaceEmbeddings, Identification
 from mmhyperface.inference.options import (
-    INCOMPLETE,
     add_batches,
     add_choice,
     add_model,
@@ -49,7 +47,9 @@ from mmhyperface.inference.options import (
     tell_problems,
     tell_remarks,
 )
-from mmhyperface.utils.errors import UserError, some
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.errors import INCOMPLETE, UserError, some
+from mmhyperface.utils.paths import require_file, require_folder
 from mmhyperface.weights.convention import Convention
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ known and nothing is decided. 2: wrong arguments.
 import argparse
 from pathlib import Path
 
-from mmhyperface.apis import report_errors
 from mmhyperface.inference.options import (
     DIFFERENT,
     add_choice,
@@ -24,6 +23,7 @@ from mmhyperface.inference.options import (
     inferencer_from,
     tell_remarks,
 )
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
 
 

@@ -8,7 +8,8 @@ places. The embedding is that before their network divides it by its norm.
 
 import argparse
 
-from mmhyperface.apis import report_errors, require_file
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.writing import to_ours_parser, told_with, write_checkpoint
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     checkpoint = read_weights(args.source)
     with told_with(args.source):
         network = adaface.to_ours(checkpoint, not args.drop_head)
-    write_checkpoint(network, adaface.PEER, [args.source], args)
+    write_checkpoint(network, adaface.PEER.name, [args.source], args)
 
 
 if __name__ == '__main__':

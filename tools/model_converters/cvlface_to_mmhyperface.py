@@ -9,8 +9,9 @@ beside model.pt, says RGB in either case.)
 
 import argparse
 
-from mmhyperface.apis import report_errors, require_file
 from mmhyperface.utils.choices import CHANNELS
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.writing import (
     add_shards_argument,
     to_ours_parser,
@@ -43,7 +44,7 @@ def main() -> None:
     contents = [read_weights(shard) for shard in shards]
     with told_with(args.source):
         network = cvlface.to_ours(model, contents, args.channels, args.num_classes)
-    write_checkpoint(network, cvlface.PEER, [args.source, *shards], args)
+    write_checkpoint(network, cvlface.PEER.name, [args.source, *shards], args)
 
 
 if __name__ == '__main__':

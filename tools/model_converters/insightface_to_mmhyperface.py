@@ -8,7 +8,8 @@ The input convention is the same; nothing but names and files changes.
 
 import argparse
 
-from mmhyperface.apis import report_errors, require_file
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.writing import (
     add_shards_argument,
     to_ours_parser,
@@ -49,7 +50,7 @@ def main() -> None:
     contents = [read_weights(shard) for shard in shards]
     with told_with(args.source):
         network = insightface.to_ours(backbone, contents, args.num_classes)
-    write_checkpoint(network, insightface.PEER, [args.source, *shards], args)
+    write_checkpoint(network, insightface.PEER.name, [args.source, *shards], args)
 
 
 if __name__ == '__main__':

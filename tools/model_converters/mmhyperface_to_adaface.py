@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmhyperface.apis import report_errors
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.writing import from_ours_parser, read_ours, write_files
 
 

@@ -7,8 +7,8 @@ CVLface wants it.
 
 import argparse
 
-from mmhyperface.apis import report_errors
 from mmhyperface.utils.choices import CHANNELS
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.writing import (
     add_world_size_argument,
     from_ours_parser,

@@ -6,7 +6,7 @@ resumes from checkpoint_gpu_R.pt alone, which holds the state of an optimizer, t
 
 import argparse
 
-from mmhyperface.apis import report_errors
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.writing import (
     add_world_size_argument,
     from_ours_parser,

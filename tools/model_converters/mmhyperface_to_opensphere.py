@@ -7,8 +7,8 @@ recipes, in the former alone, and of the variant opensphere in both.
 
 import argparse
 
-from mmhyperface.apis import report_errors
 from mmhyperface.utils.choices import REVISIONS, SFNET_VARIANTS
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.writing import from_ours_parser, read_ours, write_files
 
 

@@ -6,8 +6,8 @@ that SFace's input is larger than ours, and Head_SFaceLoss_checkpoint.pth.
 
 import argparse
 
-from mmhyperface.apis import report_errors
 from mmhyperface.utils.choices import ORIGINS
+from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.writing import from_ours_parser, read_ours, write_files
 
 

@@ -10,8 +10,9 @@ of 2023. The input convention is ours.
 
 import argparse
 
-from mmhyperface.apis import report_errors, require_file
 from mmhyperface.utils.choices import SFNET_VARIANTS
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.writing import to_ours_parser, told_with, write_checkpoint
 
 
@@ -44,7 +45,7 @@ def main() -> None:
     with told_with(args.source):
         network = opensphere.to_ours(backbone, head, args.variant, not args.drop_head)
     files = [args.source, *([args.head] if args.head else [])]
-    write_checkpoint(network, opensphere.PEER, files, args)
+    write_checkpoint(network, opensphere.PEER.name, files, args)
 
 
 if __name__ == '__main__':

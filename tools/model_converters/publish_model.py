@@ -9,7 +9,8 @@ folder becomes one file.
 
 import argparse
 
-from mmhyperface.apis import report_errors, require_file
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.paths import require_file
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,8 +9,9 @@ first layer is multiplied by 9.9609375.
 
 import argparse
 
-from mmhyperface.apis import report_errors, require_file
 from mmhyperface.utils.choices import ORIGINS
+from mmhyperface.utils.command_line import report_errors
+from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.writing import to_ours_parser, told_with, write_checkpoint
 
 

@@ -45,11 +45,7 @@ class CompileHook(Hook):
         mode: str | None = None,
         fallback: bool = False,
     ) -> None:
-        self.options: dict[str, Any] = {
-            'backend': backend,
-            'mode': mode,
-            'dynamic': False,
-        }
+        self.options: dict[str, Any] = dict(backend=backend, mode=mode, dynamic=False)
         self.fallback = fallback
         self.compiled = False
         self._call: Any = None

@@ -33,7 +33,7 @@ class SphereFaceRLoss(SoftmaxLoss):
     The official code weighs the cross entropy by ``lw / s`` for hard and soft
     normalisation: its ``lw`` becomes ``loss_weight = lw / s`` here. Without
     normalisation and with the soft one the margin is annealed from 1: see
-    :class:`~mmhyperface.engine.MarginSchedulerHook`.
+    :class:`~mmhyperface.engine.hooks.MarginSchedulerHook`.
 
     Args:
         version: ``v0``, ``v1`` or ``v2``.
