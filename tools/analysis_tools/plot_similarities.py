@@ -123,7 +123,7 @@ def training_angles(
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.evaluation.feature_files import examine_config
+    from mmhyperface.inference.feature_evaluation import examine_config
     from mmhyperface.inference.network import build_dataset, load_runner
     from mmhyperface.visualization import draw_similarities, save_figure
 

@@ -36,7 +36,7 @@ from mmhyperface.utils.choices import FOLDS
 from mmhyperface.utils.configs import dataset_config, metrics_of
 from mmhyperface.utils.errors import UserError
 
-from .npy_files import (
+from .feature_files import (
     about_features,
     has_names,
     named_features,
