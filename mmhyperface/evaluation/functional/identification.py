@@ -21,6 +21,7 @@ from .arrays import (
     as_integers,
     as_rates,
     as_rows,
+    check_choice,
     check_lengths,
     rounding,
     unit_rows,
@@ -75,8 +76,7 @@ def identify(
             that is in two galleries, or twice in one; no probe with a mate; ranks or
             rates that are none.
     """
-    if threshold not in THRESHOLDS:
-        raise UserError(f'threshold is {threshold!r}; it can be {tuple(THRESHOLDS)}')
+    check_choice('threshold', threshold, THRESHOLDS)
     wanted = as_counts(ranks, 'ranks')
     rates = as_rates(fpirs, 'false positive identification rates')
     if names is None:

@@ -21,6 +21,7 @@ from .arrays import (
     as_rates,
     as_rows,
     blocks,
+    check_choice,
     check_lengths,
     floor_product,
     rounding,
@@ -75,8 +76,7 @@ def megaface_identification(
             no two images of one subject; more distractors asked for than there are;
             ranks or rates that are none.
     """
-    if noise not in NOISE:
-        raise UserError(f'noise is {noise!r}; it can be {NOISE}')
+    check_choice('noise', noise, NOISE)
     rows, subjects = as_rows(probes, 'probes'), as_integers(probe_subjects, 'subjects')
     others = as_rows(distractors, 'distractors')
     check_lengths(probes=rows, probe_subjects=subjects)

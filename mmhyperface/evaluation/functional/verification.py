@@ -35,14 +35,13 @@ from .arrays import (
     Floats,
     Ints,
     as_rates,
+    check_choice,
     floor_product,
     to_numpy,
 )
 
 # Squared distances that insightface tries (arcface_torch/eval/verification.py).
 INSIGHTFACE_GRID = np.arange(0, 4, 0.01)
-
-INTERPOLATIONS = tuple(TARS)
 
 
 class RocCurve(NamedTuple):
@@ -132,10 +131,7 @@ def tar_at_far(
     Raises:
         UserError: also for a FAR outside [0, 1] or an unknown interpolation.
     """
-    if interpolation not in INTERPOLATIONS:
-        raise UserError(
-            f'interpolation is {interpolation!r}; it can be {INTERPOLATIONS}'
-        )
+    check_choice('interpolation', interpolation, TARS)
     if interpolation == 'exact':
         return SortedScores(scores, same).tar_at_far(fars)
     rates = as_rates(fars, 'false accept rates')
@@ -301,12 +297,10 @@ class SortedScores:
     ) -> TarAtFar:
         """Exact; the other interpolations are those of :func:`tar_at_far`."""
         rates = as_rates(fars, 'false accept rates')
-        allowed = floor_product(rates, self.negatives.total)
-        thresholds = self.negatives.thresholds(allowed)
-        tars = self.positives.above(thresholds) / self.positives.total
-        unknown = (allowed == 0) | np.isnan(thresholds)
-        tars[unknown] = np.nan
-        thresholds[unknown] = np.nan
+        tars, thresholds = self._at(rates)
+        unresolvable = floor_product(rates, self.negatives.total) == 0
+        tars[unresolvable] = np.nan
+        thresholds[unresolvable] = np.nan
         return TarAtFar(tars, thresholds)
 
     def staircase(self, fars: npt.ArrayLike) -> Floats:
@@ -314,11 +308,14 @@ class SortedScores:
 
         NaN where negatives that were left out would be needed.
         """
-        rates = np.asarray(fars, np.float64)
+        return self._at(np.asarray(fars, np.float64)).tars
+
+    def _at(self, rates: Floats) -> TarAtFar:
+        """The lowest thresholds that do not exceed these FARs."""
         allowed = floor_product(rates, self.negatives.total)
         thresholds = self.negatives.thresholds(allowed)
         tars = self.positives.above(thresholds) / self.positives.total
-        return np.where(np.isnan(thresholds), np.nan, tars)
+        return TarAtFar(np.where(np.isnan(thresholds), np.nan, tars), thresholds)
 
     def auc(self) -> float:
         # Twice the area in integers, so that nothing is rounded before the division.

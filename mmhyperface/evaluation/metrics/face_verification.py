@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mmhyperface.registry import METRICS
-from mmhyperface.utils.choices import ACCURACIES
+from mmhyperface.utils.choices import ACCURACIES, TARS
 from mmhyperface.utils.errors import UserError
 
 from ..functional import (
@@ -16,8 +16,15 @@ from ..functional import (
     score_pairs,
     stratified_folds,
 )
-from ..functional.arrays import Bools, Floats, Ints, as_rates, check_lengths
-from ..functional.verification import INTERPOLATIONS, check_folds
+from ..functional.arrays import (
+    Bools,
+    Floats,
+    Ints,
+    as_rates,
+    check_choice,
+    check_lengths,
+)
+from ..functional.verification import check_folds
 from ..protocols import VerificationResult
 from .base import EmbeddingMetric, check_pairs
 from .embeddings import SetFeatures
@@ -57,9 +64,8 @@ class FaceVerification(EmbeddingMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if accuracy not in ACCURACIES:
-            raise UserError(f'accuracy is {accuracy!r}; it can be {tuple(ACCURACIES)}')
-        check_interpolation(interpolation)
+        check_choice('accuracy', accuracy, ACCURACIES)
+        check_choice('interpolation', interpolation, TARS)
         if not isinstance(folds, int) or folds < 2:
             raise UserError(f'folds is a number from 2 on, not {folds!r}')
         self.fars = as_rates(fars, 'fars').tolist()
@@ -136,13 +142,3 @@ class FaceVerification(EmbeddingMetric):
                     'test_evaluator.accuracy=global (or val_evaluator.accuracy)'
                 ) from None
         return check_folds(folds, same)
-
-
-def check_interpolation(interpolation: str) -> None:
-    """Raises:
-    UserError: If there is no such interpolation of TAR at FAR.
-    """
-    if interpolation not in INTERPOLATIONS:
-        raise UserError(
-            f'interpolation is {interpolation!r}; it can be {INTERPOLATIONS}'
-        )
