@@ -19,7 +19,7 @@ from test_tools import ROOT, call
 from mmhyperface.engine.launch import load_config
 from mmhyperface.engine.testing import save_features, take_test_sets
 from mmhyperface.evaluation import functional as F
-from mmhyperface.evaluation.feature_files import examine_config
+from mmhyperface.inference.feature_evaluation import examine_config
 from mmhyperface.registry import DATASETS, MODELS
 from mmhyperface.utils.configs import dataset_config
 from mmhyperface.utils.errors import UserError

@@ -28,13 +28,13 @@ from mmhyperface.evaluation.functional.arrays import Bools
 from mmhyperface.evaluation.metrics import EmbeddingMetric, MegaFaceIdentification
 from mmhyperface.evaluation.metrics.base import naming
 from mmhyperface.evaluation.metrics.embeddings import FLIPS, Embeddings
-from mmhyperface.evaluation.results import Result
+from mmhyperface.evaluation.protocols import Result
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.choices import FOLDS
 from mmhyperface.utils.configs import dataset_config, metrics_of
 from mmhyperface.utils.errors import UserError
 
-from .npy_files import (
+from .feature_files import (
     about_features,
     has_names,
     named_features,
