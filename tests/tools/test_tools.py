@@ -290,6 +290,9 @@ BAD_OPTIONS = {
     'model.head.channels=3': (
         'has no option channels: is in_channels meant? (in model.head)'
     ),
+    'model.backbone.norm_evals=1': (
+        'SFNet has no option norm_evals: is norm_eval meant? (in model.backbone)'
+    ),
     'model.type=FaceRecogniser': (
         'FaceRecogniser is not in the mmhyperface::model registry: is the type'
     ),
