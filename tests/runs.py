@@ -147,15 +147,22 @@ def _worker(
 
 def spawn(world: int, task: Callable, *args: Any) -> None:
     """Run ``task(*args)`` in ``world`` processes that know of one another."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.start_processes(
-        _worker,
-        (world, port, dict(os.environ), pickle.dumps((task, args))),
-        nprocs=world,
-        start_method='forkserver',
-    )
+    with socket.socket() as held:
+        # The system gives the port to nobody else meanwhile. Rank 0 can listen there
+        # all the same, since this socket does not.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(('127.0.0.1', 0))
+        torch.multiprocessing.start_processes(
+            _worker,
+            (
+                world,
+                held.getsockname()[1],
+                dict(os.environ),
+                pickle.dumps((task, args)),
+            ),
+            nprocs=world,
+            start_method='forkserver',
+        )
 
 
 def _script(

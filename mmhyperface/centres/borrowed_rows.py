@@ -3,8 +3,7 @@
 Legend of shapes: C rows of this rank, D dimensions.
 """
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -71,17 +70,6 @@ class BorrowedRows:
         self.skipped = SkippedSteps(self.weight, self.optimizer, lambda: self.group)
         return self.skipped
 
-    @contextmanager
-    def whole(self) -> Generator[None, None, None]:
-        """The whole parameter in the optimizer for a while, to be saved."""
-        self._hide()
-        borrowed, self.held = self.held, []
-        try:
-            yield
-        finally:
-            self.held = borrowed
-            self._show()
-
     @torch.no_grad()
     def borrow(self, indices: Sequence[Tensor]) -> list[nn.Parameter]:
         """Parameters of the rows of each index, in the place of the whole.
@@ -93,7 +81,7 @@ class BorrowedRows:
             indices: Rows, int64, no row twice.
         """
         waiting = [(index, p.grad) for index, p in self.held if p.grad is not None]
-        self._give_back()
+        self.give_back()
         borrowed = []
         for index in indices:
             rows = recycled.empty(len(index), self.weight)
@@ -142,9 +130,9 @@ class BorrowedRows:
                     whole[name].index_copy_(0, index, value)
                 else:
                     whole[name] = value
-        self._give_back()
+        self.give_back()
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
         """Put the whole parameter back, as if no row had been borrowed."""
         if not self.held:
             return
@@ -156,7 +144,7 @@ class BorrowedRows:
         self.held = []
 
     def _before_load(self) -> None:
-        self._give_back()
+        self.give_back()
         if self.skipped is not None:
             self.skipped.forget()
             self.skipped.reset()

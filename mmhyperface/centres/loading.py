@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmhyperface.utils.errors import UserError, some
 
-from .identities import Identities, mapped, places, strangers
+from .identities import Identities, mapped, places
 from .state import CentreState, MappedRows, StoredRows, centres_saved_as
 
 #: Of the option ``load_centres``.
@@ -31,7 +31,7 @@ class CheckpointCentres:
         checkpoint: Its content; changed.
         name: The head's in the model.
         head: The head.
-        dataset: The training set; asked for only where a training takes the centres.
+        dataset: Gives the training set, where a training takes the centres.
     """
 
     def __init__(
@@ -43,26 +43,20 @@ class CheckpointCentres:
         dataset: Callable[[], object],
     ) -> None:
         self.filename, self.name, self.head = filename, name, head
-        self.meta = (checkpoint.get('meta') or {}).get('dataset_meta')
         self.dataset = dataset
-        self.count = head.shard.num_classes
+        self.meta = (checkpoint.get('meta') or {}).get('dataset_meta')
+        self.count, self.dims = head.shard.num_classes, head.weight.shape[1]
         self.state = checkpoint['state_dict']
         self.key = f'{name}.weight'
         average = checkpoint.get('ema_state_dict', {})
-        #: Where they are.
-        self.places = [
-            (state, key)
-            for state, key in ((self.state, self.key), (average, f'module.{self.key}'))
-            if key in state
-        ]
+        both = (self.state, self.key), (average, f'module.{self.key}')
+        #: Where they are, with their keys.
+        self.places = [(state, key) for state, key in both if key in state]
         for state, key in self.places:
             if isinstance(state[key], Tensor):
                 state[key] = StoredRows([(0, state[key])])
-
-    @property
-    def rows(self) -> StoredRows | None:
-        """All centres [C, D]; None if there are none."""
-        return self.state.get(self.key)
+        #: All centres [C, D]; None if there are none.
+        self.rows: StoredRows | None = self.state.get(self.key)
 
     def resume(self) -> Tensor | None:
         """Let a training go on with the centres of its identities.
@@ -78,7 +72,6 @@ class CheckpointCentres:
             'To train other identities from its weights, leave --resume out and give '
             f'--cfg-options load_from={self.filename} load_centres=map (which keeps '
             'the centres of identities with the same name) or load_centres=drop',
-            logging.INFO,
         )
         if origin is not None:
             for state, key in self.places:
@@ -95,19 +88,19 @@ class CheckpointCentres:
             UserError: If it cannot have them.
         """
         rows = self.rows
+        stored = 0 if rows is None else rows.shape[0]
         kept, how = 0, ''
         if load_centres == 'drop':
-            self._leave()
+            self._drop()
         elif load_centres == 'map':
             taken, how = self._by_name()
             self.state[self.key] = taken
             kept = int((taken.origin >= 0).sum())
         elif rows is not None:
-            origin = self._same_people(self.filename, _OTHERS, logging.WARNING)
-            if origin is not None:
-                self.state[self.key] = MappedRows(rows, origin)
-            kept = rows.shape[0]
-        stored = 0 if rows is None else rows.shape[0]
+            same = self._same_people(self.filename)
+            if same is not None:
+                self.state[self.key] = MappedRows(rows, same)
+            kept = stored
         message = f'centres: kept all {self.count} of the checkpoint{how}'
         if not kept == self.count == stored:
             message = (
@@ -117,7 +110,7 @@ class CheckpointCentres:
             )
         print_log(message, 'current')
 
-    def _leave(self) -> None:
+    def _drop(self) -> None:
         """Leave the head, and a hook's copy of it, as it is."""
         prefix = f'{self.name}.'
         for key in [key for key in self.state if key.startswith(prefix)]:
@@ -125,26 +118,26 @@ class CheckpointCentres:
         with centres_saved_as(_untouched):
             self.state.update(self.head.state_dict(prefix=prefix))
 
-    def _same_people(self, begins: str, advice: str, level: int) -> Tensor | None:
+    def _same_people(self, begins: str, to_resume: str = '') -> Tensor | None:
         """Where the centres of the very same people are, if not in this order.
 
         Args:
             begins: The beginning of a message.
-            advice: Its end.
-            level: Of the log, where names are not known.
+            to_resume: Its end where a training is resumed.
 
         Raises:
             UserError: If they are not the same.
         """
-        rows, dims = self.rows, self.head.weight.shape[1:]
-        if rows is None or rows.shape != (self.count, *dims):
+        advice = to_resume or _OTHERS
+        rows = self.rows
+        if rows is None or rows.shape != (self.count, self.dims):
             has = 'no centres'
             if rows is not None:
-                has = f'centres of {rows.shape[0]} identities in {rows.shape[-1]} '
-                has += 'dimensions'
+                count, dims = rows.shape[0], rows.shape[-1]
+                has = f'centres of {count} identities in {dims} dimensions'
             raise UserError(
                 f'{begins} has {has}, where {self.name} of this config has '
-                f'{self.count} in {dims[-1]}. {advice}'
+                f'{self.count} in {self.dims}. {advice}'
             )
         here, there = self._identities(self.count)
         if here.names is None or there.names is None:
@@ -153,15 +146,16 @@ class CheckpointCentres:
                 f'centres: {owner.owner} does not tell the names of its identities: '
                 'each class takes the centre of its number'
             )
-            if level == logging.WARNING:
+            if not to_resume:
                 message += (
                     '. If they are other people, give --cfg-options load_centres=drop'
                 )
+            level = logging.INFO if to_resume else logging.WARNING
             print_log(message, 'current', level)
         origin = places(here, there)
         if origin is None:
             return None
-        others = strangers(origin, here)
+        others = [(here.names or ())[i] for i in (origin < 0).nonzero().flatten()]
         if others:
             raise UserError(
                 f'{begins} has centres of other people: {len(others)} of {self.count} '
@@ -175,17 +169,17 @@ class CheckpointCentres:
         return origin
 
     def _by_name(self) -> tuple[MappedRows, str]:
-        rows, dims = self.rows, self.head.weight.shape[1:]
         begins = f"load_centres='map': {self.filename} has"
-        if rows is None:
+        if self.rows is None:
             raise UserError(f'{begins} no centres; {_ANEW}')
-        if rows.shape[1:] != dims:
+        count, dims = self.rows.shape[0], self.rows.shape[1:]
+        if dims != (self.dims,):
             raise UserError(
-                f'{begins} centres of {rows.shape[1]} dimensions, the head of '
-                f'{dims[0]}; {_ANEW}'
+                f'{begins} centres of {dims[0]} dimensions, the head of {self.dims}; '
+                f'{_ANEW}'
             )
-        origin, how = mapped(*self._identities(rows.shape[0]))
-        return MappedRows(rows, origin), how
+        origin, how = mapped(*self._identities(count))
+        return MappedRows(self.rows, origin), how
 
     def _identities(self, stored: int) -> tuple[Identities, Identities]:
         """Those of the training set, and the ``stored`` ones of the checkpoint."""

@@ -4,9 +4,11 @@ Legend of shapes: C classes of all ranks.
 """
 
 import math
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import (
@@ -21,15 +23,17 @@ from torch.optim import Optimizer
 
 from mmhyperface.utils.errors import UserError
 
+from . import storage
 from .shard import Shard
 from .state import CentreState, centres_saved_as, chunks, heads_of
-from .storage import Key
 
 
-class ClassTensor(NamedTuple):
+@dataclass(eq=False)
+class ClassTensor:
     """A tensor with one row per class, [C, ...].
 
     Attributes:
+        name: The same on all ranks.
         shard: The classes of this rank.
         local: Its rows; None if it has none.
         shape: Of all ranks together.
@@ -38,6 +42,7 @@ class ClassTensor(NamedTuple):
         entry: Its name there.
     """
 
+    name: str
     shard: Shard
     local: Tensor | None
     shape: torch.Size
@@ -46,15 +51,32 @@ class ClassTensor(NamedTuple):
     entry: str = ''
 
     @classmethod
-    def of(cls, shard: Shard, local: Tensor, *entry: Any) -> 'ClassTensor':
+    def of(cls, name: str, shard: Shard, local: Tensor, *entry: Any) -> 'ClassTensor':
         """That of which a rank has some rows."""
         shape = torch.Size([shard.num_classes, *local.shape[1:]])
-        return cls(shard, local, shape, local.dtype, *entry)
+        return cls(name, shard, local, shape, local.dtype, *entry)
 
     @property
     def bytes(self) -> int:
         """Size of all rows."""
         return math.prod(self.shape) * torch.empty((), dtype=self.dtype).element_size()
+
+    def write(self, folder: Path, key: storage.Key) -> dict:
+        """Write this rank's rows into a folder; what its index says of them.
+
+        Args:
+            folder: Of the parts.
+            key: Where the tensor belongs in the checkpoint.
+        """
+        parts = []
+        if self.local is not None and (self.shard.world_size > 1 or is_main_process()):
+            parts = storage.write_rows(folder, key, self.local, self.shard.start)
+        return {
+            'key': key,
+            'dtype': str(self.dtype).removeprefix('torch.'),
+            'shape': list(self.shape),
+            'parts': parts,
+        }
 
 
 def has_rows(value: Any, count: int) -> bool:
@@ -66,8 +88,8 @@ def class_tensors(
     models: Mapping[str, nn.Module],
     optimizers: Iterable[tuple[str, Optimizer]],
     shared: bool,
-) -> dict[str, ClassTensor]:
-    """All that a checkpoint will hold, by names that are the same on all ranks.
+) -> list[ClassTensor]:
+    """All that a checkpoint will hold, the same on all ranks.
 
     Args:
         models: The trained one under '', and its averages.
@@ -75,45 +97,51 @@ def class_tensors(
         shared: Whether the centres are split over the ranks.
     """
     heads = heads_of(models[''])
-    tensors = {
-        f'{prefix}{name}.weight': ClassTensor.of(heads[name].shard, head.weight)
+    tensors = [
+        ClassTensor.of(f'{prefix}{name}.weight', heads[name].shard, head.weight)
         for prefix, model in models.items()
         for name, head in heads_of(model).items()
-    }
+    ]
     for wrapper, optimizer in optimizers:
         for name, head in heads.items():
             state = optimizer.state.get(head.weight, {})
             for entry, value in state.items():
                 if has_rows(value, len(head.weight)):
-                    tensors[f'{wrapper} {name} {entry}'] = ClassTensor.of(
-                        head.shard, value, state, entry
+                    full = f'{wrapper} {name} {entry}'
+                    tensors.append(
+                        ClassTensor.of(full, head.shard, value, state, entry)
                     )
     if not shared:
         return tensors
     # A rank without classes has no momentum; with one class it may take a number for
     # a row. The first rank, which has most of them, says what there is.
     described = from_main(
-        [(name, t.shape, t.dtype, t.shard.world_size) for name, t in tensors.items()],
-        shared,
+        [(t.name, t.shape, t.dtype, t.shard.world_size) for t in tensors], shared
     )
     split = next(head.shard for head in heads.values() if head.shard.world_size > 1)
-    return {
-        name: tensors.get(name)
-        or ClassTensor(split if world > 1 else Shard(shape[0]), None, shape, dtype)
+    own = {tensor.name: tensor for tensor in tensors}
+    return [
+        own.get(name)
+        or ClassTensor(
+            name, split if world > 1 else Shard(shape[0]), None, shape, dtype
+        )
         for name, shape, dtype, world in described
-    }
+    ]
 
 
 @contextmanager
 def saved_as(
-    tensors: Mapping[str, ClassTensor], replacements: Mapping[str, Any]
+    tensors: Sequence[ClassTensor], replacements: Sequence[Any]
 ) -> Generator[None, None, None]:
     """Let state dicts of model and optimizer hold something else for the tensors."""
-    names = {id(tensor.local): name for name, tensor in tensors.items()}
+    by_tensor = {
+        id(tensor.local): other
+        for tensor, other in zip(tensors, replacements, strict=True)
+    }
 
     def replacement(head: CentreState) -> Any:
-        if id(head.weight) in names:
-            return replacements[names[id(head.weight)]]
+        if id(head.weight) in by_tensor:
+            return by_tensor[id(head.weight)]
         if head.shard.world_size == 1:
             return head.weight.detach()
         raise UserError(
@@ -123,57 +151,48 @@ def saved_as(
 
     with ExitStack() as stack:
         stack.enter_context(centres_saved_as(replacement))
-        for name, tensor in tensors.items():
+        for tensor, other in zip(tensors, replacements, strict=True):
             if tensor.state is not None:
                 stack.callback(tensor.state.__setitem__, tensor.entry, tensor.local)
-                tensor.state[tensor.entry] = replacements[name]
+                tensor.state[tensor.entry] = other
         yield
 
 
 @contextmanager
-def collected(tensors: Mapping[str, ClassTensor]) -> Generator[None, None, None]:
+def collected(tensors: Sequence[ClassTensor]) -> Generator[None, None, None]:
     """Let the first process have all rows, in its state dicts, for a while."""
-    if all(tensor.shard.world_size == 1 for tensor in tensors.values()):
-        yield
-        return
-    with saved_as(tensors, {name: _collect(t) for name, t in tensors.items()}):
+    with saved_as(tensors, [_collect(tensor) for tensor in tensors]):
         yield
 
 
 def _collect(tensor: ClassTensor) -> Tensor | None:
     """All rows [C, ...] on the CPU of the first process, sent in pieces."""
     shard, local = tensor.shard, tensor.local
+    if local is not None:
+        local = local.detach()
     if shard.world_size == 1:
         return local
     shape = tensor.shape
     whole = torch.empty(shape, dtype=tensor.dtype) if is_main_process() else None
+    row = torch.empty((1, *shape[1:]), dtype=tensor.dtype, device=get_comm_device())
     for rank in range(shard.world_size):
-        for a, b in chunks(*shard.range_of(rank), tensor.bytes // shape[0]):
-            piece = torch.empty(
-                (b - a, *shape[1:]), dtype=tensor.dtype, device=get_comm_device()
-            )
+        for a, b in chunks(row, *shard.range_of(rank)):
+            piece = row.new_empty((b - a, *shape[1:]))
             if rank == shard.rank and local is not None:
-                piece.copy_(local.detach()[a - shard.start : b - shard.start])
+                piece.copy_(local[a - shard.start : b - shard.start])
             broadcast(piece, src=rank)
             if whole is not None:
                 whole[a:b] = piece
     return whole
 
 
-class Placeholder:
-    """Marks the place of a tensor in a checkpoint that is about to be written."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
 def take_placeholders(
-    node: Any, path: Key | None = None
-) -> Generator[tuple[Key, str], None, None]:
-    """Remove placeholders from nested dicts; their places and names."""
+    node: Any, path: storage.Key | None = None
+) -> Generator[tuple[storage.Key, str], None, None]:
+    """Remove those that stand for tensors in nested dicts; their places and names."""
     path = path or []
     for key, value in list(node.items()):
-        if isinstance(value, Placeholder):
+        if isinstance(value, ClassTensor):
             del node[key]
             yield [*path, key], value.name
         elif isinstance(value, dict):

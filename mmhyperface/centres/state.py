@@ -3,15 +3,16 @@
 Legend of shapes: C classes of all ranks, D dimensions.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmhyperface.centres.shard import Shard
+from .shard import Shard
 
 #: Rows are copied in pieces of at most so many bytes.
 CHUNK_BYTES = 64 << 20
@@ -21,17 +22,16 @@ _replacement: ContextVar[Callable[['CentreState'], Any] | None] = ContextVar(
 )
 
 
-def chunks(
-    start: int, stop: int, row_bytes: int
-) -> Generator[tuple[int, int], None, None]:
-    """[start, stop) in ranges of at most ``CHUNK_BYTES``, and at least one row."""
-    step = max(1, CHUNK_BYTES // max(1, row_bytes))
+def chunks(rows: Tensor, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) in ranges of at most ``CHUNK_BYTES``, of rows like these."""
+    step = max(1, CHUNK_BYTES // max(1, row_bytes(rows)))
     for first in range(start, stop, step):
         yield first, min(first + step, stop)
 
 
 def row_bytes(rows: Tensor) -> int:
-    return rows[:1].numel() * rows.element_size() if len(rows) else 0
+    """Size of one of some rows."""
+    return math.prod(rows.shape[1:]) * rows.element_size()
 
 
 class StoredRows:
@@ -58,7 +58,7 @@ class StoredRows:
         stop = start + len(rows)
         for first, piece in self.pieces:
             low, high = max(start, first), min(stop, first + len(piece))
-            for a, b in chunks(low, high, row_bytes(piece)):
+            for a, b in chunks(piece, low, high):
                 rows[a - start : b - start].copy_(piece[a - first : b - first])
 
     def of_shard(self, shard: Shard, device: torch.device) -> Tensor:
@@ -93,7 +93,7 @@ class MappedRows(StoredRows):
         self.dtype = source.dtype
 
     def copy_to(self, rows: Tensor, start: int) -> None:
-        for a, b in chunks(0, len(rows), row_bytes(rows)):
+        for a, b in chunks(rows, 0, len(rows)):
             origin = self.origin[start + a : start + b]
             mapped = (origin >= 0).nonzero().flatten()
             taken = self.source.take(origin[mapped]).to(rows.device, rows.dtype)
@@ -117,9 +117,7 @@ def centres_saved_as(
 
 def own_centres_saved() -> AbstractContextManager[None]:
     """Let state dicts hold the rows of this rank, unless something else is said."""
-    if _replacement.get():
-        return nullcontext()
-    return centres_saved_as(lambda head: head.weight.detach())
+    return centres_saved_as(_replacement.get() or (lambda head: head.weight.detach()))
 
 
 class CentreState(nn.Module):
@@ -137,12 +135,11 @@ class CentreState(nn.Module):
     def flush(self) -> None:
         """Bring rows up to date whose update has been put off; before saving."""
 
-    def whole_in_optimizer(self) -> AbstractContextManager[None]:
-        """While it lasts the optimizer holds ``weight`` and its state, to be saved.
+    def give_back(self) -> None:
+        """Let the optimizer hold ``weight`` itself, and forget a step half made.
 
         For heads that put something else in its place in the middle of a step.
         """
-        return nullcontext()
 
     def _save_to_state_dict(
         self, destination: dict, prefix: str, keep_vars: bool

@@ -35,8 +35,9 @@ import torch
 from mmengine.dist import is_main_process
 from torch import Tensor
 
-from mmhyperface.centres.state import StoredRows, chunks, row_bytes
 from mmhyperface.utils.errors import UserError, of_the_disk, unwritable
+
+from .state import StoredRows, chunks, row_bytes
 
 FORMAT = 'mmhyperface centres 1'
 INDEX = 'index.json'
@@ -91,20 +92,16 @@ def remove(path: Path) -> None:
 def publish(path: Path) -> None:
     """Give the finished temporary file or folder its name, in place of the old."""
     new, old = temporary(path), _replaced(path)
-    for part in new.iterdir() if new.is_dir() else [new]:
+    for part in [*new.iterdir(), new] if new.is_dir() else [new]:
         _sync(part)
-    if new.is_dir():
-        _sync(new)
     if path.is_dir() or (path.exists() and new.is_dir()):
         # Folders cannot be replaced at one stroke. Should we be stopped between
         # these two, `find` and `tidy` know where the old one is.
         path.rename(old)
-        new.rename(path)
-        _sync(path.parent)
+    new.replace(path)
+    _sync(path.parent)
+    if old.exists():
         remove(old)
-    else:
-        new.replace(path)
-        _sync(path.parent)
 
 
 @contextmanager
@@ -193,25 +190,29 @@ def _write_array(path: Path, rows: Tensor) -> None:
     }
     with path.open('wb') as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for a, b in chunks(0, len(rows), row_bytes(rows)):
+        for a, b in chunks(rows, 0, len(rows)):
             file.write(rows[a:b].cpu().contiguous().numpy().data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_index(folder: Path, tensors: Sequence[dict]) -> None:
+def write_index(folder: Path, of_ranks: Sequence[Sequence[dict]]) -> None:
     """Complete a folder.
 
     Args:
         folder: It holds ``model.pth`` and all parts.
-        tensors: Of each ``key``, ``dtype``, ``shape`` and ``parts``.
+        of_ranks: What each rank has written of each tensor, in one order: its ``key``,
+            ``dtype``, ``shape`` and ``parts``.
 
     Raises:
         UserError: If a part of another process is not to be seen here.
     """
-    for tensor in tensors:
-        tensor['parts'].sort(key=lambda part: part['rows'])
-        _check_parts(folder, tensor)
+    tensors = []
+    for several in zip(*of_ranks, strict=True):
+        parts = [part for tensor in several for part in tensor['parts']]
+        parts.sort(key=operator.itemgetter('rows'))
+        tensors.append({**several[0], 'parts': parts})
+        _check_parts(folder, tensors[-1])
     index = {'format': FORMAT, 'model': MODEL, 'tensors': tensors}
     (folder / INDEX).write_text(json.dumps(index, indent=1))
 

@@ -5,7 +5,7 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from mmhyperface.centres import storage
 from mmhyperface.centres.loading import CHOICES, CheckpointCentres
 from mmhyperface.centres.shared_rows import (
     ClassTensor,
-    Placeholder,
     all_or_none,
     class_tensors,
     collected,
@@ -263,10 +262,9 @@ class FaceRunner(Runner):
             if isinstance(hook, EMAHook):
                 total += size(hook.ema_model.parameters())
         if save_optimizer and isinstance(self.optim_wrapper, OptimWrapper):
-            for _, optimizer in self.optimizers():
-                for group in optimizer.param_groups:
-                    kept = 2 if 'betas' in group else bool(group.get('momentum'))
-                    total += kept * size(p for p in group['params'] if p.requires_grad)
+            for group in self._groups():
+                kept = 2 if 'betas' in group else bool(group.get('momentum'))
+                total += kept * size(p for p in group['params'] if p.requires_grad)
         return int(total)
 
     def save_checkpoint(
@@ -296,12 +294,10 @@ class FaceRunner(Runner):
         }
         heads = heads_of(self.bare_model).values()
         shared = any(head.shard.world_size > 1 for head in heads)
-        with ExitStack() as stack:
-            for head in heads:
-                stack.enter_context(head.whole_in_optimizer())
-                head.flush()
-            if shared or is_main_process():
-                self._save(out_dir, filename, options, shared)
+        for head in heads:
+            head.flush()
+        if shared or is_main_process():
+            self._save(out_dir, filename, options, shared)
 
     def _save(
         self, out_dir: str, filename: str, options: dict[str, Any], shared: bool
@@ -313,7 +309,7 @@ class FaceRunner(Runner):
         }
         optimizers = self.optimizers() if options['save_optimizer'] else ()
         tensors = class_tensors({'': self.bare_model, **averages}, optimizers, shared)
-        large = sum(tensor.bytes for tensor in tensors.values())
+        large = sum(tensor.bytes for tensor in tensors)
         in_parts = large > self.centre_parts_above
         if not _is_local(out_dir, options['file_client_args'], options['backend_args']):
             if in_parts:
@@ -340,18 +336,19 @@ class FaceRunner(Runner):
     def _save_parts(
         self,
         path: Path,
-        tensors: dict[str, ClassTensor],
+        tensors: list[ClassTensor],
         options: dict[str, Any],
         shared: bool,
     ) -> None:
-        placeholders = {name: Placeholder(name) for name in tensors}
-        with saved_as(tensors, placeholders), all_or_none(shared):
+        # They stand for themselves in the checkpoint, until `call_hook` takes them out.
+        with saved_as(tensors, tensors), all_or_none(shared):
             folder = storage.begin(path)
             if is_main_process():
                 folder.mkdir()
             super().save_checkpoint(str(folder), storage.MODEL, **options)
         places = from_main(self._taken, shared)
-        parts: list[list[dict]] = []
+        named = {tensor.name: tensor for tensor in tensors}
+        entries: list[dict] = []
         with all_or_none(shared):
             if not folder.is_dir():
                 raise UserError(
@@ -360,27 +357,11 @@ class FaceRunner(Runner):
                     '--work-dir on a file system that they share, or give a larger '
                     'limit, --cfg-options centre_parts_above=64GB'
                 )
-            for key, name in places:
-                shard, local = tensors[name][:2]
-                mine = shard.world_size > 1 or is_main_process()
-                parts.append(
-                    storage.write_rows(folder, key, local, shard.start)
-                    if mine and local is not None
-                    else []
-                )
-        of_ranks = all_gather_object(parts) if shared else [parts]
+            entries = [named[name].write(folder, key) for key, name in places]
+        of_ranks = all_gather_object(entries) if shared else [entries]
         with all_or_none(shared):
             if is_main_process():
-                entries = [
-                    {
-                        'key': key,
-                        'dtype': str(tensors[name].dtype).removeprefix('torch.'),
-                        'shape': list(tensors[name].shape),
-                        'parts': list(chain(*parts)),
-                    }
-                    for (key, name), *parts in zip(places, *of_ranks, strict=True)
-                ]
-                storage.write_index(folder, entries)
+                storage.write_index(folder, of_ranks)
                 storage.publish(path)
 
     # ---- loading
@@ -471,30 +452,28 @@ class FaceRunner(Runner):
         # EMAHook asks for it when it chooses between the model and its average.
         self._resume = self._resuming = self._resumes_optimizer = True
         try:
-            with ExitStack() as stack:
-                for head in heads_of(self.bare_model).values():
-                    stack.enter_context(head.whole_in_optimizer())
-                kept = [_hyperparameters(each) for _, each in self.optimizers()]
-                checkpoint = self.load_checkpoint(filename)
-                wrapper.load_state_dict(checkpoint['optimizer'])
-                self._read_optimizer_rows()
-                for (_, optimizer), groups in zip(self.optimizers(), kept, strict=True):
-                    for group, values in zip(
-                        optimizer.param_groups, groups, strict=True
-                    ):
-                        group.update(values)
+            for head in heads_of(self.bare_model).values():
+                head.give_back()
+            kept = [
+                {name: value for name, value in group.items() if name != 'params'}
+                for group in self._groups()
+            ]
+            checkpoint = self.load_checkpoint(filename)
+            wrapper.load_state_dict(checkpoint['optimizer'])
+            self._read_optimizer_rows()
+            for group, values in zip(self._groups(), kept, strict=True):
+                group.update(values)
         finally:
             self._resume, self._resuming = resume, False
             self._resumed = {}
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the learning rate, and all that schedulers compute it from."""
-        for _, optimizer in self.optimizers():
-            for group in optimizer.param_groups:
-                for name in group:
-                    if name == 'lr' or name.endswith('_lr'):
-                        group[name] = group[name] * factor
-        for scheduler in [x for several in self._schedules().values() for x in several]:
+        for group in self._groups():
+            for name in group:
+                if name == 'lr' or name.endswith('_lr'):
+                    group[name] = group[name] * factor
+        for scheduler in chain(*self._schedules().values()):
             if scheduler.param_name == 'lr':
                 for name in ('base_values', '_last_value'):
                     scaled = [value * factor for value in getattr(scheduler, name)]
@@ -531,16 +510,15 @@ class FaceRunner(Runner):
                 for groups in (optimizer.param_groups, part.get('param_groups', ()))
             )
             # If they differ in number the optimizer will say so.
-            for parameter, number in zip(live, stored, strict=False):
-                if parameter is not head.weight:
-                    continue
-                state = part['state'].get(number, {})
-                for entry, value in state.items():
-                    if has_rows(value, head.shard.num_classes):
-                        value = StoredRows([(0, value)])
-                    if isinstance(value, StoredRows) and origin is not None:
-                        value = MappedRows(value, origin)
-                    state[entry] = value
+            pairs = zip(live, stored, strict=False)
+            number = next((n for weight, n in pairs if weight is head.weight), None)
+            state = part.get('state', {}).get(number, {})
+            for entry, value in state.items():
+                if has_rows(value, head.shard.num_classes):
+                    value = StoredRows([(0, value)])
+                if isinstance(value, StoredRows) and origin is not None:
+                    value = MappedRows(value, origin)
+                state[entry] = value
 
     def _read_optimizer_rows(self) -> None:
         """Read this rank's rows of what the optimizers have loaded."""
@@ -554,6 +532,9 @@ class FaceRunner(Runner):
     def optimizers(self) -> list[tuple[str, Optimizer]]:
         """Each optimizer with its name, which is empty if there is but one."""
         return [(name, each.optimizer) for name, each in self._wrappers().items()]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for _, each in self.optimizers() for group in each.param_groups]
 
     def _wrappers(self) -> dict[str, OptimWrapper]:
         wrapper = self.optim_wrapper
@@ -604,9 +585,9 @@ def _bytes(size: float | str | None) -> float:
     if size is None:
         return math.inf
     if isinstance(size, str):
-        found = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*', size, re.IGNORECASE)
-        if found:
-            return float(found[1]) * UNITS[found[2].upper()]
+        match = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*', size, re.IGNORECASE)
+        if match:
+            return float(match[1]) * UNITS[match[2].upper()]
     elif isinstance(size, int | float) and size >= 0:
         return size
     raise UserError(
@@ -625,19 +606,6 @@ def _is_local(
     return isinstance(backend, LocalBackend)
 
 
-def _hyperparameters(optimizer: Optimizer) -> list[dict]:
-    return [
-        {name: value for name, value in group.items() if name != 'params'}
-        for group in optimizer.param_groups
-    ]
-
-
-def _revised(key: str, revise_keys: Iterable[tuple[str, str]]) -> str:
-    for pattern, replacement in revise_keys:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
 def _with_state_dict(filename: str, checkpoint: Any, revise_keys: list) -> dict:
     """A checkpoint whose weights are its ``state_dict``, with the model's own names."""
     if not isinstance(checkpoint, dict):
@@ -647,8 +615,8 @@ def _with_state_dict(filename: str, checkpoint: Any, revise_keys: list) -> dict:
     state = checkpoint['state_dict']
     if not isinstance(state, dict):
         raise UserError(f'{filename} is no checkpoint: it holds no weights')
-    renamed = OrderedDict(
-        (_revised(str(key), revise_keys), value) for key, value in state.items()
-    )
-    renamed._metadata = getattr(state, '_metadata', OrderedDict())  # type: ignore
+    renamed: Any = OrderedDict((str(key), value) for key, value in state.items())
+    for pattern, new in revise_keys:
+        renamed = OrderedDict((re.sub(pattern, new, k), v) for k, v in renamed.items())
+    renamed._metadata = getattr(state, '_metadata', OrderedDict())
     return {**checkpoint, 'state_dict': renamed}

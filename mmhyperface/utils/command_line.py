@@ -161,7 +161,10 @@ def _mistake_in_config(error: Exception) -> str | None:
     name = str(getattr(kind, '__name__', option[1]))
     if option[2] == 'missing':
         return f'{name} needs {option[3]}=..., which the config does not set'
-    known = inspect.signature(kind).parameters if kind else ()
+    known: set[str] = set()
+    # A backbone hands what it does not know to its base.
+    for cls in getattr(kind, '__mro__', (kind,) if kind else ()):
+        known |= set(inspect.signature(cls).parameters)
     similar = difflib.get_close_matches(option[3], known, n=1)
     advice = f': is {similar[0]} meant?' if similar else ''
     return f'{name} has no option {option[3]}{advice}'

@@ -16,7 +16,7 @@ from PIL import Image
 from mmhyperface.centres.storage import update_meta
 from mmhyperface.datasets.transforms import encoded_face
 from mmhyperface.evaluation.metrics import FaceVerification
-from mmhyperface.evaluation.results import VerificationResult
+from mmhyperface.evaluation.protocols import VerificationResult
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
 from mmhyperface.weights.convention import META_KEY, OperatingPoint, convention_of

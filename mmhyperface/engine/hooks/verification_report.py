@@ -23,7 +23,7 @@ from mmhyperface.evaluation.report import (
     write_report,
     write_verification_json,
 )
-from mmhyperface.evaluation.results import Result, VerificationResult
+from mmhyperface.evaluation.protocols import Result, VerificationResult
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
 

@@ -4,7 +4,6 @@ Legend of shapes: B samples, C classes, D dimensions.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -283,11 +282,10 @@ class HypersphereHead(CentreState, BaseModule):
         if self.rows is not None and self.catch_up:
             self._skipped = self.rows.borrowed.catch_up()
 
-    def whole_in_optimizer(self) -> AbstractContextManager[None]:
-        """A while in which the optimizer holds all centres, for it to be saved."""
-        if self.rows is None:
-            return super().whole_in_optimizer()
-        return self.rows.borrowed.whole()
+    def give_back(self) -> None:
+        """Let the optimizer hold all centres, and forget a step half made."""
+        if self.rows is not None:
+            self.rows.borrowed.give_back()
 
     def flush(self) -> None:
         """Bring all centres up to date with the steps that sampling skipped."""
