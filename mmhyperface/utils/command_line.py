@@ -130,8 +130,7 @@ def _places(node: Any, entry: Any, place: str = '') -> list[str]:
 def _mistake_in_config(error: Exception) -> str | None:
     """What an error says of an entry of the config that cannot be built, if it does.
 
-    That is: mmengine found no such type, or the type's constructor, or one that it
-    hands its options on to, has no such option or lacks one.
+    Either there is no such type, or its constructor has no such option or lacks one.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     built = [i for i, f in enumerate(frames) if f.f_code.co_name in _BUILDERS]
@@ -187,10 +186,7 @@ def end_process_group() -> None:
 
 
 class Overrides(DictAction):
-    """mmengine's ``DictAction``, with values such as ``dict(type='A', b=[1])``.
-
-    What is no KEY=VALUE is a mistake of the caller's.
-    """
+    """mmengine's ``DictAction``, with values such as ``dict(type='A', b=[1])``."""
 
     def __call__(
         self,

@@ -88,7 +88,8 @@ class Convention:
 
     @classmethod
     def from_dict(cls, data: Any, source: str) -> 'Convention':
-        """
+        """The convention that :meth:`to_dict` has written.
+
         Args:
             data: See :meth:`to_dict`.
             source: Where it comes from, for messages.

@@ -155,9 +155,7 @@ def read_checkpoint(path: str) -> dict:
 
 
 def from_checkpoint(checkpoint: dict, variant: str | None = None) -> Network:
-    """The network of our checkpoint, see :func:`read_checkpoint`.
-
-    With ``EMAHook`` it is the averaged one, which mmengine saves in the first place.
+    """The network of our checkpoint, with ``EMAHook`` the averaged one.
 
     Args:
         variant: Of an SFNet without batch norm; by default what a converter told of

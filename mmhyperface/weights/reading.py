@@ -70,10 +70,7 @@ def _allowing_the_harmless() -> AbstractContextManager[Any]:
 
 
 def refuse_other_kinds(file: Path) -> None:
-    """
-    Raises:
-        UserError: If a file is known to be something else than one of ``torch.save``.
-    """
+    """Raise ``UserError`` for a file that is known not to be of ``torch.save``."""
     with file.open('rb') as opened:
         head = opened.read(_HEAD_BYTES)
     is_zip = zipfile.is_zipfile(file)

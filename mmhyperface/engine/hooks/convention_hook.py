@@ -30,11 +30,10 @@ FEW = 3
 class ConventionHook(Hook):
     """Lets checkpoints carry the convention of their network.
 
-    That is ``meta['convention']``, see :class:`.Convention`: how pixels come in, how
-    the mirror image is fused, what it was trained with, and the thresholds of its
-    examination. Those of the last validation belong to the weights that were
-    validated: they go into checkpoints of just these weights, also into one that was
-    saved before the validation, and not into later ones.
+    That is ``meta['convention']``, see :class:`.Convention`, with the thresholds of the
+    last validation. Those belong to the weights that were validated: they go into
+    checkpoints of just these weights, also into one that was saved before the
+    validation, and not into later ones.
 
     A config whose network has no convention (another recogniser, an input size that
     nothing tells) trains all the same; its checkpoints carry none, and the log says so.

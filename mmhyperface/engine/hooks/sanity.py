@@ -17,10 +17,9 @@ from .model_parts import bare_model
 class ClassCountHook(Hook):
     """Compares the head's number of classes with the training set's.
 
-    Where mmpretrain's metrics of a classifier, such as ``mmpretrain.Accuracy``, are to
-    examine a :class:`.FaceRecognizer`, it lets that give the scores of the training
-    identities, which verification has no use for, if the images examined are of the
-    same identities.
+    It also lets a :class:`.FaceRecognizer` give the scores of the training identities
+    where mmpretrain's metrics of a classifier, such as ``mmpretrain.Accuracy``, are to
+    examine it, and the images examined are of the same identities.
 
     Raises:
         UserError: Before training, if the numbers differ; before training and before
