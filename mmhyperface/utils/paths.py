@@ -8,7 +8,7 @@ from mmhyperface.utils.errors import UserError
 
 
 def require_folder(path: str | Path) -> None:
-    """Raise ``UserError`` if nothing can be written to a folder, or it not be made."""
+    """Raise ``UserError`` if a folder is not there to write to, and cannot be made."""
     places = [Path(path), *Path(path).absolute().parents]
     there = next(place for place in places if os.path.lexists(place))
     if not there.is_dir():
