@@ -11,9 +11,7 @@ model = dict(
     head=dict(
         num_classes=_base_.num_classes,
         init_std=0.01,
-        loss=dict(
-            type='ElasticFaceLoss', margin_type='arc', s=64.0, m=0.5, sigma=0.05
-        ),
+        loss=dict(type='ElasticFaceLoss', margin_type='arc', s=64.0, m=0.5, sigma=0.05),
     )
 )
 train_dataloader = dict(batch_size=128)

@@ -8,6 +8,8 @@ import pytest
 # need them too.
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / folder) for folder in ('', 'models', 'datasets', 'weights')]
+# The benchmarks, too, import one another by their bare names.
+sys.path.append(str(HERE.parent / 'tools' / 'benchmarks'))
 
 REAL_FACES = 'MMHYPERFACE_REAL_FACES'
 

@@ -27,7 +27,6 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.registry import init_default_scope
 from mmengine.utils import digit_version
-from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
@@ -46,6 +45,7 @@ from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.models.losses.batch import Batch
 from mmhyperface.models.recognizers import image_channels
 from mmhyperface.ops import Blocked, dense, unit
+from mmhyperface.ops.blocked import default_block
 from mmhyperface.registry import HOOKS, MODELS, OPTIMIZERS, is_a
 from mmhyperface.utils.errors import UserError
 
@@ -108,8 +108,7 @@ class Allocations(TorchDispatchMode):
         self.live -= size
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """What takes memory on a GPU.
 
     Attributes:
@@ -121,8 +120,7 @@ class Part:
     bytes: tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class Exchange:
+class Exchange(NamedTuple):
     """What the GPUs tell one another in a step.
 
     Attributes:
@@ -153,10 +151,8 @@ class Plan:
     @property
     def phases(self) -> tuple[int, ...]:
         """Bytes of all parts in each of the ``PHASES``."""
-        return tuple(
-            sum(column)
-            for column in zip(*(part.bytes for part in self.parts), strict=True)
-        )
+        columns = zip(*(part.bytes for part in self.parts), strict=True)
+        return tuple(sum(column) for column in columns)
 
     @property
     def peak(self) -> int:
@@ -276,18 +272,18 @@ def measure_classifier(
     rate = head.get('sample_rate', 1.0)
     dim = head['in_channels']
     on_dense = engine_of(head) == 'dense'
-    block = min(block or gpu_block(samples), math.ceil(rate * rows))
+    block = min(block or default_block(samples, dim, True), math.ceil(rate * rows))
 
     def slopes(rate: float, size: int) -> tuple[int, list[np.ndarray]]:
         """Few rows, and their bytes: as they are, in longer blocks, twice as many."""
         # A block is made while the one before it is not yet gone.
         few = math.ceil((own + 3 * 2 * size) / rate)
         cfg = dict(head, sample_rate=rate)
-        sizes = [(few, size), (few, 2 * size), (2 * few, size)]
-        return few, [
-            np.array(_measured_step(cfg, optimizer, samples, own, *pair))
-            for pair in sizes
+        measured = [
+            _measured_step(cfg, optimizer, samples, own, *sizes)
+            for sizes in ((few, size), (few, 2 * size), (2 * few, size))
         ]
+        return few, [np.array(bytes_of) for bytes_of in measured]
 
     # Blocks of more classes than dimensions, lest something else is the peak, if that
     # does not make big tensors.
@@ -323,11 +319,6 @@ def engine_of(head: dict) -> str:
     return 'dense' if dense_one else 'blocked'
 
 
-def gpu_block(samples: int) -> int:
-    """Classes in a block for B samples, as the engines have it on a GPU."""
-    return max(1024, 2**24 // samples)
-
-
 def _measured_step(
     cfg: dict, optimizer_cfg: dict, samples: int, own: int, rows: int, block: int
 ) -> Classifier:
@@ -343,8 +334,9 @@ def _measured_step(
             head.engine = Blocked(block, dtype, tile=block, compiled=False)
         optimizer = build_optimizer(optimizer_cfg, list(head.parameters()))
         head.attach(optimizer)
-        labels = [i % rows if i < own else rows + i for i in range(samples)]
-        batch = [DataSample().set_gt_label(label) for label in labels]
+        labels = torch.arange(samples)
+        labels[:own] %= rows
+        labels[own:] += rows
         allocations = Allocations()
         for _ in range(2):
             gc.collect(1)
@@ -352,15 +344,15 @@ def _measured_step(
                 feats = torch.randn(samples, head.in_channels).requires_grad_()
                 state = _state_bytes(optimizer)
                 allocations.peak = allocations.live
-                head.loss((feats,), batch)['loss'].backward()
-                walk = allocations.peak
+                head(feats, labels).backward()
+                loop = allocations.peak
                 del feats
                 waiting = allocations.live
                 allocations.peak = waiting
                 optimizer.step()
                 update = allocations.peak
                 optimizer.zero_grad()
-    return Classifier(walk - state, waiting - state, update - state)
+    return Classifier(loop - state, waiting - state, update - state)
 
 
 def _dense_peak(
@@ -469,11 +461,8 @@ class Planner:
         amp = str(wrapper.get('type', '')).endswith('AmpOptimWrapper')
         backbone = cfg.model.backbone
         with torch.random.fork_rng(devices=[]):
-            modules = [
-                MODELS.build(part)
-                for part in (backbone, cfg.model.get('neck'))
-                if part is not None
-            ]
+            parts = filter(None, (backbone, cfg.model.get('neck')))
+            modules = [MODELS.build(part) for part in parts]
         size = backbone.get('input_size', backbone.get('img_size', 112))
         self.network = measure_network(
             modules,
@@ -510,9 +499,7 @@ class Planner:
             rows=rows,
             engine=engine_of(self.head),
             parts=[
-                part
-                for part in self._parts(gpus, rows, samples, sharded)
-                if any(part.bytes)
+                p for p in self._parts(gpus, rows, samples, sharded) if any(p.bytes)
             ],
             exchanges=self._exchanges(gpus, sharded),
             notes=self._notes(),
@@ -651,8 +638,7 @@ def _has_ema(cfg: Config) -> bool:
 
 def _head_of(cfg: Config) -> dict:
     head: dict = (cfg.get('model') or {}).get('head') or {}
-    cls = MODELS.get(head['type']) if 'type' in head else None
-    if not (isinstance(cls, type) and issubclass(cls, HypersphereHead)):
+    if not is_a(head, MODELS, HypersphereHead):
         raise UserError(
             f'plan: model.head must be a HypersphereHead, got {head.get("type")!r}'
         )

@@ -11,7 +11,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop
-from runs import scalars, small_config, train
+from runs import scalars, small_config, train, with_validation
 from test_training import equal, weights
 from torch.utils.data import DataLoader
 
@@ -118,22 +118,8 @@ def test_what_would_train_nothing_or_for_ever_is_refused(tmp_path, options, mess
 @pytest.mark.parametrize('option', ['sampler.type=InfiniteSampler', 'drop_last=True'])
 def test_a_validation_sees_each_image_once(tmp_path, option):
     name, value = option.split('=')
-    loader = dict(
-        batch_size=8,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=dict(type='collate_faces'),
-        dataset=dict(
-            type='SyntheticFacePairs',
-            num_identities=9,
-            images_per_identity=3,
-            num_pairs=40,
-            image_size=32,
-            pipeline=[dict(type='PackFace')],
-        ),
-    )
     cfg = small_config(tmp_path)
-    cfg.val_dataloader, cfg.val_cfg = loader, {}
-    cfg.val_evaluator = dict(type='FaceVerification')
+    with_validation(cfg, dict(type='FaceVerification'), num_identities=9, num_pairs=40)
     cfg.merge_from_dict({f'val_dataloader.{name}': value == 'True' or value})
     with pytest.raises(UserError, match=rf'val_dataloader\.{name}.*--no-validate'):
         train(cfg)

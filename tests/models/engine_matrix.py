@@ -378,7 +378,7 @@ def run_cases(cases: Sequence[Case], path: str) -> None:
         init_process_group('pytorch')
     rank, _ = get_dist_info()
     hypersphere_head.Batch = DrawnBatch
-    blocked.default_block = lambda features: BLOCK
+    blocked.default_block = lambda *_: BLOCK
     for loss, some in itertools.groupby(cases, lambda case: case.loss):
         torch._dynamo.reset()
         torch.save([rank_step(case) for case in some], f'{path}.{loss}.{rank}')

@@ -330,7 +330,7 @@ class HypersphereHead(CentreState, BaseModule):
         trains = self.training and torch.is_grad_enabled()
         centres = self.centres if trains else 'normalize'
         # Of other ranks too, where each computes its own: a loss may want those.
-        classes = kept if is_global else labels
+        classes = kept if is_global else self._kept(labels)[1]
         rows = self._row_source(trains).take(self.weight, classes.unique(), centres)
         directions = rows.own.to(x.dtype)
         if centres == 'normalize':
