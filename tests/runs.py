@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mmengine.config.config
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -175,6 +176,12 @@ def _script(
     _begin(environment)
     os.chdir(cwd)
     as_main(command)
+
+
+def call_tool(monkeypatch: pytest.MonkeyPatch, tool: str, *arguments: object) -> None:
+    """Be a script of tools/, in the process of the test, for imports take long."""
+    monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+    runpy.run_path(str(CONFIGS.parent / 'tools' / tool), run_name='__main__')
 
 
 def as_main(command: list[str]) -> None:

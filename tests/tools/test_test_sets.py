@@ -1,6 +1,5 @@
 """Test sets of configs/test_sets in the place of a config's own, and saved features."""
 
-import importlib.util
 import json
 import pickle
 import re
@@ -13,8 +12,8 @@ import torch
 from ijb_files import drawn_faces, write_ijb
 from megaface_files import write_megaface
 from mmpretrain.structures import DataSample
-from runs import CONFIGS, small_config
-from test_tools import ROOT, call
+from runs import CONFIGS, call_tool, small_config
+from test_tools import call
 
 from mmhyperface.engine.launch import load_config
 from mmhyperface.engine.testing import save_features, take_test_sets
@@ -176,11 +175,8 @@ def test_where_features_are_saved(tmp_path):
         save_features(cfg, path + '.txt', 'some.pth')
 
 
-def test_places_that_cannot_be(tmp_path, monkeypatch):
+def test_places_that_cannot_be(tmp_path, monkeypatch, capsys):
     """They are refused before the config is read, which is not there."""
-    spec = importlib.util.spec_from_file_location('test_tool', ROOT / 'tools/test.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     (tmp_path / 'some.pth').touch()
     (tmp_path / 'x.json').mkdir()
     out = tmp_path / 'y.json'
@@ -195,10 +191,11 @@ def test_places_that_cannot_be(tmp_path, monkeypatch):
             r'y\.json would replace what --save-features writes beside',
         ),
     ):
-        given = ['test.py', 'gone.py', tmp_path / 'some.pth', *arguments]
-        monkeypatch.setattr('sys.argv', list(map(str, given)))
-        with pytest.raises(UserError, match=message):
-            tool.main()
+        with pytest.raises(SystemExit):
+            call_tool(
+                monkeypatch, 'test.py', 'gone.py', tmp_path / 'some.pth', *arguments
+            )
+        assert re.search(message, capsys.readouterr().err)
     cfg = load_config(str(CONFIG))
     with pytest.raises(UserError, match=r'x\.json is a folder'):
         save_features(cfg, str(tmp_path / 'x.npy'), 'some.pth')
