@@ -199,7 +199,7 @@ class SteppedRows:
             group['momentum'],
             group['weight_decay'],
             index=drawn,
-            spared=classes if drawn is None else None,
+            excluded=classes if drawn is None else None,
             skipped=borrowed.skipped,
         )
         others = ClassSubset(weight.detach(), None, centres, each, update)

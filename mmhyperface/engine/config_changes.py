@@ -4,7 +4,7 @@ import ast
 import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler import (
@@ -12,9 +12,6 @@ from mmengine.optim.scheduler import (
     ReduceOnPlateauParamScheduler,
 )
 from mmengine.runner import EpochBasedTrainLoop
-
-if TYPE_CHECKING:
-    from mmhyperface.engine.runner import FaceRunner
 
 # The most changed entries that the log lists.
 _MOST = 30
@@ -86,7 +83,7 @@ def _leaves(node: ast.expr, name: str) -> dict[str, Any]:
 
 
 def take_config(
-    runner: 'FaceRunner',
+    runner: Any,
     filename: str,
     checkpoint: dict,
     configured: 'AsConfigured | None',
@@ -94,7 +91,7 @@ def take_config(
     """Let what a config has changed be in force in a resumed training; say what it is.
 
     Args:
-        runner: Of the training, which has loaded the checkpoint.
+        runner: :class:`.FaceRunner` of the training, which has loaded the checkpoint.
         filename: The checkpoint's.
         checkpoint: Its content.
         configured: Optimizers and schedules by the config; None leaves those of the
@@ -148,7 +145,7 @@ def take_config(
     )
 
 
-def _steps_of_schedules(runner: 'FaceRunner', same_batch: bool) -> list[bool]:
+def _steps_of_schedules(runner: Any, same_batch: bool) -> list[bool]:
     """Of the training up to here: True for an epoch, False for an iteration."""
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         return [False] * runner.iter

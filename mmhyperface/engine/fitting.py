@@ -1,6 +1,6 @@
 """Whether a checkpoint is of the network, the loss and the optimizer of a training."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mmengine.hooks import EMAHook
@@ -11,9 +11,6 @@ from mmhyperface.engine.config_changes import changes, entries, lines_of
 from mmhyperface.utils.errors import UserError, some
 from mmhyperface.weights.shapes import misfit, require_fit, shapes_of
 
-if TYPE_CHECKING:
-    from mmhyperface.engine.runner import FaceRunner
-
 #: Hyperparameters that came with a version of torch.
 OF_TORCH = {
     *('foreach', 'maximize', 'capturable', 'differentiable', 'fused'),
@@ -21,11 +18,11 @@ OF_TORCH = {
 }
 
 
-def require_weights(runner: 'FaceRunner', filename: str, state: dict) -> None:
+def require_weights(runner: Any, filename: str, state: dict) -> None:
     """See that a training begins with the weights of its network, and say with which.
 
     Args:
-        runner: Of the training.
+        runner: :class:`.FaceRunner` of the training.
         filename: The checkpoint's.
         state: Its ``state_dict``.
 
@@ -66,7 +63,7 @@ def require_weights(runner: 'FaceRunner', filename: str, state: dict) -> None:
     runner.logger.info(f'entries taken from {filename}: {", ".join(counts)}')
 
 
-def _advice(runner: 'FaceRunner', state: dict, filename: str) -> str:
+def _advice(runner: Any, state: dict, filename: str) -> str:
     backbone = getattr(runner.bare_model, 'backbone', None)
     if backbone is not None and (
         shapes_of(backbone.state_dict()).items() <= shapes_of(state).items()
@@ -91,7 +88,7 @@ def _advice(runner: 'FaceRunner', state: dict, filename: str) -> str:
 
 
 def require_training(
-    runner: 'FaceRunner', filename: str, checkpoint: dict, with_optimizer: bool
+    runner: Any, filename: str, checkpoint: dict, with_optimizer: bool
 ) -> None:
     """See that a training goes on with its network, its loss and its optimizer.
 
@@ -123,13 +120,13 @@ def require_training(
             'average. To keep it, put the EMAHook back into custom_hooks'
         )
     wanted = shapes_of(_state_of(runner.bare_model))
-    found = shapes_of(state)
+    stored = shapes_of(state)
     heads = heads_of(runner.bare_model)
     for name in heads:
         # Their number of rows, which is that of the people, has messages of its own.
-        for shapes in (wanted, found):
+        for shapes in (wanted, stored):
             shapes.pop(f'{name}.weight', None)
-    names, fault = misfit(wanted, found)
+    names, fault = misfit(wanted, stored)
     if names:
         of_losses = tuple(f'{name}.loss_module.' for name in heads)
         of_loss = any(name.startswith(of_losses) for name in names)
@@ -149,7 +146,7 @@ def require_training(
         )
 
 
-def _misfit_of_optimizers(runner: 'FaceRunner', saved: Any) -> str:
+def _misfit_of_optimizers(runner: Any, saved: Any) -> str:
     for name, optimizer in runner.optimizers():
         part = saved.get(name) if name else saved
         if not isinstance(part, dict) or 'param_groups' not in part:
@@ -178,7 +175,7 @@ def _anew(filename: str) -> str:
     )
 
 
-def _changed(runner: 'FaceRunner', meta: dict, beginning: str) -> str:
+def _changed(runner: Any, meta: dict, beginning: str) -> str:
     """What the config has changed there since the checkpoint, for a message."""
     before = entries(str(meta.get('cfg', '')))
     after = entries(runner.cfg.pretty_text)

@@ -335,7 +335,7 @@ def _measured_step(
         if options['engine'] == 'blocked':
             # As a GPU goes about it.
             dtype = _dtype(cfg.get('matmul_dtype'))
-            head.engine = Blocked(block, dtype, tile=block)
+            head.engine = Blocked(block, dtype, tile=block, compiled=False)
         optimizer = build_optimizer(optimizer_cfg, list(head.parameters()))
         head.attach(optimizer)
         labels = torch.arange(samples)

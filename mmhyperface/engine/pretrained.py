@@ -41,8 +41,8 @@ class Pretrained(PretrainedInit):
             for name, key in names.items()
             if name.startswith(prefix)
         )
-        wanted, found = shapes_of(module.state_dict()), shapes_of(own)
-        fitting = [name for name in wanted if found.get(name) == wanted[name]]
+        wanted, stored = shapes_of(module.state_dict()), shapes_of(own)
+        fitting = [name for name in wanted if stored.get(name) == wanted[name]]
         kind = type(module).__name__
         if not fitting:
             beginnings = sorted({name.partition('.')[0] for name in names})

@@ -28,13 +28,11 @@ _STATISTICS = {'batch_mean': 'norm_mean', 'batch_std': 'norm_std'}
 
 
 def to_ours(checkpoint: Any, with_head: bool = True) -> Network:
-    """
+    """The network of an IR of AdaFace; raises ``UserError`` for another.
+
     Args:
         checkpoint: What the file holds.
         with_head: Whether to take the class centres, if there are any.
-
-    Raises:
-        UserError: If they are not those of an IR of AdaFace.
     """
     if isinstance(checkpoint, dict):
         checkpoint = checkpoint.get('state_dict', checkpoint)

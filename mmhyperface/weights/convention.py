@@ -88,7 +88,8 @@ class Convention:
 
     @classmethod
     def from_dict(cls, data: Any, source: str) -> 'Convention':
-        """
+        """The convention that :meth:`to_dict` has written.
+
         Args:
             data: See :meth:`to_dict`.
             source: Where it comes from, for messages.
@@ -239,10 +240,10 @@ def _dataset(cfg: Config, phase: str) -> Mapping:
     dataset = (cfg.get(f'{phase}_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset, Mapping) and not dataset.get('pipeline'):
         inner = [dataset.get('dataset'), *(dataset.get('datasets') or ())]
-        found = next(filter(None, inner), None)
-        if found is None:
+        first = next(filter(None, inner), None)
+        if first is None:
             break
-        dataset = found
+        dataset = first
     return dataset
 
 

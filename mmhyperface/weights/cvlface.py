@@ -32,7 +32,8 @@ def to_ours(
     channels: str = 'rgb',
     num_classes: int | None = None,
 ) -> Network:
-    """
+    """The network of one of CVLface's convolutional ones.
+
     Args:
         model: What ``model.pt`` holds.
         shards: What ``classifier_rankR.pt`` hold, in the order of the ranks.
@@ -41,7 +42,7 @@ def to_ours(
             leave them in.
 
     Raises:
-        UserError: If they are not those of one of its convolutional networks.
+        UserError: If it is another, or files of class centres are missing.
     """
     state = unwrapped(as_state(model, 'the model'), ('module.', 'model.', 'net.'))
     centres: Tensor | None = None

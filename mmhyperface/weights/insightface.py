@@ -24,7 +24,8 @@ PEER = Peer('insightface', (('IResNet', None),))
 def to_ours(
     backbone: Any, shards: Sequence[Any] = (), num_classes: int | None = None
 ) -> Network:
-    """
+    """The network of an IResNet of insightface.
+
     Args:
         backbone: What ``model.pt`` or ``checkpoint_gpu_0.pt`` holds.
         shards: What the files of the class centres hold, in the order of the ranks.

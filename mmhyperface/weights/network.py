@@ -139,9 +139,9 @@ def read_checkpoint(path: str) -> dict:
     Raises:
         UserError: If there is none, or it is no checkpoint of a network.
     """
-    found = storage.find(path)
-    if found.is_file():
-        refuse_other_kinds(found)
+    place = storage.find(path)
+    if place.is_file():
+        refuse_other_kinds(place)
     checkpoint = storage.read(path)
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise UserError(f'{path} is no checkpoint of mmhyperface: it has no state_dict')
@@ -155,9 +155,7 @@ def read_checkpoint(path: str) -> dict:
 
 
 def from_checkpoint(checkpoint: dict, variant: str | None = None) -> Network:
-    """The network of our checkpoint, see :func:`read_checkpoint`.
-
-    With ``EMAHook`` it is the averaged one, which mmengine saves in the first place.
+    """The network of our checkpoint, with ``EMAHook`` the averaged one.
 
     Args:
         variant: Of an SFNet without batch norm; by default what a converter told of

@@ -26,7 +26,8 @@ def to_ours(
     variant: str | None = None,
     with_head: bool = True,
 ) -> Network:
-    """
+    """The network of one of OpenSphere's.
+
     Args:
         backbone: What ``backbone_ITER.pth``, ``model_ITER.pth`` or ``ckpt_ITER.pth``
             holds.

@@ -70,8 +70,8 @@ def without_paths(value: object) -> object:
     if '\n' not in value and _PATH.fullmatch(f'"{value}"'):
         return _last(value)
 
-    def shorten(found: re.Match) -> str:
-        return f'{found["quote"]}{_last(found[0][1:-1])}{found["quote"]}'
+    def shorten(path: re.Match) -> str:
+        return f'{path["quote"]}{_last(path[0][1:-1])}{path["quote"]}'
 
     return _PATH.sub(shorten, value)
 

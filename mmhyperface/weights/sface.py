@@ -22,7 +22,8 @@ SCALES = {'sface': 0.078125 * 127.5, 'evolve': 1.0}
 
 
 def to_ours(backbone: Any, head: Any = None, origin: str = 'sface') -> Network:
-    """
+    """The network of one of SFace's, or of face.evoLVe's IR.
+
     Args:
         backbone: What ``Backbone_*.pth`` holds.
         head: What ``Head_*.pth`` holds.

@@ -1,4 +1,4 @@
-"""What training has gained, with baselines beside it, and what a test has found."""
+"""What training has gained, with baselines beside it, and the report of a test."""
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,13 +17,13 @@ from mmengine.runner.amp import autocast
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhyperface.evaluation.metrics import EmbeddingMetric, FaceVerification
+from mmhyperface.evaluation.protocols import Result, VerificationResult
 from mmhyperface.evaluation.report import (
     plot_verification,
     verification_table,
     write_report,
     write_verification_json,
 )
-from mmhyperface.evaluation.protocols import Result, VerificationResult
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
 
@@ -241,10 +241,8 @@ def _statistics(
 ) -> Generator[bool, None, None]:
     """Let batch norms that have seen nothing have the statistics of some batches.
 
-    Those of all ranks count alike. Afterwards they have seen nothing again.
-
-    Yields:
-        Whether batches have statistics: one image at the end of a network has none.
+    Those of all ranks count alike. Afterwards they have seen nothing again. Yields
+    whether batches have statistics: one image at the end of a network has none.
     """
     norms = [
         module

@@ -4,7 +4,6 @@ Legend of shapes: B samples, C classes, D dimensions.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,11 @@ from mmhyperface.centres.rows import (
     SteppedRows,
     StepRows,
 )
-from mmhyperface.centres.skipped_steps import SkippedSteps
 from mmhyperface.centres.state import CentreState
 from mmhyperface.models.face_samples import FaceSamples, labels_of
 from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.models.losses.batch import Batch
-from mmhyperface.ops import Blocked, Fold, Fused, clamp_cosine, dense, merge, unit
+from mmhyperface.ops import Blocked, Fold, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 
@@ -60,37 +58,6 @@ def build_loss(loss: dict | nn.Module) -> HypersphereLoss:
     return module
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """The samples whose loss this rank computes: of all ranks, or its own.
-
-    Attributes:
-        local: Directions of this rank's samples, [b, D].
-        x: Directions, [B, D].
-        norm: Norms of the raw features, [B, 1].
-        target: Classes, int64 [B].
-        labels: Classes of the global batch, which some losses need, int64.
-        sizes: How many samples each rank has, placeholders for an empty global batch
-            included.
-        total: Size of the global batch, without placeholders.
-        is_global: Whether the B samples are those of all ranks.
-        count: How many of the B are no placeholders.
-        weight: Factor of their mean, so that the mean over the ranks, which DDP takes
-            of gradients, is that over the global batch.
-    """
-
-    local: Tensor
-    x: Tensor
-    norm: Tensor
-    target: Tensor
-    labels: Tensor
-    sizes: Sequence[int]
-    total: int
-    is_global: bool
-    count: int
-    weight: float
-
-
 @MODELS.register_module()
 class HypersphereHead(CentreState, BaseModule):
     """Class centres on the unit sphere under any loss of the cosine.
@@ -112,11 +79,12 @@ class HypersphereHead(CentreState, BaseModule):
             vectors.
         init_std: Standard deviation of the initial centres; by default Xavier
             normal, sqrt(2 / (C + D)). insightface takes 0.01.
-        engine: Who computes the terms of the other classes. ``dense`` holds all
-            cosines, B x C of them, and is the reference; ``blocked`` walks the classes
-            in blocks and holds none; ``fused`` does so with one CUDA kernel for
-            cosine, loss and gradient. ``auto`` is dense for few classes, else fused
-            on CUDA where Triton is installed, else blocked.
+        engine: What computes the terms of the other classes. ``dense`` holds all
+            cosines, B x C of them, and is the reference; ``blocked`` goes over the
+            classes in blocks and holds none, and compiles the loss (torch.compile)
+            where there are many classes and a C++ compiler, or Triton on CUDA;
+            ``fused`` always does. ``auto`` is dense for few classes, else blocked. Or
+            an engine itself, called like :func:`~mmhyperface.ops.dense.dense`.
         sharded: Whether each rank keeps a part of the centres, and sees the features
             of all ranks; else every rank keeps all. ``auto`` splits large ones.
         sample_rate: Share of the centres that take part in a step: those of the
@@ -126,8 +94,8 @@ class HypersphereHead(CentreState, BaseModule):
         catch_up: Whether a centre that was passed by makes up for the momentum and
             weight decay that it missed when it is next drawn, exactly: as if they
             acted on all centres in each step, as in insightface's partial_fc_v2.
-        fused_update: Whether the centres take their SGD step while the engine walks
-            them, without a buffer for their gradient. Needs plain SGD without
+        fused_update: Whether the centres take their SGD step within the engine's
+            block loop, without a buffer for their gradient. Needs plain SGD without
             accumulation of gradients, and no clipping of theirs
             (``optim_wrapper.clip_centres=False``, or no ``clip_grad``).
         matmul_dtype: Type of the operands of the matrix products, ``bfloat16`` or
@@ -200,15 +168,12 @@ class HypersphereHead(CentreState, BaseModule):
         self.matmul_dtype = matmul_dtype
         self.some_rows = updates_some_rows(sample_rate, fused_update)
         rank, world = get_dist_info()
-        splits = splits_centres(
-            sharded, num_classes, in_channels, self.some_rows, world
-        )
-        self.shard = Shard(num_classes, *((rank, world) if splits else ()))
+        split = splits_centres(sharded, num_classes, in_channels, self.some_rows, world)
+        self.shard = Shard(num_classes, *((rank, world) if split else ()))
         self.weight = nn.Parameter(torch.empty(len(self.shard), in_channels))
         self.loss_module = build_loss(loss)
         self._mark_parameters()
         self.rows: SampledRows | SteppedRows | None = None
-        self._skipped: SkippedSteps | None = None
         self._blocked: Blocked | None = None
         self.last: BatchGeometry | None = None
         self.reset_parameters()
@@ -237,15 +202,14 @@ class HypersphereHead(CentreState, BaseModule):
                 rows = torch.empty(PIECE, self.in_channels, device='cpu')
                 rows.normal_(std=std, generator=generator)
                 low, high = max(start, first), min(stop, first + PIECE)
-                self.weight[low - start : high - start] = rows[
-                    low - first : high - first
-                ].to(self.weight)
+                rows = rows[low - first : high - first].to(self.weight)
+                self.weight[low - start : high - start] = rows
         self.loss_module.reset_parameters(self.num_classes)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is attached to no optimizer.
         state = dict(self.__dict__)
-        return {**state, 'rows': None, '_skipped': None, '_blocked': None, 'last': None}
+        return {**state, 'rows': None, '_blocked': None, 'last': None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -259,7 +223,7 @@ class HypersphereHead(CentreState, BaseModule):
             parameter.of_classifier = True  # type: ignore[attr-defined]
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Connect sampled centres, or such that step in the walk, with the optimizer.
+        """Connect centres that are sampled or step in the engine with the optimizer.
 
         ``CentresHook`` does it in the runner. Without either of them it does nothing.
         From then on the optimizer holds parameters of some rows in the place of all,
@@ -280,7 +244,7 @@ class HypersphereHead(CentreState, BaseModule):
         elif sampling is not None:
             self.rows = SampledRows(self.weight, optimizer, sampling)
         if self.rows is not None and self.catch_up:
-            self._skipped = self.rows.borrowed.catch_up()
+            self.rows.borrowed.catch_up()
 
     def give_back(self) -> None:
         """Let the optimizer hold all centres, and forget a step half made."""
@@ -289,8 +253,8 @@ class HypersphereHead(CentreState, BaseModule):
 
     def flush(self) -> None:
         """Bring all centres up to date with the steps that sampling skipped."""
-        if self._skipped is not None:
-            self._skipped.flush()
+        if self.rows is not None and self.rows.borrowed.skipped is not None:
+            self.rows.borrowed.skipped.flush()
 
     def forward(
         self, feats: tuple[Tensor, ...] | Tensor, target: Labels | None = None
@@ -348,27 +312,48 @@ class HypersphereHead(CentreState, BaseModule):
 
     def _loss(self, feats: Tensor, target: Tensor) -> dict[str, Tensor]:
         loss, shard = self.loss_module, self.shard
-        samples = self._samples(feats, target)
-        x, norm, weight, count = samples.x, samples.norm, samples.weight, samples.count
+        # Where the centres are split, each rank computes the loss of all samples; else
+        # of its own, weighted so that the mean over the ranks is that over all samples.
+        is_global = shard.world_size > 1
+        sizes = batch_sizes(target)
+        total = sum(sizes)
+        count = total if is_global else len(target)
+        weight = float(total > 0) if is_global else share_of_batch(sizes)
+        if not total:
+            # Parameters of all ranks shall have a gradient.
+            feats, target = _placeholder(feats), target.new_zeros(1)
+            sizes = [1] * len(sizes)
+        labels = gather_batch(target, sizes)
+        if is_global:
+            target = labels
+        elif not len(target):
+            feats, target = _placeholder(feats), labels[:1]
+        local, norm = unit(feats)
+        x, norm = shard.gather(local, sizes), shard.replicate(norm, sizes)
 
-        held, kept = self._kept(samples.target)
-        # If each rank computes its own loss, the classes of the others too.
-        classes = kept if samples.is_global else self._kept(samples.labels)[1]
-        rows = self._rows_of(classes.unique())
-        centres = self._directions(rows.own.to(x.dtype))
+        held, kept = self._kept(target)
+        trains = self.training and torch.is_grad_enabled()
+        centres = self.centres if trains else 'normalize'
+        # Of other ranks too, where each computes its own: a loss may want those.
+        classes = kept if is_global else self._kept(labels)[1]
+        rows = self._row_source(trains).take(self.weight, classes.unique(), centres)
+        directions = rows.own.to(x.dtype)
+        if centres == 'normalize':
+            directions, _ = unit(directions)
         position = torch.searchsorted(rows.classes, kept)
-        dots = (x[held] * centres[position]).sum(1, keepdim=True)
+        dots = (x[held] * directions[position]).sum(1, keepdim=True)
         own = x.new_zeros(len(x), 1).index_put((held,), dots)
         own = clamp_cosine(shard.sum(own))
 
-        batch = Batch(
-            own,
-            norm,
-            samples.sizes,
-            samples.is_global,
-            lambda: self._distinct_centres(samples.labels, rows.classes, centres),
-        )
-        learns = self.training and samples.total > 0
+        def distinct_centres() -> Tensor:
+            distinct = labels.unique()
+            held, kept = self._kept(distinct)
+            position = torch.searchsorted(rows.classes, kept)
+            found = directions.new_zeros(len(distinct), self.in_channels)
+            return shard.sum(found.index_put((held,), directions[position]))
+
+        batch = Batch(own, norm, sizes, is_global, distinct_centres)
+        learns = self.training and total > 0
         if learns and loss.keeps_statistics:
             loss.observe(Batch(batch.gather(own), batch.gather(norm)))
         context = loss.context(batch)
@@ -376,22 +361,24 @@ class HypersphereHead(CentreState, BaseModule):
         expected = weight * loss.loss_weight / len(x)
         folded, hardest = self._fold(x, held, position, rows, context, expected)
         terms = loss.join(own_term, folded)
-
         if learns:
             # Now, for the step to come moves margins and biases.
             with torch.no_grad():
                 violating = loss.violates_margin(own, hardest, context)
-            local = samples.local.detach()
+
+            def seen(values: Tensor) -> Tensor:
+                return values.detach().flatten()[:count]
+
             self.last = BatchGeometry(
-                own=own.detach().flatten()[:count],
-                hardest=hardest.flatten()[:count],
-                norm=norm.detach().flatten()[:count],
-                loss=terms.detach().flatten()[:count],
-                violating=violating.flatten()[:count],
-                target=samples.target[:count],
-                mean_direction=local.mean(0) if len(local) else local.sum(0),
-                of_all_ranks=samples.is_global,
-                sizes=samples.sizes,
+                own=seen(own),
+                hardest=seen(hardest),
+                norm=seen(norm),
+                loss=seen(terms),
+                violating=seen(violating),
+                target=target[:count],
+                mean_direction=local.detach().sum(0) / max(len(local), 1),
+                of_all_ranks=is_global,
+                sizes=sizes,
             )
         elif self.training:
             self.last = None
@@ -406,35 +393,6 @@ class HypersphereHead(CentreState, BaseModule):
             return values
         return {name: value * weight for name, value in values.items()}
 
-    def _samples(self, feats: Tensor, target: Tensor) -> _Samples:
-        """The samples whose loss this rank computes: here that is decided."""
-        sizes = batch_sizes(target)
-        total, is_global = sum(sizes), self.shard.world_size > 1
-        count = total if is_global else len(target)
-        weight = float(total > 0) if is_global else share_of_batch(sizes)
-        if not total:
-            # Parameters of all ranks shall have a gradient.
-            feats, target = _placeholder(feats), target.new_zeros(1)
-            sizes = [1] * len(sizes)
-        labels = gather_batch(target, sizes)
-        if is_global:
-            target = labels
-        elif not len(target):
-            feats, target = _placeholder(feats), labels[:1]
-        local, norm = unit(feats)
-        return _Samples(
-            local=local,
-            x=self.shard.gather(local, sizes),
-            norm=self.shard.replicate(norm, sizes),
-            target=target,
-            labels=labels,
-            sizes=sizes,
-            total=total,
-            is_global=is_global,
-            count=count,
-            weight=weight,
-        )
-
     def _fold(
         self,
         x: Tensor,
@@ -444,8 +402,8 @@ class HypersphereHead(CentreState, BaseModule):
         context: dict[str, Tensor],
         expected: float,
     ) -> Fold:
-        """The terms of all other classes, of all parts and ranks."""
-        engine = self._engine(x.device)
+        """The terms of all other classes, of all subsets and ranks."""
+        engine = self._engine()
         partial = {name: self.shard.enter(value) for name, value in context.items()}
         folds = []
         for subset in rows.subsets:
@@ -461,25 +419,23 @@ class HypersphereHead(CentreState, BaseModule):
                 own_row,
                 partial,
                 self.loss_module,
-                self._geometry(subset.centres),
+                subset.centres,
                 **options,
             )
             folds.append(Fold(folded * subset.weight, hardest))
         return merge(folds, self.loss_module, self.shard)
 
-    def _rows_of(self, classes: Tensor) -> StepRows:
-        """The rows for a batch that has these of the classes kept here."""
-        if not (self.training and torch.is_grad_enabled()):
-            return AllRows().take(self.weight, classes, 'normalize')
-        if self.rows is None and self.some_rows:
+    def _row_source(self, trains: bool) -> AllRows | SampledRows | SteppedRows:
+        """Who gives the rows of a step."""
+        if trains and self.some_rows and self.rows is None:
             raise UserError(
                 'HypersphereHead: sample_rate and fused_update need the optimizer; '
                 'call head.attach(optimizer) before training, as CentresHook does '
                 '(one of the default_hooks of configs/_base_/default_runtime.py)'
             )
-        if not self.weight.requires_grad:
-            return AllRows().take(self.weight, classes, self.centres)
-        return (self.rows or AllRows()).take(self.weight, classes, self.centres)
+        if trains and self.weight.requires_grad and self.rows is not None:
+            return self.rows
+        return AllRows()
 
     def _kept(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of the labels whose class is kept here, and their rows."""
@@ -489,17 +445,17 @@ class HypersphereHead(CentreState, BaseModule):
         held = ((rows >= 0) & (rows < len(self.shard))).nonzero().squeeze(1)
         return held, rows[held]
 
-    def _engine(self, device: torch.device) -> Callable[..., Fold]:
-        name, dtype = self.engine, self.matmul_dtype
-        if not isinstance(name, str):
-            return name
-        if is_dense(name, self.num_classes, self.fused_update, dtype):
+    def _engine(self) -> Callable[..., Fold]:
+        if not isinstance(self.engine, str):
+            return self.engine
+        dtype = self.matmul_dtype
+        if is_dense(self.engine, self.num_classes, self.fused_update, dtype):
             return dense
-        compiled = name == 'fused' or (name == 'auto' and Fused.suits(device))
-        kind = Fused if compiled else Blocked
-        if type(self._blocked) is not kind:
-            matmul_dtype = getattr(torch, dtype) if dtype else None
-            self._blocked = kind(matmul_dtype=matmul_dtype)
+        if self._blocked is None:
+            self._blocked = Blocked(
+                matmul_dtype=getattr(torch, dtype) if dtype else None,
+                compiled=True if self.engine == 'fused' else None,
+            )
         return self._blocked
 
     def predict(
@@ -564,26 +520,6 @@ class HypersphereHead(CentreState, BaseModule):
                 'training set'
             )
         return target.to(self.weight.device, torch.int64, non_blocking=True)
-
-    def _geometry(self, centres: str) -> str:
-        """How an engine should take centres, in training or not."""
-        trains = self.training and torch.is_grad_enabled()
-        return centres if trains else 'normalize'
-
-    def _directions(self, own: Tensor) -> Tensor:
-        """Unit vectors of own rows, which are such already once projected."""
-        projected = self._geometry(self.centres) == 'project'
-        return own if projected else unit(own)[0]
-
-    def _distinct_centres(
-        self, everyone: Tensor, classes: Tensor, centres: Tensor
-    ) -> Tensor:
-        """Unit centres [K, D] of the distinct classes of the global batch."""
-        distinct = everyone.unique()
-        held, kept = self._kept(distinct)
-        position = torch.searchsorted(classes, kept)
-        rows = centres.new_zeros(len(distinct), self.in_channels)
-        return self.shard.sum(rows.index_put((held,), centres[position]))
 
 
 def _placeholder(feats: Tensor) -> Tensor:

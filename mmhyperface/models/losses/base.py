@@ -9,22 +9,20 @@ cosines to a block of centres.
 """
 
 import functools
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmhyperface.ops.contract import Context
+from mmhyperface.ops.fold import fold, neutral
 from mmhyperface.utils.errors import UserError
 
-from .batch import Batch, takes_batch
+from .batch import Batch
 from .characteristic import characteristic
-
-Context = dict[str, Tensor]
-"""What else the terms need about a sample: tensors [B, 1] or [1, 1], by name."""
+from .former import ADAPTED, takes_batch
 
 
 def require(condition: bool, message: str) -> None:
@@ -41,39 +39,20 @@ def require_one_of(loss: object, name: str, value: object, allowed: tuple) -> No
     )
 
 
-def _takes_cosine_alone(function: Callable) -> bool:
-    return len(inspect.signature(function).parameters) == 2
-
-
-def _without_context(function: Callable) -> Callable:
-    """A characteristic function of the cosine alone, called with a context too."""
-
-    @functools.wraps(function)
-    def call(self: Any, cos: Tensor, context: Context | None = None) -> Tensor:
-        return function(self, cos)
-
-    return call
-
-
 class HypersphereLoss(nn.Module, ABC):
     """Base of all losses: a term of the own cosine, terms of the other cosines.
 
-    ``join(target(own), fold(others(cos)))`` is the loss of each sample. Whoever goes
-    through the classes may call ``others`` on any blocks of them and combine their
-    ``fold``; the gradient flows through ``own``, ``cos`` and ``context`` alone.
-
-    What the terms of other classes need and training may change belongs into the
-    context: an engine may have compiled ``others``.
+    ``join(target(own), fold(others(cos)))`` is the loss of each sample, ``fold`` being
+    a sum or a log-sum-exp. Engines call ``others`` on any blocks of the classes,
+    perhaps compiled: what it needs and training may change belongs into the context.
+    The gradient flows through ``own``, ``cos`` and ``context`` alone.
 
     Args:
         loss_weight: Factor of the paper's L.
     """
 
-    neutral: float
-    """The value of ``others`` that leaves ``fold`` unchanged."""
-
     additive: bool
-    """Whether ``fold`` is a sum; else it is a log-sum-exp."""
+    """Whether terms of other classes are summed; else their log-sum-exp is taken."""
 
     keeps_statistics = False
     """Whether ``observe`` wants to see the global batch."""
@@ -87,11 +66,8 @@ class HypersphereLoss(nn.Module, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, method in list(vars(cls).items()):
-            if name in ('context', 'observe', 'objective'):
-                setattr(cls, name, takes_batch(method))
-            elif name in ('psi', 'eta') and _takes_cosine_alone(method):
-                setattr(cls, name, _without_context(method))
+        for name in ADAPTED.keys() & vars(cls).keys():
+            setattr(cls, name, ADAPTED[name](vars(cls)[name]))
 
     def reset_parameters(self, num_classes: int) -> None:
         """Initialise what depends on the number of classes."""
@@ -119,19 +95,6 @@ class HypersphereLoss(nn.Module, ABC):
     @abstractmethod
     def others(self, cos: Tensor, context: Context) -> Tensor:
         """Terms of other classes, elementwise, [B, c]."""
-
-    @abstractmethod
-    def fold(self, others: Tensor) -> Tensor:
-        """Combine the terms of the other classes, [B, c] -> [B, 1]."""
-
-    @abstractmethod
-    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
-        """Derivative of ``fold`` by each of its terms, [B, c] or [B, 1].
-
-        Args:
-            others: The terms, [B, c].
-            folded: The fold of these and all other terms, [B, 1].
-        """
 
     @abstractmethod
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
@@ -179,8 +142,8 @@ class HypersphereLoss(nn.Module, ABC):
         if self.training and self.keeps_statistics:
             self.observe(Batch(own.detach(), norm.detach()))
         context = self.context(batch)
-        others = self.others(cos, context)
-        folded = self.fold(others.scatter(1, target[:, None], self.neutral))
+        others = self.others(cos, context).scatter(1, target[:, None], neutral(self))
+        folded = fold(others, self)
         terms = self.join(self.target(own, context), folded)
         return self.objective(terms.mean(), batch)
 
@@ -194,20 +157,20 @@ class SoftmaxLoss(HypersphereLoss):
 
     Args:
         loss_weight: Factor of the paper's L.
-        s: Scale of the logits, > 0.
-        detach: Characteristic gradient detachment of psi.
+        s: Scale of the logits, > 0, of losses that define psi or eta.
+        detach: Their characteristic gradient detachment, of psi.
     """
 
-    neutral = float('-inf')
     additive = False
 
     def __init__(
-        self, loss_weight: float = 1.0, s: float = 1.0, detach: bool = False
+        self, loss_weight: float = 1.0, s: float | None = None, detach: bool = False
     ) -> None:
         super().__init__(loss_weight)
-        require(s > 0, f'{type(self).__name__}: s must be positive, got {s}')
-        self.s = s
-        self.detach = detach
+        if s is not None:
+            require(s > 0, f'{type(self).__name__}: s must be positive, got {s}')
+            self.s = s
+            self.detach = detach
 
     def psi(self, own: Tensor, context: Context) -> Tensor:
         """Characteristic function of the own class, [B, 1]."""
@@ -232,12 +195,6 @@ class SoftmaxLoss(HypersphereLoss):
         """
         return self.target(own, context) <= self.others(hardest, context)
 
-    def fold(self, others: Tensor) -> Tensor:
-        return others.logsumexp(1, keepdim=True)
-
-    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
-        return (others - folded).exp()
-
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         # -log(e^t / (e^t + e^f)) = log(1 + e^(f - t)), exact for any gap.
         return -F.logsigmoid(target - folded)
@@ -246,14 +203,7 @@ class SoftmaxLoss(HypersphereLoss):
 class DecoupledLoss(HypersphereLoss):
     """L = positive term + sum of negative terms: no term couples two classes."""
 
-    neutral = 0.0
     additive = True
-
-    def fold(self, others: Tensor) -> Tensor:
-        return others.sum(1, keepdim=True)
-
-    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
-        return torch.ones_like(folded)
 
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         return target + folded

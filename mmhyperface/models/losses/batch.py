@@ -1,10 +1,7 @@
 """What a loss sees of a batch before it meets the classes."""
 
-import functools
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from mmengine.dist import broadcast, get_rank
@@ -73,30 +70,3 @@ class Batch:
         if self.sizes is not None and len(self.sizes) > 1:
             broadcast(numbers)
         return numbers.to(self.own.dtype)
-
-
-def takes_batch(method: Callable) -> Callable:
-    """A method whose last argument is a :class:`Batch`, also as it was before.
-
-    Losses that were written as ``context(own, norm)``, ``observe(own, norm)`` or
-    ``objective(data_term, norm, centres)`` work as they are, and so do calls like that.
-    """
-    former = 'norm' in inspect.signature(method).parameters
-    of_centres = method.__name__ == 'objective'
-
-    @functools.wraps(method)
-    def call(self: Any, *args: Any) -> Any:
-        *first, last = args
-        if former and isinstance(last, Batch):
-            rest = (last.norm, last.centres) if of_centres else (last.own, last.norm)
-            args = (*first, *rest)
-        elif not former and not isinstance(last, Batch):
-            if of_centres:
-                data_term, norm = first
-                unknown = torch.full_like(norm, torch.nan)
-                args = data_term, Batch(unknown, norm, centres=last)
-            else:
-                args = (Batch(*args),)
-        return method(self, *args)
-
-    return call
