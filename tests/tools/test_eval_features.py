@@ -132,13 +132,13 @@ def test_ijb(run, ijb, arguments, options):
         for members, subjects in truth.galleries.values()
     ]
     probes, subjects = truth.probes
-    found = F.identify(unit[[place[i] for i in probes]], subjects, galleries)
+    actual = F.identify(unit[[place[i] for i in probes]], subjects, galleries)
     assert_shown(
         output,
         EER=F.equal_error_rate(scores, same),
         AUC=F.auc(scores, same),
-        rank_1=found.figures()['rank-1'],
-        rank_5=found.figures()['rank-5'],
+        rank_1=actual.figures()['rank-1'],
+        rank_5=actual.figures()['rank-5'],
     )
     words = {
         'concat': 'image and mirror image concatenated',
@@ -318,7 +318,7 @@ def test_megaface(run, megaface, noise):
         *('megaface', root, root / 'probes.npy', root / 'distractors.npy'),
         *(['--noise', noise] if noise else ['--no-noise-lists']),
     )
-    found = F.megaface_identification(
+    actual = F.megaface_identification(
         probes,
         np.array(truth.probe_subjects),
         distractors,
@@ -329,7 +329,7 @@ def test_megaface(run, megaface, noise):
     ).figures()
     for count in (10, 21):
         assert shown(output, f'rank-1, {count} distractors') == pytest.approx(
-            found[f'rank-1@{count}'], abs=5.1e-5
+            actual[f'rank-1@{count}'], abs=5.1e-5
         )
 
 
@@ -461,8 +461,8 @@ def test_embeddings_are_matched_by_name(run, orders, tmp_path, ending):
     np.save(tmp_path / 'turned.npy', rows[turns])
     output = run('pairs', tmp_path / 'pairs.txt', tmp_path / 'turned.npy')
     assert shown(output, 'AUC') != pytest.approx(F.auc(scores, same), abs=1e-3)
-    (told,) = orders
-    assert f'row i is taken for image i of {tmp_path}/pairs.txt' in told
+    (parsed,) = orders
+    assert f'row i is taken for image i of {tmp_path}/pairs.txt' in parsed
 
     # The same test set in a config, whose images are elsewhere than those embedded.
     config = tmp_path / 'config.py'
@@ -502,8 +502,8 @@ def test_images_of_ijb_and_megaface_are_matched_by_name(run, orders, ijb, megafa
         save_named(root / f'{name}.npz', features[::-1], listed[::-1])
     start = 'megaface', root
     wanted = run(*start, root / 'probes.npy', root / 'distractors.npy')
-    found = run(*start, root / 'probes.npz', root / 'distractors.npz')
-    assert shown(found, 'rank-1, 21 distractors') == shown(
+    actual = run(*start, root / 'probes.npz', root / 'distractors.npz')
+    assert shown(actual, 'rank-1, 21 distractors') == shown(
         wanted, 'rank-1, 21 distractors'
     )
 

@@ -17,13 +17,13 @@ from mmengine.runner.amp import autocast
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhyperface.evaluation.metrics import EmbeddingMetric, FaceVerification
+from mmhyperface.evaluation.protocols import Result, VerificationResult
 from mmhyperface.evaluation.report import (
     plot_verification,
     verification_table,
     write_report,
     write_verification_json,
 )
-from mmhyperface.evaluation.protocols import Result, VerificationResult
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
 

@@ -110,8 +110,8 @@ def check_lengths(**arrays: Any) -> None:
     """
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
-        told = ', '.join(f'{name} {length:,}' for name, length in lengths.items())
-        raise UserError(f'lengths differ: {told}')
+        parts = ', '.join(f'{name} {length:,}' for name, length in lengths.items())
+        raise UserError(f'lengths differ: {parts}')
 
 
 def blocks(count: int, width: int) -> list[slice]:

@@ -193,10 +193,10 @@ def _ordered_pairs(people: Ints) -> tuple[Ints, Ints]:
 
 def _products(rows: Floats, first: Ints, second: Ints) -> Floats:
     """[Q], the products of these rows, in blocks."""
-    found = np.empty(len(first), rows.dtype)
+    products = np.empty(len(first), rows.dtype)
     for part in blocks(len(first), rows.shape[1]):
-        found[part] = row_dots(rows[first[part]], rows[second[part]])
-    return found
+        products[part] = row_dots(rows[first[part]], rows[second[part]])
+    return products
 
 
 def _ranks(

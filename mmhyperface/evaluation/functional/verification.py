@@ -419,15 +419,15 @@ class _Sorted:
         The (n + 1)-th highest score, minus infinity where all are allowed, or NaN where
         it was left out.
         """
-        found = np.full(len(allowed), -np.inf)
+        thresholds = np.full(len(allowed), -np.inf)
         inside = allowed < self.total
         rejected = self.total - allowed[inside]
         if self._before is None:
             places = rejected - 1
         else:
             places = np.searchsorted(self._before, rejected, 'left') - 1
-        found[inside] = np.where(places < 0, np.nan, self.scores[places])
-        return found
+        thresholds[inside] = np.where(places < 0, np.nan, self.scores[places])
+        return thresholds
 
     def next(self, threshold: float) -> float:
         """The lowest score above, or infinity."""

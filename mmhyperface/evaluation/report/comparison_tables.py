@@ -23,11 +23,15 @@ PARTS = (
 
 
 def comparison_json(
-    found: Sequence[Compared], names: Sequence[str], draws: int, level: float, seed: int
+    comparisons: Sequence[Compared],
+    names: Sequence[str],
+    draws: int,
+    level: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Plain data; what is not a finite number is None."""
     sets: dict[str, Any] = {}
-    for compared in found:
+    for compared in comparisons:
         sets.setdefault(compared.name, {})[compared.protocol] = {
             'first': compared.names[0],
             **{part: getattr(compared, part) for part in PARTS},
@@ -106,7 +110,7 @@ def comparison_notes(compared: Compared, level: float) -> list[str]:
     return notes
 
 
-def comparison_text(found: Sequence[Compared], level: float) -> str:
+def comparison_text(comparisons: Sequence[Compared], level: float) -> str:
     """For a terminal."""
     return '\n\n'.join(
         section_text(
@@ -114,13 +118,13 @@ def comparison_text(found: Sequence[Compared], level: float) -> str:
             comparison_table(compared),
             comparison_notes(compared, level),
         )
-        for compared in found
+        for compared in comparisons
     )
 
 
-def comparison_markdown(found: Sequence[Compared], level: float) -> str:
+def comparison_markdown(comparisons: Sequence[Compared], level: float) -> str:
     parts = ['# Comparison']
-    for compared in found:
+    for compared in comparisons:
         parts += [
             f'## {escaped(compared.name)}, {compared.protocol}',
             table_markdown(comparison_table(compared)),
