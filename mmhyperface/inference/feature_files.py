@@ -143,7 +143,8 @@ def require_usable(
     names: npt.NDArray[np.bytes_] | None = None,
     unused: Bools | None = None,
 ) -> None:
-    """
+    """Refuse features without a direction.
+
     Args:
         source: of the rows [N, D].
         names: [N], of the images, if they are known.
