@@ -401,14 +401,15 @@ class _Sorted:
 
     def moments(self) -> tuple[float, float]:
         """Mean and variance, in float64."""
-        # Of equal scores the variance is to be exactly 0.
-        apart = self.scores.astype(np.float64) - self.scores[0]
+        if self.scores[0] == self.scores[-1]:
+            return float(self.scores[0]), 0.0
         if self._before is None:
-            return float(self.scores[0] + apart.mean()), float(apart.var())
+            mean = self.scores.mean(dtype=np.float64)
+            return float(mean), float(self.scores.var(dtype=np.float64))
         weights = np.diff(self._before)
-        mean = np.average(apart, weights=weights)
-        variance = np.average((apart - mean) ** 2, weights=weights)
-        return float(self.scores[0] + mean), float(variance)
+        mean = np.average(self.scores, weights=weights)
+        variance = np.average((self.scores - mean) ** 2, weights=weights)
+        return float(mean), float(variance)
 
     def above(self, thresholds: npt.ArrayLike) -> Ints:
         """How many scores are > each threshold."""
