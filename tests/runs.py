@@ -118,11 +118,6 @@ def scalars(work_dir: Path, name: str = 'loss') -> list[float]:
 
 def _begin(environment: dict[str, str]) -> None:
     """In a process of the server: be one of this test."""
-    if environment.get('TRITON_INTERPRET') != os.environ.get('TRITON_INTERPRET'):
-        # Which Triton reads when it is imported, and torch has done that.
-        for name in list(sys.modules):
-            if f'{name}.'.startswith('triton.') and not name.startswith('triton._C'):
-                del sys.modules[name]
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
