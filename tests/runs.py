@@ -208,5 +208,5 @@ def run_script(
         )
         process.start()
         process.join()
-        told = [path.read_text() for path in outputs]
-    return subprocess.CompletedProcess(words, process.exitcode, *told)
+        written = [path.read_text() for path in outputs]
+    return subprocess.CompletedProcess(words, process.exitcode, *written)

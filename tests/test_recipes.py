@@ -90,11 +90,11 @@ def test_the_model_has_the_published_size(name):
     assert model.head.weight.shape == (head.num_classes, head.in_channels)
     assert all(value.is_meta for value in model.parameters())
     assert type(model.head.loss_module).__name__ == head.loss.type
-    found = sum(value.numel() for value in model.backbone.parameters())
+    parameters = sum(value.numel() for value in model.backbone.parameters())
     if network.type != 'SFNet':
-        assert found == residual_parameters(network.depth, network.type == 'IR')
+        assert parameters == residual_parameters(network.depth, network.type == 'IR')
     elif 'input_size' not in network:
-        assert found == sfnet_parameters(network.depth, network.with_bn)
+        assert parameters == sfnet_parameters(network.depth, network.with_bn)
 
 
 def make_small(cfg: Config, work_dir: Path) -> None:
@@ -285,8 +285,8 @@ def test_at_full_size(name, small_files, tmp_path, monkeypatch):
         )
 
     train(2)
-    told = json.loads((tmp_path / 'verification.json').read_text())
-    for rows in told.values():
+    before = json.loads((tmp_path / 'verification.json').read_text())
+    for rows in before.values():
         assert list(rows)[-2:] == ['untrained', 'trained']
         # Batch norm has statistics; after two iterations they may yet be too far off.
         assert rows['untrained']['auc'] is not None
@@ -299,7 +299,7 @@ def test_at_full_size(name, small_files, tmp_path, monkeypatch):
     assert all(map(math.isfinite, losses))
     after = json.loads((tmp_path / 'verification.json').read_text())
     for set_name, rows in after.items():
-        assert rows['untrained'] == told[set_name]['untrained']
+        assert rows['untrained'] == before[set_name]['untrained']
     (checkpoint,) = tmp_path.glob('*.pth')
     assert checkpoint.name == 'iter_3.pth'
     checkpoint.unlink()  # half a gigabyte

@@ -234,8 +234,8 @@ def test_bad_data_is_one_clear_message(tmp_path, make, workers):
         status=1,
     )
     assert 'Traceback' not in done.stderr
-    (told,) = (line for line in done.stderr.splitlines() if line.startswith('error: '))
-    assert named in told
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith('error: '))
+    assert named in error
 
 
 def test_what_is_no_option_is_told_with_the_usage(capsys):
@@ -377,16 +377,18 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
     assert process.returncode == 130, said
     assert 'Traceback' not in said
     (line,) = (line for line in said.splitlines() if 'interrupted' in line)
-    told = re.fullmatch(
+    match = re.fullmatch(
         r'interrupted at iteration (\d+); the last checkpoint is (\S+): go on with '
         r'--resume \2',
         line,
     )
     assert (
-        int(told[1]) - 50 <= int(re.search(r'iter_(\d+)', told[2])[1]) <= int(told[1])
+        int(match[1]) - 50
+        <= int(re.search(r'iter_(\d+)', match[2])[1])
+        <= int(match[1])
     )
-    assert Path(told[2]).is_file()
-    assert (tmp_path / 'last_checkpoint').read_text() == told[2]
+    assert Path(match[2]).is_file()
+    assert (tmp_path / 'last_checkpoint').read_text() == match[2]
 
 
 def test_several_processes_end_in_one_message_too(tmp_path):
