@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-# The tests share helpers (runs.py, oracles.py, record_files.py); spawned processes
-# need them too.
+# The tests share helpers (runs.py, oracles.py, record_files.py), and look into the
+# converters; spawned processes need them too.
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / folder) for folder in ('', 'models', 'datasets')]
+FOLDERS = ('', 'models', 'datasets', '../tools/dataset_converters')
+sys.path[:0] = [str((HERE / folder).resolve()) for folder in FOLDERS]
 
 REAL_FACES = 'MMHYPERFACE_REAL_FACES'
 

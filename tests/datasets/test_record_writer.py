@@ -13,15 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conversion import new_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pairs_to_bin import write_pack
 from record_files import MAGIC, images, insightface_records, picture, seed_of, write
 
 from mmhyperface.datasets import FacePack, FaceRecord
-from mmhyperface.datasets.writers import record_writer as module
-from mmhyperface.datasets.writers.folder_writer import new_folder
-from mmhyperface.datasets.writers.pack_writer import write_pack
-from mmhyperface.datasets.writers.record_writer import RecordWriter
+from mmhyperface.datasets import record_writer as module
+from mmhyperface.datasets.record_writer import RecordWriter
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
+import conversion
 import cv2
 import numpy as np
 import pytest
@@ -19,12 +20,10 @@ from test_tools import ROOT, call
 
 from mmhyperface.datasets import FaceFolder, FaceList, FacePack, FacePairs, FaceRecord
 from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.writers.record_writer import RecordWriter
+from mmhyperface.datasets.record_writer import RecordWriter
 from mmhyperface.utils.errors import UserError
 
 CONVERTERS = ROOT / 'tools' / 'dataset_converters'
-sys.path.insert(0, str(CONVERTERS))
-conversion = import_module('conversion')
 #: Magic numbers after the JPEG: a record has its 24 bytes of a header ahead of these.
 TAILS = [b'', MAGIC, b'x' + MAGIC, MAGIC * 3 + b'yz', b'xy' + MAGIC * 2]
 # Spaces and other letters; sorted as strings: '10' comes before '2'.

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.datasets.readers.recordio import MOST_EXACT, chunks_of, pack_record
-from mmhyperface.datasets.transforms import decode_face
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
+
+from .readers.recordio import MOST_EXACT, chunks_of, pack_record
+from .transforms import decode_face
 
 
 class RecordWriter:
