@@ -57,12 +57,12 @@ def building(step: str) -> Generator[None, None, None]:
         yield
     except UserError as error:
         place = '.'.join(_place.get())
-        told = str(error)
+        message = str(error)
         if (
             _place.get()[0].endswith('_dataloader')
-            and f'{_place.get()[0]}.' not in told
+            and f'{_place.get()[0]}.' not in message
         ):
-            error.args = (f'{told} (in {place})',)
+            error.args = (f'{message} (in {place})',)
         raise
     finally:
         _place.reset(token)
@@ -275,10 +275,7 @@ class FaceDataset(BaseDataset):
     def _require_files(
         self, paths: Sequence[str], places: Sequence[int | str], advice: str = ''
     ) -> None:
-        """
-        Raises:
-            UserError: an image that is missing, with its line or row of `ann_file`.
-        """
+        """Raises a UserError for a missing image, with its place in `ann_file`."""
         missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
         if missing:
             raise self._line_error(

@@ -171,8 +171,8 @@ def _cache_files(file: RecordFile, index: str | None, folder: str | None) -> lis
     state: list[object] = []
     for path in (file.path, index):
         if path is not None:
-            found = os.stat(path)
-            state += [os.path.abspath(path), found.st_size, found.st_mtime_ns]
+            status = os.stat(path)
+            state += [os.path.abspath(path), status.st_size, status.st_mtime_ns]
     digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     name = f'{os.path.basename(file.path)}.{digest}.places.npy'
     own = Path(folder or os.path.dirname(os.path.abspath(file.path)))

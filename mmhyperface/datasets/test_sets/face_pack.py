@@ -107,8 +107,8 @@ class FacePack(FaceDataset):
         ]
         if wrong:
             number, flag = wrong[0]
-            told = repr(flag) if isinstance(flag, int | float) else type(flag).__name__
-            raise self._no_pack(f'pair {number} is neither 0 nor 1, but {told}')
+            value = repr(flag) if isinstance(flag, int | float) else type(flag).__name__
+            raise self._no_pack(f'pair {number} is neither 0 nor 1, but {value}')
         return np.array([bool(flag) for flag in same])
 
     def _no_pack(self, why: str) -> UserError:

@@ -74,10 +74,7 @@ def pair_test_set(
 
 
 def require_both_kinds(same: np.ndarray, source: str) -> None:
-    """
-    Raises:
-        UserError: pairs of one kind only.
-    """
+    """Raises a UserError for pairs of one kind only."""
     if same.all() or not same.any():
         raise UserError(
             f'{source}: all {len(same)} pairs are of {_kind(same[0])}; a test needs '
@@ -91,10 +88,7 @@ def require_both_in_folds(
     source: str,
     no_folds: str = 'folds=None',
 ) -> None:
-    """
-    Raises:
-        UserError: a fold with pairs of one kind only; `no_folds` asks for none.
-    """
+    """Raises a UserError for a fold of one kind only; `no_folds` asks for none."""
     for fold in np.unique(folds) if folds is not None else ():
         inside = same[folds == fold]
         if inside.all() or not inside.any():

@@ -102,9 +102,9 @@ def _decode_heic(data: bytes, source: str) -> np.ndarray:
     try:
         image = np.array(reader.open_heif(data, bgr_mode=True))
     except (EOFError, OSError, RuntimeError, ValueError) as error:
-        told = ' '.join(str(error).split())
+        reason = ' '.join(str(error).split())
         raise DamagedImage(
-            f'{source}: the HEIC is damaged: {told}. {_REPLACE}.'
+            f'{source}: the HEIC is damaged: {reason}. {_REPLACE}.'
         ) from None
     return _as_bgr(image, source)
 
