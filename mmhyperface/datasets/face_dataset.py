@@ -18,6 +18,7 @@ from mmhyperface.registry import TRANSFORMS
 from mmhyperface.utils.errors import UserError
 
 from .damage import DamagedImage, Skipped
+from .test_sets.pair_sets import pair_test_set
 
 #: So many damaged images one after the other are more than some damage.
 MOST_IN_A_ROW = 1000
@@ -331,6 +332,18 @@ class FaceDataset(BaseDataset):
                 f'{name}={value!r} is no integer {limits}; set {self._option(name)}'
             )
         setattr(self, name, int(value))
+
+    def _set_pairs(self, name: str, source: str, **parts: Any) -> None:
+        """Makes the images those of a set of pairs, which is checked.
+
+        Args:
+            name: of the set, in reports.
+            source: where the pairs come from, for errors.
+            **parts: see :func:`.pair_test_set`.
+        """
+        no_folds = self._option('folds', 'None')
+        test_set = pair_test_set(source=source, no_folds=no_folds, **parts)
+        self._set_test_set(name, test_set, source, 'pairs')
 
     def _set_test_set(self, name: str, test_set: dict, source: str, parts: str) -> None:
         """Makes the images those of a test set.

@@ -68,26 +68,6 @@ def check_files(folder: Path, by_identity: list[list[bytes]], size: str) -> None
 # ---- records
 
 
-@pytest.mark.parametrize('identities', [[1], [2, 1, 5], [1] * 9, [40]])
-def test_the_files_of_insightface(tmp_path, identities):
-    by_identity = [
-        [picture(10 * label + i) for i in range(count)]
-        for label, count in enumerate(identities)
-    ]
-    write_records(tmp_path / 'new' / 'folder', by_identity)
-    check_files(tmp_path / 'new' / 'folder', by_identity, '16,16')
-
-
-def test_they_are_read(tmp_path):
-    write_records(tmp_path, images(3, 4))
-    for _ in ('index', 'scan'):
-        data = FaceRecord(str(tmp_path), pipeline=[dict(type='LoadFace', size=16)])
-        assert data.metainfo['num_classes'] == 3
-        assert [seed_of(item['img']) for item in data] == list(range(12))
-        assert data.labels().tolist() == [i // 4 for i in range(12)]
-        (tmp_path / 'train.idx').unlink(missing_ok=True)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

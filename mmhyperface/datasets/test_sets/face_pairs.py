@@ -13,7 +13,7 @@ from mmhyperface.datasets.readers.text_lists import is_number, read_lines, split
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
 
-from .pair_sets import consecutive_folds, folder_identities, set_pairs
+from .pair_sets import consecutive_folds, folder_identities
 
 #: (line number, or file within a folder and line; same person?, path, path)
 Pair = tuple[int | str, bool, str, str]
@@ -121,8 +121,7 @@ class FacePairs(FaceDataset):
             self._require_files(full_paths, first_places, lfw)
         same = np.array([same for _, same, *_ in pairs])
         self._check_pairs(pairs, index, same)
-        set_pairs(
-            self,
+        self._set_pairs(
             self.name,
             num_images=len(images),
             index_a=index[0],

@@ -22,25 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.datasets.face_dataset import FaceDataset
 from mmhyperface.utils.errors import UserError
-
-
-def set_pairs(dataset: FaceDataset, name: str, source: str, **parts: Any) -> None:
-    """Checks one set of pairs and makes it the test set of `dataset`.
-
-    Args:
-        dataset: whose images those of the pairs are.
-        name: of the set, in reports.
-        source: where the pairs come from, for errors.
-        **parts: see :func:`pair_test_set`.
-
-    Raises:
-        UserError: see there; `indices` or `on_error` that would tear the pairs apart.
-    """
-    no_folds = dataset._option('folds', 'None')
-    test_set = pair_test_set(source=source, no_folds=no_folds, **parts)
-    dataset._set_test_set(name, test_set, source, 'pairs')
 
 
 def pair_test_set(
