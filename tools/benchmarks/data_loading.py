@@ -72,7 +72,7 @@ def parse_args() -> argparse.Namespace:
 def write_records(folder: Path, images: int) -> float:
     """The file that is read; the mean size of an image in bytes."""
     from mmhyperface.datasets import SyntheticFaces
-    from mmhyperface.datasets.writers.record_writer import RecordWriter
+    from mmhyperface.datasets.record_writer import RecordWriter
 
     each = 10
     people = -(-images // each)
