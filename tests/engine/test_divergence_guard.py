@@ -487,7 +487,7 @@ def test_checkpoints_that_are_not_finite_or_damaged_are_not_good(tmp_path):
         rows = torch.full((4, 2), value)
         parts = storage.write_rows(folder, key, rows, 0)
         tensor = dict(key=key, dtype='float32', shape=[4, 2], parts=parts)
-        storage.write_index(folder, [tensor])
+        storage.write_index(folder, [[tensor]])
         assert is_good(str(folder)) == expected
 
 
