@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_dist_info
@@ -405,10 +404,7 @@ def outcomes_of(cases: Sequence[Case], folder: Path) -> Iterator[tuple[Case, Out
     """Steps of cases of one world, in one set of processes."""
     world, path = cases[0].world, str(folder / 'outcomes')
     cases = sorted(cases)
-    # Triton has to know before it is imported: hence a process for one, too.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('TRITON_INTERPRET', '1')
-        spawn(world, run_cases, cases, path)
+    spawn(world, run_cases, cases, path)
     for loss, some in itertools.groupby(cases, lambda case: case.loss):
         ranks = [torch.load(f'{path}.{loss}.{rank}') for rank in range(world)]
         for case, *parts in zip(some, *ranks, strict=True):
