@@ -386,7 +386,6 @@ def test_markdown_of_no_sets():
     ('scores', 'same'),
     [
         ([0.1, 0.9], [False, True]),
-        ([0.9, 0.1], [False, True]),
         ([0.5, 0.5, 0.6], [False, True, True]),
         ([0.1] * 50 + [0.9] * 50, [False] * 50 + [True] * 50),
         ([0.9] * 50 + [0.1] * 50, [False] * 50 + [True] * 50),
@@ -441,7 +440,7 @@ def test_names_of_distractor_counts_stand_apart(counts):
     assert len(names) > 1 or len(counts) == 1
 
 
-@pytest.mark.parametrize('ranks', [1, 2, 3, 5, 10, 30, 100])
+@pytest.mark.parametrize('ranks', [1, 3, 10, 100])
 def test_names_of_ranks_stand_apart(ranks):
     result = identification()
     result.cmc = np.linspace(0.5, 1, ranks)
