@@ -4,6 +4,13 @@ Each class holds the evidence of one test (scores, ranks) and owns what follows 
 the figures with their units, how they are drawn again for an interval, why one has
 none, what a report says besides, and the pictures. Metrics, intervals and reports ask
 the class and know no protocol by name.
+
+To add a figure, give the class a :class:`Figure` in ``FIGURES``, which says in which
+unit and to how many digits it is written, and which attribute holds its value. A new
+attribute has a default, for results that were saved without it, and is computed where
+its kind is: in ``_numbers`` what follows from the scores of pairs, in ``rates`` or
+``drawn_rates`` what follows from searches. Tables, files, intervals and comparisons
+need nothing more.
 """
 
 from .base import (

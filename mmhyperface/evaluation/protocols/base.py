@@ -184,9 +184,9 @@ class Result(ABC):
         So it is what ``torch.load`` admits by default.
         """
         return {
-            item.name: torch.from_numpy(value) if is_array(value) else value
+            item.name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x
             for item in fields(self)
-            for value in [getattr(self, item.name)]
+            for x in [getattr(self, item.name)]
         }
 
     @classmethod
@@ -202,10 +202,6 @@ class Result(ABC):
         for figure in self.FIGURES:
             named |= figure.named(self, values)
         return named
-
-
-def is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray)
 
 
 def unknown() -> Floats:

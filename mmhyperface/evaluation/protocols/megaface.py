@@ -61,9 +61,9 @@ class MegaFaceResult(Result):
 
     def set_rates(self) -> None:
         """Compute all rates and thresholds from the searches."""
-        vars(self).update(self.weighted_rates())
+        vars(self).update(self.drawn_rates())
 
-    def weighted_rates(self, weights: Ints | None = None) -> dict[str, Floats]:
+    def drawn_rates(self, weights: Ints | None = None) -> dict[str, Floats]:
         """``rates``, ``tars`` and ``thresholds``.
 
         Args:
@@ -91,7 +91,7 @@ class MegaFaceResult(Result):
 
     def _resampler(self) -> tuple[int, Callable[[Ints], dict[str, Any]]]:
         def draw(weights: Ints) -> dict[str, Any]:
-            drawn = self.weighted_rates(weights)
+            drawn = self.drawn_rates(weights)
             return {**drawn, 'tars': above_all(drawn['tars'])}
 
         return len(self.num_impostors), draw
