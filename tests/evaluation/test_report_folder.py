@@ -234,14 +234,6 @@ def test_markdown_has_the_numbers_of_the_json(written):
         f'{actual["thresholds"][0]["threshold"]:.4f}',
     ]
     assert table[15] == ['TAR at FAR 1e-06', 'trained', 'not resolvable', '', '']
-    tar, (low, high) = figures['tar@far=1e-03'], actual['intervals']['tar@far=1e-03']
-    assert table[18] == [
-        'TAR at FAR 1e-03',
-        'trained',
-        f'{100 * tar:.2f}',
-        f'{100 * low:.2f} to {100 * high:.2f}',
-        f'{actual["thresholds"][2]["threshold"]:.4f}',
-    ]
 
 
 def test_markdown_takes_any_name(written):
