@@ -10,7 +10,7 @@ from small_results import identification, megaface, verification
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.protocols import (
     NUMBER,
-    Figure,
+    FigureOfMerit,
     Unit,
     VerificationResult,
     figure_of,
@@ -120,7 +120,7 @@ def test_a_result_that_does_not_know_a_newer_figure(tmp_path):
 @pytest.mark.filterwarnings('error')
 def test_a_figure_is_added_in_one_place(tmp_path, monkeypatch):
     """FNMR at FMR, as vendor tests have it: percent with three digits, low is good."""
-    fnmr = Figure(
+    fnmr = FigureOfMerit(
         *('fnmr@fmr={fars}', 'FNMR at FMR {fars}', 'tars', ('fars',)),
         unit=Unit(scale=100, digits=3),
         lower_is_better=True,

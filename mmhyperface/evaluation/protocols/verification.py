@@ -19,8 +19,8 @@ from . import drawing
 from .base import (
     NOT_FINITE,
     NUMBER,
-    Figure,
-    Picture,
+    FigureOfMerit,
+    Plot,
     Result,
     far_thresholds,
     finite,
@@ -70,19 +70,19 @@ class VerificationResult(Result):
     """
 
     protocol: ClassVar[str] = '1:1'
-    FIGURES: ClassVar[tuple[Figure, ...]] = (
-        Figure(
+    FIGURES: ClassVar[tuple[FigureOfMerit, ...]] = (
+        FigureOfMerit(
             *('accuracy', 'accuracy', 'accuracy'), optional=True, spread='accuracy_std'
         ),
-        Figure(
+        FigureOfMerit(
             *('accuracy_std', 'accuracy, std over folds', 'accuracy_std'),
             optional=True,
             lower_is_better=True,
         ),
-        Figure('eer', 'EER', 'eer', lower_is_better=True),
-        Figure('auc', 'AUC', 'auc'),
-        Figure('d_prime', "d'", 'd_prime', unit=NUMBER, optional=True),
-        Figure('tar@far={fars}', 'TAR at FAR {fars}', 'tars', ('fars',)),
+        FigureOfMerit('eer', 'EER', 'eer', lower_is_better=True),
+        FigureOfMerit('auc', 'AUC', 'auc'),
+        FigureOfMerit('d_prime', "d'", 'd_prime', unit=NUMBER, optional=True),
+        FigureOfMerit('tar@far={fars}', 'TAR at FAR {fars}', 'tars', ('fars',)),
     )
 
     scores: Floats
@@ -231,10 +231,10 @@ class VerificationResult(Result):
         return identities, draw
 
     @staticmethod
-    def pictures(rows: Mapping[str, 'VerificationResult']) -> Iterator[Picture]:
+    def pictures(rows: Mapping[str, 'VerificationResult']) -> Iterator[Plot]:
         curves = curves_of(rows)
         for name, title, draw in (('roc', 'ROC', draw_roc), ('det', 'DET', draw_det)):
-            yield Picture(name, title, partial(draw, results=rows, curves=curves))
+            yield Plot(name, title, partial(draw, results=rows, curves=curves))
         yield from drawing.histograms_of(draw_scores, rows)
 
 
