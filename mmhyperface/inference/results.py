@@ -12,7 +12,7 @@ from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.gallery import Match
-    from mmhyperface.gallery.ids import Origin
+    from mmhyperface.gallery.storage import Origin
 
 Floats = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
@@ -62,7 +62,7 @@ class Face:
     @property
     def origin(self) -> 'Origin':
         """What a gallery keeps of where the embedding is from."""
-        from mmhyperface.gallery.ids import Origin
+        from mmhyperface.gallery.storage import Origin
 
         return Origin(self.digest, self.alignment)
 

@@ -9,7 +9,7 @@ import torch
 from gallery_oracle import Oracle
 
 from mmhyperface.evaluation.functional import identify
-from mmhyperface.gallery import FaceGallery, Match, exact, templates
+from mmhyperface.gallery import FaceGallery, Match, exact, rows, search
 from mmhyperface.utils.errors import UserError
 
 FINGERPRINT = 'a' * 64
@@ -48,7 +48,7 @@ def small_blocks(monkeypatch):
     """Passes of many blocks, of galleries of a few hundred rows."""
     monkeypatch.setattr(exact, 'FIRST_ROWS', 3)
     monkeypatch.setattr(exact, 'ROWS', 31)
-    monkeypatch.setattr(exact, 'QUERIES', 5)
+    monkeypatch.setattr(search, 'QUERIES', 5)
 
 
 @pytest.mark.parametrize('score', ['best', 'mean'])
@@ -71,7 +71,7 @@ def test_people_with_many_images_do_not_fill_the_memory():
     rows = drawn(0, 20_000)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     queries = rows[:10].astype(np.float64)
-    _, held = exact._candidates(queries, rows, np.arange(20_000) % 3, 3, -math.inf)
+    _, held = exact.candidates(queries, rows, np.arange(20_000) % 3, 3, -math.inf)
     assert 30 <= len(held) < 100
 
 
@@ -308,7 +308,7 @@ def test_images_without_a_mean():
 
 def test_means_of_people_of_all_sizes(monkeypatch):
     """Sums are of parts of the rows; some people are larger than a part."""
-    monkeypatch.setattr(templates, 'AT_ONCE', 100)
+    monkeypatch.setattr(rows, 'AT_ONCE', 100)
     gallery, oracle = filled('mean', [300, 90, 5, 700, 1, 1], 8)
     queries = drawn(77, 4, 8)
     agree(gallery.search(queries, 6), oracle.search(queries, 6))

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from mmhyperface.gallery import FaceGallery
-from mmhyperface.gallery.ids import Origin
-from mmhyperface.gallery.storage import locked
+from mmhyperface.gallery.storage import Origin, locked
 from mmhyperface.utils.errors import UserError
 from mmhyperface.weights.convention import Convention
 

@@ -54,7 +54,7 @@ from mmhyperface.weights.convention import Convention
 
 if TYPE_CHECKING:
     from mmhyperface.gallery import FaceGallery
-    from mmhyperface.gallery.ids import Origin
+    from mmhyperface.gallery.storage import Origin
     from mmhyperface.inference.annotation import Label
     from mmhyperface.inference.inputs import Item
 
@@ -241,10 +241,10 @@ def _ways(args: argparse.Namespace) -> set[str]:
 
 def _is_known(one: Picture, origins: dict[str, Origin], ways: set[str]) -> bool:
     """Whether a picture of this content is enrolled, with its face found likewise."""
-    from mmhyperface.gallery.ids import UNKNOWN
-
-    digest, alignment = origins.get(one.image, UNKNOWN)
-    return bool(one.digest) and one.digest == digest and alignment in ways
+    origin = origins.get(one.image)
+    if origin is None or not one.digest:
+        return False
+    return one.digest == origin.digest and origin.alignment in ways
 
 
 def _put(
