@@ -16,7 +16,7 @@ from mmhyperface.utils.optional_imports import require
 from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.convention import Convention
 
-from .landmarks import NUMBERS
+from .inputs import NUMBERS
 from .results import FaceEmbeddings, Floats
 
 ENDINGS = ('.npz', '.parquet')

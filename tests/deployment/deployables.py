@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmhyperface.inference.model import get_model
+from mmhyperface.inference.loading import get_model
 
 SFNET = dict(
     type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=32, embedding_size=8

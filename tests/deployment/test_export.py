@@ -12,8 +12,8 @@ from deployables import crops, difference, network, oracle, with_convention
 from onnx import numpy_helper
 
 from mmhyperface.deployment import export_onnx, export_torch, onnx_export, plan
+from mmhyperface.inference.backends import open_network
 from mmhyperface.inference.exported_metadata import KEY, from_json
-from mmhyperface.inference.networks import open_network
 from mmhyperface.utils.errors import UserError
 
 

@@ -21,7 +21,7 @@ from mmhyperface.deployment.parity import (
     rendered_crops,
     verify,
 )
-from mmhyperface.inference.networks import TorchNetwork, open_network
+from mmhyperface.inference.backends import TorchNetwork, open_network
 from mmhyperface.utils.errors import UserError
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'deployment'

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmhyperface.inference.inputs import expand, images_below, people_below
-from mmhyperface.inference.landmarks import COLUMNS
+from mmhyperface.inference.inputs import COLUMNS, expand, images_below, people_below
 from mmhyperface.utils.errors import UserError
 
 POINTS = np.arange(10.0).reshape(5, 2)

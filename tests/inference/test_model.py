@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 
 from mmhyperface.apis import get_model
-from mmhyperface.inference.model import fingerprint
+from mmhyperface.inference.loading import fingerprint
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 from mmhyperface.weights.convention import convention_of

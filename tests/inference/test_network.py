@@ -8,12 +8,8 @@ from mmengine.config import Config
 from runs import small_config
 
 from mmhyperface.apis import build_runner
-from mmhyperface.inference.network import (
-    build_dataset,
-    load_runner,
-    people_of,
-    refuse_other_networks,
-)
+from mmhyperface.inference.dataset_embeddings import build_dataset, people_of
+from mmhyperface.inference.loading import load_runner, refuse_other_networks
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 

@@ -6,18 +6,18 @@ import torch
 from mmengine.config import Config
 
 from mmhyperface.apis import get_model
+from mmhyperface.inference.backends import (
+    ExportedNetwork,
+    OnnxNetwork,
+    TorchNetwork,
+    open_network,
+)
 from mmhyperface.inference.exported_metadata import (
     KEY,
     PT2_FILE,
     Graph,
     from_json,
     to_json,
-)
-from mmhyperface.inference.networks import (
-    ExportedNetwork,
-    OnnxNetwork,
-    TorchNetwork,
-    open_network,
 )
 from mmhyperface.utils.errors import UserError
 

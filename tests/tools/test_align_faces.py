@@ -24,7 +24,7 @@ from drawn_faces import (
 )
 
 from mmhyperface.datasets.transforms import template
-from mmhyperface.inference.landmarks import read_landmarks
+from mmhyperface.inference.inputs import read_landmarks
 from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from test_tools import ROOT
 
 from mmhyperface.apis import get_model
-from mmhyperface.inference.networks import EmbeddingNetwork, TorchNetwork
+from mmhyperface.inference.backends import EmbeddingNetwork, TorchNetwork
 from mmhyperface.utils.errors import UserError
 
 BACKBONE = dict(

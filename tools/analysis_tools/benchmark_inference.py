@@ -42,8 +42,8 @@ from mmhyperface.utils.paths import require_file
 if TYPE_CHECKING:
     import torch
 
+    from mmhyperface.inference.backends import EmbeddingNetwork, TorchNetwork
     from mmhyperface.inference.complexity import Complexity
-    from mmhyperface.inference.networks import EmbeddingNetwork, TorchNetwork
     from mmhyperface.models.recognizers import FaceRecognizer
 
 BACKENDS = ('eager', 'compiled', 'onnxruntime')
@@ -98,7 +98,7 @@ def compiled_network(model: FaceRecognizer, source: str) -> TorchNetwork:
 
     import torch
 
-    from mmhyperface.inference.networks import TorchNetwork
+    from mmhyperface.inference.backends import TorchNetwork
 
     class CompiledNetwork(TorchNetwork):
         @torch.inference_mode()
@@ -129,7 +129,7 @@ def exported_file(model: FaceRecognizer, given: Path | None) -> Iterator[Path]:
 def open_onnx(
     model: FaceRecognizer, args: argparse.Namespace, device: torch.device
 ) -> EmbeddingNetwork:
-    from mmhyperface.inference.networks import OnnxNetwork
+    from mmhyperface.inference.backends import OnnxNetwork
 
     with exported_file(model, args.exported) as path:
         network = OnnxNetwork(path, device, args.threads)
@@ -151,7 +151,7 @@ def open_networks(
     model: FaceRecognizer, args: argparse.Namespace
 ) -> tuple[dict[str, EmbeddingNetwork], dict[str, str]]:
     """The engines that are there, and why others are not."""
-    from mmhyperface.inference.networks import TorchNetwork
+    from mmhyperface.inference.backends import TorchNetwork
 
     device = next(model.parameters()).device
     networks: dict[str, EmbeddingNetwork] = {}

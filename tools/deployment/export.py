@@ -125,8 +125,8 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.deployment.parity import compare, dataset_of, verify
-    from mmhyperface.inference.model import get_model
-    from mmhyperface.inference.networks import TorchNetwork
+    from mmhyperface.inference.backends import TorchNetwork
+    from mmhyperface.inference.loading import get_model
 
     out = Path(args.out)
     _require_place(out, args)
