@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from deployables import crops, difference, network, oracle, reduced
+from tiny_network import BACKBONE
 
 from mmhyperface.deployment import TARGETS, export_onnx, export_torch
 from mmhyperface.deployment.clients import OpencvDnnClient, open_client
@@ -24,7 +25,7 @@ NETWORKS = {
     'rgb, sum': dict(),
     'bgr, concat': dict(to_rgb=False, flip_fusion='concat'),
     'grey, no mirror images, no scaling': dict(
-        backbone={**deployables.SFNET, 'in_channels': 1},
+        backbone={**BACKBONE, 'in_channels': 1},
         flip_fusion='none',
         mean=0.0,
         std=1.0,
@@ -101,7 +102,7 @@ def test_engines_of_opencv(networks, tmp_path):
     'backbone',
     [
         dict(type='IResNet', depth=18, input_size=16, embedding_size=16),
-        dict(deployables.SFNET, variant='opensphere', with_bn=True),
+        dict(BACKBONE, variant='opensphere', with_bn=True),
     ],
     ids=lambda backbone: backbone['type'],
 )
@@ -146,7 +147,7 @@ def test_fixed_batch(networks, tmp_path):
 @pytest.mark.parametrize('size', [112, 128, 144])
 def test_sizes_of_insightface(tmp_path, size):
     """Its alignment gives multiples of 112 or 128, and nothing else."""
-    model = network(dict(deployables.SFNET, input_size=size))
+    model = network(dict(BACKBONE, input_size=size))
     client = exported(model, tmp_path, 'insightface')
     assert client.crop_size == ((112, 112) if size == 144 else (size, size))
     images = crops(2, client.crop_size)
@@ -161,7 +162,7 @@ def test_sizes_of_insightface(tmp_path, size):
 def test_insightface_finds_the_scale(tmp_path, preprocessing):
     """By the names of the first eight nodes."""
     arcface_onnx = pytest.importorskip('insightface.model_zoo.arcface_onnx')
-    model = network(dict(deployables.SFNET, input_size=112), mean=127.5, std=127.5)
+    model = network(dict(BACKBONE, input_size=112), mean=127.5, std=127.5)
     images = crops(2, (112, 112))
     for target in ('insightface', 'onnxruntime'):
         path = tmp_path / f'{target}.onnx'

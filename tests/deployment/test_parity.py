@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from deployables import MEAN, SFNET, STD, crops, network
+from deployables import MEAN, STD, crops, network
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from tiny_network import BACKBONE
 
 from mmhyperface.deployment.parity import (
     brought,
@@ -58,7 +59,7 @@ def trained(tmp_path_factory):
     cfg = Config(
         dict(
             model=dict(
-                type='FaceRecognizer', backbone=SFNET, data_preprocessor=preprocessor
+                type='FaceRecognizer', backbone=BACKBONE, data_preprocessor=preprocessor
             ),
             test_dataloader=dict(dataset=PAIRS),
             test_evaluator=[dict(type='FaceVerification'), dict(type='Other')],

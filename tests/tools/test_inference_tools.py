@@ -13,28 +13,22 @@ import numpy as np
 import pytest
 import torch
 from drawn_faces import draw_face, write_model
-from mmengine.config import Config
+from tiny_network import SIZE, build, config
 
-from mmhyperface.apis import FaceInferencer, get_model
+from mmhyperface.apis import FaceInferencer
 from mmhyperface.gallery import FaceGallery
 from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.convention import Convention, OperatingPoint, convention_of
 
 ROOT = Path(__file__).parent.parent.parent
-SIZE = 32
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """A checkpoint with thresholds, a detector, and pictures of three people."""
     folder = tmp_path_factory.mktemp('inference')
-    torch.manual_seed(0)
-    backbone = dict(
-        type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=SIZE, embedding_size=8
-    )
-    cfg = Config({'model': dict(type='FaceRecognizer', backbone=backbone)})
-    model = get_model(cfg, None, 'cpu')
-    told = convention_of(cfg).to_dict()
+    model = build()
+    told = convention_of(config()).to_dict()
     points = [OperatingPoint('lfw', 1e-2, 0.99999, 0.9, 3000)]
     told['operating_points'] = [vars(point) for point in points]
     content = {'meta': {'convention': told}, 'state_dict': model.state_dict()}

@@ -3,9 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from tiny_network import build
 
-from mmhyperface.apis import get_model
 from mmhyperface.inference.backends import (
     ExportedNetwork,
     OnnxNetwork,
@@ -27,15 +26,8 @@ OUTSIDE = Graph((4, 5), 'RGB', MEAN, STD, None, 'fp32', 'onnxruntime')
 
 @pytest.fixture(scope='module')
 def model():
-    torch.manual_seed(0)
-    backbone = dict(
-        type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=32, embedding_size=8
-    )
     preprocessor = dict(mean=[100, 110, 120], std=[50, 60, 70], channels_last=True)
-    network = dict(
-        type='FaceRecognizer', backbone=backbone, data_preprocessor=preprocessor
-    )
-    return get_model(Config({'model': network}), None)
+    return build(data_preprocessor=preprocessor)
 
 
 def crops(*shape):
