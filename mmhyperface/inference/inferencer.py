@@ -162,9 +162,8 @@ class FaceInferencer(BaseInferencer):
         Args:
             inputs, landmarks: See :func:`expand`.
             batch_size: Crops that pass through the network at a time.
-            choose: Instead of the inferencer's.
+            choose, show_progress: Instead of the inferencer's.
             keep_crops: Keep what the network saw.
-            show_progress: Instead of the inferencer's.
         """
         options = (batch_size, landmarks, choose, keep_crops, show_progress)
         faces = list(self.stream(inputs, *options))
