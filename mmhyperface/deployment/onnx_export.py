@@ -127,10 +127,10 @@ def _traced(deployable: Deployable, graph: Graph, opset: int) -> Any:
                 **options,
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        told = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise UserError(
             f'torch {torch.__version__} cannot export this network in opset {opset}: '
-            f'{told}. Perhaps another opset does (--opset 17), or torch-export'
+            f'{reason}. Perhaps another opset does (--opset 17), or torch-export'
         ) from None
     return require('onnx', 'export').load_model_from_string(file.getvalue())
 

@@ -56,9 +56,9 @@ def export_torch(
             warnings.simplefilter('ignore')
             program = torch.export.export(deployable, (images,), dynamic_shapes=shapes)
     except (RuntimeError, ValueError, TypeError) as error:
-        told = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f'torch {torch.__version__} cannot export this network: {told}'
+            f'torch {torch.__version__} cannot export this network: {reason}'
         ) from None
     _let_move(program)
     files = {PT2_FILE: to_json(model.convention, graph)}

@@ -116,8 +116,8 @@ def measure(
     return speeds, where(device) + (', mixed precision' if args.amp else '')
 
 
-def tables_of(found: Complexity, speeds: list[Speed], place: str) -> list[Table]:
-    height, width = found.input_size
+def tables_of(complexity: Complexity, speeds: list[Speed], place: str) -> list[Table]:
+    height, width = complexity.input_size
     sizes = Table(
         'part',
         'parameters',
@@ -126,7 +126,7 @@ def tables_of(found: Complexity, speeds: list[Speed], place: str) -> list[Table]
         box=box.SIMPLE,
     )
     for name in ('backbone', 'neck', 'head'):
-        size = getattr(found, name)
+        size = getattr(complexity, name)
         if size is not None:
             macs = f'{size.macs / 1e9:.4g} G'
             sizes.add_row(name, f'{size.parameters:,}', macs)
@@ -154,32 +154,32 @@ def main() -> None:
     if args.num_classes is not None and (cfg.get('model') or {}).get('head'):
         cfg.model.head.num_classes = args.num_classes
     wanted = args.input_size and (args.input_size[0], args.input_size[-1])
-    found = complexity_of(cfg, wanted)
+    complexity = complexity_of(cfg, wanted)
     speeds, place = [], ''
     if args.batch_sizes:
-        speeds, place = measure(cfg, args, found.input_size)
+        speeds, place = measure(cfg, args, complexity.input_size)
     console = Console(width=100)
-    for table in tables_of(found, speeds, place):
+    for table in tables_of(complexity, speeds, place):
         for column in table.columns[1:]:
             column.justify = 'right'
         console.print(table)
     console.print(
-        f'A training keeps {found.activations / 1e6:.4g} MB of activations per image, '
-        'in single precision.'
+        f'A training keeps {complexity.activations / 1e6:.4g} MB of activations per '
+        'image, in single precision.'
     )
-    if found.head is None and cfg.model.get('head'):
+    if complexity.head is None and cfg.model.get('head'):
         console.print(
             'Without the head, no HypersphereHead of known size: give --num-classes.'
         )
     if args.json:
-        told: dict[str, Any] = asdict(found)
-        told['speed'] = [
+        report: dict[str, Any] = asdict(complexity)
+        report['speed'] = [
             {**asdict(speed), 'images_per_second': speed.images_per_second}
             for speed in speeds
         ]
-        told['measured_on'] = place or None
+        report['measured_on'] = place or None
         with new_files([str(args.json)], overwrite=True) as (file,):
-            file.write(json.dumps(told, indent=1).encode() + b'\n')
+            file.write(json.dumps(report, indent=1).encode() + b'\n')
 
 
 if __name__ == '__main__':
