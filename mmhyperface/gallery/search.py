@@ -105,7 +105,7 @@ class Search:
     def matches(
         self, queries: Floats, top_k: int, least: float, approximate: bool
     ) -> list[list[Match]]:
-        """Likewise with names, for each query; `queries` are one or more."""
+        """What :meth:`find` gives, with names, for each of one or more queries."""
         matches: list[list[Match]] = [[] for _ in queries]
         best = self.find(queries, top_k, least, approximate)
         columns = (best.queries, best.owners, best.scores, best.rows)

@@ -64,7 +64,7 @@ class EmbeddingNetwork(ABC):
 
     @abstractmethod
     def _embed(self, crops: np.ndarray) -> np.ndarray:
-        """Likewise, of B > 0 crops that fit."""
+        """Embeddings of B > 0 crops of the right size."""
 
 
 class TorchNetwork(EmbeddingNetwork):

@@ -178,7 +178,7 @@ class FaceInferencer(BaseInferencer):
         keep_crops: bool = False,
         show_progress: bool | None = None,
     ) -> Iterator[Face]:
-        """Likewise one after the other: no more than a batch is held in memory.
+        """The faces of :meth:`embed` one by one, with no more than a batch in memory.
 
         `inputs` may be a generator that never ends.
         """
@@ -260,7 +260,7 @@ class FaceInferencer(BaseInferencer):
         threshold: float | None = None,
         far: float | None = None,
     ) -> Verification:
-        """Likewise, of two faces that are embedded."""
+        """Whether two faces that are embedded are of one person; see :meth:`verify`."""
         score = cosine(a, b)
         least, rate, test_set = self.threshold(threshold, far)
         same = None if least is None else score >= least

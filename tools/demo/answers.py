@@ -43,7 +43,8 @@ def answered(method: Callable[..., str]) -> Callable[..., str]:
 
 
 class Answers:
-    """
+    """What the page answers.
+
     Args:
         inferencer: Of the network, with or without a detector.
         gallery: Whom it knows.

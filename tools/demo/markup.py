@@ -26,10 +26,7 @@ def hint(text: str) -> str:
 
 
 def message(text: str, kind: str = 'wrong') -> str:
-    """
-    Args:
-        kind: ``wrong`` or ``done``.
-    """
+    """A message of a kind, ``wrong`` or ``done``."""
     sign, role = ('!', 'alert') if kind == 'wrong' else ('✓', 'status')
     return (
         f'<div class="message {kind}" role="{role}">'
