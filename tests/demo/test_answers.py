@@ -102,7 +102,7 @@ def scores(inferencer, query, groups):
     return [found[start:end].max() for start, end in pairwise(ends)]
 
 
-def test_comparison(page, inferencer, faces):
+def test_comparison(modules, page, inferencer, faces):
     a, b = faces[0][0], faces[1][0]
     expected = inferencer.verify(a, b)
     assert page.first_choice() == '0'
@@ -115,13 +115,7 @@ def test_comparison(page, inferencer, faces):
     sources = [attrs['src'] for tag, attrs in shown.tags if tag == 'img']
     assert len(sources) == 2
     for source, path in zip(sources, (a, b), strict=True):
-        assert source == page_url(path)
-
-
-def page_url(path):
-    import markup
-
-    return markup.data_url(cv2.imread(path))
+        assert source == modules.markup.data_url(cv2.imread(path))
 
 
 def test_own_threshold(page, inferencer, faces):
@@ -160,10 +154,15 @@ def test_other_files_of_the_machine_are_not_shown(modules, page, faces):
             compare({'path': str(upload)}, {'path': str(other)}, '0', 0.0)
 
 
-def test_no_threshold_is_known(modules, tmp_path, faces):
+def test_nothing_is_chosen_or_known_yet(modules, page, tmp_path, faces):
+    for pair in ((None, None), (faces[0][0], None), (None, faces[0][0])):
+        assert 'hint' in Page(page.compare(*pair, '0', 0.0)).classes
+    assert 'hint' in Page(page.identify(None, '0', 0.0)).classes
+    assert 'Enrol somebody first' in page.identify(faces[0][0], '0', 0.0)
+    assert 'Nobody is enrolled' in page.people()
+    # A network without a threshold.
     plain = FaceInferencer(checkpoint(tmp_path / 'plain.pth', points=()))
-    gallery = FaceGallery.of(plain.convention)
-    page = modules.answers.Answers(plain, gallery)
+    page = modules.answers.Answers(plain, FaceGallery.of(plain.convention))
     assert page.first_choice() == 'open'
     assert [value for _, value in page.choices()] == ['open', 'own']
     shown = Page(page.compare(*faces[0][:2], 'open', 0.0))
@@ -172,14 +171,6 @@ def test_no_threshold_is_known(modules, tmp_path, faces):
     page.enrol('Ada', faces[0][:1])
     shown = Page(page.identify(faces[1][0], 'open', 0.0))
     assert 'nearest, not decided' in shown.words
-
-
-def test_nothing_is_chosen_yet(page, faces):
-    for pair in ((None, None), (faces[0][0], None), (None, faces[0][0])):
-        assert 'hint' in Page(page.compare(*pair, '0', 0.0)).classes
-    assert 'hint' in Page(page.identify(None, '0', 0.0)).classes
-    assert 'Enrol somebody first' in page.identify(faces[0][0], '0', 0.0)
-    assert 'Nobody is enrolled' in page.people()
 
 
 def test_enrol_identify_remove(page, inferencer, faces, tmp_path):

@@ -116,24 +116,15 @@ def test_norms_and_slopes(tmp_path, monkeypatch, backbone):
 
 
 @pytest.mark.parametrize('target', ['onnxruntime', 'opencv-dnn', 'torch-export'])
-def test_preprocessing_outside(networks, tmp_path, target):
+def test_preprocessing_outside_and_a_fixed_batch(networks, tmp_path, target):
     model = networks['bgr, concat']
-    client = exported(model, tmp_path, target, preprocessing='outside')
-    images = crops(2, (32, 32))
-    assert client.graph.mean == model.convention.mean
-    assert client.graph.channel_order == 'BGR'
-    assert difference(client.embed(images), oracle(model, images)) < 2e-5
-
-
-def test_fixed_batch(networks, tmp_path):
-    """What is left over is filled up, and dropped."""
-    model = networks['rgb, sum']
+    options = dict(preprocessing='outside', batch=2)
+    client = exported(model, tmp_path, target, **options)
     images = crops(5, (32, 32))
-    for target in ('onnxruntime', 'torch-export'):
-        folder = tmp_path / target
-        client = exported(model, folder, target, batch=2)
-        assert client.graph.batch == 2
-        assert difference(client.embed(images), oracle(model, images)) < 2e-5
+    assert client.graph.mean == model.convention.mean
+    assert (client.graph.channel_order, client.graph.batch) == ('BGR', 2)
+    # What is left over is filled up, and dropped.
+    assert difference(client.embed(images), oracle(model, images)) < 2e-5
 
 
 @pytest.mark.parametrize('size', [112, 128, 144])

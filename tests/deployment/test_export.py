@@ -42,14 +42,6 @@ def test_what_the_file_tells(model, file):
     assert not [node for node in loaded.graph.node if node.op_type == 'Identity']
 
 
-def test_our_own_network_takes_it(model, file):
-    opened = open_network(file)
-    assert opened.convention.fingerprint == model.convention.fingerprint
-    assert opened.crop_size == (112, 112)
-    images = crops(3, (112, 112))
-    assert difference(opened.embed(images), oracle(model, images)) < 2e-5
-
-
 def test_model_stays_as_it_is(model, file, tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     export_onnx(model, tmp_path / 'model.onnx', precision='fp16')

@@ -8,15 +8,16 @@ import pickle
 import signal
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_network import build
 
 from mmhyperface.gallery import FaceGallery
 from mmhyperface.gallery.storage import Origin, locked
 from mmhyperface.utils.errors import UserError
-from mmhyperface.weights.convention import Convention
 
 FINGERPRINT = 'b' * 64
 
@@ -138,61 +139,36 @@ def test_processes_that_change_one_file_take_turns(tmp_path):
     assert os.listdir(tmp_path) == ['g.npz']
 
 
-def test_a_file_that_is_there(tmp_path):
-    path = tmp_path / 'g.npz'
+def test_what_is_there_already(tmp_path):
+    path, link = tmp_path / 'g.npz', tmp_path / 'link.npz'
     path.write_text('mine')
+    path.chmod(0o600)
+    link.symlink_to(path)
     with pytest.raises(UserError, match='is there already; to replace it'):
         gallery_of().save(path, overwrite=False)
     assert path.read_text() == 'mine'
-    gallery_of().save(path)
+    gallery_of().save(link)
+    # The link and the rights of the file stay.
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
     assert len(FaceGallery.load(path)) == 7
     with pytest.raises(UserError, match='cannot be written'):
         gallery_of().save(tmp_path)
 
 
-def test_a_link_and_the_rights_of_a_file_stay(tmp_path):
-    path, link = tmp_path / 'real.npz', tmp_path / 'link.npz'
-    gallery = FaceGallery('a model', 2)
-    gallery.save(path)
-    path.chmod(0o600)
-    link.symlink_to(path)
-    gallery.enrol('Anna', [[1, 0]], ['1'])
-    gallery.save(link)
-    assert link.is_symlink()
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert FaceGallery.load(path).people == ['Anna']
-
-
-def test_a_gallery_of_another_model(tmp_path):
+def test_a_gallery_is_of_one_model(tmp_path):
     gallery_of().save(tmp_path / 'g.npz')
     with pytest.raises(
         UserError, match=r'g\.npz is a gallery of another model.* bbbbbbbb, .* cc;'
     ):
         FaceGallery.load(tmp_path / 'g.npz', 'cc')
-
-
-def convention(**changes: object) -> Convention:
-    facts = dict(
-        input_size=(32, 32),
-        mean=(127.5,) * 3,
-        std=(127.5,) * 3,
-        channel_order='RGB',
-        flip_fusion='sum',
-        embedding_size=16,
-        resize=True,
-        network={},
-        fingerprint='abc',
-    )
-    return Convention(**{**facts, **changes})
-
-
-def test_a_gallery_for_a_model():
-    gallery = FaceGallery.of(convention(), 'mean')
+    convention = build().convention
+    gallery = FaceGallery.of(convention, 'mean')
     facts = (gallery.fingerprint, gallery.dimensions, gallery.score)
-    assert facts == ('abc', 16, 'mean')
+    assert facts == (convention.fingerprint, 8, 'mean')
     for missing in (dict(fingerprint=''), dict(embedding_size=0)):
         with pytest.raises(UserError, match='a gallery needs a model with weights'):
-            FaceGallery.of(convention(**missing))
+            FaceGallery.of(replace(convention, **missing))
 
 
 # ---- what is no gallery

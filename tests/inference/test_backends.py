@@ -138,32 +138,28 @@ def test_programs_of_torch_export(model, tmp_path):
 
 def test_foreign_and_damaged_onnx(tmp_path):
     path = tmp_path / 'x.onnx'
-    sums_model(path, None)
-    with pytest.raises(UserError, match='not one of our exported models'):
-        open_network(path)
-    sums_model(path, '{"convention": {}}')
-    with pytest.raises(UserError, match='damaged'):
-        open_network(path)
+    for told, message in (
+        (None, 'not one of our exported models'),
+        ('{"convention": {}}', 'damaged'),
+    ):
+        sums_model(path, told)
+        with pytest.raises(UserError, match=message):
+            open_network(path)
+    for device in ('mps', 'cuda:x'):
+        with pytest.raises(UserError, match='cpu or cuda'):
+            open_network(path, device=device)
     path.write_text('no model')
     with pytest.raises(UserError, match='no ONNX model that onnxruntime can run'):
         open_network(path)
     with pytest.raises(UserError, match='there is no model'):
         open_network(tmp_path / 'none.onnx')
-    sums_model(path, 'x')
-    with pytest.raises(UserError, match='cpu or cuda'):
-        open_network(path, device='mps')
-    with pytest.raises(UserError, match='cpu or cuda'):
-        open_network(path, device='cuda:x')
-
-
-def test_a_config_needs_weights(model, tmp_path):
-    with pytest.raises(UserError, match='give the weights'):
-        open_network('mmhyperface::sface_quickstart.py')
-    network = open_network(model)
-    assert open_network(network) is network
 
 
 def test_nothing_that_is_given_is_passed_over(model, tmp_path):
+    network = open_network(model)
+    assert open_network(network) is network
+    with pytest.raises(UserError, match='give the weights'):
+        open_network('mmhyperface::sface_quickstart.py')
     checkpoint, config = tmp_path / 'a.pth', 'mmhyperface::sface_quickstart.py'
     for given in (model, TorchNetwork(model), checkpoint, tmp_path / 'x.onnx'):
         with pytest.raises(UserError, match=r'b\.pth is too much'):
