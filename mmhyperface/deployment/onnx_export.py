@@ -23,7 +23,7 @@ from .targets import plan
 # What an ONNX file can hold.
 MOST_BYTES = 2**31
 # insightface's ArcFaceONNX looks for these at the start of the names of nodes.
-TELLING = ('Sub', '_minus', 'Mul', '_mul')
+PREPROCESSING_NAMES = ('Sub', '_minus', 'Mul', '_mul')
 _LOOKED_AT = 8
 STD_NODE = 'Mul_std'
 _NAMES = {
@@ -77,13 +77,13 @@ def export_onnx(
     deployable = Deployable(model, graph, inside)
     _require_small(deployable, path)
     onnx_model = _traced(deployable, graph, opset)
-    without_identities(onnx_model)
-    with_telling_names(onnx_model)
+    remove_identities(onnx_model)
+    name_preprocessing(onnx_model)
     if simplify:
         onnx_model = simplified(onnx_model)
     if precision == 'fp16':
-        halve(onnx_model)
-    if target == 'insightface' and scales(onnx_model) != inside:
+        to_half_precision(onnx_model)
+    if target == 'insightface' and has_preprocessing(onnx_model) != inside:
         raise UserError(
             f'{path}: insightface would scale pixels in another way than this graph; '
             "export with target='onnxruntime', --target onnxruntime"
@@ -155,7 +155,7 @@ def _describe(onnx_model: Any, model: FaceRecognizer, graph: Graph) -> None:
 # ---- what is done to a graph after torch has written it
 
 
-def without_identities(model: Any) -> None:
+def remove_identities(model: Any) -> None:
     """Let weights be used by their own names.
 
     torch names weights that are there twice, which OpenCV's new engine does not take
@@ -176,20 +176,20 @@ def without_identities(model: Any) -> None:
     graph.node.extend(kept)
 
 
-def with_telling_names(model: Any) -> None:
+def name_preprocessing(model: Any) -> None:
     """Name the nodes of the preprocessing as insightface knows them, and no others."""
     for number, node in enumerate(model.graph.node):
         if node.name in _NAMES:
             node.name = _NAMES[node.name]
-        elif not node.name or node.name.startswith(TELLING):
+        elif not node.name or node.name.startswith(PREPROCESSING_NAMES):
             node.name = f'node_{number}_{node.op_type}'
 
 
-def scales(model: Any) -> bool:
+def has_preprocessing(model: Any) -> bool:
     """Whether insightface takes the preprocessing for part of the graph."""
     names = [node.name for node in model.graph.node[:_LOOKED_AT]]
-    return any(name.startswith(TELLING[:2]) for name in names) and any(
-        name.startswith(TELLING[2:]) for name in names
+    return any(name.startswith(PREPROCESSING_NAMES[:2]) for name in names) and any(
+        name.startswith(PREPROCESSING_NAMES[2:]) for name in names
     )
 
 
@@ -202,10 +202,12 @@ def simplified(model: Any) -> Any:
     slim = require('onnxslim', 'export').slim(model)
     before, after = ({node.name for node in m.graph.node} for m in (model, slim))
     lost = STD_NODE in before and STD_NODE not in after
-    return model if lost or scales(model) != scales(slim) else slim
+    return (
+        model if lost or has_preprocessing(model) != has_preprocessing(slim) else slim
+    )
 
 
-def halve(model: Any) -> None:
+def to_half_precision(model: Any) -> None:
     """Bring weights to half precision; input, preprocessing and output stay.
 
     Raises:
@@ -227,14 +229,14 @@ def halve(model: Any) -> None:
     }
     for weight in graph.initializer:
         if weight.name in halved:
-            weight.CopyFrom(_half(weight))
+            weight.CopyFrom(_to_half(weight))
         elif weight.data_type == onnx.TensorProto.FLOAT and _used(after, weight.name):
             raise UserError(
                 f'the weight {weight.name} is used by the preprocessing as well; '
                 "export with precision='fp32', --precision fp32"
             )
     for node in after:
-        _halve_attributes(node)
+        _attributes_to_half(node)
         for place, name in enumerate(node.input):
             if name == entry:
                 node.input[place] = f'{entry}_fp16'
@@ -271,7 +273,7 @@ def _used(nodes: list, name: str) -> bool:
     return any(name in node.input for node in nodes if node.op_type not in _SIZED)
 
 
-def _half(tensor: Any) -> Any:
+def _to_half(tensor: Any) -> Any:
     numpy_helper = require('onnx.numpy_helper', 'export')
     values = numpy_helper.to_array(tensor)
     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
@@ -283,11 +285,11 @@ def _half(tensor: Any) -> Any:
     return numpy_helper.from_array(values.astype(np.float16), tensor.name)
 
 
-def _halve_attributes(node: Any) -> None:
+def _attributes_to_half(node: Any) -> None:
     onnx = require('onnx', 'export')
     for attribute in node.attribute:
         if node.op_type == 'Cast' and attribute.name == 'to':
             if attribute.i == onnx.TensorProto.FLOAT:
                 attribute.i = onnx.TensorProto.FLOAT16
         elif attribute.t.data_type == onnx.TensorProto.FLOAT:
-            attribute.t.CopyFrom(_half(attribute.t))
+            attribute.t.CopyFrom(_to_half(attribute.t))

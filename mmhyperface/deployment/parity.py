@@ -69,7 +69,7 @@ def compare(
     Args:
         reference: The network, in torch.
         exported: What was made of it, in whatever client.
-        crops: uint8 [N, H, W, 3] BGR, N > 1. They are brought to the sizes of both by
+        crops: uint8 [N, H, W, 3] BGR, N > 1. They are resized to those of both by
             the rule of ``LoadFace``.
 
     Raises:
@@ -90,7 +90,7 @@ def compare(
 
 
 def crops_of_folder(folder: str, size: tuple[int, int], most: int) -> np.ndarray:
-    """Evenly chosen images below a folder, uint8 [N, H, W, 3], brought to a size.
+    """Evenly chosen images below a folder, uint8 [N, H, W, 3], resized.
 
     Raises:
         UserError: If there are fewer than two, or one is damaged.
@@ -109,10 +109,10 @@ def rendered_crops(size: tuple[int, int], count: int) -> np.ndarray:
     """Drawn faces, two of each person, uint8 [N, H, W, 3]."""
     faces = SyntheticFaces(-(-count // 2), 2, image_size=max(size))
     items = [faces.get_data_info(number)['img'] for number in range(count)]
-    return brought(np.stack(items), size)
+    return resize_crops(np.stack(items), size)
 
 
-def brought(crops: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_crops(crops: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Crops in another size, as ``LoadFace`` does it."""
     if crops.shape[1:3] == size:
         return crops
@@ -127,7 +127,7 @@ def dataset_of(cfg: Config, size: tuple[int, int]) -> Any:
         UserError: If it has none.
     """
     cfg = copy.deepcopy(cfg)
-    _resize(cfg.get('test_dataloader'), size)
+    _set_crop_size(cfg.get('test_dataloader'), size)
     return build_dataset(cfg, 'test')
 
 
@@ -189,7 +189,7 @@ def _finite(node: Any) -> Any:
 
 
 def _rows(network: EmbeddingNetwork, crops: np.ndarray) -> np.ndarray:
-    crops = brought(crops, network.crop_size)
+    crops = resize_crops(crops, network.crop_size)
     starts = range(0, len(crops), BATCH)
     try:
         rows = np.concatenate([network.embed(crops[i : i + BATCH]) for i in starts])
@@ -239,11 +239,11 @@ def _examine(
     return figures, np.array(scores)
 
 
-def _resize(node: Any, size: tuple[int, int]) -> None:
+def _set_crop_size(node: Any, size: tuple[int, int]) -> None:
     """Let whatever makes crops make them of a size."""
     if isinstance(node, list | tuple):
         for child in node:
-            _resize(child, size)
+            _set_crop_size(child, size)
     if not isinstance(node, Mapping):
         return
     # Without a size AlignFace follows, whose landmarks are in the image's own pixels.
@@ -257,4 +257,4 @@ def _resize(node: Any, size: tuple[int, int]) -> None:
             raise UserError(f'{kind} draws squares only, not {size[0]} x {size[1]}')
         node['image_size'] = size[0]  # type: ignore[index]
     for child in node.values():
-        _resize(child, size)
+        _set_crop_size(child, size)

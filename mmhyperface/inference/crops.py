@@ -48,7 +48,7 @@ class Cropper:
 
     def __post_init__(self) -> None:
         self.align = AlignFace(self.size)
-        self.bring = LoadFace(self.size)
+        self.load = LoadFace(self.size)
 
     def __call__(self, item: Item, picture: Picture, choose: str) -> list[Face]:
         """Faces with their crops, or with a problem.
@@ -151,7 +151,7 @@ class Cropper:
                 if not self.resize:
                     raise UserError(f'{source}: {self._no_crop(height, width)}')
                 alignment = 'resized'
-            pixels = self.bring.transform(dict(img=pixels, img_path=source))['img']
+            pixels = self.load.transform(dict(img=pixels, img_path=source))['img']
             remarks += (
                 f'resized from {height}x{width} to {self.size[0]}x{self.size[1]} '
                 '(height x width), taken for an aligned crop',

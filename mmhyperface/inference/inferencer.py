@@ -373,7 +373,7 @@ class FaceInferencer(BaseInferencer):
             for name, face in zip(names, result, strict=True)
             if face.embedding is not None
         ]
-        tell_alignment(result.usable, gallery)
+        add_alignment_remarks(result.usable, gallery)
         origins = [face.origin for face in result.usable]
         gallery.enrol(person, result.embeddings, kept, origins)
         return result
@@ -414,7 +414,7 @@ class FaceInferencer(BaseInferencer):
         matches: Iterator[Sequence] = iter(())
         for face in inputs.usable:
             require_same_network(face.fingerprint, gallery.fingerprint, face.source)
-        tell_alignment(inputs.usable, gallery)
+        add_alignment_remarks(inputs.usable, gallery)
         if inputs.usable:
             matches = iter(gallery.search(inputs.embeddings, top_k, least, index))
         return [
@@ -473,7 +473,7 @@ class FaceInferencer(BaseInferencer):
         return faces
 
 
-def tell_alignment(faces: Iterable[Face], gallery: 'FaceGallery') -> None:
+def add_alignment_remarks(faces: Iterable[Face], gallery: 'FaceGallery') -> None:
     """Faces that were found in another way than those of a gallery get a remark."""
     known = gallery.alignments
     for face in faces:

@@ -15,11 +15,11 @@ from mmengine.registry import init_default_scope
 from tiny_network import BACKBONE
 
 from mmhyperface.deployment.parity import (
-    brought,
     compare,
     crops_of_folder,
     dataset_of,
     rendered_crops,
+    resize_crops,
     verify,
 )
 from mmhyperface.inference.backends import TorchNetwork, open_network
@@ -115,7 +115,7 @@ def test_images_of_a_folder(tmp_path):
         cv2.imwrite(str(tmp_path / 'a[1]' / f'{number}.png'), image)
     (tmp_path / 'notes.txt').write_text('no image')
     got = crops_of_folder(str(tmp_path), (10, 12), most=3)
-    expected = brought(crops(7, (20, 30))[[0, 3, 6]], (10, 12))
+    expected = resize_crops(crops(7, (20, 30))[[0, 3, 6]], (10, 12))
     np.testing.assert_array_equal(got, expected)
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match='has 0 images; at least two'):

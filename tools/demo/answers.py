@@ -14,7 +14,7 @@ import numpy as np
 from mmhyperface.gallery import FaceGallery
 from mmhyperface.inference import FaceInferencer
 from mmhyperface.inference.detection import turned, turned_box
-from mmhyperface.inference.inferencer import tell_alignment
+from mmhyperface.inference.inferencer import add_alignment_remarks
 from mmhyperface.inference.inputs import Item
 from mmhyperface.inference.pictures import read_picture
 from mmhyperface.inference.results import Face
@@ -174,7 +174,7 @@ class Answers:
         if not files:
             raise UserError('Choose one or more pictures of the person.')
         faces = [self._one(file) for file in files]
-        tell_alignment(faces, self.gallery)
+        add_alignment_remarks(faces, self.gallery)
         rows = np.stack([face.embedding for face in faces])
         self.gallery.enrol(
             name,
@@ -223,7 +223,7 @@ class Answers:
         faces = self._faces(file, 'all')
         if all(face.problem for face in faces):
             raise UserError(f'{faces[0].source}: {faces[0].problem}')
-        tell_alignment(faces, self.gallery)
+        add_alignment_remarks(faces, self.gallery)
         names, shown = [], []
         for number, face in enumerate(faces, 1):
             several = len(faces) > 1

@@ -269,7 +269,7 @@ def _put(
     another way now (with a detector, or without); one whose content is there under a
     name that the folder no longer has was renamed.
     """
-    from mmhyperface.inference.inferencer import tell_alignment
+    from mmhyperface.inference.inferencer import add_alignment_remarks
 
     origins = gallery.origins
     former = {
@@ -293,7 +293,7 @@ def _put(
         counts[kind] += 1
     for person, images in replaced.items():
         gallery.remove(person, images)
-    tell_alignment([face for _, face in todo], gallery)
+    add_alignment_remarks([face for _, face in todo], gallery)
     if todo:
         gallery.enrol_many(
             [one.person for one, _ in todo],
@@ -375,13 +375,13 @@ def identify(args: argparse.Namespace) -> int:
 
 def calibrate(args: argparse.Namespace) -> int:
     from mmhyperface.gallery import FaceGallery
-    from mmhyperface.inference.inferencer import tell_alignment
+    from mmhyperface.inference.inferencer import add_alignment_remarks
 
     inferencer = inferencer_from(args)
     gallery = FaceGallery.load(args.gallery, inferencer.convention.fingerprint)
     faces = inferencer.embed(inputs_of(args), args.batch_size, show_progress=True)
     _tell_unknown(gallery, args)
-    tell_alignment(faces.usable, gallery)
+    add_alignment_remarks(faces.usable, gallery)
     tell_faces(faces)
     require_some(faces)
     enrolled = {origin.digest for origin in gallery.origins.values()} - {''}
