@@ -28,6 +28,8 @@ setup(
             '.mim/tools/**/*.sh',
         ]
     },
+    # They belong to the repository, where their figures are made.
+    exclude_package_data={'mmhyperface': ['.mim/tools/benchmarks/*']},
     install_requires=[
         'torch>=2.1',
         'torchvision>=0.16',
@@ -61,6 +63,7 @@ setup(
             'ruff',
             'mypy',
             'codespell',
+            'import-linter',
             'pre-commit',
         ],
         'tensorboard': ['tensorboard'],

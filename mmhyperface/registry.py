@@ -82,7 +82,7 @@ def is_a(config: Any, registry: Registry, kind: type | tuple[type, ...]) -> bool
         registry: Where it is built.
         kind: The class, or several.
     """
-    found = config.get('type') if isinstance(config, Mapping) else None
-    if isinstance(found, str):
-        found = registry.get(found)
-    return isinstance(found, type) and issubclass(found, kind)
+    cls = config.get('type') if isinstance(config, Mapping) else None
+    if isinstance(cls, str):
+        cls = registry.get(cls)
+    return isinstance(cls, type) and issubclass(cls, kind)

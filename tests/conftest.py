@@ -7,7 +7,9 @@ import pytest
 # The tests share helpers (runs.py, oracles.py, record_files.py); spawned processes
 # need them too.
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / folder) for folder in ('', 'models', 'datasets')]
+sys.path[:0] = [str(HERE / folder) for folder in ('', 'models', 'datasets', 'weights')]
+# The benchmarks, too, import one another by their bare names.
+sys.path.append(str(HERE.parent / 'tools' / 'benchmarks'))
 
 REAL_FACES = 'MMHYPERFACE_REAL_FACES'
 

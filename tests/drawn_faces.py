@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 
 from mmhyperface.datasets.transforms import template
 
@@ -56,44 +57,6 @@ def draw_face(
     return points
 
 
-# What is needed of protobuf to write a model, with the numbers of onnx.proto.
-
-
-def varint(number: int) -> bytes:
-    low = b''
-    while number > 127:
-        low += bytes([number & 127 | 128])
-        number >>= 7
-    return low + bytes([number])
-
-
-def field(number: int, value: int | str | bytes) -> bytes:
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    data = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def tensor(name: str, values: np.ndarray) -> bytes:
-    shape = b''.join(field(1, size) for size in values.shape)
-    kind = {'float32': 1, 'int64': 7}[str(values.dtype)]
-    return shape + field(2, kind) + field(8, name) + field(9, values.tobytes())
-
-
-def node(kind: str, inputs: Sequence[str], output: str, **options: list[int]) -> bytes:
-    names = b''.join(field(1, name) for name in inputs) + field(2, output)
-    attributes = (
-        field(1, name) + b''.join(field(8, v) for v in values) + field(20, 7)
-        for name, values in options.items()
-    )
-    return names + field(4, kind) + b''.join(field(5, a) for a in attributes)
-
-
-def value(name: str, shape: Sequence[int]) -> bytes:
-    sizes = b''.join(field(1, field(1, size)) for size in shape)
-    return field(1, name) + field(2, field(1, field(1, 1) + field(2, sizes)))
-
-
 def write_model(
     path: Path, names: Sequence[str] = ('cls', 'obj', 'bbox', 'kps')
 ) -> str:
@@ -118,24 +81,28 @@ def write_model(
             if name == 'bbox':
                 bias[:2] = 0.5
             tensors += [
-                tensor(f'{out}.w', kernel),
-                tensor(f'{out}.b', bias),
-                tensor(f'{out}.s', np.array([1, -1, count])),
+                numpy_helper.from_array(kernel, f'{out}.w'),
+                numpy_helper.from_array(bias, f'{out}.b'),
+                numpy_helper.from_array(np.array([1, -1, count]), f'{out}.s'),
             ]
             sides = dict(kernel_shape=[stride] * 2, strides=[stride] * 2)
+            given = ['input', f'{out}.w', f'{out}.b']
             nodes += [
-                node('Conv', ['input', f'{out}.w', f'{out}.b'], f'{out}.1', **sides),
-                node('Transpose', [f'{out}.1'], f'{out}.2', perm=[0, 2, 3, 1]),
-                node('Reshape', [f'{out}.2', f'{out}.s'], out),
+                helper.make_node('Conv', given, [f'{out}.1'], **sides),
+                helper.make_node(
+                    'Transpose', [f'{out}.1'], [f'{out}.2'], perm=[0, 2, 3, 1]
+                ),
+                helper.make_node('Reshape', [f'{out}.2', f'{out}.s'], [out]),
             ]
-            outputs.append(value(out, (1, (640 // stride) ** 2, count)))
-    graph = [
-        *(field(1, n) for n in nodes),
-        field(2, 'faces'),
-        *(field(5, t) for t in tensors),
-        field(11, value('input', (1, 3, 640, 640))),
-        *(field(12, o) for o in outputs),
-    ]
-    version, operators = field(1, 8), field(8, field(1, '') + field(2, 11))
-    path.write_bytes(version + operators + field(7, b''.join(graph)))
+            outputs.append(of_floats(out, (1, (640 // stride) ** 2, count)))
+    images = of_floats('input', (1, 3, 640, 640))
+    graph = helper.make_graph(nodes, 'faces', [images], outputs, tensors)
+    model = helper.make_model(
+        graph, ir_version=8, opset_imports=[helper.make_opsetid('', 11)]
+    )
+    path.write_bytes(model.SerializeToString())
     return str(path)
+
+
+def of_floats(name: str, shape: Sequence[int]) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

@@ -81,6 +81,27 @@ def small_config(work_dir: Path, **options: Any) -> Config:
     return cfg
 
 
+def with_validation(cfg: Config, evaluator: dict, **pairs: Any) -> Config:
+    """A config that validates on drawn pairs of people it does not train on."""
+    dataset = dict(
+        type='SyntheticFacePairs',
+        images_per_identity=3,
+        first_identity=11,
+        image_size=32,
+        pipeline=[dict(type='PackInputs')],
+        test_mode=True,
+    )
+    cfg.val_dataloader = dict(
+        batch_size=8,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='collate_faces'),
+        dataset={**dataset, **pairs},
+    )
+    cfg.val_evaluator, cfg.val_cfg = evaluator, {}
+    return cfg
+
+
 def train(cfg: Config) -> Runner:
     runner = build_runner(cfg)
     runner.train()
@@ -126,15 +147,22 @@ def _worker(
 
 def spawn(world: int, task: Callable, *args: Any) -> None:
     """Run ``task(*args)`` in ``world`` processes that know of one another."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.start_processes(
-        _worker,
-        (world, port, dict(os.environ), pickle.dumps((task, args))),
-        nprocs=world,
-        start_method='forkserver',
-    )
+    with socket.socket() as held:
+        # The system gives the port to nobody else meanwhile. Rank 0 can listen there
+        # all the same, since this socket does not.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(('127.0.0.1', 0))
+        torch.multiprocessing.start_processes(
+            _worker,
+            (
+                world,
+                held.getsockname()[1],
+                dict(os.environ),
+                pickle.dumps((task, args)),
+            ),
+            nprocs=world,
+            start_method='forkserver',
+        )
 
 
 def _script(

@@ -3,14 +3,13 @@
 import numpy as np
 
 from mmhyperface.evaluation.functional import (
-    SortedScores,
     identify,
     kfold_accuracy,
     megaface_identification,
     score_pairs,
     stratified_folds,
 )
-from mmhyperface.evaluation.results import VerificationResult
+from mmhyperface.evaluation.protocols import VerificationResult
 
 
 def faces(strength, people=20, each=6, seed=0, dim=16):
@@ -27,29 +26,23 @@ def verification(strength=1.0, seed=0, known=True, accuracy=True, people=20):
     first, second = np.triu_indices(len(who), 1)
     same = who[first] == who[second]
     scores = score_pairs(features, first, second)
-    ordered = SortedScores(scores, same)
-    fars = np.array([1e-6, 1e-3, 1e-2])
-    tars = ordered.tar_at_far(fars)
-    found = {}
+    known_folds = {}
     if accuracy:
         folds = stratified_folds(same, 5)
         mean, std, _, thresholds = kfold_accuracy(scores, same, folds)
-        found = dict(
+        known_folds = dict(
             accuracy=mean, accuracy_std=std, accuracy_thresholds=thresholds, folds=folds
         )
-    return VerificationResult(
-        scores=scores,
-        same=same,
-        eer=ordered.equal_error_rate(),
-        auc=ordered.auc(),
-        fars=fars,
-        tars=tars.tars,
-        thresholds=tars.thresholds,
+    return VerificationResult.of_pairs(
+        scores,
+        same,
+        [1e-6, 1e-3, 1e-2],
+        'exact',
+        'cosine; in words',
         identity_a=who[first] if known else None,
         identity_b=who[second] if known else None,
-        convention='cosine; in words',
         counts={'images': len(who), 'pairs': len(same)},
-        **found,
+        **known_folds,
     )
 
 

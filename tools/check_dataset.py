@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmhyperface.datasets.conversion import end_with_parent, in_order
 from mmhyperface.engine.launch import load_config
 from mmhyperface.utils.command_line import Overrides, report_errors
 from mmhyperface.utils.configs import dataset_config
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.worker_processes import end_with_parent, in_order
 
 if TYPE_CHECKING:
     from mmhyperface.datasets.transforms import LoadFace

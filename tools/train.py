@@ -2,6 +2,7 @@
 
 from mmhyperface.apis import build_runner
 from mmhyperface.engine.launch import (
+    LOADERS,
     config_from,
     count_classes,
     require_checkpoint,
@@ -57,7 +58,7 @@ def main() -> None:
                 'config: the global batch that its learning rate is for'
             )
         cfg.auto_scale_lr.enable = True
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    for name in LOADERS:
         loader = cfg.get(name)
         if loader and args.no_pin_memory:
             loader.pin_memory = False

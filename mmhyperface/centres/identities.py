@@ -1,7 +1,7 @@
 """Whose centres are whose: the identities of a checkpoint and of a training set."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,32 +30,29 @@ class Identities(NamedTuple):
         """Those that the ``metainfo`` of a training set tells, if it tells `count`."""
         metainfo = metainfo or {}
         names = metainfo.get('classes')
-        if names is not None and len(names) != count:
-            names = None
+        if names is not None:
+            names = tuple(map(str, names)) if len(names) == count else None
         sizes = tuple(metainfo.get('set_sizes') or (count,))
-        return cls(
-            owner,
-            count,
-            None if names is None else tuple(map(str, names)),
-            sizes if sum(sizes) == count else (count,),
-        )
+        return cls(owner, count, names, sizes if sum(sizes) == count else (count,))
 
-    def sets(self) -> list[dict[str, int] | int]:
-        """Of each set the classes by name; its size, where there are no names."""
-        if self.names is None:
-            return list(self.sizes)
-        found: list[dict[str, int] | int] = []
-        start = 0
+    def sets(self) -> list[dict[Hashable, int]]:
+        """Of each set the classes by name."""
+        sets, start = [], 0
         for number, size in enumerate(self.sizes):
-            names: Sequence[str] = self.names[start : start + size]
-            if len(self.sizes) > 1:
-                names = [name.removeprefix(f'{number}/') for name in names]
-            found.append(_classes(names, start, self.owner))
+            names: Sequence[Hashable]
+            if self.names is None:
+                # A set without names is known by its size.
+                names = [(size, i) for i in range(size)]
+            else:
+                prefix = f'{number}/' if len(self.sizes) > 1 else ''
+                own = self.names[start : start + size]
+                names = [name.removeprefix(prefix) for name in own]
+            sets.append(_classes(names, start, self.owner))
             start += size
-        return found
+        return sets
 
 
-def _classes(names: Sequence[str], start: int, owner: str) -> dict[str, int]:
+def _classes(names: Sequence[Hashable], start: int, owner: str) -> dict[Hashable, int]:
     classes = {name: number for number, name in enumerate(names, start)}
     if len(classes) < len(names):
         numbered = enumerate(names, start)
@@ -96,10 +93,9 @@ def mapped(here: Identities, there: Identities) -> tuple[Tensor, str]:
         UserError: If names are missing, nobody is on both sides, or two sets have as
             many of the names.
     """
-    ours, theirs = here.sets(), there.sets()
+    several = len(here.sizes) > 1 or len(there.sizes) > 1
     named = here.names is not None and there.names is not None
     nameless = here.names is None and there.names is None
-    several = len(ours) > 1 or len(theirs) > 1
     if not named and not (nameless and several):
         owner = here if here.names is None else there
         raise UserError(
@@ -107,18 +103,22 @@ def mapped(here: Identities, there: Identities) -> tuple[Tensor, str]:
             f"{owner.owner}, whose metainfo['classes'] has none, or another number; "
             'let all start anew by --cfg-options load_centres=drop'
         )
+    ours, theirs = here.sets(), there.sets()
     common = {
-        (i, j): _in_common(mine, other)
+        (i, j): mine.keys() & other.keys()
         for i, mine in enumerate(ours)
         for j, other in enumerate(theirs)
     }
     origin = torch.full((here.number,), -1)
     twice = 0
-    while most := max(common.values(), default=0):
-        i, j = _chosen([pair for pair in common if common[pair] == most], here, there)
-        _take(origin, here, i, ours[i], there, j, theirs[j])
-        rest = {p: n for p, n in common.items() if p[0] != i and p[1] != j}
-        twice += sum(common.values()) - sum(rest.values()) - most
+    while most := max(map(len, common.values()), default=0):
+        best = [pair for pair, names in common.items() if len(names) == most]
+        i, j = _chosen(best, here, there)
+        people = list(common[i, j])
+        classes = torch.tensor([ours[i][name] for name in people])
+        origin[classes] = torch.tensor([theirs[j][name] for name in people])
+        rest = {p: names for p, names in common.items() if p[0] != i and p[1] != j}
+        twice += sum(len(common[pair]) for pair in common.keys() - rest.keys()) - most
         common = rest
     if not (origin >= 0).any():
         first = [None if x.names is None else x.names[0] for x in (here, there)]
@@ -133,54 +133,22 @@ def mapped(here: Identities, there: Identities) -> tuple[Tensor, str]:
     return origin, how
 
 
-def _in_common(ours: dict | int, theirs: dict | int) -> int:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        return len(ours.keys() & theirs.keys())
-    return int(ours) if ours == theirs else 0  # type: ignore[arg-type]
-
-
-def _chosen(best: list[tuple], here: Identities, there: Identities) -> tuple[int, int]:
+def _chosen(
+    best: list[tuple[int, int]], here: Identities, there: Identities
+) -> tuple[int, int]:
     """One of the pairs of sets that have the most in common."""
     if len(here.sizes) > 1 and len(there.sizes) > 1:
         # The number of the set is a part of the name.
         best = [pair for pair in best if pair[0] == pair[1]] or best
     first = best[0]
     for other in best[1:]:
-        if first[0] == other[0] or first[1] == other[1]:
-            side, pairs = (
-                (here, (first[0], other[0]))
-                if first[0] != other[0]
-                else (there, (first[1], other[1]))
-            )
-            raise UserError(
-                f"load_centres='map': the sets {pairs[0]} and {pairs[1]} of "
-                f'{side.owner} have as many people of the same names: whose centres '
-                'are whose cannot be told. Give the people of one of the two other '
-                'names (of a FaceFolder, other folder names)'
-            )
+        for side, a, b in zip((here, there), first, other, strict=True):
+            # They share the set of the one side, and differ in that of the other.
+            if a != b and (first[0] == other[0] or first[1] == other[1]):
+                raise UserError(
+                    f"load_centres='map': the sets {a} and {b} of {side.owner} have "
+                    'as many people of the same names: whose centres are whose cannot '
+                    'be told. Give the people of one of the two other names (of a '
+                    'FaceFolder, other folder names)'
+                )
     return first
-
-
-def _take(
-    origin: Tensor,
-    here: Identities,
-    i: int,
-    ours: dict | int,
-    there: Identities,
-    j: int,
-    theirs: dict | int,
-) -> None:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        names = list(ours.keys() & theirs.keys())
-        classes = torch.tensor([ours[name] for name in names])
-        origin[classes] = torch.tensor([theirs[name] for name in names])
-        return
-    to, start = sum(here.sizes[:i]), sum(there.sizes[:j])
-    size = here.sizes[i]
-    origin[to : to + size] = torch.arange(start, start + size)
-
-
-def strangers(origin: Tensor, here: Identities) -> list[Any]:
-    """The names of those who are not in the checkpoint."""
-    names = here.names or ()
-    return [names[i] for i in (origin < 0).nonzero().flatten().tolist()]

@@ -4,14 +4,13 @@ Three regions follow from splitting the centres. Each rank computes its *local*
 part of the network on its share of the batch. Between ranks the global batch is
 *replicated*: every rank computes the same numbers and the same gradients. On its
 rows of the centres a rank computes *partial* results, which sum to the whole. Each
-crossing is one function here, together with its gradient.
+collective between two regions is one method here, together with its gradient.
 
 DDP averages the gradients of the network over the ranks, where the sum is wanted:
 what leaves the local region counts ``world_size`` times on the way back.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from .global_batch import gather_batch
 
 
-class _Crossing(torch.autograd.Function):
+class _Collective(torch.autograd.Function):
     """A value computed one way, its gradient another."""
 
     @staticmethod
@@ -40,15 +39,9 @@ class _Crossing(torch.autograd.Function):
         return ctx.gradient(grads[0]), None, None
 
 
-def _summed(x: Tensor) -> Tensor:
+def _reduced(x: Tensor, op: str = 'sum') -> Tensor:
     x = x.clone()
-    all_reduce(x)
-    return x
-
-
-def _largest(x: Tensor) -> Tensor:
-    x = x.clone()
-    all_reduce(x, op='max')
+    all_reduce(x, op=op)
     return x
 
 
@@ -99,7 +92,7 @@ class Shard:
             x: The rows of this rank, maybe none.
             sizes: How many each rank has.
         """
-        return self._whole(x, sizes, self._scatter_sum)
+        return self._global_batch(x, sizes, self._scatter_sum)
 
     def replicate(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
         """The global batch of local rows [b, ...], for replicated results.
@@ -107,30 +100,28 @@ class Shard:
         Args:
             x, sizes: As in :meth:`gather`.
         """
-        return self._whole(x, sizes, self._own_part)
+        return self._global_batch(x, sizes, self._own_part)
 
-    def _whole(
-        self,
-        x: Tensor,
-        sizes: Sequence[int],
-        backward: Callable[..., Tensor],
+    def _global_batch(
+        self, x: Tensor, sizes: Sequence[int], backward: Callable[..., Tensor]
     ) -> Tensor:
         if self.world_size == 1:
             return x
-        forward = partial(gather_batch, sizes=sizes)
-        return _Crossing.apply(x, forward, partial(backward, sizes=sizes))
+        return _Collective.apply(
+            x, lambda x: gather_batch(x, sizes), lambda grad: backward(grad, sizes)
+        )
 
     def enter(self, x: Tensor) -> Tensor:
         """A replicated value, to be used for partial results."""
-        return x if self.world_size == 1 else _Crossing.apply(x, _same, _summed)
+        return x if self.world_size == 1 else _Collective.apply(x, _same, _reduced)
 
     def sum(self, x: Tensor) -> Tensor:
         """The replicated sum of partial results."""
-        return x if self.world_size == 1 else _Crossing.apply(x, _summed, _same)
+        return x if self.world_size == 1 else _Collective.apply(x, _reduced, _same)
 
     def max(self, x: Tensor) -> Tensor:
         """The replicated maximum of partial results, without gradient."""
-        return x.detach() if self.world_size == 1 else _largest(x.detach())
+        return x.detach() if self.world_size == 1 else _reduced(x.detach(), 'max')
 
     def _own_part(self, grad: Tensor, sizes: Sequence[int]) -> Tensor:
         return grad.split(list(sizes))[self.rank] * self.world_size
@@ -139,7 +130,7 @@ class Shard:
         even = min(sizes) == max(sizes)
         if not even or torch.distributed.get_backend() != 'nccl':
             # gloo has no reduce_scatter in every version of torch.
-            return self._own_part(_summed(grad), sizes)
+            return self._own_part(_reduced(grad), sizes)
         part = torch.empty_like(grad[: len(grad) // self.world_size])
         torch.distributed.reduce_scatter_tensor(part, grad.contiguous())
         return part * self.world_size

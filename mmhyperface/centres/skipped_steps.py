@@ -8,13 +8,12 @@ so n missed steps are a product of n matrices 2 x 2. One product is kept for eac
 at which rows were last up to date, not for each row.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from .rows import LentRows
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 # How often products that no row needs any more are dropped, in steps.
 TIDY = 256
@@ -26,21 +25,27 @@ class SkippedSteps:
     """Knows which steps each row has missed.
 
     Args:
-        lent: The rows [C, D] in an optimizer that is plain SGD.
+        weight: All rows, [C, D].
+        optimizer: Plain SGD that steps them.
+        group: Gives the optimizer's group of the weight as it is now.
     """
 
-    def __init__(self, lent: 'LentRows') -> None:
-        self.lent = lent
-        weight = self.weight = lent.weight
-        state = lent.optimizer.state[weight]
-        if lent.group['momentum'] and state.get('momentum_buffer') is None:
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        optimizer: Optimizer,
+        group: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.weight, self.optimizer, self._group = weight, optimizer, group
+        state = optimizer.state[weight]
+        if group()['momentum'] and state.get('momentum_buffer') is None:
             # Weight decay builds momentum in rows that have never been drawn.
             state['momentum_buffer'] = torch.zeros_like(weight)
         # For each row the entry of ``products`` that brings it up to date.
         self.seen = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
         self.products = torch.eye(2, dtype=torch.float64)[None]
         self.touched: list[Tensor] = []
-        lent.optimizer.register_step_post_hook(self._after_step)
+        optimizer.register_step_post_hook(self._after_step)
 
     def touch(self, index: Tensor) -> None:
         """Announce rows that take part in the step to come."""
@@ -77,30 +82,24 @@ class SkippedSteps:
     @torch.no_grad()
     def flush(self) -> None:
         """Bring all rows up to date."""
-        velocity = self.lent.optimizer.state[self.weight].get('momentum_buffer')
-        for start in range(0, len(self.weight), CHUNK):
-            index = torch.arange(
-                start, min(start + CHUNK, len(self.weight)), device=self.weight.device
-            )
-            block = slice(start, start + len(index))
+        velocity = self.optimizer.state[self.weight].get('momentum_buffer')
+        everyone = torch.arange(len(self.weight), device=self.weight.device)
+        for start in range(0, len(everyone), CHUNK):
+            block = slice(start, start + CHUNK)
             self.make_up(
-                index,
+                everyone[block],
                 self.weight.data[block],
                 None if velocity is None else velocity[block],
             )
-        self._forget_all()
+        self.reset()
 
     def reset(self) -> None:
         """Take all rows as up to date: others have been loaded."""
-        self.touched.clear()
-        self._forget_all()
-
-    def _forget_all(self) -> None:
         self.seen.zero_()
         self.products = self.products[-1:]
 
     def _after_step(self, *_: object) -> None:
-        group = self.lent.group
+        group = self._group()
         lr, decay, momentum = group['lr'], group['weight_decay'], group['momentum']
         step = torch.tensor(
             [[1 - lr * decay, -lr * momentum], [decay, momentum]], dtype=torch.float64

@@ -3,35 +3,35 @@
 Legend of shapes: C classes of all ranks, D dimensions.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmhyperface.centres.shard import Shard
+from .shard import Shard
 
 #: Rows are copied in pieces of at most so many bytes.
 CHUNK_BYTES = 64 << 20
 
-_emission: ContextVar[Callable[['CentreState'], Any] | None] = ContextVar(
-    'emission', default=None
+_replacement: ContextVar[Callable[['CentreState'], Any] | None] = ContextVar(
+    'replacement', default=None
 )
 
 
-def chunks(
-    start: int, stop: int, row_bytes: int
-) -> Generator[tuple[int, int], None, None]:
-    """[start, stop) in ranges of at most ``CHUNK_BYTES``, and at least one row."""
-    step = max(1, CHUNK_BYTES // max(1, row_bytes))
+def chunks(rows: Tensor, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) in ranges of at most ``CHUNK_BYTES``, of rows like these."""
+    step = max(1, CHUNK_BYTES // max(1, row_bytes(rows)))
     for first in range(start, stop, step):
         yield first, min(first + step, stop)
 
 
 def row_bytes(rows: Tensor) -> int:
-    return rows[:1].numel() * rows.element_size() if len(rows) else 0
+    """Size of one of some rows."""
+    return math.prod(rows.shape[1:]) * rows.element_size()
 
 
 class StoredRows:
@@ -58,8 +58,15 @@ class StoredRows:
         stop = start + len(rows)
         for first, piece in self.pieces:
             low, high = max(start, first), min(stop, first + len(piece))
-            for a, b in chunks(low, high, row_bytes(piece)):
+            for a, b in chunks(piece, low, high):
                 rows[a - start : b - start].copy_(piece[a - first : b - first])
+
+    def of_shard(self, shard: Shard, device: torch.device) -> Tensor:
+        """The rows of a rank, [len(shard), ...]."""
+        shape = (len(shard), *self.shape[1:])
+        rows = torch.empty(shape, dtype=self.dtype, device=device)
+        self.copy_to(rows, shard.start)
+        return rows
 
     def take(self, classes: Tensor) -> Tensor:
         """The rows [n, ...] of n classes."""
@@ -86,7 +93,7 @@ class MappedRows(StoredRows):
         self.dtype = source.dtype
 
     def copy_to(self, rows: Tensor, start: int) -> None:
-        for a, b in chunks(0, len(rows), row_bytes(rows)):
+        for a, b in chunks(rows, 0, len(rows)):
             origin = self.origin[start + a : start + b]
             mapped = (origin >= 0).nonzero().flatten()
             taken = self.source.take(origin[mapped]).to(rows.device, rows.dtype)
@@ -97,22 +104,20 @@ class MappedRows(StoredRows):
 
 
 @contextmanager
-def emitting(
-    emission: Callable[['CentreState'], Any],
+def centres_saved_as(
+    replacement: Callable[['CentreState'], Any],
 ) -> Generator[None, None, None]:
-    """Let state dicts hold ``emission(head)`` for the rows of each head."""
-    token = _emission.set(emission)
+    """Let state dicts hold ``replacement(head)`` for the rows of each head."""
+    token = _replacement.set(replacement)
     try:
         yield
     finally:
-        _emission.reset(token)
+        _replacement.reset(token)
 
 
-def emitting_own_rows() -> AbstractContextManager[None]:
+def own_centres_saved() -> AbstractContextManager[None]:
     """Let state dicts hold the rows of this rank, unless something else is said."""
-    if _emission.get():
-        return nullcontext()
-    return emitting(lambda head: head.weight.detach())
+    return centres_saved_as(_replacement.get() or (lambda head: head.weight.detach()))
 
 
 class CentreState(nn.Module):
@@ -120,8 +125,8 @@ class CentreState(nn.Module):
 
     Its state dict has the ``weight`` if it is whole. A part is left out, lest
     somebody takes it for the whole or gives the part of one rank to another; see
-    :func:`emitting`. Of what is loaded, a tensor [C, D] or :class:`StoredRows`, it
-    takes its rows.
+    :func:`centres_saved_as`. Of what is loaded, a tensor [C, D] or
+    :class:`StoredRows`, it takes its rows.
     """
 
     weight: nn.Parameter
@@ -130,47 +135,28 @@ class CentreState(nn.Module):
     def flush(self) -> None:
         """Bring rows up to date whose update has been put off; before saving."""
 
-    def settled(self) -> AbstractContextManager[None]:
-        """While it lasts the optimizer holds ``weight`` and its state, to be saved.
+    def give_back(self) -> None:
+        """Let the optimizer hold ``weight`` itself, and forget a step half made.
 
         For heads that put something else in its place in the middle of a step.
         """
-        return nullcontext()
 
     def _save_to_state_dict(
         self, destination: dict, prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        emission = _emission.get()
-        if emission is not None:
-            destination[f'{prefix}weight'] = emission(self)
+        replacement = _replacement.get()
+        if replacement is not None:
+            destination[f'{prefix}weight'] = replacement(self)
         elif self.shard.world_size > 1:
             del destination[f'{prefix}weight']
 
-    def _load_from_state_dict(
-        self,
-        state_dict: dict,
-        prefix: str,
-        local_metadata: dict,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         key = f'{prefix}weight'
+        _, _, missing_keys, _, error_msgs = args
+        rest = {name: value for name, value in state_dict.items() if name != key}
+        super()._load_from_state_dict(rest, prefix, *args)
         rows = state_dict.get(key)
-        rest = state_dict
-        if rows is not None:
-            rest = {name: value for name, value in state_dict.items() if name != key}
-        super()._load_from_state_dict(
-            rest,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
-        )
         if rows is None:
             return
         if key in missing_keys:
@@ -186,3 +172,12 @@ class CentreState(nn.Module):
             return
         with torch.no_grad():
             rows.copy_to(self.weight, self.shard.start)
+
+
+def heads_of(model: nn.Module) -> dict[str, CentreState]:
+    """The heads with centres, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, CentreState)
+    }

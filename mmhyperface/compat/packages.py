@@ -45,10 +45,10 @@ def get_installed_path(package: str) -> str:
         path = ''
     if osp.exists(path):
         return path
-    found = _find(package)
-    if found is None:
+    place = _find(package)
+    if place is None:
         raise importlib.metadata.PackageNotFoundError(package)
-    return found
+    return place
 
 
 def _find(package: str) -> str | None:
@@ -68,10 +68,9 @@ def _replace(name: str, original: Callable, replacement: Callable) -> None:
 
 
 def require_fitting_numpy() -> None:
-    """
-    Raises:
-        ImportError: If torch was built for numpy 1 and numpy 2 is installed, where it
-            warns once and then knows no arrays: "Numpy is not available".
+    """Raise ``ImportError`` if torch was built for numpy 1 and numpy 2 is installed.
+
+    It warns of that once, and then knows no arrays: "Numpy is not available".
     """
     try:
         torch, numpy = map(importlib.metadata.version, ('torch', 'numpy'))

@@ -158,13 +158,13 @@ class FaceDataset(BaseDataset):
     def full_init(self) -> None:
         """Load what the data set lists, unless this is done."""
         if not self._fully_initialized:
-            self._find_images()
-            self._fully_initialized = True
+            super().full_init()
             if self.on_error == 'skip':
                 self._skipped = Skipped(len(self))
 
-    def _find_images(self) -> None:
-        super().full_init()
+    def __len__(self) -> int:
+        self.full_init()
+        return super().__len__()
 
     def _copy_without_annotation(self, memo: dict | None = None) -> 'FaceDataset':
         # mmengine keeps one memo for all copies, in which an object that is gone may
@@ -179,36 +179,31 @@ class FaceDataset(BaseDataset):
         """
         if self.on_error == 'raise':
             return super().__getitem__(idx)
-        self.full_init()
+        first = self._number(idx)
         assert self._skipped is not None
-        if not -len(self) <= idx < len(self):
-            raise IndexError(f'image {idx} of {len(self)}')
         error = None
-        for step in range(min(MOST_IN_A_ROW, len(self))):
-            number = (idx + step) % len(self)
+        most = min(MOST_IN_A_ROW, len(self))
+        for number in range(first, first + most):
+            number %= len(self)
             try:
                 return super().__getitem__(number)
             except DamagedImage as caught:
                 self._skipped.add(number)
                 error = caught
-        raise self._error(
-            f'{min(MOST_IN_A_ROW, len(self))} images in a row are damaged; the last '
-            f'one: {error}'
-        )
+        raise self._error(f'{most} images in a row are damaged; the last one: {error}')
 
     def skipped(self) -> dict[int, str]:
         """What is wrong with the images that were passed over so far, by number."""
         if self._skipped is None:
             return {}
-        found = {}
+        reasons = {}
         for number in self._skipped.numbers().tolist():
+            reasons[number] = 'it can be read by now'
             try:
                 super().__getitem__(number)
             except DamagedImage as error:
-                found[number] = str(error)
-            else:
-                found[number] = 'it can be read by now'
-        return found
+                reasons[number] = str(error)
+        return reasons
 
     def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
         """mmengine's layout: pickled items end to end, and where each ends.
@@ -240,8 +235,7 @@ class FaceDataset(BaseDataset):
         persons = array('q')  # of each path: order in which its name first came up
         ids: dict[str, int] = {}
         person_of: dict[str, int] = {}
-        missing = 0
-        first_missing = ''
+        places = array('q')
         for place, path, name in records:
             path = os.path.join(self.img_prefix, path)
             person = ids.setdefault(name, len(ids))
@@ -250,23 +244,18 @@ class FaceDataset(BaseDataset):
             image = os.path.normpath(path) if odd else path
             known = person_of.setdefault(image, person)
             if known != person:
-                raise UserError(
-                    f"{self.ann_file}:{place}: '{path:.300}' is listed under "
-                    f'{name!r:.300}, and before under {list(ids)[known]!r:.300}. Take '
-                    'one of them out'
+                raise self._line_error(
+                    place,
+                    f"'{path:.300}' is listed under {name!r:.300}, and before under "
+                    f'{list(ids)[known]!r:.300}. Take one of them out',
                 )
             paths.append(path)
+            places.append(place)
             persons.append(person)
-            if check_files and not os.path.isfile(path):
-                missing += 1
-                first_missing = first_missing or f"{place}: no image '{path:.300}'"
         if not paths:
             raise self._error(f"'{self.ann_file}' lists no image")
-        if missing:
-            raise UserError(
-                f'{self.ann_file}:{first_missing}; {missing} of {len(paths)} are '
-                f'missing. Paths start from {self._option("data_prefix")}'
-            )
+        if check_files:
+            self._require_files(paths, places)
         if len(person_of) < len(paths):
             self._warn(
                 f'{len(paths) - len(person_of)} of the {len(paths)} images of '
@@ -282,6 +271,21 @@ class FaceDataset(BaseDataset):
             dict(img_path=path, gt_label=label_of[person])
             for path, person in zip(paths, persons, strict=True)
         ]
+
+    def _require_files(
+        self, paths: Sequence[str], places: Sequence[int | str], advice: str = ''
+    ) -> None:
+        """
+        Raises:
+            UserError: an image that is missing, with its line or row of `ann_file`.
+        """
+        missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
+        if missing:
+            raise self._line_error(
+                places[missing[0]],
+                f"no image '{paths[missing[0]]:.300}'; {len(missing)} of {len(paths)} "
+                f'are missing. Paths start from {self._option("data_prefix")}{advice}',
+            )
 
     def _set_classes(self, classes: Sequence[str]) -> None:
         self._metainfo.update(classes=tuple(classes), num_classes=len(classes))
@@ -300,10 +304,14 @@ class FaceDataset(BaseDataset):
             )
 
     def _get_unserialized_subset(self, indices: int | Sequence[int]) -> Sequence:
+        chosen: Any = ()
         try:
-            chosen = super()._get_unserialized_subset(indices)
+            if isinstance(self.data_list, range) and not isinstance(indices, int):
+                chosen = np.array(self.data_list)[list(indices)]
+            else:
+                chosen = super()._get_unserialized_subset(indices)
         except (IndexError, TypeError):
-            chosen = []
+            pass
         if not len(chosen):
             raise self._error(
                 f'indices={indices!r:.100} of {len(self.data_list)} images: expected '
@@ -312,13 +320,45 @@ class FaceDataset(BaseDataset):
             )
         return chosen
 
-    def _check_integer(self, name: str, lowest: int, highest: int = 2**32 - 1) -> None:
+    def _check_integer(
+        self, name: str, lowest: int, highest: float = 2**32 - 1
+    ) -> None:
+        """Refuses an argument, by now an attribute, that is no such integer."""
         value = getattr(self, name)
-        if type(value) is not int or not lowest <= value <= highest:
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or not lowest <= value <= highest:
+            limits = f'≥ {lowest}'
+            if highest < np.inf:
+                limits = f'from {lowest} to {highest}'
             raise self._error(
-                f'{name}={value!r} is no integer from {lowest} to {highest}; set '
-                f'{self._option(name)}'
+                f'{name}={value!r} is no integer {limits}; set {self._option(name)}'
             )
+        setattr(self, name, int(value))
+
+    def _set_test_set(self, name: str, test_set: dict, source: str, parts: str) -> None:
+        """Makes the images those of a test set.
+
+        Args:
+            name: of the set, in reports.
+            test_set: its kind, and what belongs to that: see :mod:`.test_sets`.
+            source: where it comes from, for errors.
+            parts: what the images of a set make up, in words: 'pairs'.
+
+        Raises:
+            UserError: `indices` or `on_error` that would tear these apart.
+        """
+        own = type(self).__name__
+        if self._indices is not None:
+            raise UserError(
+                f'{source}: indices would leave {parts} without their images; take '
+                f'indices out of {own}: set {self._option("indices", "None")}'
+            )
+        if self.on_error == 'skip':
+            raise UserError(
+                f"{source}: on_error='skip' would put other images into the {parts}; "
+                f'take it out of {own}: set {self._option("on_error", "raise")}'
+            )
+        self._metainfo['test_sets'] = {name: test_set}
 
     def _number(self, idx: int) -> int:
         """Which image is meant, from 0; negative ones count from the end."""
@@ -332,6 +372,11 @@ class FaceDataset(BaseDataset):
 
     def _error(self, message: str) -> UserError:
         return UserError(f'{type(self).__name__}: {message}')
+
+    def _line_error(self, place: int | str, message: str) -> UserError:
+        """Of a line or row of `ann_file`; of a file and line, where it is a folder."""
+        between = ':' if isinstance(place, int) else '/'
+        return UserError(f'{self.ann_file}{between}{place}: {message}')
 
     def _option(self, name: str, value: str = '...') -> str:
         """See :func:`option`."""

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from mmhyperface.registry import DATASETS
-from mmhyperface.utils.errors import UserError
 
 from .face_dataset import FaceDataset, as_extensions
 from .readers.image_files import IMAGE_EXTENSIONS
@@ -87,10 +86,11 @@ class FaceList(FaceDataset):
                 expected = (
                     '`relative/path name`' if named else '`relative/path` with a folder'
                 )
-                raise UserError(
-                    f'{self.ann_file}:{number}: expected {expected}, got '
-                    f'{line!r:.300}: {problem}. All lines of a list have one format; '
-                    'set format or extensions of FaceList if you read it in another way'
+                raise self._line_error(
+                    number,
+                    f'expected {expected}, got {line!r:.300}: {problem}. All lines of '
+                    'a list have one format; set format or extensions of FaceList if '
+                    'you read it in another way',
                 )
             yield number, path, name
 

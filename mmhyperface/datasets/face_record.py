@@ -1,7 +1,6 @@
 """Training sets in MXNet RecordIO files, as insightface distributes them."""
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +63,23 @@ class FaceRecord(FaceDataset):
         kwargs['serialize_data'] = False
         super().__init__(data_root=data_root, ann_file=ann_file, **kwargs)
 
-    def _find_images(self) -> None:
+    def full_init(self) -> None:
+        if self._fully_initialized:
+            return
+        super().full_init()
+        count = self.num_classes or self._from_property() or self._identities
+        # For now any label goes.
+        self._metainfo['num_classes'] = count or 0
+        if not count:
+            greatest = int(self.labels().max())
+            if greatest < 0:
+                raise self._error(
+                    f'no record of {self.ann_file} has a label; set '
+                    f'{self._option("num_classes")}, or take another file'
+                )
+            self._metainfo['num_classes'] = greatest + 1
+
+    def load_data_list(self) -> range:
         self._file = RecordFile(self.ann_file, f'Set {self._option("data_root")}')
         index = os.path.splitext(self.ann_file)[0] + '.idx'
         self._index = index if os.path.lexists(index) else None
@@ -77,27 +92,10 @@ class FaceRecord(FaceDataset):
             raise self._error(f'there is no record in {self.ann_file}')
         self._has_ids = self._check_sample()
         self._check_end()
-        self._first, end, identities = self._images()
-        self._numbers: np.ndarray | range = range(end - self._first)
-        if not self._numbers:
+        first, end, self._identities = self._images()
+        if first == end:
             raise self._error(f'{self.ann_file} has no image')
-        if self._indices is not None:
-            self._numbers = _chosen(self._indices, len(self._numbers))
-        count = self.num_classes or self._from_property() or identities
-        # For now any label goes.
-        self._metainfo['num_classes'] = count or 0
-        if not count:
-            greatest = int(self.labels().max())
-            if greatest < 0:
-                raise self._error(
-                    f'no record of {self.ann_file} has a label; set '
-                    f'{self._option("num_classes")}, or take another file'
-                )
-            self._metainfo['num_classes'] = greatest + 1
-
-    def __len__(self) -> int:
-        self.full_init()
-        return len(self._numbers)
+        return range(first, end)
 
     def get_data_info(self, idx: int) -> dict:
         """The encoded image, its label, and where it is from.
@@ -107,8 +105,7 @@ class FaceRecord(FaceDataset):
                 or has a label out of range.
         """
         idx = self._number(idx)
-        place = self._first + int(self._numbers[idx])
-        header, image, source = self._record(place)
+        header, image, source = self._record(int(self.data_list[idx]))
         return {
             'img_bytes': image,
             'img_path': source,
@@ -121,8 +118,8 @@ class FaceRecord(FaceDataset):
 
     def labels(self) -> np.ndarray:
         """Labels of all images, int32 [N]; -1 for what is damaged."""
-        places = self._first + np.asarray(self._numbers, np.int64)
-        values = first_labels(self._file, self._places.offsets[places])
+        places = self._places.offsets[np.asarray(self.data_list, np.int64)]
+        values = first_labels(self._file, places)
         limit = self._metainfo.get('num_classes') or np.inf
         with np.errstate(invalid='ignore'):
             good = (values == np.floor(values)) & (values >= 0) & (values < limit)
@@ -257,11 +254,3 @@ class FaceRecord(FaceDataset):
                 f'{path}:1: expected `num_classes,height,width`, got {line[:80]!r}'
             )
         return int(first)
-
-
-def _chosen(indices: int | Sequence[int], count: int) -> np.ndarray:
-    """The numbers that mmengine's ``indices`` leave of so many."""
-    everyone = np.arange(count)
-    if isinstance(indices, int):
-        return everyone[:indices] if indices >= 0 else everyone[indices:]
-    return everyone[np.asarray(indices, np.int64)]

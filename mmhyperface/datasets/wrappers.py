@@ -77,7 +77,7 @@ def numbered(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
     elif isinstance(dataset, Subset):
         order = np.asarray(dataset.indices, np.int64)
         order = np.where(order < 0, order + len(parts[0]), order)
-    return _Rearranged(parts, metainfo, order)
+    return Joined(parts, metainfo, order)
 
 
 def placed(config: Any, name: str, shared_root: str | None = None) -> Any:
@@ -154,175 +154,44 @@ class ConcatDataset(mmengine.dataset.ConcatDataset):
         return self.datasets[which].get_cat_ids(local)
 
 
-class _Wrapper(Dataset):
-    """What the sets that are made of others have in common with mmengine's."""
-
-    datasets: list[Any]
-
-    @staticmethod
-    def _built(dataset: dict | Dataset, entry: str = 'dataset') -> Any:
-        built = numbered(dataset, entry)
-        if not getattr(built, 'metainfo', {}).get('num_classes'):
-            raise UserError(
-                f'{type(built).__name__} does not tell its number of identities '
-                "(metainfo['num_classes'])"
-            )
-        return built
-
-    def full_init(self) -> None:
-        """All is done when it is built."""
-
-    def get_subset(self, indices: Sequence[int]) -> '_Rearranged':
-        """Some of the images, as ``KFoldDataset`` takes them."""
-        own: Any = self
-        return _Rearranged([own], own.metainfo, np.asarray(indices, np.int64))
-
-    @property
-    def on_error(self) -> str:
-        skips = any(getattr(d, 'on_error', '') == 'skip' for d in self.datasets)
-        return 'skip' if skips else 'raise'
-
-
-@DATASETS.register_module()
-class LabelNoise(_Wrapper):
-    """Gives some images the label of another person.
-
-    Which ones and whose depends on `seed` alone, so that it is the same in every
-    process, epoch and run.
-
-    Args:
-        dataset: a training set or its config.
-        share: of the images, in [0, 1].
-        seed: another number draws others.
-        to: 'any' other person with equal chance (symmetric noise), or the most
-            'similar' person by `centres`.
-        centres: file of a ``.npy`` array [C, D], one vector per person, for 'similar'.
-
-    Attributes:
-        clean: the true labels, int64 [N].
-
-    Raises:
-        UserError: for a share that is none, fewer than two people, or centres of
-            another number.
-    """
-
-    def __init__(
-        self,
-        dataset: dict | Dataset,
-        share: float,
-        seed: int = 0,
-        to: Literal['any', 'similar'] = 'any',
-        centres: str | None = None,
-    ) -> None:
-        self.datasets = [self._built(dataset)]
-        (self.dataset,) = self.datasets
-        count = self.dataset.metainfo['num_classes']
-        if not 0 <= share <= 1 or count < 2 or to not in ('any', 'similar'):
-            raise UserError(
-                "LabelNoise: share is in [0, 1], to is 'any' or 'similar', and there "
-                f'are two people at least; got {share}, {to!r} and {count}. Set '
-                f'{option("share", "train_dataloader")}'
-            )
-        if (to == 'similar') != (centres is not None):
-            raise UserError(
-                "LabelNoise: to='similar' and centres go together; set "
-                + option('centres', 'train_dataloader')
-            )
-        self.clean = labels_of(self.dataset)
-        self.noisy = self.clean.copy()
-        chance = np.random.default_rng(seed)
-        people = np.flatnonzero(self.clean >= 0)  # damaged images are nobody's
-        chosen = chance.permutation(people)[: round(share * len(people))]
-        true = self.clean[chosen]
-        if to == 'any':
-            # Each of the others, with equal chance.
-            self.noisy[chosen] = (true + chance.integers(1, count, len(true))) % count
-        else:
-            self.noisy[chosen] = _nearest(str(centres), count)[true]
-
-    @property
-    def metainfo(self) -> dict:
-        return self.dataset.metainfo
-
-    def __len__(self) -> int:
-        return len(self.noisy)
-
-    def labels(self) -> np.ndarray:
-        """The labels that are given, int64 [N]."""
-        return self.noisy
-
-    def get_cat_ids(self, idx: int) -> list[int]:
-        return [int(self.noisy[idx])]
-
-    def get_data_info(self, idx: int) -> dict:
-        return {**self.dataset.get_data_info(idx), 'gt_label': int(self.noisy[idx])}
-
-    def __getitem__(self, idx: int) -> Any:
-        item = self.dataset[idx]
-        # What is damaged may have been replaced by another image.
-        number = _sample_idx(item)
-        if number is None:
-            raise UserError(
-                'LabelNoise: the pipeline must leave sample_idx, as PackFace does, and '
-                "PackInputs with 'sample_idx' among its meta_keys"
-            )
-        if number >= 0:
-            _mark(item, gt_label=int(self.noisy[number]))
-        return item
-
-    def skipped(self) -> dict[int, str]:
-        """See :meth:`FaceDataset.skipped`."""
-        return self.dataset.skipped()
-
-
-def _nearest(path: str, count: int) -> np.ndarray:
-    """For each person the most similar other one, int64 [C]."""
-    try:
-        centres = np.load(path).astype(np.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f'LabelNoise: {path}: cannot be read: {error}') from None
-    if centres.ndim != 2 or len(centres) != count:
-        raise UserError(
-            f'LabelNoise: {path}: expected centres [{count}, D], got '
-            f'{list(centres.shape)}'
-        )
-    print_log(
-        f'LabelNoise: {path} has no names: row i is taken for the person with label i, '
-        "classes[i] of the training set's metainfo",
-        logger='current',
-        level=logging.WARNING,
-    )
-    norms = np.linalg.norm(centres, axis=1, keepdims=True)
-    centres = centres / np.where(norms == 0, 1, norms)
-    nearest = np.empty(count, np.int64)
-    size = max(1, 2**24 // count)
-    for start in range(0, count, size):
-        block = centres[start : start + size] @ centres.T
-        own = np.arange(len(block))
-        block[own, start + own] = -np.inf
-        nearest[start : start + size] = block.argmax(1)
-    return nearest
-
-
-class _Joined(_Wrapper):
+class Joined(Dataset):
     """Data sets one after the other, or a choice of their images.
 
     Args:
         datasets: Whose items have their indices, see :func:`numbered`.
-        first_labels: What is added to the labels of each.
+        metainfo: Its own.
         order: Which images, int64 [N], counted over all data sets; None: all.
+        first_labels: What is added to the labels of each; by default nothing.
     """
 
     def __init__(
         self,
         datasets: list[Any],
-        first_labels: Sequence[int],
+        metainfo: dict,
         order: np.ndarray | None = None,
+        first_labels: Sequence[int] | None = None,
     ) -> None:
         self.datasets = datasets
-        self._first_labels = first_labels
+        self._metainfo = metainfo
+        self._first_labels = first_labels or [0] * len(datasets)
         self._starts = np.cumsum([0, *map(len, datasets)]).tolist()
         self._order = order
+
+    @property
+    def metainfo(self) -> dict:
+        return self._metainfo
+
+    def full_init(self) -> None:
+        """All is done when it is built."""
+
+    def get_subset(self, indices: Sequence[int]) -> 'Joined':
+        """Some of the images, as ``KFoldDataset`` takes them."""
+        return Joined([self], self.metainfo, np.asarray(indices, np.int64))
+
+    @property
+    def on_error(self) -> str:
+        skips = any(getattr(d, 'on_error', '') == 'skip' for d in self.datasets)
+        return 'skip' if skips else 'raise'
 
     def __len__(self) -> int:
         return self._starts[-1] if self._order is None else len(self._order)
@@ -348,8 +217,8 @@ class _Joined(_Wrapper):
 
     def labels(self) -> np.ndarray:
         """Labels of all images, int64 [N]; -1 for what is damaged."""
-        known = {id(dataset): dataset for dataset in self.datasets}
-        labels_by_id = {key: labels_of(dataset) for key, dataset in known.items()}
+        once = {id(dataset): dataset for dataset in self.datasets}
+        labels_by_id = {key: labels_of(dataset) for key, dataset in once.items()}
         parts = []
         for first, dataset in zip(self._first_labels, self.datasets, strict=False):
             labels = labels_by_id[id(dataset)]
@@ -385,7 +254,7 @@ class _Joined(_Wrapper):
 
     def skipped(self) -> dict[int, str]:
         """See :meth:`FaceDataset.skipped`."""
-        found = {}
+        reasons = {}
         known: set[int] = set()
         for which, dataset in enumerate(self.datasets):
             skips = getattr(dataset, 'on_error', 'raise') == 'skip'
@@ -395,28 +264,133 @@ class _Joined(_Wrapper):
             for number, why in dataset.skipped().items():
                 index = self._index_of(which, number)
                 if index >= 0:
-                    found[index] = why
-        return found
+                    reasons[index] = why
+        return reasons
 
 
-class _Rearranged(_Joined):
-    """The items of a data set of mmengine's, mmpretrain's or torch's made of others.
-
-    Args:
-        datasets: What it is made of.
-        metainfo: Its own.
-        order: See :class:`_Joined`.
-    """
-
-    def __init__(
-        self, datasets: list[Any], metainfo: dict, order: np.ndarray | None
-    ) -> None:
-        super().__init__(datasets, [0] * len(datasets), order)
-        self.metainfo = metainfo
+def _training_set(dataset: dict | Dataset, entry: str) -> Any:
+    """See :func:`numbered`; one that tells its number of identities."""
+    built = numbered(dataset, entry)
+    if not getattr(built, 'metainfo', {}).get('num_classes'):
+        raise UserError(
+            f'{type(built).__name__} does not tell its number of identities '
+            "(metainfo['num_classes'])"
+        )
+    return built
 
 
 @DATASETS.register_module()
-class FaceSets(_Joined):
+class LabelNoise(Joined):
+    """Gives some images the label of another person.
+
+    Which ones and whose depends on `seed` alone, so that it is the same in every
+    process, epoch and run.
+
+    Args:
+        dataset: a training set or its config.
+        share: of the images, in [0, 1].
+        seed: another number draws others.
+        to: 'any' other person with equal chance (symmetric noise), or the most
+            'similar' person by `centres`.
+        centres: file of a ``.npy`` array [C, D], one vector per person, for 'similar'.
+
+    Attributes:
+        clean: the true labels, int64 [N].
+
+    Raises:
+        UserError: for a share that is none, fewer than two people, or centres of
+            another number.
+    """
+
+    def __init__(
+        self,
+        dataset: dict | Dataset,
+        share: float,
+        seed: int = 0,
+        to: Literal['any', 'similar'] = 'any',
+        centres: str | None = None,
+    ) -> None:
+        self.dataset = _training_set(dataset, 'dataset')
+        super().__init__([self.dataset], self.dataset.metainfo)
+        count = self.metainfo['num_classes']
+        if not 0 <= share <= 1 or count < 2 or to not in ('any', 'similar'):
+            raise UserError(
+                "LabelNoise: share is in [0, 1], to is 'any' or 'similar', and there "
+                f'are two people at least; got {share}, {to!r} and {count}. Set '
+                f'{option("share", "train_dataloader")}'
+            )
+        if (to == 'similar') != (centres is not None):
+            raise UserError(
+                "LabelNoise: to='similar' and centres go together; set "
+                + option('centres', 'train_dataloader')
+            )
+        self.clean = labels_of(self.dataset)
+        self.noisy = self.clean.copy()
+        chance = np.random.default_rng(seed)
+        people = np.flatnonzero(self.clean >= 0)  # damaged images are nobody's
+        chosen = chance.permutation(people)[: round(share * len(people))]
+        true = self.clean[chosen]
+        if to == 'any':
+            # Each of the others, with equal chance.
+            self.noisy[chosen] = (true + chance.integers(1, count, len(true))) % count
+        else:
+            self.noisy[chosen] = _nearest(str(centres), count)[true]
+
+    def labels(self) -> np.ndarray:
+        """The labels that are given, int64 [N]."""
+        return self.noisy
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        return [int(self.noisy[idx])]
+
+    def get_data_info(self, idx: int) -> dict:
+        return {**super().get_data_info(idx), 'gt_label': int(self.noisy[idx])}
+
+    def __getitem__(self, idx: int) -> Any:
+        item = super().__getitem__(idx)
+        # What is damaged may have been replaced by another image.
+        number = _sample_idx(item)
+        if number is None:
+            raise UserError(
+                'LabelNoise: the pipeline must leave sample_idx, as PackFace does, and '
+                "PackInputs with 'sample_idx' among its meta_keys"
+            )
+        if number >= 0:
+            _mark(item, gt_label=int(self.noisy[number]))
+        return item
+
+
+def _nearest(path: str, count: int) -> np.ndarray:
+    """For each person the most similar other one, int64 [C]."""
+    try:
+        centres = np.load(path).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise UserError(f'LabelNoise: {path}: cannot be read: {error}') from None
+    if centres.ndim != 2 or len(centres) != count:
+        raise UserError(
+            f'LabelNoise: {path}: expected centres [{count}, D], got '
+            f'{list(centres.shape)}'
+        )
+    print_log(
+        f'LabelNoise: {path} has no names: row i is taken for the person with label i, '
+        "classes[i] of the training set's metainfo",
+        logger='current',
+        level=logging.WARNING,
+    )
+    norms = np.linalg.norm(centres, axis=1, keepdims=True)
+    centres = centres / np.where(norms == 0, 1, norms)
+    nearest = np.empty(count, np.int64)
+    size = max(1, 2**24 // count)
+    for start in range(0, count, size):
+        block = centres[start : start + size] @ centres.T
+        own = np.arange(len(block))
+        block[own, start + own] = -np.inf
+        nearest[start : start + size] = block.argmax(1)
+    return nearest
+
+
+@DATASETS.register_module()
+class FaceSets(Joined):
     """Training sets one after the other, their people told apart.
 
     The labels of each set follow those of the one before.
@@ -438,19 +412,16 @@ class FaceSets(_Joined):
                 'FaceSets: datasets is empty; list at least one in '
                 + option('datasets', 'train_dataloader')
             )
-        built = [self._built(x, f'datasets.{i}') for i, x in enumerate(datasets)]
-        counts = [dataset.metainfo['num_classes'] for dataset in built]
-        super().__init__(built, np.cumsum([0, *counts]).tolist())
-
-    @property
-    def metainfo(self) -> dict:
-        found: dict[str, Any] = {
-            'num_classes': self._first_labels[-1],
-            'set_sizes': tuple(np.diff(self._first_labels).tolist()),
+        built = [_training_set(x, f'datasets.{i}') for i, x in enumerate(datasets)]
+        sizes = [dataset.metainfo['num_classes'] for dataset in built]
+        metainfo: dict[str, Any] = {
+            'num_classes': sum(sizes),
+            'set_sizes': tuple(sizes),
         }
-        names = [dataset.metainfo.get('classes') for dataset in self.datasets]
+        names = [dataset.metainfo.get('classes') for dataset in built]
         if all(of_one is not None for of_one in names):
-            found['classes'] = tuple(
+            metainfo['classes'] = tuple(
                 f'{number}/{name}' for number, n in enumerate(names) for name in n
             )
-        return found
+        first_labels = np.cumsum([0, *sizes[:-1]]).tolist()
+        super().__init__(built, metainfo, first_labels=first_labels)

@@ -3,8 +3,8 @@
 import ast
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mmengine.optim import OptimWrapper
 from mmengine.optim.scheduler import (
@@ -12,9 +12,6 @@ from mmengine.optim.scheduler import (
     ReduceOnPlateauParamScheduler,
 )
 from mmengine.runner import EpochBasedTrainLoop
-
-if TYPE_CHECKING:
-    from mmhyperface.engine.runner import FaceRunner
 
 # The most changed entries that the log lists.
 _MOST = 30
@@ -33,15 +30,15 @@ Changes = dict[str, tuple[Any, Any]]
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> Changes:
     """The :func:`entries` in which two configs differ: of the old and of the new."""
-    return {
+    pairs = {
         name: (before.get(name, ABSENT), after.get(name, ABSENT))
         for name in sorted(before.keys() | after.keys())
-        if before.get(name, ABSENT) != after.get(name, ABSENT)
-        and name.partition('.')[0] not in _ASIDE
+        if name.partition('.')[0] not in _ASIDE
     }
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
 
 
-def told(changed: Changes) -> list[str]:
+def lines_of(changed: Changes) -> list[str]:
     """A line for each, types first."""
     names = sorted(changed, key=lambda name: not name.endswith('.type'))
     return ['{}: {} -> {}'.format(name, *changed[name]) for name in names]
@@ -52,41 +49,41 @@ def entries(text: str) -> dict[str, Any]:
 
     Nothing of the text is executed. Empty if it is not that of a config.
     """
-    found: dict[str, Any] = {}
     try:
         body = ast.parse(text).body
     except (SyntaxError, ValueError):
-        return found
+        return {}
+    leaves: dict[str, Any] = {}
     for node in body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            _leaves(node.value, node.targets[0].id, found)
-    return found
+            leaves |= _leaves(node.value, node.targets[0].id)
+    return leaves
 
 
-def _leaves(node: ast.expr, name: str, found: dict[str, Any]) -> None:
-    children: list[tuple[Any, ast.expr]] = []
+def _leaves(node: ast.expr, name: str) -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    children: list[tuple[Any, ast.expr]]
     if isinstance(node, ast.Call) and ast.unparse(node.func) == 'dict':
-        children = [(keyword.arg, keyword.value) for keyword in node.keywords]
         for mapping in node.args:
-            _leaves(mapping, name, found)
+            leaves |= _leaves(mapping, name)
+        children = [(keyword.arg, keyword.value) for keyword in node.keywords]
     elif isinstance(node, ast.Dict):
-        children = [
-            (ast.unparse(key).strip('\'"') if key else '**', value)
-            for key, value in zip(node.keys, node.values, strict=True)
-        ]
+        keys = [ast.unparse(key).strip('\'"') if key else '**' for key in node.keys]
+        children = list(zip(keys, node.values, strict=True))
     elif isinstance(node, ast.List | ast.Tuple):
         children = list(enumerate(node.elts))
     else:
         try:
-            found[name] = ast.literal_eval(node)
+            return {name: ast.literal_eval(node)}
         except ValueError:
-            found[name] = ast.unparse(node)
+            return {name: ast.unparse(node)}
     for key, child in children:
-        _leaves(child, f'{name}.{key}', found)
+        leaves |= _leaves(child, f'{name}.{key}')
+    return leaves
 
 
 def take_config(
-    runner: 'FaceRunner',
+    runner: Any,
     filename: str,
     checkpoint: dict,
     configured: 'AsConfigured | None',
@@ -94,7 +91,7 @@ def take_config(
     """Let what a config has changed be in force in a resumed training; say what it is.
 
     Args:
-        runner: Of the training, which has loaded the checkpoint.
+        runner: :class:`.FaceRunner` of the training, which has loaded the checkpoint.
         filename: The checkpoint's.
         checkpoint: Its content.
         configured: Optimizers and schedules by the config; None leaves those of the
@@ -122,7 +119,7 @@ def take_config(
         steps = _steps_of_schedules(runner, not other_batch)
         saved = checkpoint.get('param_schedulers')
         notes = configured.prevail(changed, steps, scales, saved)
-    lines = told(changed)
+    lines = lines_of(changed)
     if worlds[0] != worlds[1]:
         lines.append(f'number of processes: {worlds[0]} -> {worlds[1]}')
     if not lines:
@@ -148,7 +145,7 @@ def take_config(
     )
 
 
-def _steps_of_schedules(runner: 'FaceRunner', same_batch: bool) -> list[bool]:
+def _steps_of_schedules(runner: Any, same_batch: bool) -> list[bool]:
     """Of the training up to here: True for an epoch, False for an iteration."""
     if not isinstance(runner.train_loop, EpochBasedTrainLoop):
         return [False] * runner.iter
@@ -173,7 +170,7 @@ class AsConfigured:
         self.wrappers = wrappers
         self.schedulers = schedulers
         self.groups = {
-            name: [_values(group) for group in wrapper.param_groups]
+            name: [_without(group, ['params']) for group in wrapper.param_groups]
             for name, wrapper in wrappers.items()
         }
         self.states = {
@@ -211,31 +208,26 @@ class AsConfigured:
                         group[f'initial_{key}'] = wanted[f'initial_{key}']
             schedulers, fresh = self.schedulers.get(name, []), self.states.get(name, [])
             before = (saved.get(name) if isinstance(saved, dict) else saved) or []
-            if _settings(before) != _settings(fresh) or keys & {
-                each.param_name for each in schedulers
-            }:
-                former = {state.get('param_name') for state in before}
-                if any(
-                    isinstance(x, ReduceOnPlateauParamScheduler) for x in schedulers
-                ):
-                    notes.append(
-                        "the schedule alone stays the checkpoint's: it follows figures "
-                        'that are not there any more (ReduceOnPlateau)'
-                    )
-                    continue
-                _replay(schedulers, fresh, groups, former, steps)
+            moved = keys & {each.param_name for each in schedulers}
+            if not moved and _settings(before) == _settings(fresh):
+                continue
+            if any(isinstance(x, ReduceOnPlateauParamScheduler) for x in schedulers):
+                notes.append(
+                    "the schedule alone stays the checkpoint's: it follows figures "
+                    'that are not there any more (ReduceOnPlateau)'
+                )
+                continue
+            former = {state.get('param_name') for state in before}
+            _replay(schedulers, fresh, groups, former, steps)
         return notes
 
 
-def _values(group: dict) -> dict:
-    return {key: value for key, value in group.items() if key != 'params'}
+def _without(values: dict, names: Sequence[str]) -> dict:
+    return {key: value for key, value in values.items() if key not in names}
 
 
 def _settings(states: Iterable[dict]) -> list[dict]:
-    return [
-        {key: value for key, value in state.items() if key not in _PROGRESS}
-        for state in states
-    ]
+    return [_without(state, _PROGRESS) for state in states]
 
 
 def _hyperparameters(changed: Changes, groups: list, scales: bool) -> set[str]:

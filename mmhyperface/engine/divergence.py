@@ -1,4 +1,4 @@
-"""What a training that goes wrong looks like, and who is to be told about it."""
+"""What a training that goes wrong looks like, and which sample is to blame."""
 
 import math
 from collections import deque
@@ -9,11 +9,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.dist import all_gather_object, all_reduce, get_dist_info
+from mmengine.dist import all_gather_object, all_reduce, get_rank
 from torch import Tensor, nn
 
-from mmhyperface.centres import checkpoint as storage
-from mmhyperface.centres import share_of_batch
+from mmhyperface.centres import share_of_batch, storage
 from mmhyperface.centres.state import StoredRows
 from mmhyperface.models.heads import BatchGeometry
 from mmhyperface.utils.errors import UserError
@@ -48,12 +47,13 @@ class Step(NamedTuple):
 
     def figures(self) -> str:
         """The figures of the iteration in one line."""
-        shown = {name: float(value) for name, value in self.outputs.items()}
-        shown['lr'] = self.lr
-        for name in ('margin', 'grad_norm'):
-            if getattr(self, name) is not None:
-                shown[name] = getattr(self, name)
-        return ', '.join(f'{name}={value:.4g}' for name, value in shown.items())
+        others = {'lr': self.lr, 'margin': self.margin, 'grad_norm': self.grad_norm}
+        shown = {**self.outputs, **others}
+        return ', '.join(
+            f'{name}={float(value):.4g}'
+            for name, value in shown.items()
+            if value is not None
+        )
 
 
 class State(NamedTuple):
@@ -75,29 +75,25 @@ def first_bad(steps: Sequence[Step]) -> int | None:
     losses = [torch.as_tensor(step.outputs['loss']).detach() for step in steps]
     bad = (~torch.stack(losses).isfinite()).float()
     all_reduce(bad, op='max')
-    found = bad.nonzero().flatten().tolist()
-    return found[0] if found else None
+    numbers = bad.nonzero().flatten().tolist()
+    return numbers[0] if numbers else None
 
 
 def state_of(step: Step) -> State:
     """The state of the network in an iteration, over all ranks."""
     loss = torch.as_tensor(step.outputs['loss']).detach().float()
     geometry = step.geometry
-    if geometry is None:
-        values = loss.view(1)
-    else:
+    values = [loss.view(1)]
+    if geometry is not None:
         norms = geometry.norm if len(geometry.norm) else geometry.norm.new_zeros(1)
-        mean_norm = norms.mean().float()
-        values = torch.cat(
-            [torch.stack([loss, mean_norm]), geometry.mean_direction.float()]
-        )
         # The loss is weighted already.
-        values[1:] *= share_of_batch(geometry.sizes)
-    values = values.clone()
-    all_reduce(values, op='mean')
+        share = share_of_batch(geometry.sizes)
+        values += [share * norms.mean().view(1), share * geometry.mean_direction]
+    mean = torch.cat([value.float() for value in values])
+    all_reduce(mean, op='mean')
+    host = mean.double().cpu()
     if geometry is None:
-        return State(float(values), math.nan, math.nan)
-    host = values.double().cpu()
+        return State(float(host[0]), math.nan, math.nan)
     count = sum(geometry.sizes)
     # ||sum of x||^2 is count plus the cosines of all ordered pairs.
     mean_square = float(host[2:].square().sum())
@@ -166,13 +162,12 @@ class CollapseSigns:
         return sign if self.in_a_row >= self.patience else None
 
     def _sign(self, state: State) -> str | None:
-        if self.norm_range is not None:
-            low, high = self.norm_range
-            if state.norm < low or state.norm > high:
-                return (
-                    f'the mean feature norm is {state.norm:.4g}, outside norm_range='
-                    f'({low:g}, {high:g})'
-                )
+        low, high = self.norm_range or (-math.inf, math.inf)
+        if state.norm < low or state.norm > high:
+            return (
+                f'the mean feature norm is {state.norm:.4g}, outside norm_range='
+                f'({low:g}, {high:g})'
+            )
         if self.max_cosine is not None:
             if state.cosine <= self.max_cosine:
                 self.spread_once = True
@@ -217,32 +212,28 @@ class Suspect:
 
     def __str__(self) -> str:
         where = f' ({self.path})' if self.path else ''
-        known = self.number >= 0
-        name = f'number {self.number} of the' if known else 'an unnumbered one of the'
+        name = f'number {self.number}' if self.number >= 0 else 'an unnumbered one'
         return (
-            f'{name} training set{where}, label {self.label}: '
+            f'{name} of the training set{where}, label {self.label}: '
             f'loss {self.loss:.4g}, cosine to its own centre {self.cosine:.4g}, '
             f'feature norm {self.norm:.4g}'
         )
 
 
 def suspects(step: Step, dataset: Any) -> list[Suspect]:
-    """The worst sample of each rank, on all ranks; worst first.
+    """The sample of each rank with the highest loss, on all ranks; highest first.
 
-    A sample is worse the higher its loss, and worst if that is not finite.
+    A loss that is not finite counts as higher than any other.
     """
-    gathered = all_gather_object(_worst(step, dataset))
-    found = [suspect for suspect in gathered if suspect is not None]
-    return sorted(found, key=lambda x: (math.isfinite(x.loss), -x.loss))
+    gathered = filter(None, all_gather_object(_worst(step, dataset)))
+    return sorted(gathered, key=lambda x: (math.isfinite(x.loss), -x.loss))
 
 
 def _worst(step: Step, dataset: Any) -> Suspect | None:
     geometry, count = step.geometry, len(step.numbers)
     if geometry is None or not count:
         return None
-    start = 0
-    if geometry.of_all_ranks:
-        start = sum(geometry.sizes[: get_dist_info()[0]])
+    start = sum(geometry.sizes[: get_rank()]) if geometry.of_all_ranks else 0
     own, norm, loss, target = (
         values[start : start + count].cpu()
         for values in (geometry.own, geometry.norm, geometry.loss, geometry.target)
@@ -280,15 +271,15 @@ def explain(step: Step, before: Step | None, dataset: Any) -> str:
         before: The one before it, if it is remembered.
         dataset: The training set.
     """
-    found = suspects(step, dataset)
-    if not found:
+    worst = suspects(step, dataset)
+    if not worst:
         return ''
-    bad, count = sum(x.bad for x in found), sum(x.count for x in found)
+    bad, count = sum(x.bad for x in worst), sum(x.count for x in worst)
     if not bad:
-        return f'The largest loss is that of {found[0]}. '
+        return f'The largest loss is that of {worst[0]}. '
     if bad < count:
         return (
-            f'{bad} of {count} samples have such a loss; the first is {found[0]}. '
+            f'{bad} of {count} samples have such a loss; the first is {worst[0]}. '
             'Look at that image, too. '
         )
     text = (
@@ -296,12 +287,12 @@ def explain(step: Step, before: Step | None, dataset: Any) -> str:
         'weights, or batch normalisation has spread what is wrong with one of them. '
     )
     earlier = suspects(before, dataset) if before is not None else []
-    if not earlier or before is None:
-        return text
-    return (
-        f'{text}In iteration {before.iteration} ({before.figures()}) the largest loss '
-        f'was that of {earlier[0]}. '
-    )
+    if before is not None and earlier:
+        text += (
+            f'In iteration {before.iteration} ({before.figures()}) the largest loss '
+            f'was that of {earlier[0]}. '
+        )
+    return text
 
 
 def is_good(path: str) -> bool:
@@ -324,8 +315,7 @@ def not_finite_entry(models: Iterable[nn.Module]) -> str | None:
         for name, value in chain(model.named_parameters(), model.named_buffers())
         if not _finite(value.detach())
     )
-    found = all_gather_object(next(entries, None))
-    return next((name for name in found if name is not None), None)
+    return next(filter(None, all_gather_object(next(entries, None))), None)
 
 
 def _finite(node: Any) -> bool:

@@ -1,18 +1,15 @@
 """Whether a checkpoint is of the network, the loss and the optimizer of a training."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mmengine.hooks import EMAHook
 from torch import Tensor, nn
 
-from mmhyperface.centres import checkpoint as storage
-from mmhyperface.centres.state import CentreState, emitting
-from mmhyperface.engine.config_changes import changes, entries, told
+from mmhyperface.centres.state import CentreState, centres_saved_as, heads_of
+from mmhyperface.engine.config_changes import changes, entries, lines_of
 from mmhyperface.utils.errors import UserError, some
-
-if TYPE_CHECKING:
-    from mmhyperface.engine.runner import FaceRunner
+from mmhyperface.weights.shapes import misfit, require_fit, shapes_of
 
 #: Hyperparameters that came with a version of torch.
 OF_TORCH = {
@@ -21,22 +18,13 @@ OF_TORCH = {
 }
 
 
-def heads_of(model: nn.Module) -> dict[str, CentreState]:
-    """The heads with centres, by name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, CentreState)
-    }
-
-
-def require_weights(runner: 'FaceRunner', filename: str, found: dict) -> None:
+def require_weights(runner: Any, filename: str, state: dict) -> None:
     """See that a training begins with the weights of its network, and say with which.
 
     Args:
-        runner: Of the training.
+        runner: :class:`.FaceRunner` of the training.
         filename: The checkpoint's.
-        found: Its ``state_dict``.
+        state: Its ``state_dict``.
 
     Raises:
         UserError: If backbone and neck do not fit; with ``load_partial``, if nothing
@@ -46,13 +34,13 @@ def require_weights(runner: 'FaceRunner', filename: str, found: dict) -> None:
     heads = tuple(f'{name}.' for name in heads_of(runner.bare_model))
     parts = {f'{name.partition(".")[0]}.' for name in wanted}
     network = tuple(parts & {'backbone.', 'neck.'} or parts - {*heads})
-    ours, theirs = storage.shapes_of(wanted), storage.shapes_of(found)
+    ours, theirs = shapes_of(wanted), shapes_of(state)
     fitting = {name for name in ours if theirs.get(name) == ours[name]}
-    advice = _advice(runner, found, filename)
+    advice = _advice(runner, state, filename)
     if not runner.load_partial:
-        storage.require_fit(
+        require_fit(
             wanted,
-            found,
+            state,
             (*network, 'backbone.', 'neck.'),
             filename,
             str(runner.cfg.filename or 'the config'),
@@ -70,17 +58,15 @@ def require_weights(runner: 'FaceRunner', filename: str, found: dict) -> None:
             counts.append(f'{part[:-1]}: {how}')
             continue
         names = [name for name in ours if name.startswith(part)]
-        counts.append(
-            f'{part[:-1]}: {len(fitting.intersection(names))} of {len(names)}'
-        )
+        taken = len(fitting.intersection(names))
+        counts.append(f'{part[:-1]}: {taken} of {len(names)}')
     runner.logger.info(f'entries taken from {filename}: {", ".join(counts)}')
 
 
-def _advice(runner: 'FaceRunner', found: dict, filename: str) -> str:
+def _advice(runner: Any, state: dict, filename: str) -> str:
     backbone = getattr(runner.bare_model, 'backbone', None)
-    if backbone is not None and not (
-        storage.shapes_of(backbone.state_dict()).items()
-        - storage.shapes_of(found).items()
+    if backbone is not None and (
+        shapes_of(backbone.state_dict()).items() <= shapes_of(state).items()
     ):
         return (
             '. It holds the backbone alone, and its names lack the prefix "backbone.": '
@@ -88,7 +74,7 @@ def _advice(runner: 'FaceRunner', found: dict, filename: str) -> str:
             'model.backbone.init_cfg.type=Pretrained '
             f'model.backbone.init_cfg.checkpoint={filename}'
         )
-    if runner.load_partial or not any(key.startswith('backbone.') for key in found):
+    if runner.load_partial or not any(key.startswith('backbone.') for key in state):
         return (
             '. Where its weights have other names, tools/model_converters makes '
             'checkpoints of other programs ours, and model.backbone.init_cfg=dict('
@@ -102,7 +88,7 @@ def _advice(runner: 'FaceRunner', found: dict, filename: str) -> str:
 
 
 def require_training(
-    runner: 'FaceRunner', filename: str, checkpoint: dict, with_optimizer: bool
+    runner: Any, filename: str, checkpoint: dict, with_optimizer: bool
 ) -> None:
     """See that a training goes on with its network, its loss and its optimizer.
 
@@ -133,19 +119,18 @@ def require_training(
             'training goes on from the weights that were trained, without the '
             'average. To keep it, put the EMAHook back into custom_hooks'
         )
-    wanted = storage.shapes_of(_state_of(runner.bare_model))
-    found = storage.shapes_of(state)
+    wanted = shapes_of(_state_of(runner.bare_model))
+    stored = shapes_of(state)
     heads = heads_of(runner.bare_model)
     for name in heads:
         # Their number of rows, which is that of the people, has messages of its own.
-        for shapes in (wanted, found):
+        for shapes in (wanted, stored):
             shapes.pop(f'{name}.weight', None)
-    names, fault = storage.misfit(wanted, found)
+    names, fault = misfit(wanted, stored)
     if names:
         of_losses = tuple(f'{name}.loss_module.' for name in heads)
-        what = (
-            'loss' if any(name.startswith(of_losses) for name in names) else 'network'
-        )
+        of_loss = any(name.startswith(of_losses) for name in names)
+        what = 'loss' if of_loss else 'network'
         raise UserError(
             f'cannot resume from {filename}: it is of another {what}, it {fault}'
             f'{_changed(runner, meta, "model.")}. {_anew(filename)}'
@@ -161,7 +146,7 @@ def require_training(
         )
 
 
-def _misfit_of_optimizers(runner: 'FaceRunner', saved: Any) -> str:
+def _misfit_of_optimizers(runner: Any, saved: Any) -> str:
     for name, optimizer in runner.optimizers():
         part = saved.get(name) if name else saved
         if not isinstance(part, dict) or 'param_groups' not in part:
@@ -190,17 +175,17 @@ def _anew(filename: str) -> str:
     )
 
 
-def _changed(runner: 'FaceRunner', meta: dict, beginning: str) -> str:
+def _changed(runner: Any, meta: dict, beginning: str) -> str:
     """What the config has changed there since the checkpoint, for a message."""
     before = entries(str(meta.get('cfg', '')))
     after = entries(runner.cfg.pretty_text)
-    lines = told(changes(before, after)) if before else []
+    lines = lines_of(changes(before, after)) if before else []
     lines = [line for line in lines if line.startswith(beginning)]
     return f' ({some(lines, 3)})' if lines else ''
 
 
 def _state_of(model: nn.Module) -> dict:
-    with emitting(_of_all_ranks):
+    with centres_saved_as(_of_all_ranks):
         return model.state_dict()
 
 

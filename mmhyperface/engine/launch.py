@@ -21,6 +21,7 @@ from .testing import take_test_sets
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
+#: The loaders of a config.
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Those which mmengine adds unless they are None.
 MMENGINE_HOOKS = (
@@ -182,18 +183,8 @@ def _are_test_sets(node: dict, name: str) -> bool:
     from mmhyperface.datasets import FaceTestSets
     from mmhyperface.registry import DATASETS, is_a
 
-    return (
-        is_a(node, DATASETS, FaceTestSets)
-        and 'datasets' in node
-        and name
-        not in (
-            'type',
-            'datasets',
-            'combined',
-            '_delete_',
-            '_scope_',
-        )
-    )
+    own = ('type', 'datasets', 'combined', '_delete_', '_scope_')
+    return is_a(node, DATASETS, FaceTestSets) and 'datasets' in node and name not in own
 
 
 def _refuse_misspelling(
@@ -251,13 +242,13 @@ def require_entries(cfg: Config, names: Sequence[str]) -> None:
 
 def require_checkpoint(path: str) -> None:
     """Raise ``UserError`` for a local path that is no checkpoint."""
-    from mmhyperface.centres.checkpoint import find
+    from mmhyperface.centres.storage import find
 
     if '://' not in path:
         find(path)
 
 
-def guard_dataloaders(cfg: Config) -> None:
+def _guard_dataloaders(cfg: Config) -> None:
     """Drop what torch's DataLoader or the collate function would refuse."""
     for name in LOADERS:
         loader = cfg.get(name)
@@ -273,7 +264,7 @@ def guard_dataloaders(cfg: Config) -> None:
             collate.pop('_scope_', None)
 
 
-def drop_disabled_hooks(cfg: Config) -> None:
+def _drop_disabled_hooks(cfg: Config) -> None:
     """Let ``default_hooks.NAME=None`` switch off our hooks as it does mmengine's."""
     hooks = cfg.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None]:
@@ -315,8 +306,8 @@ def build_runner(cfg: Config) -> 'Runner':
     from mmhyperface.engine.runner import FaceRunner
     from mmhyperface.registry import RUNNERS
 
-    guard_dataloaders(cfg)
-    drop_disabled_hooks(cfg)
+    _guard_dataloaders(cfg)
+    _drop_disabled_hooks(cfg)
     env_cfg = cfg.get('env_cfg') or {}
     init_process_group(cfg.get('launcher', 'none'), env_cfg.get('dist_cfg'))
     try:

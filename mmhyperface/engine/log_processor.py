@@ -8,7 +8,7 @@ from mmengine.runner import LogProcessor as _LogProcessor
 from mmengine.runner import Runner
 
 from mmhyperface.evaluation.metrics.base import not_finite_sets
-from mmhyperface.evaluation.results import NOT_FINITE, NOT_RESOLVABLE
+from mmhyperface.evaluation.protocols import NOT_FINITE, NOT_RESOLVABLE
 from mmhyperface.registry import LOG_PROCESSORS
 
 

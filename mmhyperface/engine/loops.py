@@ -76,10 +76,8 @@ def _require_length(loop: dict) -> None:
             f'{BY_EPOCHS}'
         )
     by_epoch = bool(loop['by_epoch'])
-    own, other = 'max_epochs', 'max_iters'
-    wanted, instead = BY_EPOCHS, BY_ITERATIONS
-    if not by_epoch:
-        own, other, wanted, instead = other, own, instead, wanted
+    units = [('max_epochs', BY_EPOCHS), ('max_iters', BY_ITERATIONS)]
+    (own, wanted), (other, instead) = units if by_epoch else reversed(units)
     length = loop.get(own)
     if length is None:
         raise UserError(
@@ -191,15 +189,16 @@ def _endless(loader: DataLoader) -> str | None:
 
 
 def _no_batch(loader: DataLoader, images: int) -> str:
+    nothing = 'there is nothing to train on:'
     if not images:
-        return 'there is nothing to train on: train_dataloader.dataset has no image'
+        return f'{nothing} train_dataloader.dataset has no image'
     world = get_world_size()
     among = f' on {world} processes' if world > 1 else ''
-    told = f'there is nothing to train on: {images} images{among} make no batch'
+    nothing = f'{nothing} {images} images{among} make no batch'
     if not loader.drop_last:
-        return f'{told}: {world} processes need {world} images or more'
+        return f'{nothing}: {world} processes need {world} images or more'
     return (
-        f'{told} of train_dataloader.batch_size={loader.batch_size}, and '
+        f'{nothing} of train_dataloader.batch_size={loader.batch_size}, and '
         'train_dataloader.drop_last=True drops a smaller one: set '
         f'train_dataloader.batch_size={max(1, images // world)} or less, or '
         'train_dataloader.drop_last=False'
@@ -318,7 +317,7 @@ def check_schedules(schedules: Any, configs: Any, loop: BaseLoop) -> None:
 
 def _tell_of_end(group: list[_Built], loop: BaseLoop) -> None:
     """Of schedules that follow one another."""
-    option, _, schedule = max(group, key=lambda one: one[2].end)
+    option, config, schedule = max(group, key=lambda one: one[2].end)
     unit, length = 'epoch', loop.max_epochs
     if not schedule.by_epoch:
         unit, length = 'iteration', loop.max_iters
@@ -326,44 +325,23 @@ def _tell_of_end(group: list[_Built], loop: BaseLoop) -> None:
     early = hasattr(schedule, 'eta_min') and schedule.end * _TOLERANCE < length
     # An end that is not set is a very large one.
     late = length * _TOLERANCE < schedule.end < 10**9
-    if early or late:
-        if early:
-            group = [one for one in group if one[2] is schedule]
-            entries: tuple[str, ...] = ('end', 'T_max')
-        else:
-            group = [one for one in group if one[2].by_epoch == schedule.by_epoch]
-            entries = ('begin', 'milestones', 'end', 'step_size', 'T_max')
-        options = _scaled(group, entries, length, schedule.end)
-        _say(
-            f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
-            f'{unit} {schedule.end}, the training at {unit} {length}'
-            + (f'. To let it end with the training set {options}' if options else '')
+    if not early and not late:
+        return
+    if isinstance(config, dict) and config.get('convert_to_iter_based'):
+        advice = f'set {option}.end, which counts epochs'
+    elif early:
+        advice = f'set {option}.end={length}, and its T_max with it'
+    else:
+        options = ', '.join(o for o, _, s in group if s.by_epoch == schedule.by_epoch)
+        advice = (
+            f'multiply begin, milestones, end, step_size and T_max of {options} by '
+            f'{length / schedule.end:.3g}'
         )
-
-
-def _scaled(group: list[_Built], entries: Sequence[str], length: int, end: int) -> str:
-    """The options of schedules that end at `end`, for a training of that length.
-
-    Nothing where a schedule would have less than two steps.
-    """
-    options: dict[str, None] = {}  # those of several optimizers may be the same
-    for option, config, schedule in group:
-        converts = isinstance(config, dict) and config.get('convert_to_iter_based')
-        if not isinstance(config, dict) or converts:
-            return f'{option}.end, which counts epochs' if converts else ''
-        # In whole numbers, lest rounding moves an end.
-        begins, ends = (-(-x * length // end) for x in (schedule.begin, schedule.end))
-        if ends - begins < min(2, schedule.end - schedule.begin):
-            return ''
-        for name in entries:
-            value = config.get(name)
-            if value:
-                several = value if isinstance(value, Sequence) else [value]
-                new = [-(-x * length // end) for x in several]
-                text = f'[{",".join(map(str, new))}]' if value is several else new[0]
-                if new != list(several):
-                    options[f'{option}.{name}={text}'] = None
-    return ' '.join(options)
+    _say(
+        f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
+        f'{unit} {schedule.end}, the training at {unit} {length}. To let it end with '
+        f'the training {advice}'
+    )
 
 
 def _built(schedules: Any, configs: Any) -> list[_Built]:
@@ -396,19 +374,14 @@ def each(schedules: Any, option: str = 'param_scheduler') -> list[tuple[str, Any
 
 def tell_of_resuming(loop: BaseLoop) -> None:
     """Say what is left of a training, where that is not what one expects."""
-    if loop.iter >= loop.max_iters or (
-        isinstance(loop, EpochBasedTrainLoop) and loop.epoch >= loop.max_epochs
-    ):
-        more = 'max_iters'
-        if isinstance(loop, EpochBasedTrainLoop):
-            more = 'max_epochs'
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    if loop.iter >= loop.max_iters or (by_epoch and loop.epoch >= loop.max_epochs):
+        more = 'max_epochs' if by_epoch else 'max_iters'
         _say(
             f'nothing is left to train: the checkpoint is of iteration {loop.iter}, '
             f'and train_cfg.{more}={getattr(loop, more)}; set more to go on'
         )
-    elif isinstance(loop, EpochBasedTrainLoop) and loop.iter != loop.epoch * len(
-        loop.dataloader
-    ):
+    elif by_epoch and loop.iter != loop.epoch * len(loop.dataloader):
         _say(
             f'the checkpoint is of epoch {loop.epoch} and iteration {loop.iter}, where '
             f'an epoch has {len(loop.dataloader)} iterations: it was saved within an '

@@ -10,7 +10,7 @@ such as SphereFace2's bias, have the attribute ``of_classifier``.
 """
 
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def has_bfloat16_instructions() -> bool:
     except OSError:
         return False
     flags = (line.partition(':')[2] for line in lines if line[:5] in ('flags', 'Featu'))
-    return any(BFLOAT16_FLAGS & set(found.split()) for found in flags)
+    return any(BFLOAT16_FLAGS & set(names.split()) for names in flags)
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -87,14 +87,17 @@ class OptimWrapper(optim.OptimWrapper):
             self._clip_all()
             return
         # DDP gives all ranks the same gradient of the network.
-        network = [p for p in self._parameters() if not _is_classifier(p)]
-        network = [p for p in network if p.grad is not None]
+        network = [
+            parameter
+            for parameter in self._parameters()
+            if parameter.grad is not None and not _is_classifier(parameter)
+        ]
         norm = self.clip_func(network, **self.clip_grad_kwargs) if network else None
         if norm is not None:
             self.message_hub.update_scalar(f'train/{self.grad_name}', float(norm))
 
     def _clip_all(self) -> None:
-        parts = self._parts()
+        parts = self._sharded()
         # Clipping by value knows no other element.
         if not parts or self.grad_name != 'grad_norm':
             return super()._clip_grad()
@@ -111,17 +114,19 @@ class OptimWrapper(optim.OptimWrapper):
             for parameter in self._parameters()
             if id(parameter) not in known and parameter.grad is not None
         ]
+        grads = [part.grad for part in parts if part.grad is not None]
         # The norms of the parts stand for the gradient of one more parameter that
         # all ranks have: the norm, and so the replicas, agree to the last bit.
-        norm = _norm([part.grad for part in parts if part.grad is not None], order)
-        norms = all_gather(norm.to(parts[0].device, parts[0].dtype).view(1))
-        whole.append(nn.Parameter(torch.cat(norms)))
+        norms = [torch.linalg.vector_norm(x, order) for x in grads if x.numel()]
+        norm = torch.linalg.vector_norm(
+            torch.stack(norms or [torch.zeros(())]), order
+        ).to(parts[0])
+        whole.append(nn.Parameter(torch.cat(all_gather(norm.view(1)))))
         whole[-1].grad = whole[-1].detach()
         total = self.clip_func(whole, **self.clip_grad_kwargs)
         scale = (self.clip_grad_kwargs['max_norm'] / (total + 1e-6)).clamp(max=1)
-        for part in parts:
-            if part.grad is not None:
-                part.grad.mul_(scale)
+        for grad in grads:
+            grad.mul_(scale)
         self.message_hub.update_scalar(f'train/{self.grad_name}', float(total))
 
     def _parameters(self) -> list[nn.Parameter]:
@@ -129,9 +134,10 @@ class OptimWrapper(optim.OptimWrapper):
         groups = self.optimizer.param_groups
         return [p for group in groups for p in group['params'] if p.requires_grad]
 
-    def _parts(self) -> list[nn.Parameter]:
+    def _sharded(self) -> list[nn.Parameter]:
         """The parameters of which each rank has other rows; maybe no rows."""
-        return [p for p in self._parameters() if _is_part(p)]
+        shards = ((p, getattr(p, 'shard', None)) for p in self._parameters())
+        return [p for p, shard in shards if shard is not None and shard.world_size > 1]
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -164,38 +170,29 @@ class AmpOptimWrapper(OptimWrapper):
                 'AmpOptimWrapper: optim_wrapper.dtype must be one of '
                 f'{(*DTYPES,)}, got {dtype!r}'
             )
+        default = 'float16' if self.device_type == 'cuda' else 'bfloat16'
+        self.dtype = DTYPES[dtype or default]
         if self.device_type == 'cpu' and dtype != 'bfloat16':
-            self.dtype = torch.float32
-            if has_bfloat16_instructions():
-                self.dtype = torch.bfloat16
-                if dtype is not None:
-                    print_log(
-                        f'AmpOptimWrapper: bfloat16 for {dtype} on the CPU', 'current'
-                    )
-            else:
-                print_log(
-                    'AmpOptimWrapper: float32, for this CPU has no instructions for '
-                    "bfloat16; optim_wrapper.dtype='bfloat16' takes it all the same",
-                    'current',
+            self.dtype, note = torch.bfloat16, dtype and f'{dtype} on the CPU'
+            if not has_bfloat16_instructions():
+                self.dtype = torch.float32
+                note = (
+                    'this CPU has no instructions for bfloat16; '
+                    "optim_wrapper.dtype='bfloat16' takes it all the same"
                 )
-        elif dtype is None:
-            is_cuda = self.device_type == 'cuda'
-            self.dtype = torch.float16 if is_cuda else torch.bfloat16
-        else:
-            self.dtype = DTYPES[dtype]
-        self.fixed_scale = (
-            float(loss_scale) if isinstance(loss_scale, float | int) else None
-        )
+            if note:
+                name = str(self.dtype).removeprefix('torch.')
+                print_log(f'AmpOptimWrapper: {name}, for {note}', 'current')
+        self.fixed_scale: float | None = None
         options: dict[str, Any] = {}
         if isinstance(loss_scale, dict):
             options = loss_scale
-        elif self.fixed_scale is not None:
-            options = {'init_scale': self.fixed_scale}
+        elif isinstance(loss_scale, float | int):
+            self.fixed_scale = options['init_scale'] = float(loss_scale)
         elif loss_scale != 'dynamic':
             raise UserError(
                 "AmpOptimWrapper: optim_wrapper.loss_scale must be 'dynamic', a number "
-                'or a dict, '
-                f'got {loss_scale!r}'
+                f'or a dict, got {loss_scale!r}'
             )
         enabled = self.dtype == torch.float16
         self.loss_scaler = _grad_scaler(self.device_type, enabled, options)
@@ -205,11 +202,11 @@ class AmpOptimWrapper(OptimWrapper):
         self._inner_count += 1
 
     def step(self, **kwargs: Any) -> None:
-        parts = self._parts()
-        if parts or self.clip_grad_kwargs:
+        sharded = self._sharded()
+        if sharded or self.clip_grad_kwargs:
             self.loss_scaler.unscale_(self.optimizer)
-        if parts and self.loss_scaler.is_enabled():
-            self._share_overflow(parts[0].device)
+        if sharded and self.loss_scaler.is_enabled():
+            self._share_overflow(sharded[0].device)
         if self.clip_grad_kwargs:
             self._clip_grad()
         self.loss_scaler.step(self.optimizer, **kwargs)
@@ -218,12 +215,12 @@ class AmpOptimWrapper(OptimWrapper):
     def _share_overflow(self, device: torch.device) -> None:
         # Where torch's own ShardedGradScaler looks, too.
         state = self.loss_scaler._per_optimizer_states[id(self.optimizer)]
-        found = state['found_inf_per_device']
+        flags = state['found_inf_per_device']
         overflow = torch.zeros((), device=device)
-        for flag in found.values():
+        for flag in flags.values():
             overflow = torch.maximum(overflow, flag.to(device))
         all_reduce(overflow, op='max')
-        found.update({where: overflow.to(where) for where in (device, *found)})
+        flags.update({where: overflow.to(where) for where in (device, *flags)})
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), 'loss_scaler': self.loss_scaler.state_dict()}
@@ -238,16 +235,10 @@ class AmpOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Generator[None, None, None]:
-        with (
-            super().optim_context(model),
-            self._autocast(),
-        ):
+        half = self.dtype != torch.float32
+        autocast = torch.autocast(self.device_type, self.dtype if half else None, half)
+        with super().optim_context(model), autocast:
             yield
-
-    def _autocast(self) -> AbstractContextManager:
-        if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device_type, dtype=self.dtype)
 
 
 def _grad_scaler(device_type: str, enabled: bool, options: dict) -> Any:
@@ -259,16 +250,5 @@ def _grad_scaler(device_type: str, enabled: bool, options: dict) -> Any:
     )
 
 
-def _is_part(parameter: nn.Parameter) -> bool:
-    shard = getattr(parameter, 'shard', None)
-    return shard is not None and shard.world_size > 1
-
-
 def _is_classifier(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, 'shard') or hasattr(parameter, 'of_classifier')
-
-
-def _norm(tensors: list[Tensor], order: float) -> Tensor:
-    """The norm of all elements; 0 if there are none."""
-    norms = [torch.linalg.vector_norm(x, order) for x in tensors if x.numel()]
-    return torch.linalg.vector_norm(torch.stack(norms or [torch.zeros(())]), order)

@@ -7,9 +7,10 @@ from mmengine.model import PretrainedInit, update_init_info
 from mmengine.runner.checkpoint import _load_checkpoint, load_state_dict
 from torch import nn
 
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.registry import WEIGHT_INITIALIZERS
 from mmhyperface.utils.errors import UserError, some
+from mmhyperface.weights.shapes import shapes_of
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -40,8 +41,8 @@ class Pretrained(PretrainedInit):
             for name, key in names.items()
             if name.startswith(prefix)
         )
-        wanted, found = storage.shapes_of(module.state_dict()), storage.shapes_of(own)
-        fitting = [name for name in wanted if found.get(name) == wanted[name]]
+        wanted, stored = shapes_of(module.state_dict()), shapes_of(own)
+        fitting = [name for name in wanted if stored.get(name) == wanted[name]]
         kind = type(module).__name__
         if not fitting:
             beginnings = sorted({name.partition('.')[0] for name in names})

@@ -5,11 +5,11 @@ import math
 import re
 from collections import OrderedDict
 from collections.abc import Generator, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.evaluator import Evaluator
@@ -23,35 +23,36 @@ from mmengine.runner.checkpoint import _load_checkpoint, _load_checkpoint_to_mod
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmhyperface.centres import checkpoint as storage
-from mmhyperface.centres.shard import Shard
+from mmhyperface.centres import storage
+from mmhyperface.centres.loading import CHOICES, CheckpointCentres
 from mmhyperface.centres.shared_rows import (
-    Rows,
-    StandIn,
-    collect,
+    ClassTensor,
+    all_or_none,
+    class_tensors,
+    collected,
     from_main,
-    take_stand_ins,
-    together,
+    has_rows,
+    saved_as,
+    take_placeholders,
 )
 from mmhyperface.centres.state import (
     CentreState,
     MappedRows,
     StoredRows,
-    emitting,
-    emitting_own_rows,
+    heads_of,
+    own_centres_saved,
 )
-from mmhyperface.centres.stored import load_centres, open_rows, resume_centres
 from mmhyperface.datasets.wrappers import placed
 from mmhyperface.engine import loops
 from mmhyperface.engine.config_changes import AsConfigured, take_config
-from mmhyperface.engine.fitting import heads_of, require_training, require_weights
+from mmhyperface.engine.fitting import require_training, require_weights
 from mmhyperface.engine.optim_wrappers import has_bfloat16_instructions
 from mmhyperface.evaluation.evaluator import FaceEvaluator
 from mmhyperface.evaluation.metrics import EmbeddingMetric
 from mmhyperface.registry import RUNNERS
 from mmhyperface.utils.errors import UserError, interrupted, of_the_disk, unwritable
+from mmhyperface.weights.state_dicts import replace_tensors
 
-LOAD_CENTRES = ('all', 'drop', 'map')
 UNITS = {'KB': 1 << 10, 'MB': 1 << 20, 'GB': 1 << 30, 'TB': 1 << 40}
 
 
@@ -62,7 +63,7 @@ class FaceRunner(Runner):
     What N processes save, M resume and one tests: the centres, their momentum and
     whatever else the optimizer keeps of them, and their moving average. While the
     centres are small a checkpoint is one file, as one process of mmengine writes it.
-    Above a limit it is a folder (see :mod:`mmhyperface.centres.checkpoint`), which
+    Above a limit it is a folder (see :mod:`mmhyperface.centres.storage`), which
     each process writes its own rows into and reads its own rows from, and which must
     therefore lie where all processes see it. No process ever holds more than its own
     rows and one file of the size of the limit.
@@ -101,9 +102,9 @@ class FaceRunner(Runner):
             setattr(self, f'_{name}', placed(config, name, self.cfg.get('data_root')))
         self.centre_parts_above = _bytes(self.cfg.get('centre_parts_above', '1GB'))
         self.load_centres = self.cfg.get('load_centres', 'all')
-        if self.load_centres not in LOAD_CENTRES:
+        if self.load_centres not in CHOICES:
             raise UserError(
-                f'load_centres must be one of {LOAD_CENTRES}, got '
+                f'load_centres must be one of {CHOICES}, got '
                 f'{self.load_centres!r}: give --cfg-options load_centres=...'
             )
         self.load_partial = bool(self.cfg.get('load_partial', False))
@@ -111,7 +112,6 @@ class FaceRunner(Runner):
         self.resumed_from: str | None = None
         self._taken: list[tuple[storage.Key, str]] = []
         self._resuming = self._resumes_optimizer = False
-        self._pending: list[tuple[Optimizer, str, CentreState, StoredRows]] = []
         self._resumed: dict[str, Any] = {}
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
@@ -127,10 +127,10 @@ class FaceRunner(Runner):
                 if isinstance(metric, EmbeddingMetric):
                     # Whether such a validation ends a training is for hooks to say.
                     metric.tolerant = fn_name == 'before_train'
-        with emitting_own_rows():
+        with own_centres_saved():
             super().call_hook(fn_name, **kwargs)
         if fn_name == 'before_save_checkpoint':
-            self._taken = list(take_stand_ins(kwargs['checkpoint']))
+            self._taken = list(take_placeholders(kwargs['checkpoint']))
         if fn_name == 'before_train' and self.iter:
             loops.tell_of_resuming(self.train_loop)
 
@@ -262,10 +262,9 @@ class FaceRunner(Runner):
             if isinstance(hook, EMAHook):
                 total += size(hook.ema_model.parameters())
         if save_optimizer and isinstance(self.optim_wrapper, OptimWrapper):
-            for _, optimizer in self.optimizers():
-                for group in optimizer.param_groups:
-                    kept = 2 if 'betas' in group else bool(group.get('momentum'))
-                    total += kept * size(p for p in group['params'] if p.requires_grad)
+            for group in self._groups():
+                kept = 2 if 'betas' in group else bool(group.get('momentum'))
+                total += kept * size(p for p in group['params'] if p.requires_grad)
         return int(total)
 
     def save_checkpoint(
@@ -293,64 +292,64 @@ class FaceRunner(Runner):
             'by_epoch': by_epoch,
             'backend_args': backend_args,
         }
-        heads = heads_of(self.bare_model)
-        with ExitStack() as stack:
-            for head in heads.values():
-                stack.enter_context(head.settled())
-                head.flush()
-            shared = any(head.shard.world_size > 1 for head in heads.values())
-            if shared or is_main_process():
-                self._save(out_dir, filename, heads, options, shared)
+        heads = heads_of(self.bare_model).values()
+        shared = any(head.shard.world_size > 1 for head in heads)
+        for head in heads:
+            head.flush()
+        if shared or is_main_process():
+            self._save(out_dir, filename, options, shared)
 
     def _save(
-        self,
-        out_dir: str,
-        filename: str,
-        heads: dict[str, CentreState],
-        options: dict[str, Any],
-        shared: bool,
+        self, out_dir: str, filename: str, options: dict[str, Any], shared: bool
     ) -> None:
-        rows = self._rows(heads, options['save_optimizer'], shared)
-        large = sum(tensor.bytes for tensor in rows.values()) > self.centre_parts_above
-        path = Path(out_dir, filename)
+        averages = {
+            f'average {i} of ': hook.ema_model.module
+            for i, hook in enumerate(self.hooks)
+            if isinstance(hook, EMAHook)
+        }
+        optimizers = self.optimizers() if options['save_optimizer'] else ()
+        tensors = class_tensors({'': self.bare_model, **averages}, optimizers, shared)
+        large = sum(tensor.bytes for tensor in tensors)
+        in_parts = large > self.centre_parts_above
         if not _is_local(out_dir, options['file_client_args'], options['backend_args']):
-            if large:
+            if in_parts:
                 raise UserError(
                     'the centres are too large for one file and cannot be saved in '
                     f'parts to {out_dir}: set default_hooks.checkpoint.out_dir to a '
                     'local folder, or give a larger limit, --cfg-options '
                     'centre_parts_above=64GB'
                 )
-            with self._collected(rows), together(shared):
+            with collected(tensors), all_or_none(shared):
                 super().save_checkpoint(out_dir, filename, **options)
             return
+        path = Path(out_dir, filename)
         with storage.abandoned(path, self.checkpoint_bytes(options['save_optimizer'])):
-            if large:
-                self._save_parts(path, rows, options, shared)
-            else:
-                self._save_file(path, rows, options, shared)
-
-    def _save_file(
-        self, path: Path, rows: dict[str, Rows], options: dict[str, Any], shared: bool
-    ) -> None:
-        with self._collected(rows), together(shared):
-            new = _prepare(path)
-            super().save_checkpoint(str(new.parent), new.name, **options)
-            if is_main_process():
-                storage.publish(path)
+            if in_parts:
+                self._save_parts(path, tensors, options, shared)
+                return
+            with collected(tensors), all_or_none(shared):
+                new = storage.begin(path)
+                super().save_checkpoint(str(new.parent), new.name, **options)
+                if is_main_process():
+                    storage.publish(path)
 
     def _save_parts(
-        self, path: Path, rows: dict[str, Rows], options: dict[str, Any], shared: bool
+        self,
+        path: Path,
+        tensors: list[ClassTensor],
+        options: dict[str, Any],
+        shared: bool,
     ) -> None:
-        stand_ins = {name: StandIn(name) for name in rows}
-        with self._substituted(rows, stand_ins), together(shared):
-            folder = _prepare(path)
+        # They stand for themselves in the checkpoint, until `call_hook` takes them out.
+        with saved_as(tensors, tensors), all_or_none(shared):
+            folder = storage.begin(path)
             if is_main_process():
                 folder.mkdir()
             super().save_checkpoint(str(folder), storage.MODEL, **options)
-        plan = from_main(self._taken, shared)
-        parts: list[list[dict]] = []
-        with together(shared):
+        places = from_main(self._taken, shared)
+        named = {tensor.name: tensor for tensor in tensors}
+        entries: list[dict] = []
+        with all_or_none(shared):
             if not folder.is_dir():
                 raise UserError(
                     f'process {self.rank} does not see the folder {folder} of process '
@@ -358,112 +357,12 @@ class FaceRunner(Runner):
                     '--work-dir on a file system that they share, or give a larger '
                     'limit, --cfg-options centre_parts_above=64GB'
                 )
-            for key, name in plan:
-                tensor = rows[name]
-                mine = tensor.shard.world_size > 1 or is_main_process()
-                local = tensor.local if mine else None
-                parts.append(
-                    []
-                    if local is None
-                    else storage.write_rows(folder, key, local, tensor.shard.start)
-                )
-        gathered = all_gather_object(parts) if shared else [parts]
-        with together(shared):
+            entries = [named[name].write(folder, key) for key, name in places]
+        of_ranks = all_gather_object(entries) if shared else [entries]
+        with all_or_none(shared):
             if is_main_process():
-                storage.write_index(
-                    folder,
-                    [
-                        {
-                            'key': key,
-                            'dtype': str(rows[name].dtype).removeprefix('torch.'),
-                            'shape': list(rows[name].shape),
-                            'parts': [part for ranks in of_ranks for part in ranks],
-                        }
-                        for (key, name), *of_ranks in zip(plan, *gathered, strict=True)
-                    ],
-                )
+                storage.write_index(folder, of_ranks)
                 storage.publish(path)
-
-    def _rows(
-        self, heads: dict[str, CentreState], save_optimizer: bool, shared: bool
-    ) -> dict[str, Rows]:
-        """All tensors of a row per class by name, the same names on all ranks."""
-        rows = {}
-        copies = {'': heads}
-        for i, hook in enumerate(self.hooks):
-            if isinstance(hook, EMAHook):
-                copies[f'average {i} of '] = heads_of(hook.ema_model.module)
-        for prefix, those in copies.items():
-            for name, head in those.items():
-                weight = head.weight
-                shape = torch.Size([head.shard.num_classes, *weight.shape[1:]])
-                rows[f'{prefix}{name}.weight'] = Rows(
-                    head.shard, weight, shape, weight.dtype
-                )
-        if save_optimizer:
-            for wrapper, optimizer in self.optimizers():
-                for name, head in heads.items():
-                    state = optimizer.state.get(head.weight, {})
-                    for entry, value in state.items():
-                        if not _has_rows(value, len(head.weight)):
-                            continue
-                        shape = torch.Size([head.shard.num_classes, *value.shape[1:]])
-                        rows[f'{wrapper} {name} {entry}'] = Rows(
-                            head.shard, value, shape, value.dtype, state, entry
-                        )
-        if not shared:
-            return rows
-        # A rank without classes has no momentum; with one class it may take a number
-        # for a row. The first rank, which has most of them, says what there is.
-        described = [
-            (name, tensor.shape, tensor.dtype, tensor.shard.world_size)
-            for name, tensor in rows.items()
-        ]
-        some = next(head.shard for head in heads.values() if head.shard.world_size > 1)
-        return {
-            name: rows.get(name)
-            or Rows(some if world > 1 else Shard(shape[0]), None, shape, dtype)
-            for name, shape, dtype, world in from_main(described, shared)
-        }
-
-    @contextmanager
-    def _collected(self, rows: dict[str, Rows]) -> Generator[None, None, None]:
-        """Let this process have all rows, if it is the first, while it saves."""
-        if all(tensor.shard.world_size == 1 for tensor in rows.values()):
-            yield
-            return
-        whole = {name: collect(tensor) for name, tensor in rows.items()}
-        with self._substituted(rows, whole):
-            yield
-
-    @contextmanager
-    def _substituted(
-        self, rows: dict[str, Rows], substitutes: dict[str, Any]
-    ) -> Generator[None, None, None]:
-        """Let state dicts of model and optimizer hold something else for the rows."""
-        names = {id(tensor.local): name for name, tensor in rows.items()}
-
-        def substitute(head: CentreState) -> Any:
-            if id(head.weight) in names:
-                return substitutes[names[id(head.weight)]]
-            if head.shard.world_size == 1:
-                return head.weight.detach()
-            raise UserError(
-                'a hook saves a copy of the model, whose sharded centres cannot be '
-                "collected; only EMAHook's can"
-            )
-
-        entries = [(name, t) for name, t in rows.items() if t.state is not None]
-        with ExitStack() as stack:
-            stack.enter_context(emitting(substitute))
-            for name, tensor in entries:
-                tensor.state[tensor.entry] = substitutes[name]  # type: ignore
-                stack.callback(
-                    tensor.state.__setitem__,  # type: ignore
-                    tensor.entry,
-                    tensor.local,
-                )
-            yield
 
     # ---- loading
 
@@ -500,7 +399,7 @@ class FaceRunner(Runner):
         self._open_centres(filename, checkpoint)
         if self._resuming:
             # Optimizers keep the very tensors, and these are mapped to the file.
-            storage.replace_tensors(checkpoint.get('optimizer'), Tensor.clone)
+            replace_tensors(checkpoint.get('optimizer'), Tensor.clone)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         _load_checkpoint_to_model(self.bare_model, checkpoint, strict, revise_keys=[])
         self._has_loaded = True
@@ -530,8 +429,7 @@ class FaceRunner(Runner):
         finally:
             self._resuming = False
         if resume_optimizer:
-            self._resume_rows()
-        self._pending.clear()
+            self._read_optimizer_rows()
         self.resumed_from = filename
         checkpoint, self._resumed = self._resumed, {}
         wholly = resume_optimizer and resume_param_scheduler
@@ -554,31 +452,28 @@ class FaceRunner(Runner):
         # EMAHook asks for it when it chooses between the model and its average.
         self._resume = self._resuming = self._resumes_optimizer = True
         try:
-            with ExitStack() as stack:
-                for head in heads_of(self.bare_model).values():
-                    stack.enter_context(head.settled())
-                kept = [_hyperparameters(each) for _, each in self.optimizers()]
-                checkpoint = self.load_checkpoint(filename)
-                wrapper.load_state_dict(checkpoint['optimizer'])
-                self._resume_rows()
-                for (_, optimizer), groups in zip(self.optimizers(), kept, strict=True):
-                    for group, values in zip(
-                        optimizer.param_groups, groups, strict=True
-                    ):
-                        group.update(values)
+            for head in heads_of(self.bare_model).values():
+                head.give_back()
+            kept = [
+                {name: value for name, value in group.items() if name != 'params'}
+                for group in self._groups()
+            ]
+            checkpoint = self.load_checkpoint(filename)
+            wrapper.load_state_dict(checkpoint['optimizer'])
+            self._read_optimizer_rows()
+            for group, values in zip(self._groups(), kept, strict=True):
+                group.update(values)
         finally:
             self._resume, self._resuming = resume, False
-            self._pending.clear()
             self._resumed = {}
 
     def scale_learning_rate(self, factor: float) -> None:
         """Multiply the learning rate, and all that schedulers compute it from."""
-        for _, optimizer in self.optimizers():
-            for group in optimizer.param_groups:
-                for name in group:
-                    if name == 'lr' or name.endswith('_lr'):
-                        group[name] = group[name] * factor
-        for scheduler in [x for several in self._schedules().values() for x in several]:
+        for group in self._groups():
+            for name in group:
+                if name == 'lr' or name.endswith('_lr'):
+                    group[name] = group[name] * factor
+        for scheduler in chain(*self._schedules().values()):
             if scheduler.param_name == 'lr':
                 for name in ('base_values', '_last_value'):
                     scaled = [value * factor for value in getattr(scheduler, name)]
@@ -587,19 +482,23 @@ class FaceRunner(Runner):
     def _open_centres(self, filename: str, checkpoint: dict) -> None:
         """Put :class:`StoredRows`, and those that are wanted, for the centres."""
         for name, head in heads_of(self.bare_model).items():
-            open_rows(checkpoint, name)
+            centres = CheckpointCentres(
+                filename, checkpoint, name, head, lambda: self.train_dataloader.dataset
+            )
             if self._resuming:
-                origin = resume_centres(self, filename, checkpoint, name, head)
+                origin = centres.resume()
                 self._open_optimizer_rows(checkpoint.get('optimizer'), head, origin)
             elif isinstance(self._train_loop, BaseLoop):
-                load_centres(self, filename, checkpoint, name, head)
+                centres.load(self.load_centres)
 
     def _open_optimizer_rows(
         self, saved: dict | None, head: CentreState, origin: Tensor | None
     ) -> None:
-        """Take the rows out of the optimizer's state, to be read when it has loaded.
+        """Put :class:`StoredRows` for those in the saved state of the optimizer.
 
         Args:
+            saved: The state.
+            head: The head.
             origin: For each class that of the checkpoint, if not the same.
         """
         if saved is None or not isinstance(self.optim_wrapper, OptimWrapper):
@@ -611,37 +510,31 @@ class FaceRunner(Runner):
                 for groups in (optimizer.param_groups, part.get('param_groups', ()))
             )
             # If they differ in number the optimizer will say so.
-            for parameter, number in zip(live, stored, strict=False):
-                if parameter is not head.weight:
-                    continue
-                state = part['state'].get(number, {})
-                for entry, value in list(state.items()):
-                    if isinstance(value, Tensor) and _has_rows(
-                        value, head.shard.num_classes
-                    ):
-                        value = StoredRows([(0, value)])
-                    if isinstance(value, StoredRows):
-                        del state[entry]
-                        if origin is not None:
-                            value = MappedRows(value, origin)
-                        self._pending.append((optimizer, entry, head, value))
+            pairs = zip(live, stored, strict=False)
+            number = next((n for weight, n in pairs if weight is head.weight), None)
+            state = part.get('state', {}).get(number, {})
+            for entry, value in state.items():
+                if has_rows(value, head.shard.num_classes):
+                    value = StoredRows([(0, value)])
+                if isinstance(value, StoredRows) and origin is not None:
+                    value = MappedRows(value, origin)
+                state[entry] = value
 
-    def _resume_rows(self) -> None:
-        for optimizer, entry, head, rows in self._pending:
-            own = torch.empty(
-                (len(head.weight), *rows.shape[1:]),
-                dtype=rows.dtype,
-                device=head.weight.device,
-            )
-            rows.copy_to(own, head.shard.start)
-            optimizer.state[head.weight][entry] = own
+    def _read_optimizer_rows(self) -> None:
+        """Read this rank's rows of what the optimizers have loaded."""
+        for _, optimizer in self.optimizers():
+            for head in heads_of(self.bare_model).values():
+                state = optimizer.state.get(head.weight, {})
+                for entry, value in state.items():
+                    if isinstance(value, StoredRows):
+                        state[entry] = value.of_shard(head.shard, head.weight.device)
 
     def optimizers(self) -> list[tuple[str, Optimizer]]:
         """Each optimizer with its name, which is empty if there is but one."""
-        wrapper = self.optim_wrapper
-        if isinstance(wrapper, OptimWrapperDict):
-            return [(name, each.optimizer) for name, each in wrapper.items()]
-        return [('', wrapper.optimizer)]
+        return [(name, each.optimizer) for name, each in self._wrappers().items()]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for _, each in self.optimizers() for group in each.param_groups]
 
     def _wrappers(self) -> dict[str, OptimWrapper]:
         wrapper = self.optim_wrapper
@@ -692,9 +585,9 @@ def _bytes(size: float | str | None) -> float:
     if size is None:
         return math.inf
     if isinstance(size, str):
-        found = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*', size, re.IGNORECASE)
-        if found:
-            return float(found[1]) * UNITS[found[2].upper()]
+        match = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMGT]B)\s*', size, re.IGNORECASE)
+        if match:
+            return float(match[1]) * UNITS[match[2].upper()]
     elif isinstance(size, int | float) and size >= 0:
         return size
     raise UserError(
@@ -713,31 +606,6 @@ def _is_local(
     return isinstance(backend, LocalBackend)
 
 
-def _prepare(path: Path) -> Path:
-    """The temporary name of a checkpoint, of which nothing is left behind."""
-    if is_main_process():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        storage.tidy(path.parent)
-    return storage.temporary(path)
-
-
-def _has_rows(value: Any, count: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
-
-
-def _hyperparameters(optimizer: Optimizer) -> list[dict]:
-    return [
-        {name: value for name, value in group.items() if name != 'params'}
-        for group in optimizer.param_groups
-    ]
-
-
-def _revised(key: str, revise_keys: Iterable[tuple[str, str]]) -> str:
-    for pattern, replacement in revise_keys:
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
 def _with_state_dict(filename: str, checkpoint: Any, revise_keys: list) -> dict:
     """A checkpoint whose weights are its ``state_dict``, with the model's own names."""
     if not isinstance(checkpoint, dict):
@@ -747,8 +615,8 @@ def _with_state_dict(filename: str, checkpoint: Any, revise_keys: list) -> dict:
     state = checkpoint['state_dict']
     if not isinstance(state, dict):
         raise UserError(f'{filename} is no checkpoint: it holds no weights')
-    renamed = OrderedDict(
-        (_revised(str(key), revise_keys), value) for key, value in state.items()
-    )
-    renamed._metadata = getattr(state, '_metadata', OrderedDict())  # type: ignore
+    renamed: Any = OrderedDict((str(key), value) for key, value in state.items())
+    for pattern, new in revise_keys:
+        renamed = OrderedDict((re.sub(pattern, new, k), v) for k, v in renamed.items())
+    renamed._metadata = getattr(state, '_metadata', OrderedDict())
     return {**checkpoint, 'state_dict': renamed}

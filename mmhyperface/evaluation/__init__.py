@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .metrics import MegaFaceIdentification as MegaFaceIdentification
     from .metrics import TemplateIdentification as TemplateIdentification
     from .metrics import TemplateVerification as TemplateVerification
-    from .results import VerificationResult as VerificationResult
+    from .protocols import VerificationResult as VerificationResult
 
 _PLACES = {
     'EmbeddingMetric': '.metrics',
@@ -24,7 +24,7 @@ _PLACES = {
     'MegaFaceIdentification': '.metrics',
     'TemplateIdentification': '.metrics',
     'TemplateVerification': '.metrics',
-    'VerificationResult': '.results',
+    'VerificationResult': '.protocols',
 }
 
 __all__ = list(_PLACES)

@@ -10,32 +10,15 @@ counts as often as its subject; galleries and distractors stay.
 Intervals are percentiles of what the figures then are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, singledispatch
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mmhyperface.utils.errors import UserError
 
 from .functional.arrays import Floats, Ints
-from .functional.identification import probe_rates
-from .functional.megaface import megaface_rates
-from .functional.verification import SortedScores, weighted_fold_accuracy
-from .results import (
-    IdentificationResult,
-    MegaFaceResult,
-    Result,
-    VerificationResult,
-    rate_name,
-)
-
-Figures = dict[str, float]
-
-# Of more pairs only the TARs are drawn again, whose FARs need few of the pairs.
-MANY_PAIRS = 2**20
-MOST_COUNTS = 2**26
-SPARE_PAIRS = 64
+from .protocols import Result
 
 
 class Difference(NamedTuple):
@@ -71,12 +54,12 @@ def confidence_intervals(
     drawn = _drawn([result], draws, seed)
     low, high = _tails(level)
     figures = result.figures()
-    found = {
+    intervals = {
         name: (_quantile(x, low), _quantile(x, high))
         for name, x in (drawn[0] if drawn else {}).items()
-        if not np.isnan(figures[name])
+        if not np.isnan(figures.get(name, np.nan))
     }
-    return {name: ends for name, ends in found.items() if np.isfinite(ends).all()}
+    return {name: ends for name, ends in intervals.items() if np.isfinite(ends).all()}
 
 
 def paired_differences(
@@ -104,226 +87,46 @@ def paired_differences(
         return {}
     values = [result.figures() for result in results]
     shared = set(drawn[0]).intersection(*drawn, *values)
-    found: dict[str, list[Difference]] = {
-        name: [] for name in drawn[0] if name in shared
-    }
-    for name, differences in found.items():
+    differences: dict[str, list[Difference]] = {}
+    for name in (name for name in drawn[0] if name in shared):
+        differences[name] = []
         for value, x in zip(values[1:], drawn[1:], strict=True):
             with np.errstate(invalid='ignore'):  # of infinities, which are unknown
                 apart = x[name] - drawn[0][name]
             observed = value[name] - values[0][name]
-            differences.append(_difference(observed, apart, low, high))
-    return found
+            differences[name].append(_difference(observed, apart, low, high))
+    return differences
 
 
 def unlike(first: Result, other: Result) -> str | None:
     """Why two results cannot be compared in pairs, in words; None if they can."""
     if type(first) is not type(other):
         return 'it was tested by another protocol'
-    theirs = _tested(other)
-    for what, ours in _tested(first).items():
+    theirs = other.tested()
+    for what, ours in first.tested().items():
         if not all(map(np.array_equal, ours, theirs[what])):
             return f'it was tested on other {what}'
     return None
-
-
-@singledispatch
-def _tested(result: Result) -> dict[str, list[Any]]:
-    """What has to be equal for a paired comparison, in words."""
-    raise TypeError(f'no comparison is known of {type(result).__name__}')
-
-
-@_tested.register
-def _(result: VerificationResult) -> dict[str, list[Any]]:
-    return {
-        'pairs': [result.same],
-        'identities': [result.identity_a, result.identity_b],
-        'folds or by another rule': [result.folds, result.interpolation, result.fars],
-    }
-
-
-@_tested.register
-def _(result: IdentificationResult) -> dict[str, list[Any]]:
-    return {
-        'probes': [result.subjects],
-        'galleries': [result.galleries, result.merged, result.mate_ranks > 0],
-        'thresholds': [result.threshold],
-    }
-
-
-@_tested.register
-def _(result: MegaFaceResult) -> dict[str, list[Any]]:
-    return {
-        'probes': [result.subjects],
-        'distractors': [result.distractors, result.used, result.num_impostors],
-    }
-
-
-@singledispatch
-def resampler(result: Result) -> tuple[int, Callable[[Ints], Figures]] | None:
-    """The number I of identities, and a function from weights [I] to figures.
-
-    None where identities are not known.
-    """
-    raise TypeError(f'{type(result).__name__} cannot be resampled')
-
-
-@resampler.register
-def _(result: VerificationResult) -> tuple[int, Callable[[Ints], Figures]] | None:
-    a, b = result.identity_a, result.identity_b
-    if a is None or b is None:
-        return None
-    identities = int(max(a.max(), b.max())) + 1
-    if len(a) > MANY_PAIRS:
-        return identities, _highest_tars(result, a, b, identities)
-    same = result.same
-    positives, negatives = np.flatnonzero(same), np.flatnonzero(~same)
-    positives = positives[np.argsort(result.scores[positives])]
-    negatives = negatives[np.argsort(result.scores[negatives])]
-    ascending = result.scores[positives], result.scores[negatives]
-
-    def figures(weights: Ints) -> Figures:
-        of_pair = np.where(same, weights[a], weights[a] * weights[b])
-        of_same, of_different = of_pair[positives], of_pair[negatives]
-        if not of_same.any() or not of_different.any():
-            return {}
-        scores = SortedScores.weighted(
-            ascending[0], of_same, ascending[1], of_different
-        )
-        found = {'eer': scores.equal_error_rate(), 'auc': scores.auc()}
-        if result.interpolation == 'exact':
-            found |= _by_rate('tar@far', result.fars, scores.staircase(result.fars))
-        if result.folds is not None:
-            found['accuracy'] = weighted_fold_accuracy(
-                result.scores, same, result.folds, of_pair
-            )
-        return found
-
-    return identities, figures
-
-
-def _highest_tars(
-    result: VerificationResult, a: Ints, b: Ints, identities: int
-) -> Callable[[Ints], Figures]:
-    """TARs alone, from the highest scores of different pairs, of very many pairs."""
-    scores, same = result.scores, result.same
-    positives = np.flatnonzero(same)
-    positives = positives[np.argsort(scores[positives])]
-    person, of_positives = a[positives], scores[positives]
-    every = np.flatnonzero(~same)
-    between = _PairCounts(a[every], b[every], identities)
-
-    @cache
-    def highest(count: int) -> tuple[Floats, Ints, Ints]:
-        """Of the different pairs with the highest scores, ascending: these, a and b."""
-        chosen = every
-        if count < len(every):
-            place = len(every) - count
-            chosen = every[np.argpartition(scores[every], place)[place:]]
-        chosen = chosen[np.argsort(scores[chosen])]
-        return scores[chosen], a[chosen], b[chosen]
-
-    # More than needed, since those that are drawn may weigh less; where that is not
-    # enough, all.
-    needed = int(1.5 * result.fars.max(initial=0) * len(every))
-    enough = min(needed + SPARE_PAIRS, len(every))
-
-    def figures(weights: Ints) -> Figures:
-        of_same = weights[person]
-        if result.interpolation != 'exact' or not of_same.any():
-            return {}
-        for count in (enough, len(every)):
-            values, first, second = highest(count)
-            of_different = weights[first] * weights[second]
-            tars = SortedScores.weighted(
-                of_positives,
-                of_same,
-                values,
-                of_different,
-                between.total(weights) - int(of_different.sum()),
-            ).staircase(result.fars)
-            if not np.isnan(tars).any():
-                break
-        return _by_rate('tar@far', result.fars, tars)
-
-    return figures
-
-
-class _PairCounts:
-    """How many pairs there are of each two identities."""
-
-    def __init__(self, a: Ints, b: Ints, identities: int) -> None:
-        self.a, self.b = a, b
-        self.counts: Floats | None = None
-        if identities**2 <= MOST_COUNTS:
-            both = a.astype(np.int64) * identities + b
-            counts = np.bincount(both, minlength=identities**2)
-            self.counts = counts.reshape(identities, identities).astype(np.float64)
-
-    def total(self, weights: Ints) -> int:
-        """Of all pairs, each counting as often as its two identities together."""
-        if self.counts is None:
-            return int((weights[self.a] * weights[self.b]).sum())
-        return round(float(weights @ self.counts @ weights))
-
-
-@resampler.register
-def _(result: IdentificationResult) -> tuple[int, Callable[[Ints], Figures]]:
-    def figures(weights: Ints) -> Figures:
-        rates = probe_rates(result, result.ranks, result.fpirs, weights)
-        ranks = {
-            f'rank-{rank}': float(rate)
-            for rank, rate in zip(result.ranks, rates.rank_rates, strict=True)
-        }
-        return ranks | _by_rate('tpir@fpir', result.fpirs, _beyond(rates.tpirs))
-
-    return int(result.subjects.max()) + 1, figures
-
-
-@resampler.register
-def _(result: MegaFaceResult) -> tuple[int, Callable[[Ints], Figures]]:
-    def figures(weights: Ints) -> Figures:
-        rates = megaface_rates(result, weights)
-        ranks = {
-            f'rank-{rank}@{count}': float(rates.rates[row, column])
-            for row, count in enumerate(result.distractors)
-            for column, rank in enumerate(result.ranks)
-        }
-        return ranks | _by_rate('tar@far', result.fars, _beyond(rates.tars))
-
-    return len(result.num_impostors), figures
-
-
-def _beyond(rates: Floats) -> Floats:
-    """Rates by a threshold below the scores that were kept are above all others."""
-    return np.where(np.isnan(rates), np.inf, rates)
-
-
-def _by_rate(name: str, rates: Floats, values: Floats) -> Figures:
-    return {
-        f'{name}={rate_name(rate)}': float(value)
-        for rate, value in zip(rates, values, strict=True)
-    }
 
 
 def _drawn(results: Sequence[Result], draws: int, seed: int) -> list[dict[str, Floats]]:
     """Of each result its figures in each draw, [draws]; NaN where a draw has none."""
     if draws < 1:
         raise UserError(f'draws is {draws}; at least one is needed')
-    known = [made for result in results if (made := resampler(result)) is not None]
+    known = [made for result in results if (made := result.resampler()) is not None]
     if len(known) < len(results):
         return []
-    found = [
-        [figures(weights) for weights in _weights(known[0][0], draws, seed)]
-        for _, figures in known
-    ]
-    return [
-        {
-            name: np.array([figures.get(name, np.nan) for figures in of_draw])
-            for name in dict.fromkeys(name for figures in of_draw for name in figures)
-        }
-        for of_draw in found
-    ]
+    drawn = []
+    for _, figures in known:
+        every = [figures(weights) for weights in _weights(known[0][0], draws, seed)]
+        names = dict.fromkeys(name for of_draw in every for name in of_draw)
+        drawn.append(
+            {
+                name: np.array([of_draw.get(name, np.nan) for of_draw in every])
+                for name in names
+            }
+        )
+    return drawn
 
 
 def _weights(identities: int, draws: int, seed: int) -> Iterator[Ints]:

@@ -29,7 +29,7 @@ from mmpretrain import registry as mmpretrain_registry
 from torch import Tensor
 
 import mmhyperface.models  # registers what a network is built of
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.engine.hooks.convention_hook import operating_points
 from mmhyperface.engine.launch import (
     MMENGINE_HOOKS,
@@ -43,6 +43,7 @@ from mmhyperface.models.recognizers import FaceDataPreprocessor, FaceRecognizer
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 from mmhyperface.weights.convention import META_KEY, Convention, convention_of
+from mmhyperface.weights.shapes import require_fit
 
 _PARTS = ('backbone.', 'neck.')
 # What is done with pixels, in a Convention.
@@ -87,7 +88,7 @@ def get_model(
     model = _build(convention, source)
     if checkpoint is not None:
         name = str(getattr(config, 'filename', config) or 'its convention')
-        storage.require_fit(model.state_dict(), state, _PARTS, source, name)
+        require_fit(model.state_dict(), state, _PARTS, source, name)
         model.load_state_dict(state, strict=False)
     model.to(require_device(device)).eval()
     model.convention = dataclasses.replace(
@@ -403,7 +404,7 @@ class _FitHook(Hook):
         """Called before the model, or a hook's copy of it, takes anything."""
         model: Any = runner.model
         # With EMAHook the averaged weights, which are tested.
-        storage.require_fit(
+        require_fit(
             (model.module if is_model_wrapper(model) else model).state_dict(),
             checkpoint.get('state_dict', checkpoint),
             self.parts,

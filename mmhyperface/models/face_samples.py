@@ -1,6 +1,6 @@
 """What stands for the images of a batch beside their pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor
+
+from mmhyperface.utils.errors import UserError
 
 
 class FaceSamples:
@@ -44,3 +46,23 @@ class FaceSamples:
 
     def __getitem__(self, which: int | slice) -> Any:
         return self._samples[which]
+
+
+def labels_of(samples: Sequence[DataSample] | FaceSamples) -> Tensor | None:
+    """The label of each sample, int64 [B]; None if some have not one.
+
+    Raises:
+        UserError: If labels are mixed.
+    """
+    if isinstance(samples, FaceSamples):
+        return samples.gt_label
+    if any('gt_score' in sample for sample in samples):
+        raise UserError(
+            'HypersphereHead: mixed labels (gt_score) have no class centre of their '
+            'own; train without Mixup and CutMix: leave '
+            'model.train_cfg.augments out'
+        )
+    labels = [sample.get('gt_label') for sample in samples]
+    if not labels or any(y is None or y.numel() != 1 for y in labels):
+        return None
+    return torch.cat(labels)

@@ -1,4 +1,4 @@
-"""The blocked engine: a walk over the classes that never holds B x C.
+"""The blocked engine: a loop over blocks of classes that never holds B x C.
 
 For a block of rows W_j with norms n_j and unit features x_i:
 
@@ -7,15 +7,19 @@ For a block of rows W_j with norms n_j and unit features x_i:
     dL / d W_j = (sum_i g_ij x_i - (sum_i g_ij cos_ij) W_j / n_j) / n_j,
 
 so the rows are never copied to be normalised. Where the fold is a sum, g needs the
-terms of no other class, and one visit to each block does all: three products. Where
-it is a log-sum-exp the first visit finds that, and the second, in backward, computes
-the cosines again: four products.
+terms of no other class, and one loop does all: three products. Where it is a
+log-sum-exp the first loop finds that, and the second, in backward, computes the
+cosines again: four products.
+
+Between the products :mod:`.terms` evaluates the loss, compiled where that pays.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -24,60 +28,57 @@ from torch import Tensor
 from mmhyperface.utils.errors import UserError
 
 from . import recycled
-from .block import Block, Frame
+from .contract import Context, Loss
 from .denormals import denormals_flushed
-from .elementwise import (
-    Bindable,
-    Buffers,
-    Program,
-    RandomTermsError,
-    Terms,
-    operations,
-    trace,
-)
-from .fold import Fold
+from .fold import Fold, neutral
 from .products import add_product, product
 from .sphere import are_exact, project, row_norms, unit
+from .terms import (
+    FEW_ENTRIES,
+    BlockTerms,
+    block_terms,
+    compiled_block_terms,
+    compiler_missing,
+    compiler_settings,
+    examine,
+    no_draws,
+    pays,
+)
 from .update import Update
-
-if TYPE_CHECKING:
-    from mmhyperface.models.losses.base import Context, HypersphereLoss
-
 
 # Entries of the rows of a tile: a megabyte in fp32.
 TILE_ENTRIES = 2**18
+_examined: weakref.WeakSet = weakref.WeakSet()
 
 
 @dataclass
-class Walk:
-    """What is to be visited, and what for.
+class Task:
+    """A loop over all rows, and what it is for.
 
     Attributes:
         features, weight, target, context, loss, centres, update: As in
-            :func:`.dense.dense`; ``centres`` may also be ``unit``, for rows that are
-            on the sphere already.
-        program: The loss as it was when its value was asked for.
+            :func:`.dense.dense`; entries of the context that require a gradient get
+            one. ``centres`` may also be ``unit``, for rows that are on the sphere.
         upstream: Gradient of the fold, [B, 1], if gradients are wanted.
         folded: The fold of all classes, [B, 1], where a gradient needs it.
         wants_rows: Whether the gradient of the rows is wanted.
-        norms: Norms of the rows of each block, where an earlier visit took them.
+        norms: Norms of the rows of each block, where an earlier loop took them.
     """
 
     features: Tensor
     weight: Tensor
     target: Tensor
-    context: 'Context'
-    loss: 'HypersphereLoss'
+    context: Context
+    loss: Loss
     centres: str
-    program: Bindable
+    update: Update | None = None
     upstream: Tensor | None = None
     folded: Tensor | None = None
-    update: Update | None = None
     wants_rows: bool = True
     norms: Sequence[Tensor | None] = ()
 
     def __len__(self) -> int:
-        """Number of rows to be visited."""
+        """Number of rows."""
         return len(self.weight if self.update is None else self.update)
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -86,34 +87,59 @@ class Walk:
             return self.weight.data[start:stop]
         return self.update.rows(start, stop)
 
-    @property
-    def spared(self) -> Tensor | None:
-        """Rows that do not count, sorted int64 [K]."""
-        return None if self.update is None else self.update.spared
+    def excluded(self, start: int, stop: int) -> Tensor | None:
+        """Which of them do not count, bool [n, 1]; None for none."""
+        if self.update is None or self.update.excluded is None:
+            return None
+        return self.update.excluded[start:stop]
 
 
 @dataclass
-class Visit:
-    """What one walk over the classes yields.
+class Outcome:
+    """What a loop yields.
 
     Attributes:
         folded: Fold of the terms, [B, 1].
         hardest: Largest cosine to another centre, [B, 1].
         features, rows: Gradients, [B, D] and [c, D]; None where not asked for.
         context: Gradients of the context, [B, 1], by name.
-        norms: Norms of the rows of each block, for a second visit.
+        norms: Norms of the rows of each block, for a second loop.
     """
 
     folded: Tensor
     hardest: Tensor
     features: Tensor | None = None
     rows: Tensor | None = None
-    context: dict[str, Tensor] | None = None
+    context: dict[str, Tensor] = field(default_factory=dict)
     norms: list[Tensor | None] = field(default_factory=list)
 
 
+@dataclass
+class Block:
+    """The n rows from ``start`` on, ready to be multiplied.
+
+    Attributes:
+        start: The first row.
+        raw: The rows as they are stored, [n, D].
+        rows: The rows to multiply by, [n, D], in the features' type.
+        norms: Those of the rows, [n]; None where they do not tell the directions
+            exactly, or need not.
+        to_cosine: Factors [n, 1] that make the products of ``rows`` and features
+            cosines; None where the rows are on the sphere, to which their gradient
+            need not be tangential.
+        to_gradient: 1 / n_j, [n, 1], where the rows were divided by n_j.
+    """
+
+    start: int
+    raw: Tensor
+    rows: Tensor
+    norms: Tensor | None = None
+    to_cosine: Tensor | None = None
+    to_gradient: Tensor | None = None
+
+
 class Blocked:
-    """An engine that walks the classes in blocks.
+    """An engine that goes over the classes in blocks.
 
     Args:
         block: Number of classes in a block; by default as many as stay in a
@@ -122,6 +148,13 @@ class Blocked:
             ``torch.bfloat16``; by default that of the features.
         tile: Number of rows of a block that one product takes; by default as many as
             stay near a processor from one to the next, and all on a GPU.
+        compiled: Whether ``torch.compile`` makes kernels of the loss; by default
+            where there are many classes and what it needs. What cannot be compiled
+            autograd evaluates, which is logged.
+
+    Raises:
+        UserError: When called, if ``compiled`` is asked for where nothing can be
+            compiled.
     """
 
     def __init__(
@@ -129,218 +162,179 @@ class Blocked:
         block: int | None = None,
         matmul_dtype: torch.dtype | None = None,
         tile: int | None = None,
+        compiled: bool | None = None,
     ) -> None:
         self.block = block
         self.tile = tile
         self.matmul_dtype = matmul_dtype
+        self.compiled = compiled
         # What backward was given last time, as a multiple of what was expected.
         self.upstream_scale = 1.0
-        self._programs: dict[tuple, dict[bool, Program | None]] = {}
-        self._untraced: set[str] = set()
-        self._buffers: Buffers | None = None
+        # Losses that could not be compiled.
+        self._failed: set[str] = set()
 
     def __call__(
         self,
         features: Tensor,
         weight: Tensor,
         target: Tensor,
-        context: 'Context',
-        loss: 'HypersphereLoss',
+        context: Context,
+        loss: Loss,
         centres: str = 'normalize',
         expected: float = 1.0,
         update: Update | None = None,
     ) -> Fold:
-        """See :func:`.dense.dense`."""
-        names = tuple(context)
-        if update is not None:
+        """See :func:`.dense.dense`; ``update`` lets rows step in the loop."""
+        if self.compiled and (reason := compiler_missing(features.device.type)):
+            raise UserError(
+                f"engine='fused' cannot work here: {reason}; set model.head.engine to "
+                "'auto' or 'blocked'"
+            )
+        if update is not None and not features.requires_grad:
             # Rows may step in backward, which must come even if no feature learns.
-            features = features if features.requires_grad else _leaf(features)
-        folded, hardest = _WalkFunction.apply(
-            self,
-            loss,
-            centres,
-            expected,
-            update,
-            names,
-            features,
-            weight,
-            target,
-            *context.values(),
+            features = features.detach().requires_grad_()
+        return Fold(
+            *_BlockLoop.apply(
+                self,
+                loss,
+                centres,
+                expected,
+                update,
+                tuple(context),
+                features,
+                weight,
+                target,
+                *context.values(),
+            )
         )
-        return Fold(folded, hardest)
 
-    @denormals_flushed()
-    def visit(self, walk: Walk) -> Visit:
-        """Visit all classes once."""
-        features, loss, upstream = walk.features, walk.loss, walk.upstream
+    def run(self, task: Task) -> Outcome:
+        """Go over all blocks once."""
+        evaluate = self._evaluation(task)
+        compiles = evaluate is not block_terms
+        with denormals_flushed(), compiler_settings() if compiles else nullcontext():
+            return self._run(task, evaluate)
+
+    def _run(self, task: Task, evaluate: Callable[..., BlockTerms]) -> Outcome:
+        features, loss, upstream = task.features, task.loss, task.upstream
+        count = len(task)
         # On CPUs two of the three products are faster with column-major operands.
         x = features.to(self.matmul_dtype or features.dtype).T.contiguous().T
-        total = features.new_full((len(features), 1), loss.neutral)
-        hardest = torch.full_like(total, -1)
-        visit = Visit(total, hardest)
-        inputs: dict[str, Tensor] = dict(walk.context)
+        total = features.new_full((len(features), 1), neutral(loss))
+        outcome = Outcome(total, torch.full_like(total, -1))
+        wanted: tuple[str, ...] = ()
         if upstream is not None:
-            inputs['upstream'] = upstream
-            inputs['folded'] = total if walk.folded is None else walk.folded
-            visit.features = features.new_zeros(features.shape)
-            visit.context = {
-                name: torch.zeros_like(total)
-                for name, value in walk.context.items()
-                if value.requires_grad
-            }
-            if walk.wants_rows and walk.update is None:
-                visit.rows = recycled.empty(len(walk.weight), walk.weight)
-        frames: dict[int, Frame] = {}
-        for i, block in enumerate(self._blocks(walk)):
-            size = block.stop - block.start
-            if size not in frames:
-                assert self._buffers is not None
-                frames[size] = Frame(size, walk.program, inputs, self._buffers)
-            frame = frames[size]
-            known = walk.norms[i] if walk.norms else None
-            norms = self._prepare(x, block, walk.centres, frame.products, known)
-            visit.norms.append(norms)
-            frame.evaluate(block)
-            if upstream is None or loss.additive:
-                # Otherwise an earlier visit has seen the terms.
-                frame.hardest(visit.hardest)
-                add = frame.add_sum if loss.additive else frame.add_logsumexp
-                add(visit.folded, 'others', block)
-            if upstream is not None:
-                for name, sums in (visit.context or {}).items():
-                    frame.add_sum(sums, name, block)
-                self._collect(x, block, *frame.slopes(block), visit, walk.update)
-        return visit
-
-    def programs(
-        self, loss: 'HypersphereLoss', context: 'Context', like: Tensor, trains: bool
-    ) -> dict[bool, Bindable]:
-        """A loss as it is now, without and with its gradient.
-
-        Args:
-            loss: The loss.
-            context: Its context; entries that require a gradient get one.
-            like: Any tensor of the cosines' type.
-            trains: Whether the gradient will be wanted.
-
-        Returns:
-            What evaluates the loss in a visit, by whether that wants gradients; those
-            that there will be.
-
-        Raises:
-            UserError: If it would be another loss in the second of two visits.
-        """
-        # A sum has its gradient from the only visit.
-        twice = trains and not loss.additive
-        kinds = [False, True] if twice else [trains]
-        wanted = tuple((name, value.requires_grad) for name, value in context.items())
-        try:
-            now = operations(loss, context, like, trains)
-        except NotImplementedError as error:
-            if twice and isinstance(error, RandomTermsError):
-                raise _chance(loss) from error
-            self._tell_untraced(loss, error)
-            return {kind: Terms(loss, context, kind) for kind in kinds}
-        key = (now, wanted, like.dtype, like.device, trains, loss.additive)
-        if key not in self._programs:
-            if len(self._programs) > 8:
-                self._programs.clear()
-            if twice and operations(loss, context, like, trains) != now:
-                raise _chance(loss)
-            self._programs[key] = {
-                kind: self._trace(loss, context, like, kind) for kind in kinds
-            }
-        return {
-            kind: program or Terms(loss, context, kind)
-            for kind, program in self._programs[key].items()
-        }
-
-    def _trace(
-        self, loss: 'HypersphereLoss', context: 'Context', like: Tensor, gradient: bool
-    ) -> Program | None:
-        try:
-            return trace(loss, context, like, gradient)
-        except NotImplementedError as error:
-            self._tell_untraced(loss, error)
-            return None
-
-    def _tell_untraced(self, loss: 'HypersphereLoss', why: Exception) -> None:
-        name = type(loss).__name__
-        if name not in self._untraced:
-            self._untraced.add(name)
-            print_log(
-                f'{name} cannot be traced ({why}): autograd evaluates it, which takes '
-                'longer',
-                'current',
-                logging.WARNING,
+            wanted = tuple(
+                k for k, value in task.context.items() if value.requires_grad
             )
-
-    def _blocks(self, walk: Walk) -> Iterator[Block]:
-        features, target, spared = walk.features, walk.target, walk.spared
-        samples, count = len(features), len(walk)
+            outcome.features = torch.zeros_like(features)
+            outcome.context = {name: torch.zeros_like(total) for name in wanted}
+            if task.wants_rows and task.update is None:
+                outcome.rows = recycled.empty(len(task.weight), task.weight)
+            if not loss.additive and task.folded is not None:
+                outcome.folded = task.folded
+        context = {name: value.detach() for name, value in task.context.items()}
         size = min(self.block or default_block(features), max(count, 1))
-        buffers = self._buffers
-        if buffers is None or not buffers.fit(features, samples, size):
-            self._buffers = Buffers(features, samples, size)
-        starts = torch.arange(0, count + size, size, device=target.device)
-        order = target.argsort()
-        ordered = target[order]
-        own = ordered * samples + order
-        own_bounds = torch.searchsorted(ordered, starts).tolist()
-        if spared is not None:
-            spared_bounds = torch.searchsorted(spared, starts).tolist()
+        products = features.new_empty((size, len(features)))
         for i, start in enumerate(range(0, count, size)):
             stop = min(start + size, count)
-            block = Block(start, stop, walk.rows(start, stop))
-            low, high = own_bounds[i : i + 2]
-            if low < high:
-                block.own = own[low:high] - start * samples
-            if spared is not None:
-                low, high = spared_bounds[i : i + 2]
-                if low < high:
-                    block.spared = spared[low:high] - start
-            yield block
+            known = task.norms[i] if task.norms else None
+            block = self._multiplied(x, task, start, stop, products, known)
+            terms = evaluate(
+                loss,
+                products[: stop - start],
+                block.to_cosine,
+                (task.target - start).to(torch.int32)[None],
+                task.excluded(start, stop),
+                context,
+                wanted,
+                outcome.folded,
+                outcome.hardest,
+                upstream,
+            )
+            outcome.norms.append(block.norms)
+            outcome.folded, outcome.hardest = terms.folded, terms.hardest
+            for name, sums in zip(wanted, terms.context, strict=True):
+                outcome.context[name] += sums
+            if terms.slopes is not None:
+                self._collect(x, block, terms.slopes, terms.radial, outcome, task)
+        return outcome
 
-    def _prepare(
+    def _evaluation(self, task: Task) -> Callable[..., BlockTerms]:
+        """:func:`block_terms`, or what evaluates a block compiled.
+
+        What decides is the same in a resumed training, lest its results differ in
+        their last bits.
+        """
+        device, loss = task.features.device.type, task.loss
+        name = type(loss).__name__
+        chosen = pays(device, len(task)) if self.compiled is None else self.compiled
+        if not chosen or name in self._failed:
+            return block_terms
+        least = 0 if self.compiled else FEW_ENTRIES
+
+        def evaluate(loss: Loss, products: Tensor, *args: Any) -> BlockTerms:
+            # Sizes of 0 and 1 would be compiled for themselves.
+            small = min(products.shape) < 2 or products.numel() <= least
+            if small or name in self._failed:
+                return block_terms(loss, products, *args)
+            try:
+                return compiled_block_terms()(loss, products, *args)
+            except Exception as error:
+                # Autograd fails too, if it is the loss that does.
+                terms = block_terms(loss, products, *args)
+                self._failed.add(name)
+                print_log(
+                    f'{name} cannot be compiled ({error}): autograd evaluates it, '
+                    'which takes longer',
+                    'current',
+                    logging.WARNING,
+                )
+                return terms
+
+        return evaluate
+
+    def _multiplied(
         self,
         x: Tensor,
-        block: Block,
-        centres: str,
+        task: Task,
+        start: int,
+        stop: int,
         products: Tensor,
-        norms: Tensor | None = None,
-    ) -> Tensor | None:
-        """Put a block's rows on the sphere, or tell how, and multiply them by ``x``.
+        norms: Tensor | None,
+    ) -> Block:
+        """A block's products, with what makes cosines of them.
 
         Args:
             x: The features [B, D], in the type of the product's operands.
-            block: Gets ``rows``, ``to_cosine`` and ``to_gradient``; its ``raw`` rows
-                are changed for ``project``.
-            centres: As in :func:`.dense.dense`; ``unit`` for rows on the sphere.
-            products: Filled in, [n, B].
+            task: Its rows are put on the sphere, in place, for ``project``.
+            start, stop: The rows.
+            products: Filled in, [at least n, B].
             norms: Those of the rows, [n], if they are known.
-
-        Returns:
-            The norms; None where they do not tell the directions exactly, or need not.
         """
-        if centres == 'project':
-            project(block.raw)
-        block.rows = block.raw.to(products.dtype)
-        measures = centres == 'normalize' and norms is None
+        raw = task.rows(start, stop)
+        if task.centres == 'project':
+            project(raw)
+        block = Block(start, raw, raw.to(products.dtype))
+        products = products[: stop - start]
+        measures = task.centres == 'normalize' and norms is None
         lengths = []
         for tile in self._tiles(block.rows):
             if measures:
                 lengths.append(row_norms(block.rows[tile]))
             product(block.rows[tile].to(x.dtype), x.T, products[tile])
-        if measures:
-            norms = torch.cat(lengths)
-        if norms is None or not are_exact(norms):
-            if centres == 'normalize':
-                block.rows, length = unit(block.rows)
-                block.to_gradient = 1 / length.masked_fill_(length == 0, 1)
-                product(block.rows.to(x.dtype), x.T, products)
-            return None
-        block.to_cosine = block.to_gradient = norms.reciprocal().unsqueeze(1)
-        return norms
+        if task.centres != 'normalize':
+            return block
+        block.norms = torch.cat(lengths) if norms is None else norms
+        if are_exact(block.norms):
+            block.to_cosine = block.to_gradient = block.norms.reciprocal()[:, None]
+            return block
+        block.norms = None
+        block.rows, length = unit(block.rows)
+        block.to_gradient = 1 / length.masked_fill_(length == 0, 1)
+        block.to_cosine = torch.ones_like(length)
+        product(block.rows.to(x.dtype), x.T, products)
+        return block
 
     def _tiles(self, rows: Tensor) -> list[slice]:
         """Parts of a block's rows."""
@@ -355,36 +349,37 @@ class Blocked:
         block: Block,
         by_row: Tensor,
         radial: Tensor | None,
-        visit: Visit,
-        update: Update | None,
+        outcome: Outcome,
+        task: Task,
     ) -> None:
-        """Add a block's gradients, or let the rows step at once."""
-        assert visit.features is not None
-        if block.to_gradient is not None and radial is not None:
-            radial.mul_(block.to_gradient)
-            if block.to_cosine is not None:
-                radial.mul_(block.to_cosine)
-            elif update is not None:
+        """Add a block's gradients, or let the rows step at once.
+
+        Args:
+            x: See :meth:`_multiplied`.
+            block: The block.
+            by_row: Gradient by the products, [n, B].
+            radial: Sums of cosine times gradient by it, [n, 1], where rows are
+                normalised.
+            outcome: To be added to.
+            task: Says who takes the gradient of the rows.
+        """
+        assert outcome.features is not None
+        inverse = block.to_gradient
+        if inverse is not None and radial is not None:
+            radial.mul_(inverse)
+            if block.norms is not None or task.update is not None:
                 # From directions to the rows themselves.
-                radial.mul_(block.to_gradient)
+                radial.mul_(inverse)
         step = gradient = None
-        if update is not None:
-            step = update.step(
-                block.start,
-                block.stop,
-                block.raw,
-                by_row,
-                x,
-                radial,
-                block.spared,
-            )
-        elif visit.rows is not None:
-            gradient = visit.rows[block.start : block.stop]
+        if task.update is not None:
+            step = task.update.step(block.start, block.raw, by_row, x, radial)
+        elif outcome.rows is not None:
+            gradient = outcome.rows[block.start : block.start + len(block.rows)]
         for tile in self._tiles(block.rows):
             rows, slopes = block.rows[tile], by_row[tile]
-            add_product(visit.features, slopes.T.to(x.dtype), rows.to(x.dtype))
-            if block.to_gradient is not None and block.to_cosine is None:
-                slopes.mul_(block.to_gradient[tile])
+            add_product(outcome.features, slopes.T.to(x.dtype), rows.to(x.dtype))
+            if inverse is not None and block.norms is None:
+                slopes.mul_(inverse[tile])
             if step is not None:
                 step(tile)
             elif gradient is not None:
@@ -398,19 +393,19 @@ def default_block(features: Tensor) -> int:
     """Number of classes in a block for features [B, D]."""
     samples, dims = max(1, features.shape[0]), features.shape[1]
     if features.is_cuda:
-        return max(1024, 2**24 // samples)
+        return max(1024, 2**23 // samples)
     # Cosines of half a megabyte, in rows of four.
     return max(128, min(2**17 // samples, 2**20 // dims))
 
 
-class _WalkFunction(torch.autograd.Function):
+class _BlockLoop(torch.autograd.Function):
     """The fold of all classes, with its gradients."""
 
     @staticmethod
     def forward(
         ctx: Any,
         engine: Blocked,
-        loss: 'HypersphereLoss',
+        loss: Loss,
         centres: str,
         expected: float,
         update: Update | None,
@@ -430,23 +425,29 @@ class _WalkFunction(torch.autograd.Function):
         ctx.gradients, ctx.over = None, False
         values = _requiring(names, context, ctx.wants[2])
         trains = any(needs) or update is not None
-        upstream = None
+        # A sum has its gradient from the only loop.
+        twice = trains and not loss.additive
+        task = Task(features, weight, target, values, loss, centres, update)
+        task.wants_rows = needs[7]
         if loss.additive and trains:
-            upstream = features.new_full(
+            task.upstream = features.new_full(
                 (len(features), 1), expected * engine.upstream_scale
             )
-        ctx.programs = engine.programs(loss, values, features, trains)
-        program = ctx.programs[upstream is not None]
-        walk = Walk(features, weight, target, values, loss, centres, program, upstream)
-        walk.update, walk.wants_rows = update, needs[7]
-        visit = engine.visit(walk)
-        if upstream is not None:
-            ctx.gradients = upstream, visit
+        if trains and loss not in _examined:
+            examine(loss, values, features, twice)
+            _examined.add(loss)
+        if twice:
+            with no_draws(loss, features.device):
+                outcome = engine.run(task)
+        else:
+            outcome = engine.run(task)
+        if task.upstream is not None:
+            ctx.gradients = task.upstream, outcome
         # Norms of rows that have been projected, or stepped, are others by now.
-        ctx.norms = visit.norms if centres == 'normalize' and update is None else ()
-        ctx.save_for_backward(features, weight, target, visit.folded, *context)
-        ctx.mark_non_differentiable(visit.hardest)
-        return visit.folded, visit.hardest
+        ctx.norms = outcome.norms if centres == 'normalize' and update is None else ()
+        ctx.save_for_backward(features, weight, target, outcome.folded, *context)
+        ctx.mark_non_differentiable(outcome.hardest)
+        return outcome.folded, outcome.hardest
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -465,7 +466,7 @@ class _WalkFunction(torch.autograd.Function):
         upstream = grads[0]
         ready, ctx.gradients = ctx.gradients, None
         if ready is not None and _same(ready[0], upstream):
-            visit = ready[1]
+            outcome = ready[1]
         else:
             if ready is not None and ctx.update is not None:
                 raise UserError(
@@ -478,53 +479,41 @@ class _WalkFunction(torch.autograd.Function):
             if ctx.loss.additive and len(upstream) and ctx.expected:
                 # A loss scaler: expect the same next time.
                 ctx.engine.upstream_scale = upstream[0].item() / ctx.expected
-            visit = ctx.engine.visit(
-                Walk(
+            values = _requiring(ctx.names, context, ctx.wants[2])
+            outcome = ctx.engine.run(
+                Task(
                     features,
                     weight,
                     target,
-                    _requiring(ctx.names, context, ctx.wants[2]),
+                    values,
                     ctx.loss,
                     ctx.centres,
-                    ctx.programs[True],
+                    ctx.update,
                     upstream,
                     folded,
-                    ctx.update,
                     ctx.wants[1],
                     ctx.norms,
                 )
             )
         by_context = [
-            _sum_to(visit.context[name], value) if wanted else None
+            _sum_to(outcome.context[name], value) if wanted else None
             for name, value, wanted in zip(
                 ctx.names, context, ctx.wants[2], strict=True
             )
         ]
-        by_features = visit.features if ctx.wants[0] else None
+        by_features = outcome.features if ctx.wants[0] else None
         none = (None,) * 6
-        return (*none, by_features, visit.rows, None, *by_context)
+        return (*none, by_features, outcome.rows, None, *by_context)
 
 
 def _requiring(
     names: tuple[str, ...], context: Any, wanted: tuple[bool, ...]
-) -> 'Context':
+) -> Context:
     """The context as leaves, marked by whether a gradient is wanted."""
     return {
         name: value.detach().requires_grad_(wants)
         for name, value, wants in zip(names, context, wanted, strict=True)
     }
-
-
-def _chance(loss: 'HypersphereLoss') -> UserError:
-    return UserError(
-        f'{type(loss).__name__}.others gives other terms each time, as with random '
-        'numbers, and the gradient would not be that of the loss: draw them in '
-        "context(), or set model.head.engine='dense'"
-    )
-
-
-def _leaf(x: Tensor) -> Tensor:
-    return x.detach().requires_grad_()
 
 
 def _same(expected: Tensor, upstream: Tensor) -> bool:

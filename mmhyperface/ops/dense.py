@@ -1,23 +1,19 @@
 """The dense engine: all cosines at once. The readable reference."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from .fold import Fold
+from .contract import Context, Loss
+from .fold import Fold, fold, neutral
 from .sphere import clamp_cosine, unit
-
-if TYPE_CHECKING:
-    from mmhyperface.models.losses.base import Context, HypersphereLoss
 
 
 def dense(
     features: Tensor,
     weight: Tensor,
     target: Tensor,
-    context: 'Context',
-    loss: 'HypersphereLoss',
+    context: Context,
+    loss: Loss,
     centres: str = 'normalize',
     expected: float = 1.0,
 ) -> Fold:
@@ -53,5 +49,5 @@ def dense(
     if len(weight):
         hardest = cos.detach().masked_fill(own, -1).amax(1, keepdim=True)
     # Without classes too, since backward is an exchange between ranks.
-    others = loss.others(cos, context).masked_fill(own, loss.neutral)
-    return Fold(loss.fold(others), hardest)
+    others = loss.others(cos, context).masked_fill(own, neutral(loss))
+    return Fold(fold(others, loss), hardest)

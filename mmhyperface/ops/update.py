@@ -1,19 +1,16 @@
-"""Rows that take their SGD step while a walk passes by."""
+"""Rows that take their SGD step in the loop over blocks of classes."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from .contract import SkippedSteps
 from .products import add_product
-
-if TYPE_CHECKING:
-    from mmhyperface.centres.skipped_steps import SkippedSteps
 
 
 class Update:
-    """SGD with momentum and weight decay on the rows that a walk visits.
+    """SGD with momentum and weight decay on the rows of a block loop.
 
         v <- momentum * v + dL/dW + weight_decay * W,   W <- W - lr * v
 
@@ -23,9 +20,9 @@ class Update:
         weight: All rows, [C, D], changed in place.
         velocity: Momentum buffer [C, D], changed in place; None without momentum.
         lr, momentum, weight_decay: As in ``torch.optim.SGD``.
-        index: Rows to visit, int64 [c], each at most once; all by default.
-        spared: Rows that neither count nor step, since another part of the
-            classifier sees to them: sorted int64 [K]; not together with ``index``.
+        index: Rows to go over, int64 [c], each at most once; all by default.
+        excluded: Rows that neither count nor step, since another part of the
+            classifier sees to them: int64 [K]; not together with ``index``.
         skipped: What rows of ``index`` make up for before the step, and what is told
             when they have stepped.
     """
@@ -38,8 +35,8 @@ class Update:
         momentum: float,
         weight_decay: float,
         index: Tensor | None = None,
-        spared: Tensor | None = None,
-        skipped: 'SkippedSteps | None' = None,
+        excluded: Tensor | None = None,
+        skipped: SkippedSteps | None = None,
     ) -> None:
         self.skipped = skipped
         self.weight = weight
@@ -48,14 +45,18 @@ class Update:
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.index = index
-        self.spared = spared
+        # As a mask [C, 1].
+        self.excluded: Tensor | None = None
+        if excluded is not None:
+            self.excluded = excluded.new_zeros((len(weight), 1), dtype=torch.bool)
+            self.excluded.index_fill_(0, excluded, True)
 
     def __len__(self) -> int:
-        """Number of rows on the walk."""
+        """Number of rows in the loop."""
         return len(self.weight) if self.index is None else len(self.index)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` of the walk; a copy if there is an index."""
+        """Rows ``start`` to ``stop`` of the loop; a copy if there is an index."""
         if self.index is None:
             if self.velocity is not None:
                 self._velocity = self.velocity[start:stop]
@@ -73,39 +74,40 @@ class Update:
     def step(
         self,
         start: int,
-        stop: int,
         rows: Tensor,
         by_row: Tensor,
         features: Tensor,
         radial: Tensor | None,
-        spared: Tensor | None,
     ) -> Callable[[slice], None]:
-        """One step of rows ``start`` to ``stop`` of the walk, n of them.
+        """One step of the n rows from ``start`` on.
 
         Args:
-            start, stop: The rows.
+            start: The first row.
             rows: What :meth:`rows` gave, perhaps projected since, [n, D].
-            by_row: The rows' gradient is by_row @ features - radial * rows, [n, B].
+            by_row: The rows' gradient is by_row @ features - radial * rows, [n, B];
+                0 for excluded rows.
             features: Unit features, [B, D], of the type to multiply in.
             radial: See ``by_row``, [n, 1]; None for 0.
-            spared: Rows that stay as they are, as indices into the block; their
-                ``by_row`` and ``radial`` are 0.
 
         Returns:
             What lets some of these rows step.
         """
-        ones = rows.new_ones((stop - start, 1))
+        ones = rows.new_ones((len(rows), 1))
         decay = self.weight_decay * ones
         if radial is not None:
             decay -= radial
         momentum, lr = self.momentum * ones, self.lr * ones
-        if spared is not None:
-            decay[spared] = lr[spared] = 0
-            momentum[spared] = 1
+        if self.excluded is not None:
+            excluded = self.excluded[start : start + len(rows)]
+            decay.masked_fill_(excluded, 0)
+            lr.masked_fill_(excluded, 0)
+            momentum.masked_fill_(excluded, 1)
 
         def step(part: slice) -> None:
             here, slopes = rows[part], by_row[part].to(features.dtype)
-            index = None if self.index is None else self.index[start:stop][part]
+            index = None
+            if self.index is not None:
+                index = self.index[start : start + len(rows)][part]
             if self.velocity is None:
                 here.mul_(1 - lr[part] * decay[part])
                 add_product(here, slopes, features, -self.lr)

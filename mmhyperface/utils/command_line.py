@@ -44,7 +44,7 @@ def report_errors() -> Generator[None, None, None]:
             raise
         rank = int(os.environ.get('RANK', 0))
         if rank:
-            # A mistake that all processes meet is told by the first, whose end
+            # A mistake that all processes meet is reported by the first, whose end
             # makes the launcher stop the others, on a busy machine not at once; this
             # one may be ours alone.
             time.sleep(10)
@@ -60,8 +60,7 @@ def _end_interrupted(error: BaseException) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not int(os.environ.get('RANK', 0)):
         where = error if isinstance(error, KeyboardInterrupt) else ''
-        told = f'interrupted {where}'.strip()
-        print(f'\n{told}', file=sys.stderr, flush=True)
+        print('\n' + f'interrupted {where}'.strip(), file=sys.stderr, flush=True)
     sys.exit(INTERRUPTED)
 
 
@@ -92,16 +91,17 @@ def _with_place(message: str, error: BaseException) -> str:
         frames += [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
         cause = cause.__cause__
     configs = [x for f in frames for x in f.f_locals.values() if isinstance(x, Config)]
-    built = [
+    entries = [
         frame.f_locals.get('cfg')
         for frame in frames
         if frame.f_code.co_name == 'build_from_cfg'
     ]
-    if not configs or not built or not isinstance(built[-1], dict):
+    if not configs or not entries or not isinstance(entries[-1], dict):
         return message
-    places = _places(configs[0]._cfg_dict, built[-1])
-    told = [re.search(rf'\b{re.escape(place)}\b(?!=)', message) for place in places]
-    if not places or any(told):
+    places = _places(configs[0]._cfg_dict, entries[-1])
+    if not places or any(
+        re.search(rf'\b{re.escape(place)}\b(?!=)', message) for place in places
+    ):
         return message
     return f'{message} (in {" and ".join(places)})'
 
@@ -121,17 +121,16 @@ def _places(node: Any, entry: Any, place: str = '') -> list[str]:
     elif isinstance(node, list | tuple):
         children = enumerate(node)
     return [
-        found
+        below
         for name, child in children
-        for found in _places(child, entry, f'{place}.{name}' if place else str(name))
+        for below in _places(child, entry, f'{place}.{name}' if place else str(name))
     ]
 
 
 def _mistake_in_config(error: Exception) -> str | None:
     """What an error says of an entry of the config that cannot be built, if it does.
 
-    That is: mmengine found no such type, or the type's constructor, or one that it
-    hands its options on to, has no such option or lacks one.
+    Either there is no such type, or its constructor has no such option or lacks one.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     built = [i for i, f in enumerate(frames) if f.f_code.co_name in _BUILDERS]
@@ -145,8 +144,8 @@ def _mistake_in_config(error: Exception) -> str | None:
     if isinstance(error, KeyError):
         if 'type' not in builder.get('cfg', ('type',)):
             return f'an entry of the config has no type: {builder["cfg"]}'
-        name, found, _ = message.partition(' registry. ')
-        if not found:
+        name, mark, _ = message.partition(' registry. ')
+        if not mark:
             return None
         return (
             f'{name} registry: is the type misspelt in the config? A module of your '
@@ -161,7 +160,10 @@ def _mistake_in_config(error: Exception) -> str | None:
     name = str(getattr(kind, '__name__', option[1]))
     if option[2] == 'missing':
         return f'{name} needs {option[3]}=..., which the config does not set'
-    known = inspect.signature(kind).parameters if kind else ()
+    known: set[str] = set()
+    # A backbone hands what it does not know to its base.
+    for cls in getattr(kind, '__mro__', (kind,) if kind else ()):
+        known |= set(inspect.signature(cls).parameters)
     similar = difflib.get_close_matches(option[3], known, n=1)
     advice = f': is {similar[0]} meant?' if similar else ''
     return f'{name} has no option {option[3]}{advice}'
@@ -171,7 +173,7 @@ def end_process_group() -> None:
     """Leave the process group before the process ends.
 
     gloo's threads may else outlive the interpreter and abort the process after its
-    work is done. torch 2.1 is spared: it can hang here.
+    work is done. torch 2.1 can hang here, and is left alone.
     """
     import torch
     from mmengine.dist import is_distributed
@@ -184,10 +186,7 @@ def end_process_group() -> None:
 
 
 class Overrides(DictAction):
-    """mmengine's ``DictAction``, with values such as ``dict(type='A', b=[1])``.
-
-    What is no KEY=VALUE is a mistake of the caller's.
-    """
+    """mmengine's ``DictAction``, with values such as ``dict(type='A', b=[1])``."""
 
     def __call__(
         self,

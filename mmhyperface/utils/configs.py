@@ -1,6 +1,7 @@
 """Parts of a config."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -33,6 +34,6 @@ def metrics_of(evaluator: Any) -> list[dict]:
     return list(evaluator) if isinstance(evaluator, list | tuple) else [evaluator]
 
 
-def type_name(config: dict) -> str:
+def type_name(config: Mapping) -> str:
     """The name of a config's type, which may be the class and may have a scope."""
     return getattr(config['type'], '__name__', config['type']).rpartition('.')[2]

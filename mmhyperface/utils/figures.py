@@ -21,10 +21,7 @@ NAME_LENGTH = 60
 
 
 def require_picture(path: str | Path) -> None:
-    """
-    Raises:
-        UserError: If no picture of that name can be drawn or written.
-    """
+    """Raise ``UserError`` if no picture of that name can be drawn or written."""
     if Path(path).suffix not in FORMATS:
         raise UserError(f'{path}: a picture is one of {", ".join(FORMATS)}')
     require_file(path)

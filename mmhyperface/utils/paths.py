@@ -8,10 +8,7 @@ from mmhyperface.utils.errors import UserError
 
 
 def require_folder(path: str | Path) -> None:
-    """
-    Raises:
-        UserError: If there is no such folder to write to, and none can be made.
-    """
+    """Raise ``UserError`` if a folder is not there to write to, and cannot be made."""
     places = [Path(path), *Path(path).absolute().parents]
     there = next(place for place in places if os.path.lexists(place))
     if not there.is_dir():
@@ -27,11 +24,7 @@ def require_folder(path: str | Path) -> None:
 
 
 def require_file(path: str | Path) -> None:
-    """Makes the folder of a file.
-
-    Raises:
-        UserError: If no such file can be written.
-    """
+    """Make the folder of a file; raise ``UserError`` if it cannot be written."""
     file = Path(path)
     if file.is_dir():
         raise UserError(f'{file} is a folder; name a file')

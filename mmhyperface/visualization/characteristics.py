@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from torch import Tensor
 from mmhyperface.models.heads.hypersphere_head import build_loss
 from mmhyperface.models.losses import DecoupledLoss, HypersphereLoss
 from mmhyperface.models.losses.base import Context
+from mmhyperface.models.losses.batch import Batch
 from mmhyperface.models.losses.characteristic import characteristic
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
@@ -108,10 +110,10 @@ def characteristics_of(
         free.detach = False  # type: ignore[assignment]
 
     def psi(loss: HypersphereLoss) -> Callable[[Tensor], Tensor]:
-        return lambda x: _psi(loss, x, loss.context(x, norms))
+        return lambda x: _psi(loss, x, loss.context(Batch(x, norms)))
 
     def eta(loss: HypersphereLoss) -> Callable[[Tensor], Tensor]:
-        return lambda x: _eta(loss, x, loss.context(own, norms))
+        return lambda x: _eta(loss, x, loss.context(Batch(own, norms)))
 
     values = {
         'psi': psi(trained)(cos),
@@ -136,15 +138,17 @@ def characteristics_of(
 
 
 def _psi(loss: Any, own: Tensor, context: Context) -> Tensor:
-    if hasattr(loss, 'psi'):
-        return characteristic(own, loss.psi, getattr(loss, 'detach', False))
+    if loss.additive and hasattr(loss, 'psi'):
+        psi = partial(loss.psi, context=context)
+        return characteristic(own, psi, getattr(loss, 'detach', False))
     sign = -1 if isinstance(loss, DecoupledLoss) else 1
     return sign * loss.target(own, context) / _scale(loss, context)
 
 
 def _eta(loss: Any, cos: Tensor, context: Context) -> Tensor:
-    if hasattr(loss, 'eta'):
-        return characteristic(cos, loss.eta, getattr(loss, 'detach', False))
+    if loss.additive and hasattr(loss, 'eta'):
+        eta = partial(loss.eta, context=context)
+        return characteristic(cos, eta, getattr(loss, 'detach', False))
     return loss.others(cos, context) / _scale(loss, context)
 
 
@@ -169,7 +173,7 @@ def _loss_of_own(
 
     All others are at right angles.
     """
-    context = loss.context(own, norms)
+    context = loss.context(Batch(own, norms))
     others = _repeated(loss, torch.zeros_like(own), context, num_classes - 1)
     return loss.loss_weight * loss.join(loss.target(own, context), others)
 
@@ -181,7 +185,7 @@ def _loss_of_other(
 
     The rest of the others is at right angles.
     """
-    context = loss.context(own, norms)
+    context = loss.context(Batch(own, norms))
     rest = _repeated(loss, torch.zeros_like(own), context, num_classes - 2)
     one = loss.others(cos, context)
     folded = one + rest if loss.additive else torch.logaddexp(one, rest)

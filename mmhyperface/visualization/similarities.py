@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mmhyperface.evaluation.functional import roc
-from mmhyperface.evaluation.results import VerificationResult
+from mmhyperface.evaluation.protocols import VerificationResult
 from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.utils.figures import COLORS, finish, new_figure, plain
 

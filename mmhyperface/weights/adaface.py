@@ -12,23 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmhyperface.utils.errors import UserError, some
+from .network import Network, Peer
+from .state_dicts import (
+    DROP_HEAD,
+    State,
+    as_state,
+    below,
+    centres_in,
+    swapped_channels,
+    unwrapped,
+)
 
-from .network import Network, network_of, require_kind
-from .state_dicts import State, as_state, below, swapped_channels, unwrapped
-
-PEER = 'AdaFace'
-KINDS = (('IR', 'tface'),)
+PEER = Peer('AdaFace', (('IR', 'tface'),))
+_STATISTICS = {'batch_mean': 'norm_mean', 'batch_std': 'norm_std'}
 
 
 def to_ours(checkpoint: Any, with_head: bool = True) -> Network:
-    """
+    """The network of an IR of AdaFace; raises ``UserError`` for another.
+
     Args:
         checkpoint: What the file holds.
         with_head: Whether to take the class centres, if there are any.
-
-    Raises:
-        UserError: If they are not those of an IR of AdaFace.
     """
     if isinstance(checkpoint, dict):
         checkpoint = checkpoint.get('state_dict', checkpoint)
@@ -39,24 +43,11 @@ def to_ours(checkpoint: Any, with_head: bool = True) -> Network:
     centres: Tensor | None = None
     loss: State = {}
     if head and with_head:
-        centres, loss = _centres(head), statistics(head)
-    network = network_of(backbone, centres, loss)
-    require_kind(network, PEER, KINDS)
-    swapped = swapped_channels(network.backbone, network.config)
-    return Network(swapped, network.config, network.centres, network.loss)
-
-
-def _centres(head: State) -> Tensor:
-    others = [key for key in head if key not in ('kernel', 't', *_STATISTICS)]
-    if others or 'kernel' not in head or head['kernel'].ndim != 2:
-        raise UserError(
-            f'the head has {some(list(head))}, where class centres `kernel` belong; '
-            'convert the backbone alone with --drop-head'
-        )
-    return head['kernel'].t()
-
-
-_STATISTICS = {'batch_mean': 'norm_mean', 'batch_std': 'norm_std'}
+        # `t` has been in every checkpoint, and is used nowhere.
+        centres = centres_in(head, ['kernel'], ['t', *_STATISTICS], DROP_HEAD).t()
+        loss = statistics(head)
+    network = PEER.network(backbone, centres, loss)
+    return network.with_backbone(swapped_channels(network.backbone, network.config))
 
 
 def statistics(head: State) -> State:
@@ -83,14 +74,13 @@ def from_ours(network: Network) -> dict[str, Any]:
     Raises:
         UserError: If AdaFace has no such network.
     """
-    require_kind(network, PEER, KINDS)
+    PEER.require(network)
     swapped = swapped_channels(network.backbone, network.config)
     state = {f'model.{key}': value for key, value in swapped.items()}
     if network.centres is not None:
         state['head.kernel'] = network.centres.t()
         buffers = their_statistics(network)
         if buffers:
-            # It has been in every checkpoint, and is used nowhere.
             buffers['t'] = torch.zeros(1)
         state |= {f'head.{key}': value for key, value in buffers.items()}
     return {f'adaface_ir{network.config["depth"]}.ckpt': {'state_dict': state}}

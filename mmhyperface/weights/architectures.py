@@ -1,4 +1,4 @@
-"""Which of our backbones weights belong to, told from names and shapes."""
+"""Which of our backbones weights belong to, recognised by names and shapes."""
 
 import math
 import re
@@ -71,11 +71,9 @@ def fitted(state: State, config: dict) -> State:
             if key in state and state[key].shape != wanted[key].shape
         ],
     }
-    if any(faults.values()):
-        told = '; '.join(
-            f'{what}: {some(keys)}' for what, keys in faults.items() if keys
-        )
-        raise UserError(f'these weights do not fit {label(config)}: {told}')
+    listed = '; '.join(f'{what}: {some(keys)}' for what, keys in faults.items() if keys)
+    if listed:
+        raise UserError(f'these weights do not fit {label(config)}: {listed}')
     return {key: as_float32(state[key]) for key in wanted}
 
 
@@ -115,20 +113,17 @@ def _sfnet(state: State) -> dict:
 
 
 def _ir(state: State) -> dict:
-    count = 1 + max(
-        int(found[1])
-        for found in map(re.compile(r'body\.(\d+)\.').match, state)
-        if found
-    )
+    matches = map(re.compile(r'body\.(\d+)\.').match, state)
+    count = 1 + max(int(match[1]) for match in matches if match)
     widths = [
         _tensor(state, f'body.{block}.res_layer.1.weight', 4).shape[0]
         for block in range(count)
     ]
-    blocks = tuple(len(list(same)) for _, same in groupby(widths))
+    depths = tuple(len(list(same)) for _, same in groupby(widths))
     inner_bn = 'body.0.res_layer.2.running_mean' in state
     return {
         'type': 'IR',
-        'depth': _depth('IR', ir.BLOCKS, blocks),
+        'depth': _depth('IR', ir.BLOCKS, depths),
         'variant': 'tface' if inner_bn else 'evolve',
         **_end(state, 'output_layer.3', ir.WIDTHS[-1]),
     }

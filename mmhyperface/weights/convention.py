@@ -12,6 +12,7 @@ from typing import Any
 import mmengine
 from mmengine.config import Config
 
+from mmhyperface.utils.configs import type_name
 from mmhyperface.utils.errors import UserError
 from mmhyperface.version import __version__
 
@@ -87,7 +88,8 @@ class Convention:
 
     @classmethod
     def from_dict(cls, data: Any, source: str) -> 'Convention':
-        """
+        """The convention that :meth:`to_dict` has written.
+
         Args:
             data: See :meth:`to_dict`.
             source: Where it comes from, for messages.
@@ -204,15 +206,15 @@ def _does_as(config: Mapping, kind: type) -> bool:
 
     if not is_a(config, MODELS, kind):
         return False
-    found: Any = config['type']
-    found = MODELS.get(found) if isinstance(found, str) else found
-    return found.forward is kind.forward  # type: ignore[attr-defined]
+    cls: Any = config['type']
+    cls = MODELS.get(cls) if isinstance(cls, str) else cls
+    return cls.forward is kind.forward  # type: ignore[attr-defined]
 
 
 def _name(config: Any) -> str:
-    """The type of a config without its scope; it may be the class."""
-    kind = config.get('type', '') if isinstance(config, Mapping) else type(config)
-    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+    if isinstance(config, Mapping):
+        return type_name(config) if 'type' in config else ''
+    return type(config).__name__
 
 
 def _input_size(cfg: Config, backbone: Mapping, source: str) -> tuple[int, int]:
@@ -238,10 +240,10 @@ def _dataset(cfg: Config, phase: str) -> Mapping:
     dataset = (cfg.get(f'{phase}_dataloader') or {}).get('dataset') or {}
     while isinstance(dataset, Mapping) and not dataset.get('pipeline'):
         inner = [dataset.get('dataset'), *(dataset.get('datasets') or ())]
-        found = next(filter(None, inner), None)
-        if found is None:
+        first = next(filter(None, inner), None)
+        if first is None:
             break
-        dataset = found
+        dataset = first
     return dataset
 
 

@@ -18,12 +18,11 @@ from torch import Tensor
 from mmhyperface.utils.errors import UserError, some
 
 from .adaface import statistics, their_statistics
-from .network import Network, network_of, require_kind
+from .network import Network, Peer
 from .shards import merged, split_sizes
 from .state_dicts import State, as_state, below, swapped_channels, unwrapped
 
-PEER = 'CVLface'
-KINDS = (('IR', 'tface'), ('IResNet', None))
+PEER = Peer('CVLface', (('IR', 'tface'), ('IResNet', None)))
 _CLASSIFIERS = ('partial_fc.', 'classifier.')
 
 
@@ -33,7 +32,8 @@ def to_ours(
     channels: str = 'rgb',
     num_classes: int | None = None,
 ) -> Network:
-    """
+    """The network of one of CVLface's convolutional ones.
+
     Args:
         model: What ``model.pt`` holds.
         shards: What ``classifier_rankR.pt`` hold, in the order of the ranks.
@@ -42,7 +42,7 @@ def to_ours(
             leave them in.
 
     Raises:
-        UserError: If they are not those of one of its convolutional networks.
+        UserError: If it is another, or files of class centres are missing.
     """
     state = unwrapped(as_state(model, 'the model'), ('module.', 'model.', 'net.'))
     centres: Tensor | None = None
@@ -52,12 +52,10 @@ def to_ours(
         rows = merged([head['weight'] for head in heads])
         centres = _without_added(rows, len(shards), num_classes)
         loss = statistics(heads[0])
-    network = network_of(state, centres, loss)
-    require_kind(network, PEER, KINDS)
+    network = PEER.network(state, centres, loss)
     if channels == 'rgb':
         return network
-    swapped = swapped_channels(network.backbone, network.config)
-    return Network(swapped, network.config, network.centres, network.loss)
+    return network.with_backbone(swapped_channels(network.backbone, network.config))
 
 
 def _classifier(shard: Any) -> State:
@@ -96,7 +94,7 @@ def from_ours(
     Raises:
         UserError: If CVLface has no such network.
     """
-    require_kind(network, PEER, KINDS)
+    PEER.require(network)
     state = network.backbone
     if channels == 'bgr':
         state = swapped_channels(state, network.config)

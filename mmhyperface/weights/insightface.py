@@ -14,18 +14,18 @@ from torch import Tensor
 
 from mmhyperface.utils.errors import UserError
 
-from .network import Network, network_of, require_kind
+from .network import Network, Peer
 from .shards import merged, require_count, split_sizes
 from .state_dicts import as_state, unwrapped
 
-PEER = 'insightface'
-KINDS = (('IResNet', None),)
+PEER = Peer('insightface', (('IResNet', None),))
 
 
 def to_ours(
     backbone: Any, shards: Sequence[Any] = (), num_classes: int | None = None
 ) -> Network:
-    """
+    """The network of an IResNet of insightface.
+
     Args:
         backbone: What ``model.pt`` or ``checkpoint_gpu_0.pt`` holds.
         shards: What the files of the class centres hold, in the order of the ranks.
@@ -41,9 +41,7 @@ def to_ours(
     if shards:
         centres = merged([rows_of(shard) for shard in shards])
         require_count(len(centres), num_classes)
-    network = network_of(state, centres)
-    require_kind(network, PEER, KINDS)
-    return network
+    return PEER.network(state, centres)
 
 
 def rows_of(shard: Any) -> Tensor:
@@ -73,7 +71,7 @@ def from_ours(network: Network, world_size: int = 1) -> dict[str, Any]:
     Raises:
         UserError: If insightface has no such network.
     """
-    require_kind(network, PEER, KINDS)
+    PEER.require(network)
     files: dict[str, Any] = {'model.pt': network.backbone}
     if network.centres is not None:
         sizes = split_sizes(len(network.centres), world_size)

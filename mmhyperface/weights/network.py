@@ -1,13 +1,14 @@
 """A network between two formats, and our checkpoint of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.centres.state import StoredRows
 from mmhyperface.utils.errors import UserError, some
 from mmhyperface.version import __version__
@@ -34,6 +35,10 @@ class Network:
     config: dict
     centres: Tensor | None = None
     loss: State = field(default_factory=dict)
+
+    def with_backbone(self, backbone: State) -> 'Network':
+        """The same with other weights of the backbone."""
+        return replace(self, backbone=backbone)
 
     def __str__(self) -> str:
         size = self.config['input_size']
@@ -79,22 +84,31 @@ def network_of(
     return Network(backbone, config, centres, loss)
 
 
-def require_kind(network: Network, peer: str, kinds: Sequence[tuple]) -> None:
-    """
-    Args:
-        peer: Its name.
-        kinds: Of the backbones that the peer has: type, variant (None for any).
+class Peer(NamedTuple):
+    """A program that trains some of our networks.
 
-    Raises:
-        UserError: If the network's is none of them.
+    Attributes:
+        name: Its name.
+        kinds: Of the backbones that it has: type, and variant (None for any).
     """
-    config = network.config
-    for kind, variant in kinds:
-        if config['type'] == kind and variant in (None, config.get('variant')):
-            return
-    raise UserError(
-        f'{peer} has no {label(config)}; take the converter of another peer'
-    )
+
+    name: str
+    kinds: tuple[tuple[str, str | None], ...]
+
+    def network(self, backbone: State, *others: Any) -> Network:
+        """See :func:`network_of`; raises ``UserError`` if the program has no such."""
+        network = network_of(backbone, *others)
+        self.require(network)
+        return network
+
+    def require(self, network: Network) -> None:
+        """Raise ``UserError`` if the program has no such network."""
+        kind, variant = network.config['type'], network.config.get('variant')
+        if not {(kind, variant), (kind, None)} & {*self.kinds}:
+            raise UserError(
+                f'{self.name} has no {label(network.config)}; take the converter of '
+                'another peer'
+            )
 
 
 def to_checkpoint(network: Network, peer: str, files: Sequence[str]) -> dict:
@@ -125,9 +139,9 @@ def read_checkpoint(path: str) -> dict:
     Raises:
         UserError: If there is none, or it is no checkpoint of a network.
     """
-    found = storage.find(path)
-    if found.is_file():
-        refuse_other_kinds(found)
+    place = storage.find(path)
+    if place.is_file():
+        refuse_other_kinds(place)
     checkpoint = storage.read(path)
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise UserError(f'{path} is no checkpoint of mmhyperface: it has no state_dict')
@@ -141,9 +155,7 @@ def read_checkpoint(path: str) -> dict:
 
 
 def from_checkpoint(checkpoint: dict, variant: str | None = None) -> Network:
-    """The network of our checkpoint, see :func:`read_checkpoint`.
-
-    With ``EMAHook`` it is the averaged one, which mmengine saves in the first place.
+    """The network of our checkpoint, with ``EMAHook`` the averaged one.
 
     Args:
         variant: Of an SFNet without batch norm; by default what a converter told of
@@ -153,11 +165,8 @@ def from_checkpoint(checkpoint: dict, variant: str | None = None) -> Network:
         UserError: If it has a neck or a backbone that is not ours.
     """
     state = checkpoint['state_dict']
-    others = [
-        key
-        for key in state
-        if not key.startswith(('backbone.', 'head.', 'data_preprocessor.'))
-    ]
+    known = ('backbone.', 'head.', 'data_preprocessor.')
+    others = [key for key in state if not key.startswith(known)]
     if others:
         raise UserError(
             f'the checkpoint has {some(others)} beside backbone and head; no peer has '
@@ -166,8 +175,8 @@ def from_checkpoint(checkpoint: dict, variant: str | None = None) -> Network:
     backbone = below(state, 'backbone.')
     config = recognise(backbone)
     if config['type'] == 'SFNet' and 'variant' not in config:
-        told = (checkpoint.get('meta') or {}).get('backbone')
-        variant = variant or (told or {}).get('variant')
+        saved = (checkpoint.get('meta') or {}).get('backbone') or {}
+        variant = variant or saved.get('variant')
         config |= {'variant': variant} if variant else {}
     return network_of(
         backbone,

@@ -12,13 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mmhyperface.utils.errors import UserError, some
+from mmhyperface.utils.errors import UserError
 
-from .network import Network, network_of, require_kind
-from .state_dicts import State, as_state, unwrapped
+from .network import Network, Peer
+from .state_dicts import DROP_HEAD, State, as_state, centres_in, unwrapped
 
-PEER = 'OpenSphere'
-KINDS = (('IResNet', None), ('SFNet', None))
+PEER = Peer('OpenSphere', (('IResNet', None), ('SFNet', None)))
 
 
 def to_ours(
@@ -27,7 +26,8 @@ def to_ours(
     variant: str | None = None,
     with_head: bool = True,
 ) -> Network:
-    """
+    """The network of one of OpenSphere's.
+
     Args:
         backbone: What ``backbone_ITER.pth``, ``model_ITER.pth`` or ``ckpt_ITER.pth``
             holds.
@@ -65,9 +65,7 @@ def to_ours(
                 'of the run names sfnet*_deprecated, else --variant opensphere'
             )
         options['variant'] = variant
-    network = network_of(state, centres, loss, options)
-    require_kind(network, PEER, KINDS)
-    return network
+    return PEER.network(state, centres, loss, options)
 
 
 def _require_newer(variant: str | None) -> None:
@@ -88,21 +86,15 @@ def _is_plain_sfnet(state: State) -> bool:
 
 
 def _centres(head: State) -> tuple[Tensor, State]:
-    others = [key for key in head if key not in ('w', 'b')]
-    if 'w' not in head or others or head['w'].ndim != 2:
-        raise UserError(
-            f'the head has {some(list(head))}, where class centres `w` belong; '
-            'convert the backbone alone with --drop-head'
-        )
-    bias = head.get('b')
+    centres, bias = centres_in(head, ['w'], ['b'], DROP_HEAD), head.get('b')
     if bias is None:
-        return head['w'], {}
+        return centres, {}
     if bias.numel() != 1:
         raise UserError(
             "the head's `b` is a bias per class, of a linear classifier; its `w` are "
-            'no class centres of ours. Convert the backbone alone with --drop-head'
+            f'no class centres of ours. Convert the backbone alone{DROP_HEAD}'
         )
-    return head['w'], {'bias': bias}
+    return centres, {'bias': bias}
 
 
 def from_ours(network: Network, revision: str, step: int = 0) -> dict[str, Any]:
@@ -115,7 +107,7 @@ def from_ours(network: Network, revision: str, step: int = 0) -> dict[str, Any]:
     Raises:
         UserError: If that program has no such network, or the variant is needed.
     """
-    require_kind(network, PEER, KINDS)
+    PEER.require(network)
     if revision == '2023' and _is_plain_sfnet(network.backbone):
         _require_newer(network.config.get('variant'))
     head: State = {}

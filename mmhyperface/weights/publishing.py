@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmhyperface.centres.checkpoint import replace_tensors
 from mmhyperface.utils.errors import UserError
 
 from .network import read_checkpoint
-from .state_dicts import own
+from .state_dicts import own, replace_tensors, without_head
 
 #: Characters of the sum that a name ends with.
 SUM_LENGTH = 8
@@ -38,11 +37,9 @@ def published(checkpoint: dict, drop_head: bool = False, dtype: str = '') -> dic
     Raises:
         UserError: If a weight is too large for the type.
     """
-    state = {
-        key: value
-        for key, value in checkpoint['state_dict'].items()
-        if not (drop_head and key.startswith('head.'))
-    }
+    state = checkpoint['state_dict']
+    if drop_head:
+        state = without_head(state)
     if dtype:
         state = {key: _as_type(key, value, dtype) for key, value in state.items()}
     meta = checkpoint.get('meta') or {}
@@ -73,8 +70,8 @@ def without_paths(value: object) -> object:
     if '\n' not in value and _PATH.fullmatch(f'"{value}"'):
         return _last(value)
 
-    def shorten(found: re.Match) -> str:
-        return f'{found["quote"]}{_last(found[0][1:-1])}{found["quote"]}'
+    def shorten(path: re.Match) -> str:
+        return f'{path["quote"]}{_last(path[0][1:-1])}{path["quote"]}'
 
     return _PATH.sub(shorten, value)
 

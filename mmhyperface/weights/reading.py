@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mmhyperface.centres.checkpoint import refusal
+from mmhyperface.centres.storage import refusal
 from mmhyperface.utils.errors import UserError
 
 _HEAD_BYTES = 512
@@ -56,9 +56,9 @@ def read_weights(path: str | Path) -> Any:
         raise UserError(f'{file} {refusal(error)}') from None
     except Exception as error:
         # Interpreting damage may end in any of Python's errors.
-        told = f'{type(error).__name__}: {error}'.splitlines()[0]
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise UserError(
-            f'{file} is no file of torch.save, or is damaged ({told}); copy or '
+            f'{file} is no file of torch.save, or is damaged ({reason}); copy or '
             'download it again'
         ) from None
 
@@ -70,10 +70,7 @@ def _allowing_the_harmless() -> AbstractContextManager[Any]:
 
 
 def refuse_other_kinds(file: Path) -> None:
-    """
-    Raises:
-        UserError: If a file is known to be something else than one of ``torch.save``.
-    """
+    """Raise ``UserError`` for a file that is known not to be of ``torch.save``."""
     with file.open('rb') as opened:
         head = opened.read(_HEAD_BYTES)
     is_zip = zipfile.is_zipfile(file)

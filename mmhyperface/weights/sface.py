@@ -10,23 +10,20 @@ feeds what we do.
 
 from typing import Any
 
-from torch import Tensor
-
 from mmhyperface.utils.choices import ORIGINS
-from mmhyperface.utils.errors import UserError, some
 
 from .architectures import label
-from .network import Network, network_of, require_kind
-from .state_dicts import State, as_state, scaled_input, unwrapped
+from .network import Network, Peer
+from .state_dicts import as_state, centres_in, scaled_input, unwrapped
 
-PEER = ORIGINS['sface']
-KINDS = (('IR', 'evolve'), ('MobileFaceNet', None))
+PEER = Peer(ORIGINS['sface'], (('IR', 'evolve'), ('MobileFaceNet', None)))
 #: What each feeds its first layer, in units of our input.
 SCALES = {'sface': 0.078125 * 127.5, 'evolve': 1.0}
 
 
 def to_ours(backbone: Any, head: Any = None, origin: str = 'sface') -> Network:
-    """
+    """The network of one of SFace's, or of face.evoLVe's IR.
+
     Args:
         backbone: What ``Backbone_*.pth`` holds.
         head: What ``Head_*.pth`` holds.
@@ -38,22 +35,13 @@ def to_ours(backbone: Any, head: Any = None, origin: str = 'sface') -> Network:
     state = unwrapped(as_state(backbone, 'the backbone'))
     centres = None
     if head is not None:
-        centres = _centres(unwrapped(as_state(head, 'the head')))
-    network = network_of(state, centres)
-    require_kind(network, PEER, KINDS)
+        head = unwrapped(as_state(head, 'the head'))
+        centres = centres_in(head, ['weight', 'kernel'])
+        if 'kernel' in head:
+            centres = centres.t()
+    network = PEER.network(state, centres)
     scaled = scaled_input(network.backbone, network.config, SCALES[origin])
-    return Network(scaled, network.config, network.centres)
-
-
-def _centres(head: State) -> Tensor:
-    if set(head) == {'weight'}:
-        return head['weight']
-    if set(head) == {'kernel'} and head['kernel'].ndim == 2:
-        return head['kernel'].t()
-    raise UserError(
-        f'the head has {some(list(head))}, where class centres `weight` or `kernel` '
-        'alone belong; convert the backbone alone'
-    )
+    return network.with_backbone(scaled)
 
 
 def from_ours(network: Network, origin: str = 'sface') -> dict[str, Any]:
@@ -64,7 +52,7 @@ def from_ours(network: Network, origin: str = 'sface') -> dict[str, Any]:
     Raises:
         UserError: If SFace has no such network.
     """
-    require_kind(network, PEER, KINDS)
+    PEER.require(network)
     state = scaled_input(network.backbone, network.config, 1 / SCALES[origin])
     name = label({**network.config, 'variant': ''}).split()[0].replace('-', '_')
     files = {f'Backbone_{name}_checkpoint.pth': state}

@@ -62,9 +62,9 @@ def find_shards(path: str) -> list[Path]:
 def _ranked(folder: Path, name: str) -> dict[int, Path]:
     files: dict[int, Path] = {}
     for file in sorted(folder.iterdir()):
-        found = re.fullmatch(name, file.name)
-        if found:
-            rank = int(found[1])
+        match = re.fullmatch(name, file.name)
+        if match:
+            rank = int(match[1])
             if rank in files:
                 raise UserError(
                     f'{files[rank]} and {file} are both of rank {rank}; remove one'
@@ -105,13 +105,10 @@ def split_sizes(rows: int, world_size: int) -> list[int]:
     ]
 
 
-def require_count(found: int, num_classes: int | None) -> None:
-    """
-    Raises:
-        UserError: If a number of classes is given, and it is another.
-    """
-    if num_classes is not None and found != num_classes:
+def require_count(count: int, num_classes: int | None) -> None:
+    """Raise ``UserError`` if another number of classes is given."""
+    if num_classes is not None and count != num_classes:
         raise UserError(
-            f'there are {found} class centres instead of {num_classes}; files of '
+            f'there are {count} class centres instead of {num_classes}; files of '
             'processes are missing, or the number is another'
         )

@@ -1,6 +1,6 @@
 """State dicts as peers save them: prefixes, other types, other first layers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,9 @@ from torch import Tensor
 from mmhyperface.utils.errors import UserError, some
 
 State = dict[str, Tensor]
+
+#: The advice of converters that have the option.
+DROP_HEAD = ' with --drop-head'
 
 #: The convolution that sees the pixels.
 FIRST_LAYERS = {
@@ -54,6 +57,35 @@ def below(state: State, prefix: str) -> State:
     }
 
 
+def without_head(state: State) -> State:
+    """The entries of a model of ours without those of its head."""
+    return {key: value for key, value in state.items() if not key.startswith('head.')}
+
+
+def centres_in(
+    head: State, names: Sequence[str], others: Iterable[str] = (), advice: str = ''
+) -> Tensor:
+    """The class centres of a head, a matrix under one of some names.
+
+    Args:
+        head: The head's entries.
+        names: What they may be called.
+        others: What may be beside them.
+        advice: What to do if there are none, for the message.
+
+    Raises:
+        UserError: If there are none, or other entries.
+    """
+    for name in names:
+        if head.keys() - {*others} == {name} and head[name].ndim == 2:
+            return head[name]
+    wanted = ' or '.join(f'`{name}`' for name in names)
+    raise UserError(
+        f'the head has {some(list(head))}, where class centres {wanted} belong; '
+        f'convert the backbone alone{advice}'
+    )
+
+
 def as_float32(tensor: Tensor) -> Tensor:
     """fp16, bf16 and fp64 as fp32; whole numbers as they are."""
     return tensor.float() if tensor.is_floating_point() else tensor
@@ -83,3 +115,15 @@ def swapped_channels(state: State, config: dict) -> State:
     """
     key = FIRST_LAYERS[config['type']]
     return {**state, key: torch.flip(state[key], (1,))}
+
+
+def replace_tensors(node: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply a function to all tensors of nested dicts and lists, in place."""
+    if isinstance(node, Tensor):
+        return function(node)
+    if isinstance(node, dict):
+        for key, value in node.items():
+            node[key] = replace_tensors(value, function)
+    elif isinstance(node, list):
+        node[:] = [replace_tensors(value, function) for value in node]
+    return node

@@ -111,16 +111,13 @@ def read_ours(
         variant: See :func:`.network.from_checkpoint`.
     """
     from .network import from_checkpoint, read_checkpoint
+    from .state_dicts import without_head
 
     require_folder(args.destination)
     with told_with(args.checkpoint):
         checkpoint = read_checkpoint(args.checkpoint)
         if args.drop_head:
-            checkpoint['state_dict'] = {
-                key: value
-                for key, value in checkpoint['state_dict'].items()
-                if not key.startswith('head.')
-            }
+            checkpoint['state_dict'] = without_head(checkpoint['state_dict'])
         network = from_checkpoint(checkpoint, variant)
     meta = checkpoint.get('meta')
     return network, meta if isinstance(meta, dict) else {}
@@ -145,10 +142,9 @@ def save(contents: dict[str, Any], overwrite: bool) -> None:
     """
     import torch
 
-    from mmhyperface.centres.checkpoint import replace_tensors
     from mmhyperface.utils.atomic_files import new_files
 
-    from .state_dicts import own
+    from .state_dicts import own, replace_tensors
 
     for path in contents:
         require_file(path)

@@ -51,11 +51,13 @@ class TwoSets(FaceRecognizer):
         return losses
 
 
-def network(**options: Any) -> TwoSets:
+def network(
+    losses: tuple[str, str] = ('SphereFace2Loss', 'CurricularFaceLoss'), **options: Any
+) -> TwoSets:
     torch.manual_seed(0)
     heads = [
         HypersphereHead(classes, 6, dict(type=loss), init_std=1.0, **options)
-        for classes, loss in ((4, 'SphereFace2Loss'), (3, 'CurricularFaceLoss'))
+        for classes, loss in zip((4, 3), losses, strict=True)
     ]
     return TwoSets(*heads).double().train()
 
@@ -63,20 +65,20 @@ def network(**options: Any) -> TwoSets:
 def batches(rank: int | None) -> list[dict]:
     """The batches of two steps, of one rank or of all."""
     generator = torch.Generator().manual_seed(1)
-    found = []
+    made = []
     for sizes, labels in zip(SIZES, LABELS, strict=True):
         pixels = torch.rand(7, 3, 2, 2, generator=generator)
         part = slice(None)
         if rank is not None:
             part = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
         samples = FaceSamples(torch.arange(7)[part], torch.tensor(labels)[part])
-        found.append(dict(inputs=pixels[part].double(), data_samples=samples))
-    return found
+        made.append(dict(inputs=pixels[part].double(), data_samples=samples))
+    return made
 
 
 def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, Any]]:
     """What is known after each step."""
-    found = []
+    known = []
     for batch in batches(rank):
         model.zero_grad()
         loss, scalars = bare.parse_losses(model(**batch, mode='loss'))
@@ -84,7 +86,7 @@ def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, A
         numbers = batch['data_samples'].sample_idx
         numbers = numbers[batch['data_samples'].gt_label < 10].tolist()
         step = Step(1, scalars, numbers, bare.head.last, 0.1, None, None)
-        found.append(
+        known.append(
             dict(
                 scalars=scalars,
                 grads={
@@ -93,13 +95,16 @@ def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, A
                     if not (name.endswith('head.weight') or 'second.weight' in name)
                 },
                 rows=[bare.head.weight.grad.clone(), bare.second.weight.grad.clone()],
-                t=bare.second.loss_module.t.clone(),
+                buffers={
+                    name: buffer.clone()
+                    for name, buffer in bare.second.loss_module.named_buffers()
+                },
                 samples=gather_samples([bare.head.last]),
                 state=state_of(step),
                 suspects=suspects(step, None),
             )
         )
-    return found
+    return known
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -107,6 +112,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     'split-blocked': dict(sharded=True, engine='blocked'),
     'whole': dict(sharded=False, engine='dense'),
     'whole-blocked': dict(sharded=False, engine='blocked'),
+    # One needs the centres of the whole batch, the other its statistics.
+    'whole-batch': dict(
+        sharded=False, engine='dense', losses=('SphereFacePlusLoss', 'AdaFaceLoss')
+    ),
 }
 
 
@@ -155,9 +164,9 @@ def test_a_head_per_data_set(ranks, name):
     model = network(**OPTIONS[name])
     truth = steps(model, model, None)
     for number, expected in enumerate(truth):
-        found = [rank[number] for rank in ranks[name]]
-        for rank in found:
-            for key in ('scalars', 'grads', 't'):
+        actual = [rank[number] for rank in ranks[name]]
+        for rank in actual:
+            for key in ('scalars', 'grads', 'buffers'):
                 torch.testing.assert_close(rank[key], expected[key])
             for key, value in expected['samples']._asdict().items():
                 assert getattr(rank['samples'], key) == pytest.approx(value), key
@@ -166,7 +175,7 @@ def test_a_head_per_data_set(ranks, name):
             assert suspect.number == worst.number
             assert suspect.loss == pytest.approx(worst.loss)
         for head, rows in enumerate(expected['rows']):
-            parts = [rank['rows'][head] for rank in found]
+            parts = [rank['rows'][head] for rank in actual]
             whole = torch.cat(parts) if 'split' in name else parts[0]
             torch.testing.assert_close(whole, rows)
 

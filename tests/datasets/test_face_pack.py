@@ -127,7 +127,7 @@ def test_what_would_run_is_refused_by_name(tmp_path, thing, name, protocol):
         (b'\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x0fN.', 'expected a pair'),
         (b'\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x0fN.', 'no pickle'),
         # State for what was imported.
-        (b'cnumpy\ndtype\n}U\x01aNsb.', 'no pickle'),
+        (b'cnumpy\ndtype\n}U\x01aNsb.', 'changes what it imports'),
     ],
 )
 def test_what_is_no_pack(tmp_path, content, message):

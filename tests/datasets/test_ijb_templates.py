@@ -52,13 +52,6 @@ def refused(meta: Path, message: str, **kwargs) -> None:
         read_ijb_meta(str(meta), 'IJBC', **kwargs)
 
 
-@pytest.fixture(autouse=True)
-def warnings(monkeypatch):
-    lines = []
-    monkeypatch.setattr(ijb_meta, 'print_log', lambda msg, *_: lines.append(msg))
-    return lines
-
-
 # Meta files ---------------------------------------------------------------------
 
 
@@ -159,107 +152,63 @@ def set_field(line, field, value, separator=' '):
     return change
 
 
+SCORES, TEMPLATES, PAIRS = 'name_5pts_score', 'face_tid_mid', 'template_pair_label'
+G1, G2, PROBES = '1N_gallery_G1', '1N_gallery_G2', '1N_probe_mixed'
+
+
 @pytest.mark.parametrize(
     ('name', 'change', 'message'),
     [
+        (SCORES, lambda lines: lines[:-1], r'mid\.txt has 43 .*score\.txt has 42'),
+        (TEMPLATES, lambda lines: lines[3:], r'mid\.txt has 40 .*score\.txt has 43'),
         (
-            'name_5pts_score.txt',
-            lambda lines: lines[:-1],
-            r'tid_mid\.txt has 43 images, .*score\.txt has 42: their lines belong',
-        ),
-        (
-            'face_tid_mid.txt',
-            lambda lines: lines[3:],
-            r'tid_mid\.txt has 40 images, .*score\.txt has 43',
-        ),
-        (
-            'face_tid_mid.txt',
+            TEMPLATES,
             lambda lines: [*lines[:4], lines[5], lines[4], *lines[6:]],
-            r'tid_mid\.txt:5: another image than in .*score\.txt .2 of 43 lines',
+            r':5: another image than in .*score\.txt .2 of 43 lines',
         ),
+        (SCORES, set_field(2, 4, 'nan'), ':3: a landmark is no finite number .1 of 43'),
+        (SCORES, set_field(2, 10, '-inf'), ':3: a landmark is no finite number'),
+        (SCORES, set_field(7, 11, '-0.5'), ':8: the score is no number ≥ 0'),
+        (SCORES, set_field(7, 11, 'nan'), ':8: the score is no number'),
+        (SCORES, set_field(7, 11, 'inf'), ':8: the score is no number'),
+        (SCORES, set_field(7, 11, ''), ':8: expected `name x1 y1'),
         (
-            'name_5pts_score.txt',
-            set_field(2, 4, 'nan'),
-            r'score\.txt:3: a landmark is no finite number .1 of 43 lines',
-        ),
-        (
-            'name_5pts_score.txt',
-            set_field(2, 10, '-inf'),
-            r'score\.txt:3: a landmark is no finite number',
-        ),
-        (
-            'name_5pts_score.txt',
-            set_field(7, 11, '-0.5'),
-            r'score\.txt:8: the score is no number ≥ 0',
-        ),
-        (
-            'name_5pts_score.txt',
+            SCORES,
             lambda lines: [*lines[:5], '6.jpg' + 5 * ' 3 4' + ' 1', *lines[6:]],
-            r'score\.txt:6: all five landmarks are one point .1 of 43 lines',
+            ':6: all five landmarks are one point .1 of 43 lines',
         ),
-        ('name_5pts_score.txt', set_field(7, 11, 'nan'), r':8: the score is no number'),
-        ('name_5pts_score.txt', set_field(7, 11, 'inf'), r':8: the score is no number'),
-        ('name_5pts_score.txt', set_field(7, 11, ''), r':8: expected `name x1 y1'),
-        ('face_tid_mid.txt', set_field(7, 1, '1.5'), r':8: expected `name template m'),
+        (TEMPLATES, set_field(7, 1, '1.5'), ':8: expected `name template m'),
+        (PAIRS, set_field(4, 1, '99999'), ':5: templates without an image: 99999 .1 '),
+        (PAIRS, set_field(71, 0, '-3'), ':72: templates without an image: -3 '),
+        (PAIRS, set_field(4, 2, '2'), ':5: the label is neither 0 nor 1 .1 of'),
+        (PAIRS, set_field(4, 2, ''), ':5: expected `template tem'),
+        (PAIRS, lambda lines: [x for x in lines if x[-1] == '0'], 'all 60 pairs are'),
+        (PAIRS, lambda lines: [''], 'has no line'),
+        (PROBES, set_field(3, 0, '88888', ','), ':4: templates without an .*: 88888 '),
+        (G2, set_field(1, 1, '-1', ','), ':2: a subject below'),
+        (G2, set_field(1, 1, 'x', ','), ':2: expected `templ'),
+        (G1, lambda lines: lines[1:], ':1: expected a header line'),
         (
-            'template_pair_label.txt',
-            set_field(4, 1, '99999'),
-            r'label\.txt:5: templates without an image: 99999 .1 of 72 lines',
-        ),
-        (
-            'template_pair_label.txt',
-            set_field(71, 0, '-3'),
-            r'label\.txt:72: templates without an image: -3 ',
-        ),
-        (
-            'template_pair_label.txt',
-            set_field(4, 2, '2'),
-            r'label\.txt:5: the label is neither 0 nor 1 .1 of',
-        ),
-        ('template_pair_label.txt', set_field(4, 2, ''), r':5: expected `template tem'),
-        (
-            'template_pair_label.txt',
-            lambda lines: [line for line in lines if line[-1] == '0'],
-            r'label\.txt: all 60 pairs are of different people',
-        ),
-        ('template_pair_label.txt', lambda lines: [''], 'has no line'),
-        (
-            '1N_probe_mixed.csv',
-            set_field(3, 0, '88888', ','),
-            r'mixed\.csv:4: templates without an image: 88888 ',
-        ),
-        (
-            '1N_gallery_G2.csv',
-            set_field(1, 0, '88888', ','),
-            r'G2\.csv:2: templates without an image',
-        ),
-        (
-            '1N_gallery_G2.csv',
-            set_field(1, 1, '-1', ','),
-            r'G2\.csv:2: a subject below',
-        ),
-        ('1N_gallery_G2.csv', set_field(1, 1, 'x', ','), r'G2\.csv:2: expected `templ'),
-        ('1N_gallery_G1.csv', lambda lines: lines[1:], ':1: expected a header line'),
-        (
-            '1N_gallery_G1.csv',
+            G1,
             lambda lines: [*lines, lines[1].replace(',', ',7', 1)],
-            r'G1\.csv:\d+: the template has another subject in an earlier line .1 of',
+            r':\d+: the template has another subject in an earlier line .1 of',
         ),
     ],
 )
 def test_spoiled_files(meta, name, change, message):
-    edit(meta / f'ijbc_{name}', change)
+    ending = '.csv' if name.startswith('1N') else '.txt'
+    edit(meta / f'ijbc_{name}{ending}', change)
     refused(meta, message)
 
 
-@pytest.mark.parametrize('name', ['1N_probe_mixed.csv', '1N_gallery_G2.csv'])
+@pytest.mark.parametrize('name', [PROBES, G2])
 @pytest.mark.parametrize('fields', [1, 2, 6])
 def test_a_table_that_is_cut_within_a_line(meta, name, fields):
     edit(
-        meta / f'ijbc_{name}',
+        meta / f'ijbc_{name}.csv',
         lambda lines: [*lines[:-1], ','.join(lines[-1].split(',')[:fields])],
     )
-    refused(meta, rf'{name}:\d+: (expected|the last line has fewer fields)')
+    refused(meta, rf'{name}\.csv:\d+: (expected|the last line has fewer fields)')
 
 
 def test_a_table_that_is_cut_between_lines(meta, warnings):
@@ -347,54 +296,31 @@ def test_a_template_without_weight(meta, tmp_path):
     )
 
 
-def lines_of(meta, name):
-    """Template and subject of the first line."""
-    line = (meta / f'ijbc_1N_{name}.csv').read_text().splitlines()[1]
-    return line.split(',')[:2]
+@pytest.mark.parametrize(
+    ('name', 'template_of', 'subject_of', 'message'),
+    [
+        ('gallery_G2', 'gallery_G2', 'gallery_G1', 'subjects that are in another g'),
+        ('gallery_G1', 'probe_mixed', 'gallery_G1', 'subjects with more than one te'),
+        ('probe_mixed', 'gallery_G1', None, 'templates with another subject in anot'),
+        ('probe_mixed', 'gallery_G1', 'gallery_G1', 'probes that are in a gallery t'),
+    ],
+)
+def test_files_that_contradict_each_other(meta, name, template_of, subject_of, message):
+    def first_line(of):
+        path = meta / f'ijbc_1N_{of}.csv'
+        return path.read_text().splitlines()[1].split(',')
 
+    template = first_line(template_of)[0]
+    subject = first_line(subject_of)[1] if subject_of else '9999'
 
-def test_galleries_that_share_a_subject(meta):
-    template, _ = lines_of(meta, 'gallery_G2')
-    _, subject = lines_of(meta, 'gallery_G1')
-    edit(
-        meta / 'ijbc_1N_gallery_G2.csv',
-        lambda lines: [
-            f'{template},{subject},,,,,' if line.startswith(f'{template},') else line
-            for line in lines
-        ],
-    )
-    refused(meta, rf'G2\.csv: subjects that are in another gallery too: {subject}$')
+    def change(lines):
+        if name == template_of:
+            lines = [x for x in lines if not x.startswith(f'{template},')]
+        return [*lines, f'{template},{subject},,,,,']
 
-
-def test_a_subject_with_two_templates_in_a_gallery(meta):
-    template, _ = lines_of(meta, 'probe_mixed')
-    _, subject = lines_of(meta, 'gallery_G1')
-    edit(
-        meta / 'ijbc_1N_gallery_G1.csv',
-        lambda lines: [*lines, f'{template},{subject},,,,,'],
-    )
-    refused(meta, rf'G1\.csv: subjects with more than one template: {subject}$')
-
-
-def test_a_template_with_other_subjects_in_other_files(meta):
-    template, _ = lines_of(meta, 'gallery_G1')
-    edit(
-        meta / 'ijbc_1N_probe_mixed.csv',
-        lambda lines: [*lines, f'{template},9999,,,,,'],
-    )
-    refused(
-        meta,
-        rf'mixed\.csv: templates with another subject in another file: {template}$',
-    )
-
-
-def test_a_probe_that_is_in_a_gallery(meta):
-    template, subject = lines_of(meta, 'gallery_G1')
-    edit(
-        meta / 'ijbc_1N_probe_mixed.csv',
-        lambda lines: [*lines, f'{template},{subject},,,,,'],
-    )
-    refused(meta, rf'mixed\.csv: probes that are in a gallery too: {template}$')
+    edit(meta / f'ijbc_1N_{name}.csv', change)
+    told = subject if message.startswith('subjects') else template
+    refused(meta, rf'{name}\.csv: {message}.*: {told}$')
 
 
 def test_protocols_are_one_object_and_read_only(shared):
@@ -488,19 +414,6 @@ def test_missing_images(tmp_path):
         IJBTemplates(str(truth.root), meta_prefix='gone')
     # Nothing is read before it is needed.
     IJBTemplates(str(truth.root), meta_prefix='gone', lazy_init=True)
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (dict(indices=5), 'indices would leave templates'),
-        (dict(on_error='skip'), 'would put other images into the templates'),
-        (dict(subset='IJBA'), 'subset is'),
-    ],
-)
-def test_arguments_of_the_data_set(shared, arguments, message):
-    with pytest.raises(UserError, match=message):
-        IJBTemplates(str(shared['IJBC'].root), **arguments)
 
 
 def test_images_elsewhere_and_another_name(shared):

@@ -6,22 +6,14 @@ import numpy as np
 import pytest
 from megaface_files import write_feature, write_megaface
 
-from mmhyperface.datasets import FaceTestSets, MegaFaceImages, face_dataset
+from mmhyperface.datasets import MegaFaceImages
 from mmhyperface.datasets.readers.megaface_lists import (
     LONGEST_PATH,
     read_feature_file,
     read_megaface_lists,
-    single_probes,
 )
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    lines = []
-    monkeypatch.setattr(face_dataset, 'print_log', lambda msg, *_: lines.append(msg))
-    return lines
 
 
 @pytest.fixture
@@ -58,7 +50,7 @@ def test_lists(tmp_path, as_json):
     assert lists.noisy.dtype == bool
     assert lists.noisy.tolist() == truth.noisy_probes + truth.noisy_distractors
     assert lists.identities == tuple(f'Person_{i:02d}' for i in range(4))
-    assert single_probes(lists) == []
+    assert lists.single_probes() == []
 
 
 def test_without_lists_of_noise(truth):
@@ -107,7 +99,7 @@ def test_identities_with_one_image(truth, warnings):
     add(truth.root / 'facescrub_lst', 'Lone/Lone_1.jpg')
     # Of Person_00 one image is left, of Person_01 none.
     lists = read_megaface_lists(str(truth.root))
-    assert single_probes(lists) == ['Lone', 'Person_00']
+    assert lists.single_probes() == ['Lone', 'Person_00']
     dataset = MegaFaceImages(str(truth.root), check_files=False)
     assert dataset.metainfo['test_sets']['megaface']['noisy'].sum() == 7
     (line,) = warnings
@@ -168,10 +160,8 @@ def test_noise_is_the_end_of_a_path(truth):
         ('megaface_lst', 'a\n' + LONGEST_PATH * 'ä', 'lst:2: a path of over 255 bytes'),
         ('megaface_lst', '{"path": ["a/b"]', 'starts as JSON, but: .* line 1'),
         ('megaface_lst', '{"id": []}', "expected a list of paths under 'path'"),
-        ('megaface_lst', '{"path": [1]}', "expected a list of paths under 'path'"),
         ('megaface_lst', '{"path": []}', 'lists no image'),
         ('megaface_lst', '{"path": ["a"], "id": []}', "under 'id' as long as the 1"),
-        ('megaface_lst', '{"path": ["a"], "id": {}}', "under 'id' as long as the 1"),
         ('megaface_lst', 'a\0b', 'NUL'),
     ],
 )
@@ -197,7 +187,7 @@ def test_names_of_people(truth, name):
     assert decoded(lists.probes)[-2:] == paths
     end = len(lists.probes)
     assert lists.noisy[end - 2 : end].tolist() == [False, True]
-    assert single_probes(lists) == [name]
+    assert lists.single_probes() == [name]
 
 
 # Feature files ------------------------------------------------------------------
@@ -221,12 +211,8 @@ def test_feature_files(tmp_path):
         (bytes(15), 'a.bin: 15 bytes'),
         (struct.pack('<4i', 2, 1, 4, 6) + bytes(8), r'starts with \(2, 1, 4, 6\)'),
         (struct.pack('<4i', 0, 1, 4, 5), 'no feature of MegaFace'),
-        (struct.pack('<4i', -1, 1, 4, 5), 'no feature of MegaFace'),
         (struct.pack('>4i', 2, 1, 4, 5) + bytes(8), 'no feature of MegaFace'),
-        (
-            struct.pack('<4i', 2, 1, 4, 5) + bytes(7),
-            'has 7 bytes of .* 4 x 2: it is cut',
-        ),
+        (struct.pack('<4i', 2, 1, 4, 5) + bytes(7), 'has 7 bytes .* 4 x 2: it is cut'),
         (struct.pack('<4i', 2, 1, 4, 5) + bytes(12), 'has 12 bytes of values'),
     ],
 )
@@ -234,9 +220,6 @@ def test_bad_feature_files(tmp_path, data, message):
     (tmp_path / 'a.bin').write_bytes(data)
     with pytest.raises(UserError, match=message):
         read_feature_file(str(tmp_path / 'a.bin'))
-
-
-def test_missing_feature_file(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the feature '.*gone'"):
         read_feature_file(str(tmp_path / 'gone'))
 
@@ -289,27 +272,3 @@ def test_missing_images(tmp_path):
         UserError, match=r'facescrub_lst.*test_dataloader\.dataset\.dat'
     ):
         MegaFaceImages(str(tmp_path / 'gone'))
-
-
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (dict(indices=5), 'indices would leave probes'),
-        (dict(on_error='skip'), 'would put other images into the probes'),
-    ],
-)
-def test_arguments_of_the_data_set(truth, arguments, message):
-    with pytest.raises(UserError, match=message):
-        MegaFaceImages(str(truth.root), check_files=False, **arguments)
-
-
-def test_beside_other_sets(truth):
-    first, second = (
-        MegaFaceImages(str(truth.root), name=name, check_files=False, **more)
-        for name, more in (('few', dict(num_distractors=3)), ('all', {}))
-    )
-    both = FaceTestSets([first, second])
-    sets = both.metainfo['test_sets']
-    assert sets['all']['offset'] == len(first) == 15
-    item = both.get_data_info(15 + 20)
-    assert item == {**second.get_data_info(20), 'sample_idx': 35}

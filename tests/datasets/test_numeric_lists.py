@@ -10,6 +10,7 @@ from mmhyperface.datasets.readers.numeric_lists import (
     line_of,
     read_rows,
 )
+from mmhyperface.datasets.readers.tables import read_integers
 from mmhyperface.utils.errors import UserError
 
 FIELDS = [('name', NAME), ('values', 'f4', 2), ('id', 'i4')]
@@ -22,10 +23,8 @@ def write(tmp_path, data):
     return str(path)
 
 
-def read(tmp_path, data, fields=FIELDS, **kwargs):
-    return read_rows(
-        write(tmp_path, data), fields, '`name x y id`', 'Set this', **kwargs
-    )
+def read(tmp_path, data):
+    return read_rows(write(tmp_path, data), FIELDS, '`name x y id`', 'Set this')
 
 
 @pytest.mark.parametrize(
@@ -101,24 +100,26 @@ def test_other_files(tmp_path, data, message):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    for table in (False, True):
-        with pytest.raises(UserError, match=r'gone.*\. Set this'):
-            read_rows(str(tmp_path / 'gone'), FIELDS, '', 'Set this', table)
-        with pytest.raises(UserError, match=r'cannot.*read.*\. Set this'):
-            read_rows(str(tmp_path), FIELDS, '', 'Set this', table)
+    for path, why in (
+        (tmp_path / 'gone', 'no such file'),
+        (tmp_path, 'cannot be read'),
+    ):
+        with pytest.raises(UserError, match=rf'{why}\. Set this'):
+            read_rows(str(path), FIELDS, '', 'Set this')
+        with pytest.raises(UserError, match='cannot read the list'):
+            read_integers(str(path), 2, '')
 
 
 TABLE = b'TEMPLATE,SUBJECT,FILE\n7,1,img/1.png\n8,2,"a, b"\n'
-INTEGERS = [('template', 'i8'), ('subject', 'i8')]
 
 
 @pytest.mark.parametrize(
     'data', [TABLE, TABLE.replace(b'\n', b'\r\n'), b'T,S\n7,1\n8,2']
 )
 def test_tables(tmp_path, data):
-    rows = read(tmp_path, data, INTEGERS, table=True)
-    assert rows['template'].tolist() == [7, 8]
-    assert rows['subject'].tolist() == [1, 2]
+    rows, lines = read_integers(write(tmp_path, data), 2, '')
+    assert rows.tolist() == [[7, 1], [8, 2]]
+    assert lines == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -137,14 +138,12 @@ def test_tables(tmp_path, data):
 )
 def test_bad_tables(tmp_path, data, message):
     with pytest.raises(UserError, match=r'list\.txt' + message):
-        read(tmp_path, data, INTEGERS, table=True)
+        read_integers(write(tmp_path, data), 2, '`name x y id`')
 
 
 def test_lines_of_rows(tmp_path):
     path = write(tmp_path, b'\n' + GOOD.replace(b'\n', b'\n\n'))
     assert [line_of(path, row) for row in (0, 1)] == [2, 4]
-    path = write(tmp_path, TABLE)
-    assert [line_of(path, row, table=True) for row in (0, 1)] == [2, 3]
 
 
 PIECES = [b'c 1 2 3\n', b'c,1,2\n', b'"\n', b'1e5', b'0x1', b'1_0', b'\r', b'nan ']
@@ -155,9 +154,11 @@ PIECES = [b'c 1 2 3\n', b'c,1,2\n', b'"\n', b'1e5', b'0x1', b'1_0', b'\r', b'nan
 def test_any_bytes_end_in_rows_or_an_error(tmp_path_factory, content, table):
     path = tmp_path_factory.getbasetemp() / 'any.txt'
     path.write_bytes(content)
-    fields = INTEGERS if table else FIELDS
     try:
-        rows = read_rows(str(path), fields, 'a line', table=table)
+        if table:
+            rows, _ = read_integers(str(path), 2, 'a line')
+        else:
+            rows = read_rows(str(path), FIELDS, 'a line')
     except UserError as error:
         assert str(path) in str(error)  # noqa: PT017
         return

@@ -18,19 +18,14 @@ from hypothesis import strategies as st
 from record_files import MAGIC, images, insightface_records, picture, seed_of, write
 
 from mmhyperface.datasets import FacePack, FaceRecord
-from mmhyperface.datasets.folder_writer import new_folder
-from mmhyperface.datasets.readers import record_writer as module
-from mmhyperface.datasets.readers.pack_writer import write_pack
-from mmhyperface.datasets.readers.record_writer import RecordWriter
+from mmhyperface.datasets.writers import record_writer as module
+from mmhyperface.datasets.writers.folder_writer import new_folder
+from mmhyperface.datasets.writers.pack_writer import write_pack
+from mmhyperface.datasets.writers.record_writer import RecordWriter
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
 
 FILES = ('property', 'train.idx', 'train.lst', 'train.rec')
-
-
-@pytest.fixture(autouse=True)
-def cache_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
 
 
 def write_records(folder: Path, by_identity: list[list[bytes]], **options) -> None:

@@ -16,8 +16,8 @@ from runs import small_config, spawn, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmhyperface.apis import build_runner
-from mmhyperface.centres import checkpoint as storage
 from mmhyperface.centres import state as centre_state
+from mmhyperface.centres import storage
 from mmhyperface.centres.state import MappedRows, StoredRows
 from mmhyperface.engine import runner as runner_module
 from mmhyperface.engine.hooks import CheckpointHook
@@ -95,8 +95,8 @@ def save_on_two(root: str) -> None:
         runner = train(config(Path(root), form, 2))
         dump(runner, Path(root), form)
     # What goes wrong on one rank goes wrong on all, and leaves what there is.
-    message = {}
-    for wrong, told in (
+    messages = {}
+    for wrong, expected in (
         (('write_rows', _disk_is_full), 'process 1 could not save .*disk is full'),
         (('temporary', _elsewhere), 'process 1 does not see the folder'),
     ):
@@ -105,9 +105,9 @@ def save_on_two(root: str) -> None:
                 patch.setattr(storage, *wrong)
             with pytest.raises((UserError, OSError), match=r'disk|process 1') as caught:
                 runner.save_checkpoint(runner.work_dir, 'iter_3.pth', by_epoch=False)
-        message[told] = str(caught.value)
+        messages[expected] = str(caught.value)
     if runner.rank == 0:
-        Path(root, 'messages.json').write_text(json.dumps(message))
+        Path(root, 'messages.json').write_text(json.dumps(messages))
 
 
 def _disk_is_full(*args: object) -> None:
@@ -124,10 +124,7 @@ def resume_on_three(root: str, saved: str) -> None:
         cfg = config(root, form, 3, resume=True)
         cfg.load_from = str(saved / form / 'iter_3.pth')
         dump(train(cfg), root, form)  # nothing is left to train
-        # A resumed run goes on, here with other identities in other order.
-        cfg.train_cfg.max_iters = 4
-        cfg.experiment_name += 'on'
-        dump(train(cfg), root / 'on', form)
+        # Other identities in other order.
         cfg = config(
             root / 'mapped',
             form,
@@ -174,7 +171,7 @@ def two(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def three(tmp_path_factory, two) -> Path:
     root = tmp_path_factory.mktemp('three')
-    for name in ('on', 'mapped', 'reordered'):
+    for name in ('mapped', 'reordered'):
         (root / name).mkdir()
     spawn(3, resume_on_three, str(root), str(two))
     return root
@@ -245,22 +242,22 @@ def test_parts_are_arrays_that_the_index_explains(one, two):
     live = all_rows(two, 'parts', 2)
     for name, rows in all_rows(one, 'parts', 1).items():
         torch.testing.assert_close(live[name], rows, rtol=1e-3, atol=1e-5)
-    found = {}
+    actual = {}
     for tensor in index['tensors']:
         assert tensor['shape'] == [C, 16]
         assert tensor['dtype'] == 'float32'
         assert [part['rows'] for part in tensor['parts']] == [[0, 6], [6, 11]]
         rows = [np.load(folder / part['file']) for part in tensor['parts']]
-        found[tensor['key'][-1], tensor['key'][0]] = np.concatenate(rows)
+        actual[tensor['key'][-1], tensor['key'][0]] = np.concatenate(rows)
     expected = {
         ('head.weight', 'state_dict'): live['averaged'],
         ('module.head.weight', 'ema_state_dict'): live['raw'],
         ('exp_avg', 'optimizer'): live['exp_avg'],
         ('exp_avg_sq', 'optimizer'): live['exp_avg_sq'],
     }
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, rows in expected.items():
-        np.testing.assert_array_equal(found[name], rows.numpy())
+        np.testing.assert_array_equal(actual[name], rows.numpy())
     # What is left is mmengine's own, and has none of the rows.
     model = torch.load(folder / storage.MODEL, map_location='cpu')
     assert 'head.weight' not in model['state_dict']
@@ -291,21 +288,6 @@ def test_two_save_and_three_or_one_resume_every_bit(two, three, form, tmp_path):
     rows = own_rows(train(cfg))
     assert rows.pop('range') == (0, C)
     assert_equal(rows, saved)
-
-
-@pytest.mark.parametrize('form', FORMATS)
-def test_three_go_on_and_one_finds_the_latest(three, form):
-    """The three have saved too, and ``last_checkpoint`` knows where."""
-    saved = all_rows(three / 'on', form, 3)
-    cfg = config(three, form, resume=True, **{'train_cfg.max_iters': 4})
-    runner = train(cfg)
-    assert (three / form / 'iter_4.pth').is_dir() == (form == 'parts')
-    assert runner.iter == 4
-    rows = own_rows(runner)
-    rows.pop('range')
-    assert_equal(rows, saved)
-    before = all_rows(three, form, 3)
-    assert not torch.equal(before['raw'], saved['raw'])
 
 
 @pytest.mark.parametrize('form', FORMATS)
@@ -410,7 +392,6 @@ def test_fine_tuning_keeps_what_it_is_told_to(two, form, tmp_path):
             'has centres of 11 identities in 16 dimensions, where head of this config '
             "has 4 in 16.*'map'.*'drop'",
         ),
-        (('a', 'b'), {'load_centres': 'map'}, r"no identity of the training set \('a'"),
         (
             (*NAMES[1:], 'b'),
             {},
@@ -423,14 +404,6 @@ def test_fine_tuning_keeps_what_it_is_told_to(two, form, tmp_path):
                 'train_dataloader.dataset.metainfo': dict(_delete_=True),
             },
             r'other people: 11 of 11 .* \(drawn 0-100, drawn 0-101, ',
-        ),
-        (
-            NAMES[:4],
-            {
-                'load_centres': 'map',
-                'train_dataloader.dataset.metainfo': dict(classes=None),
-            },
-            r'names of 4 identities of the training set \(SyntheticFaces\).* has none',
         ),
         (
             NAMES[:4],
@@ -567,13 +540,13 @@ def test_weights_that_fit_in_part(one, tmp_path):
     model, _, log = fine_tuned(
         tmp_path / 'f', one / 'file' / 'iter_3.pth', NAMES, **options
     )
-    found = re.search(r'backbone: (\d+) of (\d+)', log)
+    actual = re.search(r'backbone: (\d+) of (\d+)', log)
     same = [
         name
         for name, value in model.backbone.state_dict().items()
         if value.shape == bare[name].shape and torch.equal(value, bare[name])
     ]
-    assert 0 < len(same) == int(found[1]) < int(found[2])
+    assert 0 < len(same) == int(actual[1]) < int(actual[2])
 
 
 def equal(state: dict, other: dict, prefix: str = '') -> bool:
@@ -659,19 +632,18 @@ def test_a_test_reads_the_averaged_network_and_no_rows(
 # ---- damage and interruption
 
 
-def damaged(source: Path, folder: Path, damage) -> Path:
-    copy = folder / 'iter_3.pth'
-    shutil.copytree(source, copy)
-    damage(copy)
-    return copy
-
-
 def part_of(folder: Path) -> Path:
     return next(folder.glob('state_dict.head.weight.6-11.npy'))
 
 
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
+
+
+def forget_a_part(folder: Path) -> None:
+    index = json.loads((folder / storage.INDEX).read_text())
+    index['tensors'][0]['parts'].pop()
+    (folder / storage.INDEX).write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize(
@@ -683,37 +655,24 @@ def cut(path: Path) -> None:
         (lambda f: cut(f / 'index.json'), 'index.json is damaged'),
         (lambda f: (f / 'model.pth').unlink(), 'model.pth is missing'),
         (lambda f: cut(f / 'model.pth'), 'model.pth is damaged'),
-        *(
-            # Interpreted, each ends in an error of another kind.
-            (lambda f, data=data: (f / 'model.pth').write_bytes(data), told)
-            for data, told in (
-                (b'', 'model.pth is damaged'),
-                (b'hello world', 'model.pth is damaged'),
-                (b'no weights at all', 'model.pth is no file of torch.save'),
-                (bytes(range(256)), 'model.pth is no file of torch.save'),
-            )
+        (lambda f: (f / 'model.pth').write_bytes(b''), 'model.pth is damaged'),
+        (
+            lambda f: (f / 'model.pth').write_bytes(b'no weights at all'),
+            'model.pth is no file of torch.save',
         ),
         (
             lambda f: (f / 'index.json').write_text('{"format": "9"}'),
             "format is '9', this version of mmhyperface reads",
         ),
+        (lambda f: forget_a_part(f), r'rows from 6 on of .* are missing'),
         (shutil.rmtree, 'there is no checkpoint .*iter_3.pth'),
     ],
 )
 def test_damage_is_told(two, tmp_path, damage, message):
-    folder = damaged(two / 'parts' / 'iter_3.pth', tmp_path, damage)
+    folder = tmp_path / 'iter_3.pth'
+    shutil.copytree(two / 'parts' / 'iter_3.pth', folder)
+    damage(folder)
     with pytest.raises(UserError, match=message):
-        storage.read(str(folder))
-
-
-def test_rows_that_the_index_lacks_are_told(two, tmp_path):
-    def forget(folder: Path) -> None:
-        index = json.loads((folder / storage.INDEX).read_text())
-        index['tensors'][0]['parts'].pop()
-        (folder / storage.INDEX).write_text(json.dumps(index))
-
-    folder = damaged(two / 'parts' / 'iter_3.pth', tmp_path, forget)
-    with pytest.raises(UserError, match=r'rows from 6 on of .* are missing'):
         storage.read(str(folder))
 
 
@@ -789,12 +748,12 @@ def test_a_killed_save_leaves_the_previous_checkpoint(one, form, name, tmp_path)
     step = 6 if name == 'new' else 3
     results = []
     while killed_at(len(results), lambda: save(step)):
-        found = latest()
-        results.append(torch.equal(found, new))
-        assert results[-1] or torch.equal(found, old)
+        actual = latest()
+        results.append(torch.equal(actual, new))
+        assert results[-1] or torch.equal(actual, old)
         # The next save removes what this one has left.
         storage.tidy(work)
-        assert torch.equal(latest(), found)
+        assert torch.equal(latest(), actual)
         assert not [p for p in work.iterdir() if p.name.startswith('.')]
         shutil.rmtree(work)
         shutil.copytree(tmp_path / 'before', work)
@@ -896,7 +855,7 @@ def test_rows_are_streamed(tmp_path, monkeypatch, dtype, trailing):
     assert max(part['bytes'] for part in parts) <= 1500 + 128
     name = str(dtype).removeprefix('torch.')
     tensor = dict(key=key, dtype=name, shape=list(rows.shape), parts=parts)
-    storage.write_index(tmp_path, [tensor])
+    storage.write_index(tmp_path, [[tensor]])
     torch.save({'state': {7: {}}}, tmp_path / storage.MODEL)
     stored = storage.read(str(tmp_path))['state'][7]['exp/avg']
     assert (stored.shape, stored.dtype) == (rows.shape, dtype)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from mmengine.dataset import ConcatDataset
 from PIL import Image
-from runs import small_config, train
+from runs import small_config, train, with_validation
 
 from mmhyperface.apis import build_runner, get_model
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.datasets import FaceFolder, FaceSets, SyntheticFacePairs
 from mmhyperface.engine.hooks.convention_hook import image_sizes
 from mmhyperface.engine.testing import is_recogniser, save_features
@@ -28,29 +28,14 @@ from mmhyperface.utils.errors import UserError
 from mmhyperface.weights.convention import convention_of
 
 FARS = (0.1, 0.3)
-PAIRS = dict(
-    type='SyntheticFacePairs',
-    name='pairs',
-    num_identities=6,
-    images_per_identity=4,
-    num_pairs=60,
-    first_identity=11,
-    image_size=32,
-    test_mode=True,
-)
+PAIRS = dict(name='pairs', num_identities=6, images_per_identity=4, num_pairs=60)
 
 
 def config(work_dir, **options):
-    loader = dict(
-        batch_size=8,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=PAIRS | dict(pipeline=[dict(type='PackInputs')]),
-    )
     evaluator = dict(type='FaceVerification', fars=(1e-9, *FARS), folds=2)
-    cfg = small_config(work_dir)
-    cfg.val_dataloader, cfg.val_evaluator, cfg.val_cfg = loader, evaluator, {}
-    cfg.test_dataloader, cfg.test_evaluator, cfg.test_cfg = loader, evaluator, {}
+    cfg = with_validation(small_config(work_dir), evaluator, **PAIRS)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, evaluator
+    cfg.test_cfg = {}
     cfg.train_cfg.val_interval = 3
     cfg.default_hooks.checkpoint.interval = 2
     cfg.merge_from_dict(options)
@@ -60,7 +45,9 @@ def config(work_dir, **options):
 def thresholds(checkpoint):
     """Of the weights as they lie there, computed anew."""
     network = TorchNetwork(get_model(None, checkpoint))
-    pairs = SyntheticFacePairs(**{k: v for k, v in PAIRS.items() if k != 'type'})
+    pairs = SyntheticFacePairs(
+        **PAIRS, first_identity=11, image_size=32, test_mode=True
+    )
     images = np.stack([pairs.get_data_info(i)['img'] for i in range(len(pairs))])
     rows = network.embed(images).astype(float)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
-from runs import scalars, small_config
+from runs import scalars, small_config, with_validation
 
 from mmhyperface.apis import build_runner
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.engine.divergence import (
     CollapseSigns,
     State,
@@ -23,6 +22,7 @@ from mmhyperface.engine.divergence import (
     state_of,
 )
 from mmhyperface.engine.hooks import CheckpointHook, DivergenceGuardHook
+from mmhyperface.engine.hooks.model_parts import bare_model
 from mmhyperface.models.heads import BatchGeometry
 from mmhyperface.utils.errors import UserError
 
@@ -35,7 +35,7 @@ class Poison(Hook):
         self.numbers = []
 
     def before_train(self, runner):
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = bare_model(runner)
         inner = model.loss
 
         def poisoned(inputs, data_samples):
@@ -59,7 +59,7 @@ class Watch(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if runner.iter + 1 not in self.at:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = bare_model(runner)
         optimizer = runner.optim_wrapper.optimizer
         average = [h.ema_model for h in runner.hooks if isinstance(h, EMAHook)]
         self.kept[runner.iter + 1] = {
@@ -228,27 +228,13 @@ class NotFinite(Hook):
 
 
 def validated_config(work_dir: Path, guard: dict | None, **options):
-    dataset = dict(
-        type='SyntheticFacePairs',
+    cfg = with_validation(
+        config(work_dir, guard or {}, **options),
+        dict(type='FaceVerification', folds=2),
         name='pairs',
         num_identities=5,
-        images_per_identity=3,
         num_pairs=20,
-        first_identity=11,
-        image_size=32,
-        pipeline=[dict(type='PackInputs')],
-        test_mode=True,
     )
-    cfg = config(work_dir, guard or {}, **options)
-    cfg.val_dataloader = dict(
-        batch_size=8,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=dict(type='collate_faces'),
-        dataset=dataset,
-    )
-    cfg.val_evaluator = dict(type='FaceVerification', folds=2)
-    cfg.val_cfg = {}
     cfg.train_cfg.val_interval = 2
     cfg.train_cfg.max_iters = 6
     cfg.default_hooks.checkpoint.save_best = 'pairs/accuracy'
@@ -472,9 +458,7 @@ def test_the_sample_is_named_with_its_file():
     assert '2 of 4 samples' in text
     assert 'number 7 of the training set (a/7.jpg), label 2: loss inf' in text
 
-
-def test_a_sample_without_a_number_is_not_taken_for_the_last_one():
-    data = SimpleNamespace(get_data_info=lambda number: {'img_path': f'a/{number}.jpg'})
+    # One without a number is not taken for the last one.
     text = explain(step()._replace(numbers=[-1] * 4), None, data)
     assert 'an unnumbered one of the training set, label 0' in text
 

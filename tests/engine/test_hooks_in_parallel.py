@@ -14,7 +14,7 @@ from test_divergence_guard import config as guarded
 from torch import nn
 
 from mmhyperface.apis import build_runner
-from mmhyperface.centres import checkpoint as storage
+from mmhyperface.centres import storage
 from mmhyperface.engine.divergence import is_good, not_finite_entry
 from mmhyperface.engine.hooks.verification_report import _statistics
 
@@ -80,15 +80,15 @@ def take_statistics(root: str) -> None:
     network, rank = Scaled().eval(), get_rank()
     with _statistics(network, batches_of(rank)) as scaled:
         norm = network.norm
-        found = [scaled, norm.running_mean.clone(), norm.running_var.clone()]
-    found += [norm.running_mean, norm.running_var]
+        actual = [scaled, norm.running_mean.clone(), norm.running_var.clone()]
+    actual += [norm.running_mean, norm.running_var]
     with _statistics(network, [{'inputs': torch.ones(1, 3)}]) as scaled:
-        found.append(scaled)
-    found.append(not_finite_entry([network]))
+        actual.append(scaled)
+    actual.append(not_finite_entry([network]))
     if rank == get_world_size() - 1:
         norm.bias.data[1] = math.nan
-    found.append(not_finite_entry([network]))
-    torch.save(found, f'{root}/statistics_{rank}.pth')
+    actual.append(not_finite_entry([network]))
+    torch.save(actual, f'{root}/statistics_{rank}.pth')
 
 
 @pytest.fixture(scope='module')
@@ -107,9 +107,9 @@ def several(tmp_path_factory, request) -> tuple[Path, int]:
 
 @pytest.mark.parametrize('name', SHARDED)
 def test_angles_are_those_of_one_process(alone, several, name):
-    expected, found = reported(alone / name), reported(several[0] / name)
-    assert len(found) == len(expected) == 2
-    for line, other in zip(expected, found, strict=True):
+    expected, actual = reported(alone / name), reported(several[0] / name)
+    assert len(actual) == len(expected) == 2
+    for line, other in zip(expected, actual, strict=True):
         assert other.keys() == line.keys()
         for key, value in line.items():
             assert other[key] == pytest.approx(value, rel=1e-4), key
@@ -126,8 +126,8 @@ def test_all_roll_back_if_one_has_a_bad_sample(several):
     # EMAHook saves the averaged network as the network, and the other way round.
     for number, key in enumerate(('ema_state_dict', 'state_dict')):
         (rows,) = (v for k, v in saved[key].items() if k.endswith('head.weight'))
-        found = torch.cat([kept['rows'][number] for kept, _ in ranks])
-        assert torch.equal(found, rows.take(torch.arange(rows.shape[0])))
+        actual = torch.cat([kept['rows'][number] for kept, _ in ranks])
+        assert torch.equal(actual, rows.take(torch.arange(rows.shape[0])))
     network, *others = (kept['weights'][0] for kept, _ in ranks)
     assert all(torch.equal(network, other) for other in others)
     assert is_good(str(root / 'bad' / 'iter_10.pth'))
@@ -140,11 +140,11 @@ def test_an_untrained_network_has_the_statistics_of_all_ranks(several):
     mean = torch.stack([x.mean(0) for x in batches]).mean(0)
     variance = torch.stack([x.var(0) for x in batches]).mean(0)
     for rank in range(world):
-        found = torch.load(root / f'statistics_{rank}.pth')
-        assert found[0] is True
-        torch.testing.assert_close(found[1:3], [mean, variance])
+        actual = torch.load(root / f'statistics_{rank}.pth')
+        assert actual[0] is True
+        torch.testing.assert_close(actual[1:3], [mean, variance])
         assert torch.equal(
-            torch.stack(found[3:5]), torch.tensor([[0.0], [1]]).expand(2, 3)
+            torch.stack(actual[3:5]), torch.tensor([[0.0], [1]]).expand(2, 3)
         )
         # Nobody has two images; one rank's weights are not finite.
-        assert found[5:] == [False, None, 'norm.bias']
+        assert actual[5:] == [False, None, 'norm.bias']

@@ -79,9 +79,9 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path, above):
             train(stopping(tmp_path, 5, 'full', **options))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, LIMIT)
-    told = str(refused.value)
-    assert f'{tmp_path / "iter_6.pth"} cannot be written: File too large' in told
-    assert 'KB needed' in told
+    message = str(refused.value)
+    assert f'{tmp_path / "iter_6.pth"} cannot be written: File too large' in message
+    assert 'KB needed' in message
     saved = tmp_path / 'iter_3.pth'
     assert sorted(tmp_path.glob('*iter*')) == [saved]
     assert weights(saved / 'model.pth' if above == 0 else saved)['meta']['iter'] == 3

@@ -74,8 +74,8 @@ def test_a_killed_run_continues_on_other_numbers_of_processes(tmp_path):
         piece = pieces[world]
         assert len(piece) >= 3
         np.testing.assert_allclose(piece, curve[start:][: len(piece)], rtol=2e-5)
-    expected, found = (
+    expected, actual = (
         torch.load(tmp_path / name / 'centres.pth') for name in ('whole', 'broken')
     )
-    for a, b in zip(expected, found, strict=True):
+    for a, b in zip(expected, actual, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from mixed_sets import feed
 
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.metrics import FaceVerification, VerificationResult
@@ -49,17 +50,6 @@ def _embeddings():
     return 7 * people + 9 * torch.randn(SIZE, DIM, generator=generator)
 
 
-def _feed(metric, numbers, embeddings, batch=7):
-    for start in range(0, len(numbers), batch):
-        metric.process(
-            None,
-            [
-                {'sample_idx': i, 'embedding': embeddings[i]}
-                for i in numbers[start : start + batch]
-            ],
-        )
-
-
 def _metric(meta=None, **kwargs):
     metric = FaceVerification(fars=(1e-3, 0.02, 0.1), folds=4, **kwargs)
     metric.dataset_meta = _meta() if meta is None else meta
@@ -68,7 +58,7 @@ def _metric(meta=None, **kwargs):
 
 def _evaluate(embeddings=None, numbers=range(SIZE), **kwargs):
     metric = _metric(**kwargs)
-    _feed(metric, list(numbers), _embeddings() if embeddings is None else embeddings)
+    feed(metric, list(numbers), _embeddings() if embeddings is None else embeddings)
     return metric, metric.evaluate(SIZE)
 
 
@@ -150,28 +140,15 @@ def test_registered_with_prefix_and_interpolation():
         {'type': 'FaceVerification', 'prefix': 'val', 'interpolation': 'linear'}
     )
     metric.dataset_meta = _meta()
-    _feed(metric, list(range(SIZE)), _embeddings())
+    feed(metric, range(SIZE), _embeddings())
     figures = metric.evaluate(SIZE)
     assert 'val/lfw/accuracy' in figures
     assert 'linear' in metric.results_by_set['lfw'].convention
 
 
-def test_repeated_samples_and_order_do_not_count():
-    _, expected = _evaluate()
-    numbers = [*reversed(range(SIZE)), 0, 3, 3, 62]
-    assert repr(_evaluate(numbers=numbers)[1]) == repr(expected)
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_embeddings(dtype):
-    _, expected = _evaluate(_embeddings().to(dtype).float())
-    _, figures = _evaluate(_embeddings().to(dtype))
-    assert repr(figures) == repr(expected)
-
-
 def test_two_evaluations_in_a_row():
     metric, first = _evaluate()
-    _feed(metric, list(range(SIZE)), _embeddings())
+    feed(metric, range(SIZE), _embeddings())
     assert repr(metric.evaluate(SIZE)) == repr(first)
 
 
@@ -179,7 +156,7 @@ def test_fresh_shares_nothing_that_changes():
     metric, first = _evaluate()
     other = metric.fresh()
     assert not other.results_by_set
-    _feed(other, list(range(SIZE)), -(_embeddings() ** 3))
+    feed(other, range(SIZE), -(_embeddings() ** 3))
     assert metric.store.gather() is None
     other.evaluate(SIZE)
     assert metric.results_by_set['lfw'].accuracy == first['lfw/accuracy']
@@ -192,19 +169,6 @@ def test_missing_samples():
         _evaluate(numbers=[0])
     with pytest.raises(UserError, match='no samples'):
         _metric().evaluate(SIZE)
-
-
-def test_samples_of_other_sets_may_be_missing():
-    numbers = [i for i in range(SIZE) if i not in (61, 62)]
-    assert repr(_evaluate(numbers=numbers)[1]) == repr(_evaluate()[1])
-
-
-@pytest.mark.parametrize('value', [0.0, float('nan'), float('inf')])
-def test_useless_embedding(value):
-    embeddings = _embeddings()
-    embeddings[70] = value
-    with pytest.raises(UserError, match=r"'free': .* of sample 70$"):
-        _evaluate(embeddings)
 
 
 def test_constant_scores():
@@ -232,13 +196,6 @@ def _spoil(**changes):
 def test_bad_lists_are_reported_before_training(meta, message):
     with pytest.raises(UserError, match=message):
         _metric(meta)
-
-
-def test_bad_arguments():
-    with pytest.raises(UserError, match='accuracy'):
-        FaceVerification(accuracy='best')
-    with pytest.raises(UserError, match='interpolation'):
-        FaceVerification(interpolation='cubic')
 
 
 def test_result_survives_a_weights_only_checkpoint(tmp_path):

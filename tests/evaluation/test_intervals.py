@@ -9,10 +9,9 @@ from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.intervals import (
     confidence_intervals,
     paired_differences,
-    resampler,
     unlike,
 )
-from mmhyperface.evaluation.results import VerificationResult
+from mmhyperface.evaluation.protocols import VerificationResult, verification
 from mmhyperface.utils.errors import UserError
 
 PEOPLE, PAIRS = 12, 400
@@ -45,7 +44,7 @@ def _verification(seed=0, shift=0.0, noise=1.0):
 @pytest.mark.parametrize('seed', range(5))
 def test_weights_are_those_of_pairs_that_are_there_several_times(seed):
     result = _verification()
-    size, figures = resampler(result)
+    size, figures = result.resampler()
     assert size == PEOPLE
     weights = np.random.default_rng(seed).integers(0, 4, PEOPLE)
     found = figures(weights)
@@ -55,6 +54,7 @@ def test_weights_are_those_of_pairs_that_are_there_several_times(seed):
     scores, same, folds = result.scores[copies], same[copies], result.folds[copies]
     assert found['eer'] == pytest.approx(F.equal_error_rate(scores, same), abs=1e-15)
     assert found['auc'] == pytest.approx(F.auc(scores, same), abs=1e-15)
+    assert found['d_prime'] == pytest.approx(F.d_prime(scores, same), rel=1e-12)
     expected = F.kfold_accuracy(scores, same, folds).mean
     assert found['accuracy'] == pytest.approx(expected, abs=1e-15)
     # A draw gives a number also where it does not resolve the FAR.
@@ -68,10 +68,14 @@ def test_weights_are_those_of_pairs_that_are_there_several_times(seed):
 def test_very_many_pairs_need_only_the_highest(monkeypatch, most_counts):
     result = _verification()
     result.fars = np.array([0.02, 0.05, 0.1])
-    _, every = resampler(result)
-    monkeypatch.setattr('mmhyperface.evaluation.intervals.MANY_PAIRS', PAIRS - 1)
-    monkeypatch.setattr('mmhyperface.evaluation.intervals.MOST_COUNTS', most_counts)
-    _, highest = resampler(result)
+    _, every = result.resampler()
+    monkeypatch.setattr(
+        'mmhyperface.evaluation.protocols.verification.MANY_PAIRS', PAIRS - 1
+    )
+    monkeypatch.setattr(
+        'mmhyperface.evaluation.protocols.verification.MOST_COUNTS', most_counts
+    )
+    _, highest = result.resampler()
     for seed in range(20):
         weights = np.random.default_rng(seed).integers(0, 3, PEOPLE)
         expected = every(weights)
@@ -87,10 +91,12 @@ def test_draws_that_need_more_than_the_highest_take_all(monkeypatch):
     of_one = (result.identity_a == 3) & ~result.same
     result.scores = np.where(of_one, 9 + result.scores, result.scores)
     result.fars, result.tars = np.array([0.02, 0.1]), np.array([0.1, 0.1])
-    _, every = resampler(result)
-    monkeypatch.setattr('mmhyperface.evaluation.intervals.MANY_PAIRS', PAIRS - 1)
-    monkeypatch.setattr('mmhyperface.evaluation.intervals.SPARE_PAIRS', 0)
-    _, highest = resampler(result)
+    _, every = result.resampler()
+    monkeypatch.setattr(
+        'mmhyperface.evaluation.protocols.verification.MANY_PAIRS', PAIRS - 1
+    )
+    monkeypatch.setattr(verification, 'SPARE_PAIRS', 0)
+    _, highest = result.resampler()
     for drawn in (np.ones(PEOPLE, int), np.where(np.arange(PEOPLE) == 3, 0, 2)):
         expected = every(drawn)
         assert 0 < expected['tar@far=1e-01'] < 1
@@ -127,7 +133,7 @@ def test_a_far_that_is_not_resolvable_has_no_interval():
     result.tars = F.tar_at_far(result.scores, result.same, result.fars).tars
     (name,) = (name for name in result.figures() if name.startswith('tar'))
     low, high = confidence_intervals(result, draws=400)[name]
-    _, figures = resampler(result)
+    _, figures = result.resampler()
     rng = np.random.default_rng(0)
     drawn = [
         figures(np.bincount(rng.integers(0, PEOPLE, PEOPLE), minlength=PEOPLE))[name]
@@ -164,7 +170,7 @@ def test_weights_are_those_of_probes_that_are_there_several_times(options):
     of = rng.integers(0, 14, 90)
     probes = people[of] + 0.8 * np.random.default_rng(0).normal(size=(90, 8))
     galleries = [(people[:5], np.arange(5)), (people[5:11], np.arange(5, 11))]
-    size, figures = resampler(_identification(**options))
+    size, figures = _identification(**options).resampler()
     assert size == 14
     weights = np.random.default_rng(1).integers(0, 3, 14)
     copies = np.repeat(np.arange(90), weights[of])
@@ -184,7 +190,7 @@ def test_weights_are_those_of_megaface_subjects():
     result = F.megaface_identification(
         probes, of, rng.normal(size=(60, 6)), (10, 60), (1, 3), (0.01, 1e-2)
     )
-    _, figures = resampler(result)
+    _, figures = result.resampler()
     assert figures(np.ones(5, int)) == pytest.approx(result.figures())
     # Whom nobody drew does not count.
     left = of != 2

@@ -186,16 +186,12 @@ PROBES, SUBJECTS, DISTRACTORS = _images()
     ('changes', 'message'),
     [
         (dict(probe_subjects=SUBJECTS[1:]), 'probes 23, probe_subjects 22'),
-        (
-            dict(distractors=DISTRACTORS[:, 1:]),
-            'probes have 6 values but distractors 5',
-        ),
+        (dict(distractors=DISTRACTORS[:, 1:]), '6 values but distractors 5'),
         (dict(probe_subjects=np.arange(23)), 'no subject has two images'),
         (dict(counts=(10, 81)), 'up to the 80 distractors'),
         (dict(counts=(10, 10)), 'must ascend'),
         (dict(counts=(0, 10)), 'counts must be integers from 1'),
         (dict(ranks=(0,)), 'ranks must be integers from 1'),
-        (dict(counts=5), 'counts must be integers from 1'),
         (dict(fars=(2,)), r'must lie in \[0, 1\]'),
         (dict(noise='ignore'), "noise is 'ignore'"),
         (dict(probes=PROBES * np.nan), 'probes are zero or not finite in rows 0, 1'),

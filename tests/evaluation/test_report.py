@@ -27,6 +27,7 @@ from mmhyperface.evaluation.metrics import (
     TemplateIdentification,
     TemplateVerification,
 )
+from mmhyperface.evaluation.protocols import VerificationResult
 from mmhyperface.evaluation.report import (
     compare,
     comparison_text,
@@ -36,7 +37,6 @@ from mmhyperface.evaluation.report import (
     write_report,
     write_verification_json,
 )
-from mmhyperface.evaluation.results import VerificationResult
 from mmhyperface.utils.errors import UserError
 
 IMAGES = 40
@@ -131,7 +131,7 @@ def test_results_that_are_not_finite(tmp_path):
     rows = {'raw pixels': bad, 'untrained': bad, 'trained': verification()}
     for number, shown in enumerate([rows, {'untrained': bad}]):
         line = verification_table(shown).split('| untrained')[1].split('\n')[0]
-        assert line.count('not finite') == 3 + len(bad.fars)
+        assert line.count('not finite') == 4 + len(bad.fars)
         plot_verification(shown, tmp_path / f'{number}.svg')
         assert 'untrained (not finite)' in (tmp_path / f'{number}.svg').read_text()
     write_verification_json({'lfw': rows}, tmp_path / 'verification.json')

@@ -14,12 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from small_results import identification, megaface, verification
 
-from mmhyperface.evaluation import intervals
 from mmhyperface.evaluation.functional import identify
 from mmhyperface.evaluation.intervals import confidence_intervals
+from mmhyperface.evaluation.protocols import VerificationResult, base
+from mmhyperface.evaluation.protocols import identification as searches
+from mmhyperface.evaluation.protocols import megaface as distractors
+from mmhyperface.evaluation.protocols import verification as pairs
 from mmhyperface.evaluation.report import (
-    curves,
-    missing,
     pictures,
     read_report,
     report_text,
@@ -28,8 +29,6 @@ from mmhyperface.evaluation.report import (
 )
 from mmhyperface.evaluation.report.content import content_of
 from mmhyperface.evaluation.report.figure_tables import as_markdown, sections_of
-from mmhyperface.evaluation.report.missing import why_no_interval
-from mmhyperface.evaluation.results import VerificationResult
 from mmhyperface.utils.errors import UserError
 
 ODD = 'a/very|long *name* <b>&</b> $x$ ' + 'of a list ' * 8
@@ -66,9 +65,7 @@ def written(tmp_path_factory):
 
 
 def content(sets, draws=0):
-    return content_of(
-        sets, 'title', draws, 0.9, 0, {'config': None, 'checkpoint': None}
-    )
+    return content_of(sets, 'title', draws, 0.9, 0)
 
 
 def text_of(sets, draws=0):
@@ -129,7 +126,7 @@ def test_json_has_all_there_is(written):
         assert found['intervals'] == {key: list(x) for key, x in intervals.items()}
         numbers = {key for key, x in figures.items() if math.isfinite(x)}
         without = numbers - set(intervals) - {'accuracy_std'}
-        assert found['no_intervals'] == {x: why_no_interval(result, x) for x in without}
+        assert found['no_intervals'] == {x: result.why_no_interval(x) for x in without}
 
 
 def test_json_has_counts_and_thresholds(written):
@@ -236,9 +233,9 @@ def test_markdown_has_the_numbers_of_the_json(written):
         f'{100 * low:.2f} to {100 * high:.2f}',
         f'{found["thresholds"][0]["threshold"]:.4f}',
     ]
-    assert table[12] == ['TAR at FAR 1e-06', 'trained', 'not resolvable', '', '']
+    assert table[15] == ['TAR at FAR 1e-06', 'trained', 'not resolvable', '', '']
     tar, (low, high) = figures['tar@far=1e-03'], found['intervals']['tar@far=1e-03']
-    assert table[15] == [
+    assert table[18] == [
         'TAR at FAR 1e-03',
         'trained',
         f'{100 * tar:.2f}',
@@ -313,13 +310,12 @@ def test_figures_without_an_interval(monkeypatch):
         'interpolated ones)'
     ) in text.replace('\n', ' ')
 
-    for module in (intervals, missing):
-        monkeypatch.setattr(module, 'MANY_PAIRS', 100)
+    monkeypatch.setattr(pairs, 'MANY_PAIRS', 100)
     told = content({'a': {'1:1': {'x': verification()}}}, draws=5)
     (row,) = told['sets']['a']['1:1']['rows'].values()
     assert list(row['intervals']) == ['tar@far=1e-03', 'tar@far=1e-02']
     assert row['no_intervals'] == dict.fromkeys(
-        ('accuracy', 'eer', 'auc'), missing.MANY
+        ('accuracy', 'eer', 'auc', 'd_prime'), pairs.MANY
     )
 
 
@@ -330,12 +326,12 @@ def test_figures_that_draws_do_not_resolve():
     told = content({'a': {'MegaFace': {'x': kept}}}, draws=20)
     (row,) = told['sets']['a']['MegaFace']['rows'].values()
     assert row['figures']['tar@far=1e-03'] is not None
-    assert row['no_intervals'] == {'tar@far=1e-03': missing.FEW_SCORES}
+    assert row['no_intervals'] == {'tar@far=1e-03': base.FEW_SCORES}
 
     alone = verification()
     alone.identity_a = alone.identity_b = np.zeros(len(alone.same), np.int64)
     alone.identity_b = 1 - alone.same.astype(np.int64)
-    assert why_no_interval(alone, 'auc') == missing.ONE_KIND
+    assert alone.why_no_interval('auc') == pairs.ONE_KIND
 
 
 def test_single_galleries_have_no_interval():
@@ -437,7 +433,7 @@ def test_names_of_distractor_counts_stand_apart(counts):
     result = megaface()
     result.distractors = np.array(counts)
     result.rates = np.linspace(1, 0.5, 2 * len(counts)).reshape(-1, 2)
-    ax = drawn(partial(curves.draw_distractors, results={'a': result}))
+    ax = drawn(partial(distractors.draw_distractors, results={'a': result}))
     np.testing.assert_array_equal(ax.get_xticks(), counts)
     assert not len(ax.get_xticks(minor=True))
     names = apart(ax)
@@ -450,7 +446,7 @@ def test_names_of_distractor_counts_stand_apart(counts):
 def test_names_of_ranks_stand_apart(ranks):
     result = identification()
     result.cmc = np.linspace(0.5, 1, ranks)
-    names = apart(drawn(partial(curves.draw_cmc, results={'a': result})))
+    names = apart(drawn(partial(searches.draw_cmc, results={'a': result})))
     every = ['1', '2', '5', '10', '20', '50', '100']
     assert names == [name for name in every if int(name) <= ranks]
 
@@ -483,7 +479,7 @@ def test_lowest_resolvable_rate_has_a_line():
     """The lowest FPIR has no threshold here."""
     result = identification()
     assert np.isnan(result.thresholds[:, 0]).all()
-    ax = drawn(partial(curves.draw_searches, result=result))
+    ax = drawn(partial(searches.draw_searches, result=result))
     lines = [line.get_xdata()[0] for line in ax.lines]
     assert lines == result.thresholds[:, 1].tolist()
     names = [text.get_text() for text in ax.get_legend().get_texts()]

@@ -95,7 +95,9 @@ def shown(pointer, value):
         return 'none' if value is None else f'{value:.4f}'
     if '/counts/' in pointer or '/distractors/' in pointer:
         return f'{value:,}'
-    return 'not resolvable' if value is None else f'{100 * value:.2f}'
+    if value is None:
+        return 'not resolvable'
+    return f'{value if "/d_prime" in pointer else 100 * value:.2f}'
 
 
 def check_numbers(content, numbers):

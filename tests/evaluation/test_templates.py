@@ -95,28 +95,6 @@ def test_types_of_torch(dtype):
     np.testing.assert_allclose(found.features, expected, atol=2e-6)
 
 
-def test_columns_of_a_wider_array():
-    features, mirrored, template, media_ids, _ = _images()
-    both = np.concatenate([features, mirrored], axis=1)
-    found = pool_templates(
-        both[:, :DIM], template, media_ids, mirrored=both[:, DIM:], norm='unit'
-    )
-    expected = pool_templates(
-        features, template, media_ids, mirrored=mirrored, norm='unit'
-    )
-    np.testing.assert_array_equal(found.features, expected.features)
-
-
-def test_order_of_images_hardly_matters():
-    features, _, template, media_ids, scores = _images()
-    order = np.random.default_rng(1).permutation(len(features))
-    found = pool_templates(
-        features[order], template[order], media_ids[order], scores[order]
-    )
-    expected = pool_templates(features, template, media_ids, scores)
-    np.testing.assert_allclose(found.features, expected.features, atol=1e-14)
-
-
 def test_an_image_without_weight_does_not_count():
     features, _, template, media_ids, scores = _images()
     template[:3], media_ids[:3], scores[0] = template[1], media_ids[1], 0
@@ -155,10 +133,7 @@ def _set(row, value):
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (
-            dict(template_ids=np.arange(39)),
-            'features 40, template_ids 39, media_ids 40',
-        ),
+        (dict(template_ids=np.arange(39)), 'features 40, template_ids 39, media'),
         (dict(detector_scores=np.ones(41)), 'detector_scores 41'),
         (dict(mirrored=np.ones((40, 4))), r'\[40, 5\] but mirrored \[40, 4\]'),
         (dict(features=np.ones(40)), r'features must be \[N, D\]'),
@@ -172,17 +147,16 @@ def _set(row, value):
         (dict(norm='l2'), "norm is 'l2'; it can be"),
         (dict(flip='max'), "flip is 'max'"),
         (dict(media='sum'), "media is 'sum'"),
+        (
+            {x: lambda old: old[:0] for x in ('features', 'template_ids', 'media_ids')}
+            | {'mirrored': None, 'detector_scores': None},
+            'no images',
+        ),
     ],
 )
 def test_bad_input(changes, message):
     with pytest.raises(UserError, match=message):
         pool_templates(**_with(**changes))
-
-
-def test_no_images():
-    empty = np.empty(0, int)
-    with pytest.raises(UserError, match='no images'):
-        pool_templates(np.empty((0, 5)), empty, empty)
 
 
 def test_template_without_a_usable_image():
@@ -205,6 +179,12 @@ def test_rows_of_templates(ids):
     for unknown in (min(ids) - 1, max(ids) + 1, -(10**13), 5):
         with pytest.raises(UserError, match=f'no image belongs to template {unknown}$'):
             template_rows(np.array(ids), np.append(wanted, unknown))
+    empty = np.empty(0, int)
+    assert template_rows(np.array(ids), empty).shape == (0,)
+    with pytest.raises(UserError, match='template 3'):
+        template_rows(empty, np.array([3]))
+    with pytest.raises(UserError, match='ids must ascend'):
+        template_rows(np.array([5, 1, 2]), np.array([1]))
 
 
 @pytest.mark.filterwarnings('error')
@@ -215,6 +195,9 @@ def test_views_and_arrays_that_are_only_read():
         features[::-1], template[::-1], media_ids[::-1], scores[::-1]
     ).features
     np.testing.assert_allclose(found, expected, atol=1e-14)
+    both = np.concatenate([features, features], axis=1)
+    found = pool_templates(both[:, :DIM], template, media_ids, scores, both[:, DIM:])
+    np.testing.assert_allclose(found.features, expected, atol=1e-14)
     for array in (features, template, media_ids, scores):
         array.flags.writeable = False
     found = pool_templates(features, template, media_ids, scores).features
@@ -233,15 +216,3 @@ def test_ids_of_any_integer_type(dtype):
     np.testing.assert_array_equal(found.features, expected.features)
     wanted = small[:5].astype(dtype)
     np.testing.assert_array_equal(template_rows(found.ids, wanted), small[:5])
-
-
-def test_ids_that_do_not_ascend():
-    with pytest.raises(UserError, match='ids must ascend'):
-        template_rows(np.array([5, 1, 2]), np.array([1]))
-
-
-def test_rows_of_no_templates():
-    empty = np.empty(0, int)
-    assert template_rows(np.array([1, 2]), empty).shape == (0,)
-    with pytest.raises(UserError, match='template 3'):
-        template_rows(empty, np.array([3]))

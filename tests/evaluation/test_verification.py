@@ -99,15 +99,6 @@ def test_tar_at_far_loop(scores, same):
     np.testing.assert_array_equal(thresholds, [threshold for _, threshold in expected])
 
 
-@every_case
-def test_tar_at_far_never_exceeds_the_far(scores, same):
-    for far, threshold in zip(
-        FARS, F.tar_at_far(scores, same, FARS).thresholds, strict=True
-    ):
-        if not np.isnan(threshold):
-            assert (scores[~same] > threshold).mean() <= far
-
-
 def test_tar_at_far_ties_are_rejected():
     scores = np.array([0.9, 0.5, 0.5, 0.4, 0.5, 0.6])
     same = np.array([0, 0, 0, 0, 1, 1]) == 1
@@ -328,6 +319,11 @@ def test_bad_arguments():
     for far in (-0.1, 1.1, np.nan):
         with pytest.raises(UserError, match='must lie in'):
             F.tar_at_far(scores, same, far)
+    for far in ('often', [[0.5]], None):
+        with pytest.raises(UserError, match='must be numbers'):
+            F.tar_at_far(scores, same, far)
+    with pytest.raises(UserError, match='the rarer kind has 2'):
+        F.stratified_folds(np.arange(30) < 2, 3)
 
 
 @pytest.mark.parametrize(('pairs', 'folds'), [(6000, 10), (203, 7), (20, 4)])
@@ -339,11 +335,6 @@ def test_stratified_folds(pairs, folds):
         assert sizes.max() - sizes.min() <= 1
     np.testing.assert_array_equal(fold_of, F.stratified_folds(same, folds, seed=3))
     assert (fold_of != F.stratified_folds(same, folds, seed=4)).any()
-
-
-def test_stratified_folds_need_enough_pairs():
-    with pytest.raises(UserError, match='the rarer kind has 2'):
-        F.stratified_folds(np.arange(30) < 2, 3)
 
 
 def test_score_pairs():
@@ -370,14 +361,17 @@ def test_score_pairs_bad_input():
         F.score_pairs(features, [0, 1], [3])
 
 
-def test_fast_enough():
-    """6,000 pairs in 10 folds: no loop over thresholds hides in here."""
-    scores, same = _random(6000)
-    F.kfold_accuracy(scores, same)
-    start = time.process_time()
-    for _ in range(5):
+def test_no_loop_over_thresholds():
+    """Eight times as many pairs may not take 64 times as long."""
+
+    def duration(pairs):
+        scores, same = _random(pairs)
+        start = time.process_time()
         F.kfold_accuracy(scores, same)
-    assert (time.process_time() - start) / 5 < 0.1
+        return time.process_time() - start
+
+    fewer, more = (min(duration(x) for _ in range(3)) for x in (10_000, 80_000))
+    assert more < 32 * fewer
 
 
 # ---- very many pairs
@@ -430,12 +424,6 @@ def test_features_of_any_size():
     expected = F.score_pairs(rows, a, b)
     for scale in (1e-100, 1e100):
         np.testing.assert_allclose(F.score_pairs(rows * scale, a, b), expected)
-
-
-@pytest.mark.parametrize('fars', ['often', [[0.5]], None])
-def test_what_is_no_rate(fars):
-    with pytest.raises(UserError, match='must be numbers'):
-        F.tar_at_far([0.1, 0.2], [True, False], fars)
 
 
 # ---- one sort for all rates

@@ -26,8 +26,6 @@ from mmhyperface.centres import Shard
 from mmhyperface.engine.distributed import init_process_group
 from mmhyperface.models import HypersphereHead, HypersphereLoss
 from mmhyperface.ops import blocked
-from mmhyperface.ops.fused import Fused
-from mmhyperface.ops.fused import _triton_missing as triton_missing
 
 BATCH, DIMS = 12, 16
 SAMPLE_RATE = 0.3
@@ -55,7 +53,7 @@ class Case(NamedTuple):
         classes: Number of classes.
         sampled: Whether some of the classes take part only.
         centres: See the head.
-        update: ``ordinary``, or ``fused``: while the engine walks.
+        update: ``ordinary``, or ``fused``: in the engine's loop.
         sharded: Whether the centres are split.
         batches: A key of ``SIZES``.
     """
@@ -87,7 +85,7 @@ class Case(NamedTuple):
 
 
 OPTIONS: dict[str, Sequence] = dict(
-    engine=('dense', 'blocked', *(['fused'] if triton_missing() is None else [])),
+    engine=('dense', 'blocked'),
     world=(1, 2, 3),
     classes=(11, 252, 507),
     sampled=(False, True),
@@ -262,10 +260,6 @@ def formula_step(
     }
 
 
-# Engines that have traced the loss once; a trace costs more than all the rest.
-_walkers: dict[str, object] = {}
-
-
 def rank_step(case: Case) -> Outcome:
     """A step of the head: what this rank knows of it.
 
@@ -287,7 +281,6 @@ def rank_step(case: Case) -> Outcome:
         sample_rate=SAMPLE_RATE if case.sampled else 1.0,
         fused_update=case.update == 'fused',
     )
-    head._walker = _walkers.get(case.engine)
     shard = head.shard
     whole = Shard(case.classes), Shard(case.classes, rank, case.world)
     assert str(shard) == str(whole[case.sharded])
@@ -305,7 +298,7 @@ def rank_step(case: Case) -> Outcome:
     samples = [DataSample().set_gt_label(int(label)) for label in y]
     out = head.train().loss((x,), samples)
     out['loss'].backward()
-    _walkers[case.engine] = head._walker
+    assert case.engine == 'dense' or not head._engine()._failed
     for name, parameter in head.named_parameters():
         # As DDP does it.
         if name not in head.ddp_ignored:
@@ -360,9 +353,8 @@ def run_cases(cases: Sequence[Case], path: str) -> None:
         init_process_group('pytorch')
     rank, _ = get_dist_info()
     blocked.default_block = lambda features: BLOCK
-    Fused._default_block = lambda self, features: BLOCK
     for loss, some in itertools.groupby(cases, lambda case: case.loss):
-        _walkers.clear()
+        torch._dynamo.reset()
         torch.save([rank_step(case) for case in some], f'{path}.{loss}.{rank}')
 
 

@@ -51,6 +51,8 @@ def additive(m: float, beyond: str = 'none') -> Function:
             return -1.0
         if theta + m > math.pi and beyond == 'linear':
             return cos - m * math.sin(m)
+        if theta + m > math.pi and beyond == 'shift':
+            return cos - 1 + math.cos(m)
         if cos <= 0 and beyond == 'easy':
             return cos
         return math.cos(theta + m)
@@ -128,6 +130,57 @@ def sphereface2(
             else:
                 logit = r * frozen(other, cos, at, detach) + bias
                 total += (1 - lam) / r * log1pexp(logit)
+    return total / len(x)
+
+
+def wespeaker(
+    x: np.ndarray,
+    w: np.ndarray,
+    y: np.ndarray,
+    bias: float,
+    scale: float,
+    m: float,
+    lam: float,
+    t: float,
+) -> float:
+    """SphereFace2-A as speakers are trained with: sines and cosines, no angles."""
+
+    def g(z: float) -> float:
+        return 2 * ((z + 1) / 2) ** t - 1
+
+    total = 0.0
+    for i in range(len(x)):
+        for j in range(len(w)):
+            cos = cosine(x[i], w[j])
+            sin = math.sqrt(max(0.0, 1 - cos * cos))
+            if j != y[i]:
+                nearer = cos * math.cos(m) + sin * math.sin(m)
+                total += (1 - lam) * log1pexp(scale * g(nearer) + bias)
+                continue
+            further = cos * math.cos(m) - sin * math.sin(m)
+            if cos <= -math.cos(m):
+                further = cos - (1 - math.cos(m))
+            total += lam * log1pexp(-scale * g(further) - bias)
+    return total / len(x)
+
+
+def uniface(
+    x: np.ndarray,
+    w: np.ndarray,
+    y: np.ndarray,
+    bias: float,
+    s: float,
+    m: float,
+    lam: float,
+) -> float:
+    total = 0.0
+    for i in range(len(x)):
+        for j in range(len(w)):
+            cos = cosine(x[i], w[j])
+            if j == y[i]:
+                total += log1pexp(-s * (cos - m) + bias)
+            else:
+                total += lam * log1pexp(s * cos - bias)
     return total / len(x)
 
 

@@ -8,6 +8,8 @@ import pytest
 from engine_matrix import Case
 from test_losses import CASES
 
+from mmhyperface.ops import compiler_missing
+
 # A rank without rows, and batches of one class, which most ranks do not have.
 EDGES = [
     Case(loss, engine, world, classes, sampled, centres, update, world > 1)
@@ -16,9 +18,7 @@ EDGES = [
         ('dense', 'ordinary'),
         ('blocked', 'ordinary'),
         ('blocked', 'fused'),
-        ('fused', 'fused'),
     )
-    if engine in matrix.OPTIONS['engine']
     for sampled, centres in ((False, 'normalize'), (True, 'project'))
     for world, classes in ((1, 2), (3, 2), (3, 5))
 ]
@@ -37,6 +37,32 @@ def check(cases: Sequence[Case], folder: Path) -> None:
 def test_error_is_at_most_twice_that_of_dense_arithmetic(tmp_path, world):
     cases = matrix.covering(matrix.every_case(matrix.FEW_LOSSES))
     check([case for case in cases + EDGES if case.world == world], tmp_path)
+
+
+needs_compiler = pytest.mark.skipif(
+    compiler_missing('cpu') is not None, reason=f'{compiler_missing("cpu")}'
+)
+
+
+@needs_compiler
+def test_compiled_losses_are_as_exact(tmp_path):
+    """On blocks of 100 classes and a remainder, with rows that step or do not."""
+    cases = [
+        Case('sphereface2-C-full', 'fused', 1, 252, False, 'normalize', update, False)
+        for update in ('ordinary', 'fused')
+    ]
+    check([*cases, cases[1]._replace(loss='magface-none-full')], tmp_path)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('losses', 'world'), [(matrix.FEW_LOSSES, 1), (matrix.FEW_LOSSES[::3], 3)]
+)
+def test_compiled_losses_are_as_exact_everywhere(tmp_path, losses, world):
+    cases = matrix.every_case(losses)
+    cases = [case for case in cases if case.engine == 'blocked' and case.world == world]
+    check([c._replace(engine='fused') for c in matrix.covering(cases)], tmp_path)
 
 
 @pytest.mark.slow

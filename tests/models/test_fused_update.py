@@ -104,7 +104,6 @@ def test_products_of_16_bits_are_those_of_the_ordinary_step(name, momentum):
     weights = []
     for fused, dtype in ((False, 'bfloat16'), (True, 'bfloat16'), (True, None)):
         head = fused_head(LOSSES[name](), fused_update=fused, matmul_dtype=dtype)
-        head._walker = None
         optimizer = attached(head.float(), lr=0.1, momentum=momentum)
         for seed in range(2):
             step(head, features(3, seed).float(), [1, 4, 1], optimizer)
@@ -240,14 +239,14 @@ def test_rounding_of_the_expected_gradient_is_none_of_its_business(
     optimizer = attached(head)
     labels = [seed % 3 for seed in range(samples)]
     step(head, features(samples).float(), labels, optimizer)
-    walks = []
-    visit = head._walker.visit
+    loops = []
+    run = head._engine().run
     monkeypatch.setattr(
-        head._walker, 'visit', lambda *a, **k: walks.append(1) or visit(*a, **k)
+        head._engine(), 'run', lambda *a, **k: loops.append(1) or run(*a, **k)
     )
     step(head, features(samples).float(), labels, optimizer)
     # One over the own rows, one over the others.
-    assert len(walks) == 2
+    assert len(loops) == 2
 
 
 @pytest.mark.parametrize(

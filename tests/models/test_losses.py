@@ -13,6 +13,7 @@ from mmhyperface.models import (
     ArcFaceLoss,
     CosFaceLoss,
     CurricularFaceLoss,
+    ElasticFaceLoss,
     HypersphereHead,
     HypersphereLoss,
     MagFaceLoss,
@@ -22,6 +23,7 @@ from mmhyperface.models import (
     SphereFaceLoss,
     SphereFacePlusLoss,
     SphereFaceRLoss,
+    UniFaceLoss,
 )
 from mmhyperface.models.losses.characteristic import (
     added_angle,
@@ -32,6 +34,8 @@ from mmhyperface.models.losses.characteristic import (
 from mmhyperface.models.losses.sphereface2 import balanced_bias
 from mmhyperface.utils.errors import UserError
 
+# Of the random numbers that a loss draws.
+SEED = 5
 SIZES = [(1, 2, 3), (3, 5, 4), (5, 7, 3)]
 # x, w, y, bias, base -> loss
 Oracle = Callable[..., float]
@@ -142,6 +146,51 @@ def sphereface2(
     return loss, oracle
 
 
+def wespeaker(m: float) -> tuple[HypersphereLoss, Oracle]:
+    loss = SphereFace2Loss(
+        'A',
+        r=16.0,
+        m=m,
+        detach=False,
+        loss_weight=16.0,
+        symmetric=True,
+        beyond='shift',
+        bias_init=0.0,
+    )
+
+    def oracle(x, w, y, bias, base):
+        return oracles.wespeaker(x, w, y, bias, 16.0, m, 0.7, 3.0)
+
+    return loss, oracle
+
+
+def elasticface(kind: str, plus: bool) -> tuple[HypersphereLoss, Oracle]:
+    def oracle(x, w, y, bias, base):
+        torch.manual_seed(SEED)
+        margins = [0.4 + 0.2 * z for z in torch.randn(len(x), 1).flatten().tolist()]
+        if plus:
+            own = [oracles.cosine(base[0][i], base[1][y[i]]) for i in range(len(x))]
+            nearest_first = sorted(range(len(x)), key=lambda i: -own[i])
+            pairs = zip(nearest_first, sorted(margins), strict=True)
+            margins = [margin for _, margin in sorted(pairs)]
+
+        def psi(i):
+            if kind == 'arc':
+                return oracles.additive(margins[i])
+            return lambda cos: cos - margins[i]
+
+        return oracles.softmax(x, w, y, base, psi, detach=False, scale=12)
+
+    return ElasticFaceLoss(kind, 12.0, 0.4, 0.2, plus), oracle
+
+
+def uniface() -> tuple[HypersphereLoss, Oracle]:
+    def oracle(x, w, y, bias, base):
+        return 0.3 * oracles.uniface(x, w, y, bias, 12.0, 0.4, 0.7)
+
+    return UniFaceLoss(12.0, 0.4, 0.7, loss_weight=0.3), oracle
+
+
 def simple(loss: HypersphereLoss, psi: Callable, detach: bool) -> tuple:
     def oracle(x, w, y, bias, base):
         return loss.loss_weight * oracles.softmax(
@@ -175,6 +224,12 @@ def cases() -> dict[str, Callable[[], tuple[HypersphereLoss, Oracle]]]:
             CosFaceLoss(12.0, 0.35, 0.9), lambda cos: cos - 0.35, False
         ),
         'sface': sface,
+        'wespeaker': lambda: wespeaker(0.25),
+        'wespeaker-start': lambda: wespeaker(0.0),
+        'elasticface-arc': lambda: elasticface('arc', plus=False),
+        'elasticface-arc+': lambda: elasticface('arc', plus=True),
+        'elasticface-cos+': lambda: elasticface('cos', plus=True),
+        'uniface': uniface,
     }
     for d in (True, False):
         tag = 'detached' if d else 'full'
@@ -183,7 +238,7 @@ def cases() -> dict[str, Callable[[], tuple[HypersphereLoss, Oracle]]]:
         )
         table[f'sphereface+-{tag}'] = lambda d=d: sphereface_plus(d)
         table[f'adaface-{tag}'] = lambda d=d: adaface(d)
-        for beyond in ('none', 'clip', 'linear', 'easy'):
+        for beyond in ('none', 'clip', 'linear', 'shift', 'easy'):
             table[f'arcface-{beyond}-{tag}'] = lambda d=d, b=beyond: simple(
                 ArcFaceLoss(12.0, 0.5, b, d), oracles.additive(0.5, b), d
             )
@@ -233,7 +288,8 @@ def head_of(
 def run(head: HypersphereHead, x: np.ndarray, y: np.ndarray) -> tuple:
     dtype = head.weight.dtype
     feats = torch.tensor(x, dtype=dtype, requires_grad=True)
-    out = head._loss(feats, torch.from_numpy(y))
+    torch.manual_seed(SEED)
+    out = head.loss(feats, torch.from_numpy(y))
     head.zero_grad()
     out['loss'].backward()
     return out, feats.grad, head.weight.grad
@@ -245,7 +301,7 @@ def test_value_and_gradients_equal_the_formula(name, size):
     x, w, y = batch(size)
     loss, oracle = CASES[name]()
     head = head_of(loss, w)
-    bias = loss.bias.item() if isinstance(loss, SphereFace2Loss) else 0.0
+    bias = loss.bias.item() if hasattr(loss, 'bias') else 0.0
     out, x_grad, w_grad = run(head, x, y)
     base = (x, w)
     expected = oracle(x, w, y, bias, base)
@@ -257,7 +313,7 @@ def test_value_and_gradients_equal_the_formula(name, size):
 
     check(x_grad, lambda v: oracle(v, w, y, bias, base), x)
     check(w_grad, lambda v: oracle(x, v, y, bias, base), w)
-    if isinstance(loss, SphereFace2Loss):
+    if hasattr(loss, 'bias'):
         at = np.array([bias])
         check(loss.bias.grad, lambda v: oracle(x, w, y, float(v[0]), base), at)
 
@@ -284,7 +340,7 @@ def test_parallel_to_a_centre(name, sign, dtype):
     y = np.array([0, 0, 2])
     loss, oracle = CASES[name]()
     head = head_of(loss, w, dtype)
-    bias = loss.bias.item() if isinstance(loss, SphereFace2Loss) else 0.0
+    bias = loss.bias.item() if hasattr(loss, 'bias') else 0.0
     out, x_grad, w_grad = run(head, x, y)
     expected = oracle(x, w, y, bias, (x, w))
     assert out['loss'].item() == pytest.approx(expected, rel=2e-6, abs=2e-5)
@@ -473,7 +529,8 @@ def test_forward_without_the_head_is_the_same_loss():
                 loss(cos, torch.from_numpy(y), norm)
             continue
         # The first call has moved the running statistics already.
-        loss.eval()
+        loss.keeps_statistics = False
+        torch.manual_seed(SEED)
         got = loss(cos, torch.from_numpy(y), norm)
         torch.testing.assert_close(got, expected['loss'].detach())
 
@@ -488,8 +545,11 @@ def test_forward_without_the_head_is_the_same_loss():
         (lambda: SphereFace2Loss(margin_type='D'), 'margin_type must be one of'),
         (lambda: SphereFace2Loss(lam=1.0), r'lam must be in \(0, 1\)'),
         (lambda: SphereFace2Loss('M', m=0.4), 'margin type M must be >= 1'),
+        (lambda: SphereFace2Loss(symmetric=True), 'options of margin type A'),
         (lambda: ArcFaceLoss(beyond='no'), 'beyond must be one of'),
         (lambda: SFaceLoss(s=-1), 's must be positive'),
+        (lambda: ElasticFaceLoss(sigma=-1), 'sigma must be >= 0'),
+        (lambda: UniFaceLoss(lam=0), 'lam must be positive'),
         (lambda: MagFaceLoss(l_a=5, u_a=5), '0 < l_a < u_a'),
         (lambda: AdaFaceLoss(t_alpha=0), 't_alpha must be in'),
         (lambda: CurricularFaceLoss(momentum=2), 'momentum must be in'),

@@ -22,8 +22,6 @@ from mmhyperface.utils.errors import UserError
 
 C, D = 6, 4
 ENGINES = ('dense', 'blocked')
-# To trace each loss once, which takes most of the time here.
-WALKER = Blocked(block=4)
 
 
 def sampled_head(
@@ -33,7 +31,8 @@ def sampled_head(
     head = HypersphereHead(
         classes, D, loss, sharded=False, sample_rate=rate, init_std=1.0, **options
     )
-    head._walker = WALKER
+    if options.get('engine') == 'blocked' and not options.get('matmul_dtype'):
+        head.engine = Blocked(block=4)
     return head.double().train()
 
 

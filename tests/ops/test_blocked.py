@@ -20,6 +20,7 @@ from mmhyperface.models import (
 )
 from mmhyperface.ops import Blocked, dense
 from mmhyperface.ops.denormals import denormals_flushed
+from mmhyperface.ops.fold import neutral
 from mmhyperface.utils.errors import UserError
 
 LOSSES = {
@@ -28,8 +29,6 @@ LOSSES = {
     'sphereface2': lambda: SphereFace2Loss(r=8.0),
 }
 both_families = pytest.mark.parametrize('name', ['arcface', 'sphereface2'])
-# One for all, to trace each loss once.
-WALKER = Blocked(block=4)
 
 
 def head_of(
@@ -43,7 +42,8 @@ def head_of(
     head = HypersphereHead(
         classes, dims, loss, engine=engine, init_std=1.0, **options
     ).train()
-    head._walker = WALKER
+    if engine == 'blocked' and not options.get('matmul_dtype'):
+        head.engine = Blocked(block=4)
     return head
 
 
@@ -90,7 +90,8 @@ def test_it_holds_no_matrix_of_all_cosines(name, centres):
     largest = {}
     for engine in ('dense', 'blocked'):
         head = head_of(LOSSES[name](), engine, 2000, 4, centres=centres)
-        head._walker = Blocked(block=100)
+        if engine == 'blocked':
+            head.engine = Blocked(block=100)
         x, y = batch(head, 50)
         with denormals_flushed():
             pass  # The first time in a process it wakes torch's threads.
@@ -118,20 +119,19 @@ def test_a_scaled_loss(name, scale):
 
 
 def test_a_scale_is_expected_the_next_time(monkeypatch):
-    """A sum needs one visit only, if the gradient to come is known."""
+    """A sum needs one loop only, if the gradient to come is known."""
     head = head_of(LOSSES['sphereface2']())
     x, y = batch(head)
-    visits = []
-    head._walker = Blocked()
-    visit = head._walker.visit
+    loops = []
+    run = head.engine.run
     monkeypatch.setattr(
-        head._walker, 'visit', lambda *a, **k: visits.append(1) or visit(*a, **k)
+        head.engine, 'run', lambda *a, **k: loops.append(1) or run(*a, **k)
     )
     counts = []
     for scale in (1.0, 512.0, 512.0, 256.0, 256.0):
         (head._loss(x, y)['loss'] * scale).backward()
-        counts.append(len(visits))
-        visits.clear()
+        counts.append(len(loops))
+        loops.clear()
     assert counts == [1, 2, 1, 2, 1]
 
 
@@ -247,7 +247,6 @@ def test_products_of_low_precision(name, dtype):
     results = []
     for options in ({}, dict(matmul_dtype=dtype)):
         head = head_of(LOSSES[name](), **options)
-        head._walker = None
         x, y = batch(head)
         results.append(gradients(head, x, y))
     exact, low = results
@@ -345,7 +344,7 @@ def test_no_rows_at_all(name):
             for key, value in loss.context(x[:, :1], x[:, :1]).items()
         }
         fold = engine(x, weight, target, context, loss)
-        assert (fold.folded == loss.neutral).all()
+        assert (fold.folded == neutral(loss)).all()
         assert (fold.hardest == -1).all()
         leaves = [x, weight, *context.values()]
         for grad in torch.autograd.grad(fold.folded.sum(), leaves):
@@ -361,7 +360,7 @@ def test_settings_of_the_loss_may_change():
             for engine in ('dense', 'blocked'):
                 loss = SphereFace2Loss(r=8.0)
                 head = head_of(loss, engine)
-                head._walker = walker
+                head.engine = walker if engine == 'blocked' else engine
                 head = head.double() if double else head
                 loss.m = margin
                 results.append(gradients(head, *batch(head)))
@@ -386,7 +385,8 @@ def test_many_classes(loss):
     results = []
     for engine, double in (('dense', True), ('dense', False), ('blocked', False)):
         head = head_of(loss(), engine, 300_000, 8)
-        head._walker = Blocked()
+        if engine == 'blocked':
+            head.engine = Blocked(compiled=False)
         head = head.double() if double else head
         results.append(gradients(head, *batch(head, 4)))
     for exact, expected, got in zip(*results, strict=True):

@@ -4,8 +4,10 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
+import classifier_peers as peers
+import classifier_step as step
+import examination
 import numpy as np
 import pytest
 import torch
@@ -17,18 +19,6 @@ ROOT = Path(__file__).parent.parent.parent
 BENCHMARKS = ROOT / 'tools' / 'benchmarks'
 
 
-@pytest.fixture
-def step(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return import_module('classifier_step')
-
-
-@pytest.fixture
-def peers(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return import_module('classifier_peers')
-
-
 def run(script: str, *arguments: object, status: int = 0) -> str:
     done = run_script(BENCHMARKS / script, *arguments, cwd=ROOT)
     assert done.returncode == status, done.stdout + done.stderr
@@ -36,18 +26,11 @@ def run(script: str, *arguments: object, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def problem_of(step: ModuleType, **options: object) -> object:
-    defaults = dict(
-        classes=50, batch_size=6, dim=8, momentum=0.0, device='cpu', matmul_dtype=None
-    )
-    return step.Problem(**{**defaults, **options})
-
-
 @pytest.mark.parametrize('momentum', [0.0, 0.9])
 @pytest.mark.parametrize('dtype', [None, 'bfloat16'])
 @pytest.mark.parametrize('folded', [False, True])
-def test_the_floor_takes_sgd_steps(step, momentum, dtype, folded):
-    problem = problem_of(step, momentum=momentum, matmul_dtype=dtype, lr=0.5)
+def test_the_floor_takes_sgd_steps(momentum, dtype, folded):
+    problem = step.Problem(50, 6, 8, momentum, 'cpu', dtype, lr=0.5)
     floor = step.Floor(problem, folded)
     w = torch.nn.Parameter(floor.w.clone())
     optimizer = torch.optim.SGD([w], lr=0.5, momentum=momentum)
@@ -59,28 +42,24 @@ def test_the_floor_takes_sgd_steps(step, momentum, dtype, folded):
     torch.testing.assert_close(floor.w, w.detach(), atol=tolerance, rtol=0)
 
 
-def test_a_ratio_is_of_medians_and_its_quartiles_of_pairs(step):
+def test_a_ratio_is_of_medians_and_its_quartiles_of_pairs():
     row = step.Row('x', 9, [3.0, 9.0, 4.0], [1.0, 2.0, 4.0], 2.0, None)
     assert row.ratio == 2
     assert row.computed_ratio == 2
     assert row.quartiles == [2.0, 3.75]
 
 
-def test_each_step_is_paired_with_one_of_the_floor(step, tmp_path, monkeypatch):
+def test_each_step_is_paired_with_one_of_the_floor(monkeypatch):
     taken = []
     monkeypatch.setattr(
         step, 'clock', lambda problem, of: taken.append(type(of).__name__) or 1.0
     )
     monkeypatch.setattr(step, 'computed_floor', lambda problem: 1.0)
-    monkeypatch.setattr(
-        sys,
-        'argv',
-        [
-            *('x', '--losses', 'SFace', '--engines', 'dense', 'blocked', '--dim', '8'),
-            *('--batch-size', '4', '--sample-rate', '0.5', '--repeats', '2'),
-            '--no-memory',
-        ],
+    options = (
+        '--losses SFace --engines dense blocked --dim 8 --batch-size 4 '
+        '--sample-rate 0.5 --repeats 2 --no-memory'
     )
+    monkeypatch.setattr(sys, 'argv', ['x', *options.split()])
     rows = step.measure(step.parse_args(), 30)
     assert [row.name for row in rows] == [
         'floor',
@@ -184,7 +163,7 @@ def test_peers_are_measured_where_they_are_and_told_where_not(tmp_path):
     assert '`.cuda()` is the identity' in text
 
 
-def test_cuda_is_the_identity_for_partial_fc_only(peers):
+def test_cuda_is_the_identity_for_partial_fc_only():
     before = torch.Tensor.cuda
     x = torch.ones(2)
     with peers._cuda_is_identity():
@@ -192,10 +171,12 @@ def test_cuda_is_the_identity_for_partial_fc_only(peers):
     assert torch.Tensor.cuda is before
 
 
-def test_a_missing_peer_says_where_it_was_looked_for(peers, tmp_path):
+def test_a_missing_peer_says_where_it_was_looked_for(tmp_path):
     peer = peers.peers([])['SFace SFaceLoss']
     with pytest.raises(UserError, match=r'no head/metrics.py below .*SFace'):
         peers.load(tmp_path, peer)
+    with pytest.raises(UserError, match='clone the repository there'):
+        examination.contenders('pairs', tmp_path)
 
 
 @pytest.mark.slow
@@ -237,6 +218,14 @@ def test_million_identities_at_a_smaller_number(tmp_path):
         assert rank['images_per_second'] > 0
         assert 0 < rank['start_mb'] < rank['peak_mb']
         assert rank['peak_mb_of_a_worker'] > 0
+    # What another process meets is one message.
+    text = run(
+        'million_identities.py',
+        *('--identities', 1, '--iterations', 4, '--batch-size', 2),
+        status=1,
+    )
+    (line,) = (line for line in text.splitlines() if line.startswith('error'))
+    assert 'num_classes' in line
 
 
 def test_reading_beside_a_peer(tmp_path):
@@ -296,30 +285,12 @@ def test_memory_of_a_long_index(tmp_path):
     ],
 )
 def test_arguments_that_cannot_be(monkeypatch, command, message):
-    monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.setattr(sys, 'argv', command.split())
     with pytest.raises(UserError, match=message):
         import_module(sys.argv[0]).parse_args()
 
 
-@pytest.mark.slow
-def test_a_mistake_that_another_process_meets_is_one_message():
-    text = run(
-        'million_identities.py',
-        *('--identities', 1, '--iterations', 4, '--batch-size', 2),
-        status=1,
-    )
-    (told,) = (line for line in text.splitlines() if line.startswith('error'))
-    assert 'num_classes' in told
-
-
-@pytest.fixture
-def examination(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return import_module('examination')
-
-
-def test_the_floor_of_an_examination_computes_the_same_figures(examination):
+def test_the_floor_of_an_examination_computes_the_same_figures():
     data = examination.ijb(0.004, 16)
     ours, floor = examination.ours_ijb(data), examination.floor_ijb(data)
     compared = [name for name in floor if not np.isnan(ours[name])]
@@ -344,8 +315,3 @@ def test_examination_tells_time_memory_and_figures(tmp_path):
         assert ours['figures']
         assert ours['megabytes'] > 0
     assert len(content['ijb']['ways']['floor']['seconds']) == 2
-
-
-def test_examination_needs_a_checkout(examination, tmp_path):
-    with pytest.raises(UserError, match='clone the repository there'):
-        examination.contenders('pairs', tmp_path)

@@ -9,15 +9,14 @@ import pytest
 from small_results import identification, megaface, verification
 from test_tools import ROOT, call
 
-from mmhyperface.evaluation import intervals
 from mmhyperface.evaluation.intervals import paired_differences
+from mmhyperface.evaluation.protocols import PROTOCOLS
+from mmhyperface.evaluation.protocols import verification as protocol_of_pairs
 from mmhyperface.evaluation.report import (
     compare,
     comparison_json,
     comparison_markdown,
     comparison_text,
-    missing,
-    pictures,
     write_report,
 )
 from mmhyperface.utils.errors import UserError
@@ -28,8 +27,8 @@ DRAWS = 50
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    none = dict.fromkeys(pictures.PICTURES, lambda rows: {})
-    monkeypatch.setattr(pictures, 'PICTURES', none)
+    for protocol in PROTOCOLS.values():
+        monkeypatch.setattr(protocol, 'pictures', staticmethod(lambda rows: iter(())))
 
 
 def reports(folder, **sets):
@@ -143,15 +142,15 @@ def test_other_pairs_and_identities(tmp_path):
 
 def test_figures_that_are_not_drawn_again(tmp_path, monkeypatch):
     found = reports(tmp_path, a=pairs(), b=pairs(1.2))
-    for module in (intervals, missing):
-        monkeypatch.setattr(module, 'MANY_PAIRS', 100)
+    monkeypatch.setattr(protocol_of_pairs, 'MANY_PAIRS', 100)
     (compared,) = compare(found, DRAWS)
     assert set(compared.differences) >= {'tar@far=1e-03', 'tar@far=1e-02'}
     assert compared.no_intervals == dict.fromkeys(
-        ('accuracy', 'eer', 'auc'), missing.MANY
+        ('accuracy', 'eer', 'auc', 'd_prime'), protocol_of_pairs.MANY
     )
     text = comparison_text([compared], 0.95).replace('\n', ' ')
-    assert f'No significance of accuracy, EER, AUC: {missing.MANY}.' in text
+    many = protocol_of_pairs.MANY
+    assert f"No significance of accuracy, EER, AUC, d' (plain number): {many}." in text
 
 
 def test_other_searches_and_distractors(tmp_path):
@@ -186,7 +185,13 @@ def test_what_reports_share(tmp_path):
     )
     (compared,) = compare(found, DRAWS)
     assert compared.names == ['b', 'c']
-    assert list(compared.figures) == ['eer', 'auc', 'tar@far=1e-03', 'tar@far=1e-02']
+    assert list(compared.figures) == [
+        'eer',
+        'auc',
+        'd_prime',
+        'tar@far=1e-03',
+        'tar@far=1e-02',
+    ]
     assert compared.rows == {'b': 'trained', 'c': 'trained'}
     with pytest.raises(UserError, match="in common, with a row 'untrained'"):
         compare(found, DRAWS, row='untrained')

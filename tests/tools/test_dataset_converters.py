@@ -17,19 +17,14 @@ import pytest
 from record_files import MAGIC, header, insightface_records, picture, write
 from test_tools import ROOT, call
 
-from mmhyperface.datasets import (
-    FaceFolder,
-    FaceList,
-    FacePack,
-    FacePairs,
-    FaceRecord,
-    conversion,
-)
+from mmhyperface.datasets import FaceFolder, FaceList, FacePack, FacePairs, FaceRecord
 from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.readers.record_writer import RecordWriter
+from mmhyperface.datasets.writers.record_writer import RecordWriter
 from mmhyperface.utils.errors import UserError
 
 CONVERTERS = ROOT / 'tools' / 'dataset_converters'
+sys.path.insert(0, str(CONVERTERS))
+conversion = import_module('conversion')
 #: Magic numbers after the JPEG: a record has its 24 bytes of a header ahead of these.
 TAILS = [b'', MAGIC, b'x' + MAGIC, MAGIC * 3 + b'yz', b'xy' + MAGIC * 2]
 # Spaces and other letters; sorted as strings: '10' comes before '2'.
@@ -45,7 +40,6 @@ def cache_folders(tmp_path, monkeypatch):
 @pytest.fixture
 def convert(monkeypatch, capsys) -> Callable[..., str]:
     """Calls a converter as the command line does; gives what it prints."""
-    monkeypatch.syspath_prepend(CONVERTERS)
 
     def run(tool: str, *arguments: object) -> str:
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
@@ -612,7 +606,6 @@ def test_images_are_not_read_far_ahead(faces, monkeypatch):
 
 def stop_midway(faces: Path, target: Path, number: int, tool: str) -> None:
     """Ends its own process in the middle of a conversion, as Ctrl-C or kill do."""
-    sys.path.insert(0, str(CONVERTERS))
     sys.argv = [tool, str(faces), str(target)]
     module = import_module(tool)
 

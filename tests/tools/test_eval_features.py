@@ -13,8 +13,7 @@ from megaface_files import write_feature, write_megaface
 
 from mmhyperface.datasets.readers import ijb_meta
 from mmhyperface.evaluation import functional as F
-from mmhyperface.evaluation import npy_files
-from mmhyperface.inference import Face, FaceEmbeddings
+from mmhyperface.inference import Face, FaceEmbeddings, feature_files
 from mmhyperface.inference.embedding_files import save_embeddings
 from mmhyperface.utils.choices import THRESHOLDS
 from mmhyperface.utils.command_line import report_errors
@@ -43,7 +42,7 @@ def warnings(monkeypatch):
 def orders(monkeypatch):
     """What is told of files whose rows have no names."""
     lines = []
-    monkeypatch.setattr(npy_files, 'print_log', lambda msg, **_: lines.append(msg))
+    monkeypatch.setattr(feature_files, 'print_log', lambda msg, **_: lines.append(msg))
     return lines
 
 

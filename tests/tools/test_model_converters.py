@@ -6,6 +6,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from peer_networks import ir_state, iresnet_state
 from runs import small_config
 from test_tools import ROOT
 
@@ -63,7 +64,7 @@ def test_a_converted_checkpoint_is_loaded_strictly(tmp_path, convert, opensphere
     assert torch.equal(state['head.loss_module.bias'], opensphere['head']['b'])
     for key, value in opensphere['backbone'].items():
         assert torch.equal(state[f'backbone.{key}'], value)
-    meta = torch.load(ours, weights_only=True)['meta']
+    meta = read(ours)['meta']
     assert meta['converted_from'] == {'peer': 'OpenSphere', 'files': ['model_7.pth']}
     assert meta['backbone']['depth'] == 4
     convention = get_model(None, ours).convention
@@ -81,9 +82,7 @@ def test_a_converted_checkpoint_is_loaded_strictly(tmp_path, convert, opensphere
         again,
         *('--head', back / 'head_0.pth', '--variant', 'opensphere'),
     )
-    first, second = (
-        torch.load(path, weights_only=True)['state_dict'] for path in (ours, again)
-    )
+    first, second = (read(path)['state_dict'] for path in (ours, again))
     assert list(first) == list(second)
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -97,7 +96,7 @@ def test_files_are_not_replaced_unasked(tmp_path, convert, opensphere):
     assert ours.read_bytes() == before
     arguments = (tmp_path / 'model_7.pth', ours, '--overwrite')
     convert('opensphere_to_mmhyperface', *arguments)
-    assert 'head.weight' in torch.load(ours, weights_only=True)['state_dict']
+    assert 'head.weight' in read(ours)['state_dict']
 
 
 def test_errors_tell_the_file_and_leave_nothing(tmp_path, convert, opensphere):
@@ -112,63 +111,22 @@ def test_errors_tell_the_file_and_leave_nothing(tmp_path, convert, opensphere):
 
 # ---- the others, with one network of each family
 
-
-def iresnet() -> dict:
-    """insightface's IResNet-18 for 16 x 16 pixels, of zeros but for a few."""
-    shapes = {'conv1': (64, 3, 3, 3), 'fc': (DIM, 512)}
-    norms, prelus = {'bn1': 64, 'bn2': 512, 'features': DIM}, {'prelu': 64}
-    inp = 64
-    for stage, width in enumerate((64, 128, 256, 512), 1):
-        for block in range(2):
-            name = f'layer{stage}.{block}'
-            norms |= {f'{name}.bn1': inp, f'{name}.bn2': width, f'{name}.bn3': width}
-            prelus[f'{name}.prelu'] = width
-            shapes[f'{name}.conv1'] = (width, inp, 3, 3)
-            shapes[f'{name}.conv2'] = (width, width, 3, 3)
-            if block == 0:
-                shapes[f'{name}.downsample.0'] = (width, inp, 1, 1)
-                norms[f'{name}.downsample.1'] = width
-            inp = width
-    state = {f'{name}.weight': torch.zeros(shape) for name, shape in shapes.items()}
-    state |= {f'{name}.weight': torch.ones(width) for name, width in prelus.items()}
-    state['fc.bias'] = torch.zeros(DIM)
-    state['conv1.weight'].normal_()
-    for name, width in norms.items():
-        for entry in ('weight', 'bias', 'running_mean', 'running_var'):
-            state[f'{name}.{entry}'] = torch.rand(width)
-    return state
+BLOCKS = (2, 2, 2, 2)  # of depth 18
 
 
-def evolve_ir() -> dict:
-    """face.evoLVe's IR-18 for 16 x 16 pixels, likewise."""
-    state = {'input_layer.0.weight': torch.randn(64, 3, 3, 3)}
-    norms, prelus = {'input_layer.1': 64}, {'input_layer.2': 64}
-    inp = 64
-    for block, width in enumerate(w for w in (64, 128, 256, 512) for _ in range(2)):
-        name = f'body.{block}.res_layer'
-        norms |= {f'{name}.0': inp, f'{name}.4': width}
-        prelus[f'{name}.2'] = width
-        state[f'{name}.1.weight'] = torch.zeros(width, inp, 3, 3)
-        state[f'{name}.3.weight'] = torch.zeros(width, width, 3, 3)
-        if inp != width:
-            short = f'body.{block}.shortcut_layer'
-            state[f'{short}.0.weight'] = torch.zeros(width, inp, 1, 1)
-            norms[f'{short}.1'] = width
-        inp = width
-    norms |= {'output_layer.0': 512, 'output_layer.4': DIM}
-    state['output_layer.3.weight'] = torch.zeros(DIM, 512)
-    state['output_layer.3.bias'] = torch.zeros(DIM)
-    state |= {f'{name}.weight': torch.ones(width) for name, width in prelus.items()}
-    for name, width in norms.items():
-        for entry in ('weight', 'bias', 'running_mean', 'running_var'):
-            state[f'{name}.{entry}'] = torch.rand(width)
-    return state
+def written(path, content) -> object:
+    torch.save(content, path)
+    return path
+
+
+def read(path) -> dict:
+    return torch.load(path, weights_only=True)
 
 
 def test_insightface_there_and_back(tmp_path, convert):
     run, rows = tmp_path / 'run', torch.randn(13, DIM)
     run.mkdir()
-    state = iresnet()
+    state = iresnet_state(BLOCKS, 1, DIM)
     torch.save(state, run / 'model.pt')
     # 11 ranks: gpu_10 comes after gpu_9.
     for rank, part in enumerate(rows.split([2, 2, *[1] * 9])):
@@ -179,16 +137,14 @@ def test_insightface_there_and_back(tmp_path, convert):
     )
     assert 'IResNet-18, 16 x 16 pixels' in told
     assert '13 class centres' in told
-    assert torch.equal(
-        torch.load(ours, weights_only=True)['state_dict']['head.weight'], rows
-    )
+    assert torch.equal(read(ours)['state_dict']['head.weight'], rows)
     convert('mmhyperface_to_insightface', ours, tmp_path / 'back', '--world-size', 2)
     files = sorted(path.name for path in (tmp_path / 'back').iterdir())
     assert files == ['model.pt', 'softmax_fc_gpu_0.pt', 'softmax_fc_gpu_1.pt']
-    back = torch.load(tmp_path / 'back' / 'model.pt', weights_only=True)
+    back = read(tmp_path / 'back' / 'model.pt')
     assert all(torch.equal(back[key], value) for key, value in state.items())
     shard = tmp_path / 'back' / 'softmax_fc_gpu_1.pt'
-    assert torch.equal(torch.load(shard, weights_only=True)['weight'], rows[7:])
+    assert torch.equal(read(shard)['weight'], rows[7:])
     # Not the memory of all the rows, which it is a part of.
     assert shard.stat().st_size < 2500
 
@@ -201,7 +157,7 @@ def test_insightface_there_and_back(tmp_path, convert):
 
 
 def test_checkpoints_of_all_processes_hold_the_head(tmp_path, convert):
-    state, rows = iresnet(), torch.randn(5, DIM)
+    state, rows = iresnet_state(BLOCKS, 1, DIM), torch.randn(5, DIM)
     for rank, part in enumerate(rows.split(3)):
         content = {
             'epoch': 3,
@@ -213,7 +169,7 @@ def test_checkpoints_of_all_processes_hold_the_head(tmp_path, convert):
         torch.save(content, tmp_path / f'checkpoint_gpu_{rank}.pt')
     tool, source = 'insightface_to_mmhyperface', tmp_path / 'checkpoint_gpu_1.pt'
     convert(tool, source, tmp_path / 'ours.pth', '--num-classes', 5)
-    found = torch.load(tmp_path / 'ours.pth', weights_only=True)
+    found = read(tmp_path / 'ours.pth')
     assert torch.equal(found['state_dict']['head.weight'], rows)
     assert found['meta']['converted_from']['files'][1:] == [
         'checkpoint_gpu_0.pt',
@@ -223,63 +179,51 @@ def test_checkpoints_of_all_processes_hold_the_head(tmp_path, convert):
 
 
 def test_cvlface_there_and_back(tmp_path, convert):
-    state = {f'net.{key}': value for key, value in iresnet().items()}
-    torch.save(state, tmp_path / 'model.pt')
+    state = {f'net.{k}': v for k, v in iresnet_state(BLOCKS, 1, DIM).items()}
+    source = written(tmp_path / 'model.pt', state)
     ours, back = tmp_path / 'ours.pth', tmp_path / 'back'
-    convert('cvlface_to_mmhyperface', tmp_path / 'model.pt', ours, '--channels', 'bgr')
-    found = torch.load(ours, weights_only=True)['state_dict']['backbone.conv1.weight']
-    assert torch.equal(found, state['net.conv1.weight'][:, [2, 1, 0]])
+    convert('cvlface_to_mmhyperface', source, ours, '--channels', 'bgr')
+    first = read(ours)['state_dict']['backbone.conv1.weight']
+    assert torch.equal(first, state['net.conv1.weight'][:, [2, 1, 0]])
     convert('mmhyperface_to_cvlface', ours, back, '--channels', 'bgr')
-    returned = torch.load(back / 'model.pt', weights_only=True)
+    returned = read(back / 'model.pt')
     assert all(torch.equal(returned[key], value) for key, value in state.items())
 
 
-@pytest.mark.parametrize(('origin', 'factor'), [('sface', 9.9609375), ('evolve', 1)])
-def test_sface_there_and_back(tmp_path, convert, origin, factor):
-    state, rows = evolve_ir(), torch.randn(CLASSES, DIM)
-    source, head = tmp_path / 'Backbone_IR_18.pth', tmp_path / 'Head.pth'
-    torch.save(state, source)
-    torch.save({'weight': rows}, head)
+@pytest.mark.parametrize(
+    ('origin', 'peer', 'factor'),
+    [('sface', 'SFace', 9.9609375), ('evolve', 'face.evoLVe', 1)],
+)
+def test_sface_there_and_back(tmp_path, convert, origin, peer, factor):
+    state, rows = ir_state(BLOCKS, 1, DIM, tface=False), torch.randn(CLASSES, DIM)
+    source = written(tmp_path / 'Backbone_IR_18.pth', state)
+    head = written(tmp_path / 'Head.pth', {'weight': rows})
     ours, back = tmp_path / 'ours.pth', tmp_path / 'back'
     convert('sface_to_mmhyperface', source, ours, '--head', head, '--origin', origin)
-    found = torch.load(ours, weights_only=True)['state_dict']
-    first = state['input_layer.0.weight']
-    assert torch.equal(found['backbone.input_layer.0.weight'], first * factor)
+    name = 'input_layer.0.weight'
+    found = read(ours)
+    assert torch.equal(found['state_dict'][f'backbone.{name}'], state[name] * factor)
+    assert found['meta']['converted_from']['peer'] == peer
     convert('mmhyperface_to_sface', ours, back, '--origin', origin)
-    returned = torch.load(back / 'Backbone_IR_18_checkpoint.pth', weights_only=True)
-    torch.testing.assert_close(returned['input_layer.0.weight'], first)
-    returned = torch.load(back / 'Head_SFaceLoss_checkpoint.pth', weights_only=True)
-    assert torch.equal(returned['weight'], rows)
-    peer = torch.load(ours, weights_only=True)['meta']['converted_from']['peer']
-    assert peer == {'sface': 'SFace', 'evolve': 'face.evoLVe'}[origin]
+    returned = read(back / 'Backbone_IR_18_checkpoint.pth')
+    torch.testing.assert_close(returned[name], state[name])
+    assert torch.equal(read(back / 'Head_SFaceLoss_checkpoint.pth')['weight'], rows)
     with pytest.raises(UserError, match='AdaFace has no IR-18'):
         convert('mmhyperface_to_adaface', ours, tmp_path / 'other')
     assert not (tmp_path / 'other').exists()
 
 
 def test_adaface_there_and_back(tmp_path, convert):
-    state = {}
-    for key, value in evolve_ir().items():
-        # Batch norm between the convolutions: layers 2 to 4 move on by one.
-        *above, layer, entry = key.split('.')
-        if 'res_layer' in above and int(layer) >= 2:
-            if layer == '2':
-                width = len(value)
-                for name in ('weight', 'bias', 'running_mean', 'running_var'):
-                    state[f'model.{".".join(above)}.2.{name}'] = torch.rand(width)
-            layer = str(int(layer) + 1)
-        if key not in ('output_layer.4.weight', 'output_layer.4.bias'):
-            state[f'model.{".".join([*above, layer, entry])}'] = value
+    tface = ir_state(BLOCKS, 1, DIM, tface=True)
+    state = {f'model.{key}': value for key, value in tface.items()}
     state['head.kernel'] = torch.randn(DIM, CLASSES)
-    source, ours = tmp_path / 'last.ckpt', tmp_path / 'ours.pth'
-    torch.save({'epoch': 25, 'state_dict': state}, source)
-    told = convert('adaface_to_mmhyperface', source, ours)
+    source = written(tmp_path / 'last.ckpt', {'epoch': 25, 'state_dict': state})
+    told = convert('adaface_to_mmhyperface', source, tmp_path / 'ours.pth')
     assert 'IR-18 (tface)' in told
     assert '11 class centres' in told
-    convert('mmhyperface_to_adaface', ours, tmp_path / 'back')
-    returned = torch.load(tmp_path / 'back' / 'adaface_ir18.ckpt', weights_only=True)
-    for key, value in state.items():
-        assert torch.equal(returned['state_dict'][key], value)
+    convert('mmhyperface_to_adaface', tmp_path / 'ours.pth', tmp_path / 'back')
+    returned = read(tmp_path / 'back' / 'adaface_ir18.ckpt')['state_dict']
+    assert all(torch.equal(returned[key], value) for key, value in state.items())
 
 
 def test_publish(tmp_path, convert, opensphere):

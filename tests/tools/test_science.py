@@ -1,23 +1,18 @@
 """The comparison of losses, with runs of a few iterations."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import science
+import science_results
+import science_runs
 import torch
+from rich.console import Console
+from science_runs import Run
 
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'benchmarks'))
-
-import science
-import science_plan
-import science_results
-import science_run
-from science_run import Run
 
 TINY = {
     'image_size': 16,
@@ -33,48 +28,45 @@ SPHEREFACE_R = dict(type='SphereFaceRLoss', version='v1', feature_norm='none')
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    monkeypatch.setitem(science_run.SIZES, 'small', TINY)
-    monkeypatch.setattr(science_run, 'TEST_PAIRS', 40)
-    science_run.people.cache_clear()
+    monkeypatch.setitem(science_runs.SIZES, 'small', TINY)
+    monkeypatch.setattr(science_runs, 'TEST_PAIRS', 40)
+    science_runs.people.cache_clear()
     yield
-    science_run.people.cache_clear()
+    science_runs.people.cache_clear()
 
 
 def test_a_run_is_repeated_to_the_last_digit():
     run = Run('noise', 'sface', 'small', dict(type='SFaceLoss'), noise=0.4, seed=3)
-    first, again = science_run.execute(run), science_run.execute(run)
+    first, again = science_runs.execute(run), science_runs.execute(run)
     assert json.dumps(first) == json.dumps(again)
     assert len(first['loss']) == len(first['grad_norm']) == TINY['iterations']
     assert first['diverged'] is None
     assert {'accuracy', 'eer', 'auc', 'tar@far=1e-02'} <= set(first['figures'])
-    clean = science_run.execute(Run('noise', 'sface', 'small', run.loss, seed=3))
+    clean = science_runs.execute(Run('noise', 'sface', 'small', run.loss, seed=3))
     assert clean['loss'][0] != first['loss'][0]  # other labels
 
 
-@pytest.mark.parametrize('size', science_run.SIZES)
+@pytest.mark.parametrize('size', science_runs.SIZES)
 def test_networks_of_all_sizes_fit_their_images(size):
-    cfg, side = science_run._config(size), science_run.SIZES[size]['image_size']
+    cfg, side = science_runs._config(size), science_runs.SIZES[size]['image_size']
     model = MODELS.build(cfg.model)
     (embedding,) = model.extract_feat(torch.zeros(2, 3, side, side))
     assert embedding.shape == (2, model.head.in_channels)
 
 
-def test_training_and_test_people_differ():
-    train, test = science_run.people('small', 7)
-    assert train.first_identity + train.num_identities == test.first_identity
-    assert train.seed == test.seed == 7
-
-
-def test_an_untrained_network_takes_no_step():
-    done = science_run.execute(Run('noise', 'untrained', 'small', None))
+def test_an_untrained_network_is_tested_on_people_not_trained_on():
+    done = science_runs.execute(Run('noise', 'untrained', 'small', None))
     assert done['loss'] == []
     assert 0 <= done['figures']['accuracy'] <= 1
+    train, test = science_runs.people('small', 7)
+    assert train.first_identity + train.num_identities == test.first_identity
+    assert train.seed == test.seed == 7
 
 
 def test_an_annealed_margin_starts_at_none():
     def loss(m, **options):
         run = Run('stability', 'x', 'small', {**SPHEREFACE_R, 'm': m}, **options)
-        return science_run.execute(run)['loss']
+        return science_runs.execute(run)['loss']
 
     annealed, final, none = loss(3.0, annealed=True), loss(3.0), loss(1.0)
     assert annealed[0] == none[0] != final[0]
@@ -83,7 +75,7 @@ def test_an_annealed_margin_starts_at_none():
 def test_a_run_that_diverges_says_when():
     # An infinite scale gives no number.
     run = Run('noise', 'x', 'small', dict(type='NormFaceLoss', s=1e39), clip=None)
-    done = science_run.execute(run)
+    done = science_runs.execute(run)
     assert done['diverged'] == 1
     assert done['figures'] is None
     assert done['loss'] == []
@@ -97,7 +89,7 @@ def test_what_has_been_done_is_not_done_again(tmp_path, monkeypatch):
     assert len(science.result(tmp_path, run)['loss']) == TINY['iterations']
     monkeypatch.delattr(science, 'ProcessPoolExecutor')
     science.perform([run], tmp_path, 1, None, '')
-    monkeypatch.setitem(science_run.SIZES, 'small', {**TINY, 'iterations': 9})
+    monkeypatch.setitem(science_runs.SIZES, 'small', {**TINY, 'iterations': 9})
     with pytest.raises(UserError, match='made with other settings'):
         science.result(tmp_path, run)
 
@@ -116,7 +108,7 @@ def write(folder, run, accuracy):
 
 
 def test_the_best_setting_is_taken(tmp_path):
-    settings = science_plan.choices('small', ['CosFace', 'SFace'])
+    settings = science_runs.choices('small', ['CosFace', 'SFace'])
     for loss, accuracies in (
         ('CosFace', (None, 0.7, 0.7, 0.6)),
         ('SFace', (0.9, 0.1, 0.2, 0.3)),
@@ -126,19 +118,19 @@ def test_the_best_setting_is_taken(tmp_path):
     chosen = science.best_settings(tmp_path, settings)
     assert chosen['CosFace'] == dict(type='CosFaceLoss', s=16.0, m=0.35)
     assert chosen['SFace'] == dict(type='SFaceLoss', s=64.0, k=80.0, a=0.87, b=1.2)
-    low = science_plan.low_scale(chosen)
+    low = science_runs.low_scale(chosen)
     assert low == {
         'CosFace, scale 8': dict(type='CosFaceLoss', s=8.0, m=0.175),
         'SFace, scale 8': dict(type='SFaceLoss', s=8.0, k=20.0, a=0.87, b=1.2),
     }
-    assert science_plan.low_scale({'SFace': low['SFace, scale 8']}) == {}
+    assert science_runs.low_scale({'SFace': low['SFace, scale 8']}) == {}
     (tmp_path / settings['SFace'][1].file).unlink()
     with pytest.raises(UserError, match='time was up'):
         science.best_settings(tmp_path, settings)
 
 
 def test_cells(tmp_path):
-    runs = science_plan.stability_runs('small', [0, 1, 2, 3])['v1 hard', 2.5]
+    runs = science_runs.stability_runs('small', [0, 1, 2, 3])['v1 hard', 2.5]
 
     def cell():
         done = science.results(tmp_path, {'a': runs})['a']
@@ -156,28 +148,24 @@ def test_cells(tmp_path):
 
 
 def test_every_planned_run_has_a_file_and_a_loss_of_its_own():
-    settings = science_plan.choices('small', list(science_plan.LOSSES))
+    settings = science_runs.choices('small', list(science_runs.LOSSES))
     chosen = {loss: runs[0].loss for loss, runs in settings.items()}
     runs = science._flat(
         {
             **settings,
-            **science_plan.noise_runs('small', chosen, [0, 1]),
-            **science_plan.stability_runs('small', [0, 1]),
+            **science_runs.noise_runs('small', chosen, [0, 1]),
+            **science_runs.stability_runs('small', [0, 1]),
         }
     )
     assert len({run.file for run in runs}) == len(runs)
     assert len(runs) == (13 * 4 + 3) + 14 * 4 * 2 + 2 + 8 * 3 * 2
-    from mmhyperface.models.heads.hypersphere_head import build_loss
-
     for run in runs:
-        assert run.loss is None or build_loss(dict(run.loss))
+        assert run.loss is None or MODELS.build(dict(run.loss))
 
 
 def test_tables_and_pictures(tmp_path):
-    from rich.console import Console
-
-    noise = science_plan.noise_runs('small', {'SFace': dict(type='SFaceLoss')}, [0, 1])
-    stability = science_plan.stability_runs('small', [0, 1])
+    noise = science_runs.noise_runs('small', {'SFace': dict(type='SFaceLoss')}, [0, 1])
+    stability = science_runs.stability_runs('small', [0, 1])
     for i, run in enumerate(science._flat({**noise, **stability})):
         write(tmp_path, run, 0.5 + i / 1000)
     console = Console(width=300, record=True)

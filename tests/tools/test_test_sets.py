@@ -19,7 +19,7 @@ from test_tools import ROOT, call
 from mmhyperface.engine.launch import load_config
 from mmhyperface.engine.testing import save_features, take_test_sets
 from mmhyperface.evaluation import functional as F
-from mmhyperface.evaluation.feature_files import examine_config
+from mmhyperface.inference.feature_evaluation import examine_config
 from mmhyperface.registry import DATASETS, MODELS
 from mmhyperface.utils.configs import dataset_config
 from mmhyperface.utils.errors import UserError
@@ -34,31 +34,29 @@ def types(configs):
 
 def test_sets_and_metrics_of_several_files():
     cfg = load_config(str(CONFIG), test_sets=['ijbc', 'lfw', 'ijbb', 'megaface'])
-    own = load_config(str(CONFIG)).test_dataloader
+    own = load_config(str(CONFIG))
     loader = cfg.test_dataloader
-    assert loader.batch_size == own.batch_size
-    assert loader.num_workers == own.num_workers
+    for name in ('batch_size', 'num_workers'):
+        assert loader[name] == own.test_dataloader[name]
     assert loader.dataset.type == 'FaceTestSets'
     assert types(loader.dataset.datasets) == [
-        'IJBTemplates',
-        'FacePack',
-        'IJBTemplates',
-        'MegaFaceImages',
+        *('IJBTemplates', 'FacePack', 'IJBTemplates', 'MegaFaceImages')
     ]
     assert types(cfg.test_evaluator) == [
-        'TemplateVerification',
-        'TemplateIdentification',
-        'FaceVerification',
-        'MegaFaceIdentification',
+        *('TemplateVerification', 'TemplateIdentification'),
+        *('FaceVerification', 'MegaFaceIdentification'),
     ]
-    assert cfg.val_dataloader.dataset == load_config(str(CONFIG)).val_dataloader.dataset
+    assert cfg.val_dataloader.dataset == own.val_dataloader.dataset
 
 
-def test_sets_that_are_put_together_are_not_listed_twice():
-    cfg = load_config(str(CONFIG), test_sets=['lfw', 'combined'])
+def test_sets_that_are_put_together_are_not_listed_twice(tmp_path):
+    mine = tmp_path / 'mine.py'
+    mine.write_text("_base_ = 'mmhyperface::test_sets/cfp_fp.py'")
+    cfg = load_config(str(CONFIG), test_sets=['lfw', 'combined', str(mine), 'cfp_fp'])
     dataset = cfg.test_dataloader.dataset
-    files = [inner.ann_file for inner in dataset.datasets]
-    assert files == ['lfw.bin', 'agedb_30.bin', 'calfw.bin', 'cplfw.bin']
+    assert [inner.ann_file for inner in dataset.datasets] == [
+        *('lfw.bin', 'agedb_30.bin', 'calfw.bin', 'cplfw.bin', 'cfp_fp.bin')
+    ]
     assert dataset.combined == {'combined': ['lfw', 'agedb_30', 'calfw', 'cplfw']}
     assert types(cfg.test_evaluator) == ['FaceVerification']
 
@@ -69,11 +67,11 @@ def test_options_come_after_the_test_sets(tmp_path):
         'test_dataloader.dataset.datasets.1.folds': 5,
         'test_dataloader.batch_size': 3,
     }
-    cfg = load_config(str(CONFIG), options, ['lfw', 'cfp_fp'])
-    roots = {inner.data_root for inner in cfg.test_dataloader.dataset.datasets}
+    loader = load_config(str(CONFIG), options, ['lfw', 'cfp_fp']).test_dataloader
+    roots = {inner.data_root for inner in loader.dataset.datasets}
     assert roots == {str(tmp_path)}
-    assert cfg.test_dataloader.dataset.datasets[1].folds == 5
-    assert cfg.test_dataloader.batch_size == 3
+    assert loader.dataset.datasets[1].folds == 5
+    assert loader.batch_size == 3
     with pytest.raises(UserError, match=r'data/ijb/IJBC, data/val; set test_datal'):
         load_config(str(CONFIG), options, ['lfw', 'ijbc'])
 
@@ -98,11 +96,19 @@ def test_advice_for_a_folder_that_is_missing(tmp_path, names, number):
 
 
 @pytest.mark.parametrize(
+    'option',
+    ['test_evaluator.folds', 'test_evaluator.0.folds', 'test_dataloader.dataset.folds'],
+)
+def test_an_option_of_the_only_set_needs_no_number(option):
+    cfg = load_config(str(CONFIG), {option: 2}, ['lfw'])
+    (dataset,) = cfg.test_dataloader.dataset.datasets
+    node = dataset if 'dataloader' in option else cfg.test_evaluator[0]
+    assert node.folds == 2
+
+
+@pytest.mark.parametrize(
     ('names', 'option', 'message'),
     [
-        (['lfw'], 'test_evaluator.folds', None),
-        (['lfw'], 'test_evaluator.0.folds', None),
-        (['lfw'], 'test_dataloader.dataset.folds', None),
         (
             ['lfw', 'cfp_fp'],
             'test_dataloader.dataset.folds',
@@ -115,33 +121,17 @@ def test_advice_for_a_folder_that_is_missing(tmp_path, names, number):
         ),
         (['lfw'], 'test_evaluator.1.folds', 'is a list of 1'),
         ([], 'train_cfg.max_iter', r'is train_cfg\.max_iters meant'),
-        ([], 'trian_cfg.max_iters', 'is train_cfg meant'),
         ([], 'load_form', 'is load_from meant'),
         ([], 'train_cfg.max_iters.x', r'train_cfg\.max_iters is 800, which has no x'),
         ([], 'param_scheduler.end', r'set param_scheduler\.0\.end=2 \(LinearLR\) or'),
     ],
 )
-def test_an_option_is_one_thing_or_is_refused(names, option, message):
-    if message is not None:
-        with pytest.raises(UserError, match=message) as refused:
-            load_config(str(CONFIG), {option: 2}, names)
-        advised = re.findall(r'([\w.]+)=2 \(', str(refused.value))
-        for each in advised:
-            load_config(str(CONFIG), {each: 2}, names)
-        return
-    cfg = load_config(str(CONFIG), {option: 2}, names)
-    node = cfg.test_evaluator[0]
-    if 'dataloader' in option:
-        (node,) = cfg.test_dataloader.dataset.datasets
-    assert node.folds == 2
-
-
-def test_a_config_without_a_test_gets_one():
-    cfg = load_config(str(CONFIG))
-    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
-    take_test_sets(cfg, ['lfw'])
-    assert cfg.test_dataloader.batch_size == 64
-    assert cfg.test_cfg == {}
+def test_an_option_that_is_none_or_several_is_refused(names, option, message):
+    with pytest.raises(UserError, match=message) as refused:
+        load_config(str(CONFIG), {option: 2}, names)
+    # What it advises is taken.
+    for each in re.findall(r'([\w.]+)=2 \(', str(refused.value)):
+        load_config(str(CONFIG), {each: 2}, names)
 
 
 def test_what_is_no_test_set(tmp_path):
@@ -159,18 +149,12 @@ def test_what_is_no_test_set(tmp_path):
     )
     with pytest.raises(UserError, match='FaceVerification with different options'):
         take_test_sets(cfg, ['cfp_fp', str(other)])
+    # Nor need the config have a test of its own.
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
     take_test_sets(cfg, [str(other)])
     assert cfg.test_evaluator[0].accuracy == 'grid'
-
-
-def test_a_file_may_inherit_from_the_package(tmp_path):
-    cfg = load_config(str(CONFIG))
-    mine = tmp_path / 'mine.py'
-    mine.write_text("_base_ = 'mmhyperface::test_sets/lfw.py'")
-    take_test_sets(cfg, ['lfw', 'cfp_fp', str(mine)])
-    files = [inner.ann_file for inner in cfg.test_dataloader.dataset.datasets]
-    assert files == ['lfw.bin', 'cfp_fp.bin']
-    assert types(cfg.test_evaluator) == ['FaceVerification']
+    assert cfg.test_dataloader.batch_size == 64
+    assert cfg.test_cfg == {}
 
 
 def test_where_features_are_saved(tmp_path):

@@ -1,5 +1,7 @@
 """Peers' networks as ours give the same embeddings, and come back as they were."""
 
+from functools import partial
+
 import numpy as np
 import peer_networks as peers
 import pytest
@@ -44,8 +46,14 @@ def centres(seed=1, classes=CLASSES, dim=DIM):
     return torch.randn(classes, dim, generator=generator)
 
 
-# name: (weights, what the peer computes of RGB images, to ours, back to the backbone)
+def raw(images):
+    return (images - 127.5) * 0.078125
+
+
 def build_cases():
+    """By name: weights; the prefix of their names there; what the peer computes of RGB
+    images; to ours; back to the peer's files, and where the backbone is in them.
+    """
     ir, tface = (
         peers.ir_state(SMALL, POSITIONS, DIM, tface) for tface in (False, True)
     )
@@ -53,94 +61,76 @@ def build_cases():
     plain = peers.sfnet_state((0, 1, 2, 0), POSITIONS, DIM, with_bn=False)
     with_bn = peers.sfnet_state((0, 1, 2, 0), POSITIONS, DIM, with_bn=True)
     mobile = peers.mobilefacenet_state(SIDE // 16, DIM)
+    of_2022 = partial(opensphere.from_ours, revision='2022'), 'backbone_0.pth'
+    of_2023 = partial(opensphere.from_ours, revision='2023'), 'model_0.pth', 'backbone'
+    to_evolve = partial(sface.from_ours, origin='evolve')
 
-    def raw(images):
-        return (images - 127.5) * 0.078125
+    def paper(s, x):
+        return peers.sfnet(s, scaled(x), paper=True)
+
+    def newer(s, x):
+        return peers.sfnet(s, scaled(x), paper=False)
 
     return {
         'insightface': (
-            iresnet,
-            lambda s, x: peers.iresnet(s, scaled(x)),
-            insightface.to_ours,
-            lambda network: insightface.from_ours(network)['model.pt'],
+            *(iresnet, '', lambda s, x: peers.iresnet(s, scaled(x))),
+            *(insightface.to_ours, insightface.from_ours, 'model.pt'),
         ),
         'opensphere 2022, paper': (
-            wrapped(plain, 'module.'),
-            lambda s, x: peers.sfnet(peers_unwrapped(s), scaled(x), paper=True),
-            lambda s: opensphere.to_ours(s, variant='paper'),
-            lambda network: opensphere.from_ours(network, '2022')['backbone_0.pth'],
+            *(plain, 'module.', paper),
+            *(partial(opensphere.to_ours, variant='paper'), *of_2022),
         ),
         'opensphere 2022, newer': (
-            wrapped(plain, 'module.'),
-            lambda s, x: peers.sfnet(peers_unwrapped(s), scaled(x), paper=False),
-            lambda s: opensphere.to_ours(s, variant='opensphere'),
-            lambda network: opensphere.from_ours(network, '2022')['backbone_0.pth'],
+            *(plain, 'module.', newer),
+            *(partial(opensphere.to_ours, variant='opensphere'), *of_2022),
         ),
         'opensphere 2022, batch norm': (
-            wrapped(with_bn, 'module.'),
-            lambda s, x: peers.sfnet(peers_unwrapped(s), scaled(x), paper=False),
-            opensphere.to_ours,
-            lambda network: opensphere.from_ours(network, '2022')['backbone_0.pth'],
+            *(with_bn, 'module.', newer),
+            *(opensphere.to_ours, *of_2022),
         ),
         'opensphere 2023': (
-            plain,
-            lambda s, x: peers.sfnet(s, scaled(x), paper=False),
+            *(plain, '', newer),
             lambda s: opensphere.to_ours({'backbone': s, 'head': {'w': centres()}}),
-            lambda network: opensphere.from_ours(network, '2023')['model_0.pth'][
-                'backbone'
-            ],
+            *of_2023,
         ),
         'SFace IR': (
-            ir,
-            lambda s, x: peers.ir(s, raw(x), SMALL, tface=False),
-            sface.to_ours,
-            lambda network: sface.from_ours(network)['Backbone_IR_18_checkpoint.pth'],
+            *(ir, '', lambda s, x: peers.ir(s, raw(x), SMALL, tface=False)),
+            *(sface.to_ours, sface.from_ours, 'Backbone_IR_18_checkpoint.pth'),
         ),
         'SFace MobileFaceNet': (
-            mobile,
-            lambda s, x: peers.mobilefacenet(s, raw(x)),
-            sface.to_ours,
-            lambda network: sface.from_ours(network)[
-                'Backbone_MobileFaceNet_checkpoint.pth'
-            ],
+            *(mobile, '', lambda s, x: peers.mobilefacenet(s, raw(x)), sface.to_ours),
+            *(sface.from_ours, 'Backbone_MobileFaceNet_checkpoint.pth'),
         ),
         'face.evoLVe': (
-            ir,
-            lambda s, x: peers.ir(s, scaled(x), SMALL, tface=False),
-            lambda s: sface.to_ours(s, origin='evolve'),
-            lambda network: sface.from_ours(network, 'evolve')[
-                'Backbone_IR_18_checkpoint.pth'
-            ],
+            *(ir, '', lambda s, x: peers.ir(s, scaled(x), SMALL, tface=False)),
+            *(partial(sface.to_ours, origin='evolve'), to_evolve),
+            'Backbone_IR_18_checkpoint.pth',
         ),
         'AdaFace': (
-            wrapped(tface, 'model.'),
-            lambda s, x: peers.ir(
-                peers_unwrapped(s, 'model.'), scaled(x.flip(1)), SMALL, tface=True
-            ),
+            *(tface, 'model.'),
+            lambda s, x: peers.ir(s, scaled(x.flip(1)), SMALL, tface=True),
             lambda s: adaface.to_ours({'state_dict': s}),
-            lambda network: adaface.from_ours(network)['adaface_ir18.ckpt'][
-                'state_dict'
-            ],
+            *(adaface.from_ours, 'adaface_ir18.ckpt', 'state_dict'),
         ),
         'CVLface, RGB': (
-            wrapped(tface, 'net.'),
-            lambda s, x: peers.ir(
-                peers_unwrapped(s, 'net.'), scaled(x), SMALL, tface=True
-            ),
-            cvlface.to_ours,
-            lambda network: cvlface.from_ours(network)['model.pt'],
+            *(tface, 'net.', lambda s, x: peers.ir(s, scaled(x), SMALL, tface=True)),
+            *(cvlface.to_ours, cvlface.from_ours, 'model.pt'),
         ),
         'CVLface, BGR': (
-            wrapped(iresnet, 'net.'),
-            lambda s, x: peers.iresnet(peers_unwrapped(s, 'net.'), scaled(x.flip(1))),
+            *(iresnet, 'net.', lambda s, x: peers.iresnet(s, scaled(x.flip(1)))),
             lambda s: cvlface.to_ours(wrapped(s, 'model.'), channels='bgr'),
-            lambda network: cvlface.from_ours(network, channels='bgr')['model.pt'],
+            *(partial(cvlface.from_ours, channels='bgr'), 'model.pt'),
         ),
     }
 
 
-def peers_unwrapped(state, prefix='module.'):
-    return {key.removeprefix(prefix): value for key, value in state.items()}
+def theirs(name: str) -> dict:
+    """The weights of a case as the peer saves them."""
+    return wrapped(*CASES[name][:2])
+
+
+def to_ours_of(name: str) -> Network:
+    return CASES[name][3](theirs(name))
 
 
 CASES = build_cases()
@@ -158,9 +148,9 @@ def embeddings(network: Network, images: torch.Tensor) -> torch.Tensor:
 
 @each_case
 def test_a_converted_network_gives_the_same_embeddings(name, images):
-    state, embed, to_ours, _ = CASES[name]
+    state, _, embed, *_ = CASES[name]
     expected = embed(state, images)
-    found = embeddings(to_ours(state), images)
+    found = embeddings(to_ours_of(name), images)
     assert (found - expected).abs().max() < 1e-5 * expected.norm(dim=1).min()
     # The oracle sees the images, and not only biases.
     assert (expected[0] - expected[1]).norm() > 0.1 * expected[0].norm()
@@ -168,11 +158,13 @@ def test_a_converted_network_gives_the_same_embeddings(name, images):
 
 @each_case
 def test_a_network_comes_back_as_it_was(name):
-    state, _, to_ours, back = CASES[name]
+    state, from_ours, places = theirs(name), CASES[name][4], CASES[name][5:]
     kept = {key: value.clone() for key, value in state.items()}
-    network = to_ours(state)
+    network = CASES[name][3](state)
     # As a checkpoint, where the variant of an SFNet is not told.
-    returned = back(from_checkpoint(to_checkpoint(network, '', [])))
+    returned = from_ours(from_checkpoint(to_checkpoint(network, '', [])))
+    for place in places:
+        returned = returned[place]
     assert set(returned) == set(state)
     for key, value in returned.items():
         if name.startswith('SFace'):  # multiplied and divided, in fp32
@@ -183,7 +175,7 @@ def test_a_network_comes_back_as_it_was(name):
 
 
 def test_what_was_found_is_told():
-    network = opensphere.to_ours(CASES['opensphere 2022, batch norm'][0])
+    network = to_ours_of('opensphere 2022, batch norm')
     assert network.config == {
         'type': 'SFNet',
         'depth': 10,
@@ -364,7 +356,7 @@ def test_the_head_of_sface():
 
 def test_the_head_of_adaface_and_its_statistics():
     state = {
-        **CASES['AdaFace'][0],
+        **theirs('AdaFace'),
         'head.kernel': centres().t(),
         'head.t': torch.zeros(1),
         'head.batch_mean': torch.tensor([17.0]),
@@ -397,7 +389,7 @@ def test_the_head_of_adaface_and_its_statistics():
 
 
 def test_cvlface_adds_classes_until_the_processes_divide_them():
-    model = CASES['CVLface, RGB'][0]
+    model = theirs('CVLface, RGB')
     network = cvlface.to_ours(
         model,
         [
@@ -440,21 +432,19 @@ def test_other_networks_are_named(state, told):
         network_of(state)
 
 
-def test_squeeze_and_excitation_is_named():
+def test_networks_that_are_nearly_ours_are_named():
     state = dict(CASES['face.evoLVe'][0])
     state['body.0.res_layer.5.fc1.weight'] = torch.zeros(4, 64, 1, 1)
     with pytest.raises(UserError, match='squeeze and excitation'):
         sface.to_ours(state)
-
-
-def test_another_depth_is_named():
-    state = {
-        key: value
-        for key, value in CASES['insightface'][0].items()
-        if not key.startswith('layer3.1.')
-    }
+    state = CASES['insightface'][0]
+    lower = {k: v for k, v in state.items() if not k.startswith('layer3.1.')}
     with pytest.raises(UserError, match=r'with 2, 2, 1, 2 blocks .* 18, 34, 50'):
-        insightface.to_ours(state)
+        insightface.to_ours(lower)
+    for positions in (0, 2, 6):
+        wide = {**state, 'fc.weight': torch.zeros(DIM, 512 * positions)}
+        with pytest.raises(UserError, match=f'a map of {positions} positions'):
+            insightface.to_ours(wide)
 
 
 def test_weights_that_do_not_fit_are_named():
@@ -470,18 +460,8 @@ def test_weights_that_do_not_fit_are_named():
     )
 
 
-@pytest.mark.parametrize('positions', [0, 2, 6])
-def test_a_map_that_is_no_square_is_named(positions):
-    state = {
-        **CASES['insightface'][0],
-        'fc.weight': torch.zeros(DIM, 512 * positions),
-    }
-    with pytest.raises(UserError, match=f'a map of {positions} positions'):
-        insightface.to_ours(state)
-
-
 def test_networks_of_other_peers_are_refused():
-    ours = {name: case[2](case[0]) for name, case in CASES.items()}
+    ours = {name: to_ours_of(name) for name in CASES}
     for network, there in (
         ('SFace IR', insightface.from_ours),
         ('insightface', sface.from_ours),
@@ -493,7 +473,7 @@ def test_networks_of_other_peers_are_refused():
             there(ours[network])
     # Else an input's scale or order would be changed that is right.
     with pytest.raises(UserError, match=r'SFace has no IR-18 \(tface\)'):
-        sface.to_ours(peers_unwrapped(CASES['AdaFace'][0], 'model.'))
+        sface.to_ours(CASES['AdaFace'][0])
     with pytest.raises(UserError, match=r'AdaFace has no IR-18 \(evolve\)'):
         adaface.to_ours(CASES['SFace IR'][0])
 
@@ -507,15 +487,9 @@ def test_the_variant_of_a_plain_sfnet_must_be_told():
     'content', [None, {}, [], torch.zeros(3), {'epoch': 3, 'w': torch.zeros(1)}]
 )
 def test_what_is_no_state_dict_is_refused(content):
-    for to_ours in (
-        insightface.to_ours,
-        opensphere.to_ours,
-        sface.to_ours,
-        adaface.to_ours,
-        cvlface.to_ours,
-    ):
+    for peer in (insightface, opensphere, sface, adaface, cvlface):
         with pytest.raises(UserError, match='is no state dict'):
-            to_ours(content)
+            peer.to_ours(content)
 
 
 def test_a_checkpoint_with_a_neck_is_refused():

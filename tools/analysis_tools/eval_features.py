@@ -43,8 +43,8 @@ from mmhyperface.utils.command_line import Overrides, report_errors
 from mmhyperface.utils.paths import require_folder
 
 if TYPE_CHECKING:
-    from mmhyperface.evaluation.feature_files import Results
     from mmhyperface.evaluation.metrics import EmbeddingMetric
+    from mmhyperface.inference.feature_evaluation import Results
 
 
 def parse_args() -> argparse.Namespace:
@@ -97,7 +97,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _config(args: argparse.Namespace) -> Results:
-    from mmhyperface.evaluation.feature_files import examine_config
+    from mmhyperface.inference.feature_evaluation import examine_config
 
     cfg = load_config(args.config, args.cfg_options, args.test_sets)
     return examine_config(cfg, args.features)
@@ -156,11 +156,11 @@ def _add_ijb(parser: argparse.ArgumentParser) -> None:
 
 
 def _ijb(args: argparse.Namespace) -> Results:
-    from mmhyperface.evaluation.feature_files import examine_ijb
     from mmhyperface.evaluation.metrics import (
         TemplateIdentification,
         TemplateVerification,
     )
+    from mmhyperface.inference.feature_evaluation import examine_ijb
 
     pooling = {
         'norm': args.norm,
@@ -213,8 +213,8 @@ def _add_pairs(parser: argparse.ArgumentParser) -> None:
 
 
 def _pairs(args: argparse.Namespace) -> Results:
-    from mmhyperface.evaluation.feature_files import examine_pairs
     from mmhyperface.evaluation.metrics import FaceVerification
+    from mmhyperface.inference.feature_evaluation import examine_pairs
 
     metric = FaceVerification(accuracy=args.accuracy, interpolation=args.interpolation)
     return examine_pairs(
@@ -283,8 +283,8 @@ def _add_megaface(parser: argparse.ArgumentParser) -> None:
 
 
 def _megaface(args: argparse.Namespace) -> Results:
-    from mmhyperface.evaluation.feature_files import examine_megaface
     from mmhyperface.evaluation.metrics import MegaFaceIdentification
+    from mmhyperface.inference.feature_evaluation import examine_megaface
 
     noise = {'facescrub_noises': None, 'megaface_noises': None}
     return examine_megaface(
@@ -312,8 +312,8 @@ def _title(args: argparse.Namespace) -> str:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.evaluation.npy_files import about_features
     from mmhyperface.evaluation.report import report_text, write_report
+    from mmhyperface.inference.feature_files import about_features
 
     if args.out:
         require_folder(args.out)

@@ -137,8 +137,13 @@ def main() -> None:
     for note in plan.notes:
         console.print(f'note: {note}')
     if args.json:
-        told = dict(asdict(plan), phases=plan.phases, peak=plan.peak, sent=plan.sent)
-        args.json.write_text(json.dumps(told, indent=1))
+        written = dict(
+            asdict(plan),
+            parts=[part._asdict() for part in plan.parts],
+            exchanges=[exchange._asdict() for exchange in plan.exchanges],
+            **dict(phases=plan.phases, peak=plan.peak, sent=plan.sent),
+        )
+        args.json.write_text(json.dumps(written, indent=1))
 
 
 if __name__ == '__main__':

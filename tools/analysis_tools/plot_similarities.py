@@ -23,7 +23,7 @@ from mmhyperface.utils.errors import UserError
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
-    from mmhyperface.evaluation.results import VerificationResult
+    from mmhyperface.evaluation.protocols import VerificationResult
     from mmhyperface.visualization import CentreAngles
 
 
@@ -81,7 +81,7 @@ def verifications(
     results: dict[str, dict[str, Any]], source: str
 ) -> dict[str, VerificationResult]:
     """Those of set -> protocol -> result that are of pairs."""
-    from mmhyperface.evaluation.results import VerificationResult
+    from mmhyperface.evaluation.protocols import VerificationResult
 
     found = {
         name: result
@@ -123,8 +123,8 @@ def training_angles(
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.evaluation.feature_files import examine_config
     from mmhyperface.inference.dataset_embeddings import build_dataset
+    from mmhyperface.inference.feature_evaluation import examine_config
     from mmhyperface.inference.loading import load_runner
     from mmhyperface.visualization import draw_similarities, save_figure
 

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import re
 import subprocess
@@ -46,8 +45,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
-from processes import processor, resident
-from rich import box
+from common import benchmark_parser, new_table, processor, resident, write_json
 from rich.console import Console
 from rich.table import Table
 
@@ -69,9 +67,7 @@ MOST_CLASSES = 2**16
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__)
     add = parser.add_argument
     add('--classes', nargs='+', type=int, default=[85_742], help='numbers of classes')
     add('--batch-size', type=int, default=64)
@@ -101,8 +97,6 @@ def parse_args() -> argparse.Namespace:
     add('--peer-dir', type=Path, help='folder with opensphere/, SFace/, insightface/')
     add('--only', default='', help='regular expression: measure rows that match')
     add('--no-memory', action='store_true', help='leave out the peak memory')
-    add('--json', type=Path, help='write all figures, and each step, to this file')
-    add('--markdown', action='store_true', help='print the table as Markdown')
     # Set by the script itself for its processes that measure memory.
     add('--memory-of', help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -474,7 +468,8 @@ def measure(args: argparse.Namespace, classes: int) -> list[Row]:
 def table_of(args: argparse.Namespace, problem: Problem, rows: list[Row]) -> Table:
     on_gpu = args.device == 'cuda'
     floor_peak = next((row.peak for row in rows if row.name == 'floor'), None)
-    table = Table(
+    table = new_table(
+        args,
         'head',
         'ms',
         *(['/ computed floor'] if on_gpu else []),
@@ -484,7 +479,6 @@ def table_of(args: argparse.Namespace, problem: Problem, rows: list[Row]) -> Tab
         'above floor',
         *(['beyond W, gradient, momentum: % of logits'] if on_gpu else []),
         title=f'{problem.classes:,} classes, batch {args.batch_size}, D {args.dim}',
-        box=box.MARKDOWN if args.markdown else box.SIMPLE,
     )
     for row in rows:
         low, high = row.quartiles
@@ -551,8 +545,7 @@ def main() -> None:
         console.print(f'{name}: {note}')
     if not args.peer_dir:
         console.print('no --peer-dir: the official heads were not measured')
-    if args.json:
-        args.json.write_text(json.dumps(dict(told, rows=results), indent=1))
+    write_json(args, dict(told, rows=results))
 
 
 if __name__ == '__main__':

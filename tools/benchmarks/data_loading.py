@@ -22,7 +22,6 @@ turn.
 from __future__ import annotations
 
 import argparse
-import json
 import struct
 import sys
 import tempfile
@@ -34,8 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from processes import processor
-from rich import box
+from common import benchmark_parser, new_table, processor, write_json
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -57,17 +55,13 @@ PLAIN = [
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__)
     add = parser.add_argument
     add('--images', type=int, default=20_000)
     add('--workers', type=int, default=2)
     add('--batch-size', type=int, default=128)
     add('--repeats', type=int, default=5)
     add('--peer-dir', type=Path, help='folder with a checkout of insightface')
-    add('--json', type=Path, help='write the figures to this file')
-    add('--markdown', action='store_true', help='print the table as Markdown')
     args = parser.parse_args()
     for name in ('images', 'workers', 'batch_size', 'repeats'):
         if getattr(args, name) < 1:
@@ -78,7 +72,7 @@ def parse_args() -> argparse.Namespace:
 def write_records(folder: Path, images: int) -> float:
     """The file that is read; the mean size of an image in bytes."""
     from mmhyperface.datasets import SyntheticFaces
-    from mmhyperface.datasets.readers.record_writer import RecordWriter
+    from mmhyperface.datasets.writers.record_writer import RecordWriter
 
     each = 10
     people = -(-images // each)
@@ -267,7 +261,8 @@ def measure(ways: dict[str, Callable[[], int]], repeats: int) -> dict[str, list[
 
 
 def table_of(rates: dict[str, list[float]], args: argparse.Namespace) -> Table:
-    table = Table(
+    table = new_table(
+        args,
         '',
         'images / s',
         '/ decoder',
@@ -275,7 +270,6 @@ def table_of(rates: dict[str, list[float]], args: argparse.Namespace) -> Table:
         *(['/ insightface'] if args.peer_dir else []),
         title=f'{args.images:,} images, {args.workers} workers, batch '
         f'{args.batch_size}',
-        box=box.MARKDOWN if args.markdown else box.SIMPLE,
     )
     for name, own in rates.items():
         shares = np.divide(own, rates[DECODER])
@@ -312,8 +306,7 @@ def main() -> None:
     console.print(', '.join(f'{key} {value}' for key, value in told.items()))
     if args.peer_dir:
         console.print('insightface: its MXNet reader replaced by one over OpenCV')
-    if args.json:
-        args.json.write_text(json.dumps(dict(told, rates=rates), indent=1))
+    write_json(args, dict(told, rates=rates))
 
 
 if __name__ == '__main__':

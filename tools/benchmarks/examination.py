@@ -20,7 +20,6 @@ that differ are listed with whose convention they are.
 """
 
 import argparse
-import json
 import multiprocessing
 import sys
 import time
@@ -30,8 +29,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from processes import processor, resident
-from rich import box
+from common import benchmark_parser, new_table, processor, resident, write_json
 from rich.console import Console
 from rich.table import Table
 
@@ -44,17 +42,13 @@ Figures = dict[str, float]
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__)
     add = parser.add_argument
     add('--parts', nargs='+', choices=PARTS, default=list(PARTS))
     add('--scale', type=float, default=1.0, help='share of the real sizes')
     add('--dim', type=int, default=512)
     add('--repeats', type=int, default=3, help='of ours and of the floor')
     add('--peer-dir', type=Path, help='folder with insightface and opensphere')
-    add('--json', type=Path, help='write the figures to this file')
-    add('--markdown', action='store_true', help='print tables as Markdown')
     args = parser.parse_args()
     if not 0 < args.scale <= 1 or args.repeats < 1 or args.dim < 2:
         raise UserError('--scale lies in (0, 1], --repeats from 1 and --dim from 2 on')
@@ -312,17 +306,19 @@ def run(
     return found
 
 
-def table_of(part: str, size: str, found: dict[str, dict], markdown: bool) -> Table:
+def table_of(
+    args: argparse.Namespace, part: str, size: str, found: dict[str, dict]
+) -> Table:
     ours = np.median(found['mmhyperface']['seconds'])
     floor = found.get('floor')
-    table = Table(
+    table = new_table(
+        args,
         part,
         'CPU s',
         *(['/ floor'] if floor else []),
         '/ mmhyperface',
         'peak MB',
         title=size,
-        box=box.MARKDOWN if markdown else box.SIMPLE,
     )
     for name, entry in found.items():
         own = np.median(entry['seconds'])
@@ -336,11 +332,11 @@ def table_of(part: str, size: str, found: dict[str, dict], markdown: bool) -> Ta
 
 
 def differences(
-    part: str, data: SimpleNamespace, found: dict[str, dict], markdown: bool
+    args: argparse.Namespace, part: str, data: SimpleNamespace, found: dict[str, dict]
 ) -> Table:
     """Figures of ours, of ours by a peer's convention, and the peer's."""
-    table = Table('peer', 'figure', 'ours', 'ours, its convention', 'its')
-    table.box = box.MARKDOWN if markdown else box.SIMPLE
+    columns = 'peer', 'figure', 'ours', 'ours, its convention', 'its'
+    table = new_table(args, *columns)
     used = (f'{name}: {words}' for name, (words, _) in CONVENTIONS[part].items())
     table.caption = '; '.join(used)
     for name, entry in found.items():
@@ -406,9 +402,9 @@ def main() -> None:
         data = made[part](args.scale, args.dim)
         repeats = args.repeats if part != 'megaface' else 1
         found = run(part, data, ways, repeats)
-        console.print(table_of(part, data.size, found, args.markdown))
+        console.print(table_of(args, part, data.size, found))
         if len(ways) > 2:
-            console.print(differences(part, data, found, args.markdown))
+            console.print(differences(args, part, data, found))
         else:
             console.print(found['mmhyperface']['figures'])
         told[part] = dict(size=data.size, ways=found)
@@ -418,8 +414,7 @@ def main() -> None:
 
         console.print(f'Shims: {SHIMS}')
     console.print(f'{told["device"]}, torch {told["torch"]}, one thread')
-    if args.json:
-        args.json.write_text(json.dumps(told, indent=1))
+    write_json(args, told)
 
 
 if __name__ == '__main__':

@@ -26,8 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from processes import run_in_processes
-from rich import box
+from common import benchmark_parser, new_table, options_of, run_in_processes, write_json
 from rich.console import Console
 from rich.table import Table
 
@@ -52,9 +51,7 @@ SENT: dict[str, Callable[[int], float]] = {
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__)
     parser.add_argument('--processes', type=int, default=2)
     parser.add_argument('--classes', type=int, default=85_742)
     parser.add_argument('--batch-size', type=int, default=64, help='per process')
@@ -62,8 +59,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--losses', nargs='+', default=LOSSES, help='names of losses without "Loss"'
     )
-    parser.add_argument('--json', type=Path, help='write the calls to this file')
-    parser.add_argument('--markdown', action='store_true')
     args = parser.parse_args()
     if args.processes < 2:
         raise UserError('one process exchanges nothing: set --processes to 2 or more')
@@ -204,7 +199,8 @@ def record(args: argparse.Namespace, loss: str, sharded: bool) -> list[Call]:
 
 
 def table_of(args: argparse.Namespace, results: dict[str, list[dict]]) -> Table:
-    table = Table(
+    table = new_table(
+        args,
         'head',
         'collective',
         'for',
@@ -213,7 +209,6 @@ def table_of(args: argparse.Namespace, results: dict[str, list[dict]]) -> Table:
         'sent per rank, bytes',
         title=f'{args.classes:,} classes, D {args.dim}, {args.processes} processes, '
         f'batch {args.batch_size} on each: one forward and backward',
-        box=box.MARKDOWN if args.markdown else box.SIMPLE,
     )
     for name, calls in results.items():
         counts: Counter[tuple[str, str]] = Counter()
@@ -250,9 +245,7 @@ def main() -> None:
             for name in ('replicated', 'split')
         )
         console.print(f'{loss}: split {replicated / split:.0f} times less')
-    if args.json:
-        told = {key: value for key, value in vars(args).items() if key != 'json'}
-        args.json.write_text(json.dumps(dict(told, calls=results), indent=1))
+    write_json(args, dict(options_of(args), calls=results))
 
 
 if __name__ == '__main__':

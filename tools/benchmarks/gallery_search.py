@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import tempfile
 import time
@@ -34,8 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from processes import processor, resident
-from rich import box
+from common import benchmark_parser, new_table, processor, resident, write_json
 from rich.console import Console
 from rich.table import Table
 
@@ -83,9 +81,7 @@ class Row:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__)
     add = parser.add_argument
     add('--size', type=int, default=1_000_000, help='embeddings')
     add('--dimensions', type=int, default=512)
@@ -95,8 +91,6 @@ def parse_args() -> argparse.Namespace:
     add('--processor-time', action='store_true', help='of one thread, not wall time')
     add('--others', nargs='+', choices=list(OTHERS), default=[])
     add('--folder', type=Path, help='to save the gallery in; default: a temporary one')
-    add('--json', type=Path, help='write the figures to this file')
-    add('--markdown', action='store_true', help='print tables as Markdown')
     args = parser.parse_args()
     if args.dimensions < 2 or min(args.images, args.repeats) < 1:
         raise UserError('--dimensions is from 2 on, --images and --repeats from 1 on')
@@ -255,10 +249,8 @@ def compare(rows: list[Row], population: Population) -> None:
             row.recall = mates, strangers
 
 
-def table_of(rows: list[Row], title: str, markdown: bool) -> Table:
-    style: dict[str, Any] = {'box': box.MARKDOWN} if markdown else {}
-    table = Table(title=title, **style)
-    table.add_column('')
+def table_of(args: argparse.Namespace, rows: list[Row], title: str) -> Table:
+    table = new_table(args, '', title=title)
     headings = [f'{n} queries, ms' if n > 1 else '1 query, ms' for n in BATCHES]
     for name in (
         *headings,
@@ -321,15 +313,14 @@ def main() -> None:
     )
     # As wide as it needs, wherever it goes.
     console = Console(width=200 if args.markdown else None)
-    console.print(table_of(rows, title, args.markdown))
+    console.print(table_of(args, rows, title))
     console.print(
         f'enrol {figures["enrol"]:.1f} s, save {figures["save"]:.1f} s, load '
         f'{figures["load"]:.1f} s; in memory {figures["resident"]:,.0f} MB, file '
         f'{figures["file"]:,.0f} MB'
     )
-    if args.json:
-        found = [{**asdict(row), 'search': None} for row in rows]
-        args.json.write_text(json.dumps({'title': title, **figures, 'rows': found}))
+    found = [{**asdict(row), 'search': None} for row in rows]
+    write_json(args, {'title': title, **figures, 'rows': found})
 
 
 if __name__ == '__main__':

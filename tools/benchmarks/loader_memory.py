@@ -14,7 +14,6 @@ count in equal parts for each, so that the sum over all is what the machine give
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -22,11 +21,9 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from processes import processor, proportional
-from rich import box
+from common import benchmark_parser, new_table, processor, proportional, write_json
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
@@ -40,16 +37,12 @@ LINES = 1_000_000
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__)
     add = parser.add_argument
     add('--images', type=int, default=42_000_000)
     add('--workers', type=int, default=4)
     add('--batch-size', type=int, default=128)
     add('--share', type=float, default=1.0, help='of an epoch that is read')
-    add('--json', type=Path, help='write the figures to this file')
-    add('--markdown', action='store_true', help='print the table as Markdown')
     args = parser.parse_args()
     if min(args.images, args.workers, args.batch_size) < 1 or not 0 < args.share <= 1:
         raise UserError('numbers are at least 1, and --share is above 0, up to 1')
@@ -137,13 +130,13 @@ def main() -> None:
         start = time.perf_counter()
         found = read(data, args)
         rate = found[-1][0] * args.images / (time.perf_counter() - start)
-    table = Table(
+    table = new_table(
+        args,
         'share of the epoch read',
         'main process, MB',
         f'{args.workers} workers together, MB',
         'all, MB',
         title=f'{args.images:,} images, batch {args.batch_size}',
-        box=box.MARKDOWN if args.markdown else box.SIMPLE,
     )
     for share, main_process, workers in found[:: max(1, len(found) // 5)] + found[-1:]:
         cells = (main_process, workers, main_process + workers)
@@ -159,8 +152,7 @@ def main() -> None:
         images_per_second=round(rate),
     )
     console.print(', '.join(f'{key} {value}' for key, value in told.items()))
-    if args.json:
-        args.json.write_text(json.dumps(dict(told, found=found), indent=1))
+    write_json(args, dict(told, found=found))
 
 
 if __name__ == '__main__':

@@ -24,9 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from common import (
+    benchmark_parser,
+    new_table,
+    options_of,
+    resident,
+    run_in_processes,
+    write_json,
+)
 from mmengine.config import Config
-from processes import resident, run_in_processes
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -44,9 +50,7 @@ WARM_UP = 3
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = benchmark_parser(__doc__)
     add = parser.add_argument
     add('--identities', type=int, default=1_000_000)
     add(
@@ -64,8 +68,6 @@ def parse_args() -> argparse.Namespace:
     add('--processes', type=int, default=2, help='they split the class centres')
     add('--threads', type=int, help='of each process; 2 for one process, else 1')
     add('--workers', type=int, default=1, help='of the data loader of each process')
-    add('--json', type=Path, help='write the figures to this file')
-    add('--markdown', action='store_true', help='print the table as Markdown')
     args = parser.parse_args()
     if args.iterations <= WARM_UP:
         raise UserError(
@@ -159,7 +161,8 @@ def train(args: argparse.Namespace, folder: str) -> None:
 
 
 def table_of(args: argparse.Namespace, figures: list[dict]) -> Table:
-    table = Table(
+    table = new_table(
+        args,
         'process',
         'images/s of all',
         's/iteration',
@@ -172,7 +175,6 @@ def table_of(args: argparse.Namespace, figures: list[dict]) -> Table:
         + ', update in the walk' * args.fused_update
         + f', sample rate {args.sample_rate:g}' * (args.sample_rate < 1)
         + f'; {args.processes} x {args.threads} threads, batch {args.batch_size}',
-        box=box.MARKDOWN if args.markdown else box.SIMPLE,
     )
     for rank, row in enumerate(figures):
         low, high = row['quartiles']
@@ -198,9 +200,7 @@ def main() -> None:
             for rank in range(args.processes)
         ]
     Console(width=120).print(table_of(args, figures))
-    if args.json:
-        told = {key: value for key, value in vars(args).items() if key != 'json'}
-        args.json.write_text(json.dumps(dict(told, ranks=figures), indent=1))
+    write_json(args, dict(options_of(args), ranks=figures))
 
 
 if __name__ == '__main__':

@@ -32,9 +32,17 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import track
-from science_plan import LOSSES, choices, low_scale, noise_runs, stability_runs
 from science_results import noise_table, save_pictures, settings_table, stability_table
-from science_run import SIZES, Run, execute
+from science_runs import (
+    LOSSES,
+    SIZES,
+    Run,
+    choices,
+    execute,
+    low_scale,
+    noise_runs,
+    stability_runs,
+)
 
 from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.box import MARKDOWN
 from rich.table import Table
-from science_run import Run
+from science_runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +107,7 @@ def stability_table(done: Results) -> Table:
 
 def save_pictures(noise: Results, stability: Results, folder: Path) -> list[Path]:
     """Accuracy by the share of wrong labels, and over the margin; what there is."""
-    from mmhyperface.utils.figures import new_figure
+    from mmhyperface.utils.figures import finish, new_figure
     from mmhyperface.visualization import save_figure
 
     saved = []
@@ -118,7 +118,9 @@ def save_pictures(noise: Results, stability: Results, folder: Path) -> list[Path
         if not any(run for runs in done.values() for run in runs):
             continue
         figure = new_figure(8, height, dpi=110)
-        draw(figure.subplots(), done)
+        axes = figure.subplots()
+        draw(axes, done)
+        finish(axes)
         saved.append(folder / f'{name}.png')
         save_figure(figure, saved[-1])
     return saved
@@ -126,33 +128,16 @@ def save_pictures(noise: Results, stability: Results, folder: Path) -> list[Path
 
 def draw_noise(ax: Axes, done: Results) -> None:
     """A row for each loss, a mark for each share of wrong labels."""
-    from mmhyperface.utils.figures import color, finish
-
     names = list(dict.fromkeys(name for name, _ in done))
     for i, noise in enumerate(sorted({noise for _, noise in done})):
-        points = [
-            (names.index(name), *_mean_and_deviation(runs))
-            for (name, share), runs in done.items()
-            if share == noise and len(of_seeds(runs, ACCURACY))
-        ]
-        if not points:
-            continue
-        rows, means, deviations = zip(*points, strict=True)
-        ax.errorbar(
-            means,
-            rows,
-            xerr=deviations,
-            label=f'{noise:.0%}',
-            color=color(i),
-            marker=MARKERS[i],
-            linestyle='none',
-            markersize=5,
-            capsize=2,
+        cells, means, deviations = _known(
+            {name: runs for (name, share), runs in done.items() if share == noise}
         )
+        rows = [names.index(name) for name in cells]
+        _draw_marks(ax, i, f'{noise:.0%}', means, rows, 'none', xerr=deviations)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlabel(AXIS)
-    finish(ax)
     ax.legend(
         title='wrong labels',
         loc='lower center',
@@ -164,34 +149,44 @@ def draw_noise(ax: Axes, done: Results) -> None:
 
 def draw_stability(ax: Axes, done: Results) -> None:
     """A line for each variant over the margin."""
-    from mmhyperface.utils.figures import color, finish
-
     for i, name in enumerate(dict.fromkeys(name for name, _ in done)):
-        points = [
-            (m, *_mean_and_deviation(runs))
-            for (row, m), runs in done.items()
-            if row == name and len(of_seeds(runs, ACCURACY))
-        ]
-        if not points:
-            continue
-        margins, means, deviations = zip(*points, strict=True)
-        # Side by side, where they would hide one another.
-        ax.errorbar(
-            [m + 0.02 * i for m in margins],
-            means,
-            deviations,
-            label=name,
-            color=color(i),
-            marker=MARKERS[i % len(MARKERS)],
-            linestyle='-' if 'hard' in name else '--',
-            markersize=5,
-            capsize=2,
+        margins, means, deviations = _known(
+            {m: runs for (row, m), runs in done.items() if row == name}
         )
+        # Side by side, where they would hide one another.
+        x = [m + 0.02 * i for m in margins]
+        line = '-' if 'hard' in name else '--'
+        _draw_marks(ax, i, name, x, means, line, yerr=deviations)
     ax.set(xlabel='margin m', ylabel=AXIS)
-    finish(ax)
     ax.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
-def _mean_and_deviation(runs: Sequence[dict[str, Any] | None]) -> tuple[float, float]:
-    values = of_seeds(runs, ACCURACY)
-    return values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
+def _known(
+    done: Mapping[Any, Sequence[dict[str, Any] | None]],
+) -> tuple[list, list[float], list[float]]:
+    """The cells with an accuracy; its mean and standard deviation over the seeds."""
+    values = {key: of_seeds(runs, ACCURACY) for key, runs in done.items()}
+    values = {key: some for key, some in values.items() if len(some)}
+    deviations = [
+        float(some.std(ddof=1)) if len(some) > 1 else 0.0 for some in values.values()
+    ]
+    return list(values), [float(some.mean()) for some in values.values()], deviations
+
+
+def _draw_marks(
+    ax: Axes, i: int, label: str, x: list, y: list, line: str, **errors: list[float]
+) -> None:
+    from mmhyperface.utils.figures import color
+
+    if x:
+        ax.errorbar(
+            x,
+            y,
+            **errors,
+            label=label,
+            color=color(i),
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle=line,
+            markersize=5,
+            capsize=2,
+        )

@@ -34,7 +34,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Column, Table
 
-from mmhyperface.datasets.conversion import end_with_parent, in_order
 from mmhyperface.inference.detection import (
     CHOICES,
     LONGEST,
@@ -46,6 +45,7 @@ from mmhyperface.inference.detection import (
 from mmhyperface.inference.options import tell
 from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import INCOMPLETE, UserError, unwritable
+from mmhyperface.utils.worker_processes import end_with_parent, in_order
 
 # Pictures of one task of a worker.
 TASK = 16

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from rich.progress import track
-
-from mmhyperface.datasets.conversion import (
+from conversion import (
     conversion_parser,
     reported_conversion,
     require_all,
 )
+from rich.progress import track
+
 from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import argparse
 import os
 from collections import Counter
 
-from mmhyperface.datasets.conversion import (
+from conversion import (
     Pictures,
     add_encoding_arguments,
     add_image_arguments,
@@ -36,7 +36,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceFolder
-    from mmhyperface.datasets.readers.record_writer import RecordWriter
+    from mmhyperface.datasets.writers.record_writer import RecordWriter
 
     labels: dict[int | None, int] = {}
     sizes: Counter[tuple[int, int]] = Counter()

@@ -9,13 +9,14 @@ of sorted names: underscores may change their order.
 import argparse
 import os
 
-from mmhyperface.datasets.conversion import (
+from conversion import (
     Pictures,
     add_image_arguments,
     conversion_parser,
     put,
     reported_conversion,
 )
+
 from mmhyperface.utils.errors import UserError
 
 
@@ -65,7 +66,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceList
-    from mmhyperface.datasets.folder_writer import new_folder
+    from mmhyperface.datasets.writers.folder_writer import new_folder
 
     with new_folder(args.destination, args.overwrite) as folder:
         images = FaceList(args.source, data_prefix=args.root, format=args.format)

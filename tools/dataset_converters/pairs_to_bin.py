@@ -8,8 +8,7 @@ import argparse
 from collections.abc import Iterator
 
 import numpy as np
-
-from mmhyperface.datasets.conversion import (
+from conversion import (
     Pictures,
     add_encoding_arguments,
     add_image_arguments,
@@ -55,7 +54,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FacePairs
-    from mmhyperface.datasets.readers.pack_writer import write_pack
+    from mmhyperface.datasets.writers.pack_writer import write_pack
 
     # A missing file is told as an image that is damaged.
     pairs = FacePairs(

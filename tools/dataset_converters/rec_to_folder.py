@@ -7,7 +7,7 @@ so that identities and images keep their order; the ending tells what the bytes 
 import argparse
 import os
 
-from mmhyperface.datasets.conversion import (
+from conversion import (
     Picture,
     Pictures,
     add_image_arguments,
@@ -15,6 +15,7 @@ from mmhyperface.datasets.conversion import (
     put,
     reported_conversion,
 )
+
 from mmhyperface.utils.errors import UserError
 
 
@@ -55,7 +56,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceRecord
-    from mmhyperface.datasets.folder_writer import new_folder
+    from mmhyperface.datasets.writers.folder_writer import new_folder
 
     with new_folder(args.destination, args.overwrite) as folder:
         records = FaceRecord(

@@ -30,7 +30,7 @@ def main() -> None:
     checkpoint = read_weights(args.source)
     with told_with(args.source):
         network = adaface.to_ours(checkpoint, not args.drop_head)
-    write_checkpoint(network, adaface.PEER, [args.source], args)
+    write_checkpoint(network, adaface.PEER.name, [args.source], args)
 
 
 if __name__ == '__main__':

@@ -364,15 +364,15 @@ def main() -> None:
 
     import torch
 
-    found = {name: Path(args.peer_dir, name) for name in PEERS}
-    found = {name: path for name, path in found.items() if path.is_dir()}
-    if not found:
+    checkouts = {name: Path(args.peer_dir, name) for name in PEERS}
+    checkouts = {name: path for name, path in checkouts.items() if path.is_dir()}
+    if not checkouts:
         raise UserError(f'{args.peer_dir} has none of {", ".join(PEERS)}')
     torch.manual_seed(0)
     images = torch.randint(0, 256, (2, 3, 112, 112)).float()
     table = Table('peer', 'network', 'ours', 'there and back')
     worst = 0.0
-    for name, path in found.items():
+    for name, path in checkouts.items():
         for case in PEERS[name](path):
             with torch.no_grad():
                 differences = compare(case, images)

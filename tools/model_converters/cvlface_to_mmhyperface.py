@@ -44,7 +44,7 @@ def main() -> None:
     contents = [read_weights(shard) for shard in shards]
     with told_with(args.source):
         network = cvlface.to_ours(model, contents, args.channels, args.num_classes)
-    write_checkpoint(network, cvlface.PEER, [args.source, *shards], args)
+    write_checkpoint(network, cvlface.PEER.name, [args.source, *shards], args)
 
 
 if __name__ == '__main__':

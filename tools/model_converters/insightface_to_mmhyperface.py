@@ -50,7 +50,7 @@ def main() -> None:
     contents = [read_weights(shard) for shard in shards]
     with told_with(args.source):
         network = insightface.to_ours(backbone, contents, args.num_classes)
-    write_checkpoint(network, insightface.PEER, [args.source, *shards], args)
+    write_checkpoint(network, insightface.PEER.name, [args.source, *shards], args)
 
 
 if __name__ == '__main__':

@@ -45,7 +45,7 @@ def main() -> None:
     with told_with(args.source):
         network = opensphere.to_ours(backbone, head, args.variant, not args.drop_head)
     files = [args.source, *([args.head] if args.head else [])]
-    write_checkpoint(network, opensphere.PEER, files, args)
+    write_checkpoint(network, opensphere.PEER.name, files, args)
 
 
 if __name__ == '__main__':

@@ -33,6 +33,7 @@ from mmhyperface.utils.errors import UserError, some
 from mmhyperface.utils.lookup import rows_of
 
 from .numeric_lists import NAME, line_of, read_rows
+from .tables import read_integers
 
 #: Of the sets as they were published.
 SIZES = {
@@ -70,6 +71,18 @@ class IJBMeta:
     template_ids: Ints
     media_ids: Ints
     protocol: TemplateProtocols
+
+    def test_set(self) -> dict[str, Any]:
+        """The entry of a set whose images are all items of one data set."""
+        return dict(
+            kind='templates',
+            offset=0,
+            num_images=len(self.names),
+            template_ids=self.template_ids,
+            media_ids=self.media_ids,
+            detector_scores=self.detector_scores,
+            protocol=self.protocol,
+        )
 
 
 def read_ijb_meta(
@@ -276,47 +289,47 @@ def _compare_sizes(
 
 def _read_subjects(path: str, ids: Ints) -> tuple[Ints, Ints]:
     """Rows of the templates, int64, each once and ascending, and their subjects."""
-    rows = read_rows(
-        path,
-        [('template', 'i8'), ('subject', 'i8')],
-        '`template,subject,…` with integers',
-        table=True,
-    )
-    places = _known(path, ids, rows['template'], table=True).astype(np.int64)
-    given = rows['subject']
-    _refuse_line(path, given < 0, 'a subject below 0', table=True)
+    rows, lines = read_integers(path, 2, '`template,subject,…` with integers')
+    templates, given = rows.T
+    places = _known(path, ids, templates, lines).astype(np.int64)
+    _refuse_line(path, given < 0, 'a subject below 0', lines)
     distinct, first, inverse = np.unique(places, return_index=True, return_inverse=True)
     subjects = given[first]
     _refuse_line(
         path,
         given != subjects[inverse],
         'the template has another subject in an earlier line',
-        table=True,
+        lines,
     )
     return distinct, subjects
 
 
-def _known(path: str, ids: Ints, wanted: Ints, table: bool = False) -> Ints:
+def _known(
+    path: str, ids: Ints, wanted: Ints, lines: Sequence[int] | None = None
+) -> Ints:
     """Rows of templates, which have to be known."""
     rows = rows_of(ids, wanted)
     unknown = rows < 0
     if unknown.any():
         what = f'templates without an image: {some(np.unique(wanted[unknown]))}'
-        _refuse_line(path, unknown, what, table)
+        _refuse_line(path, unknown, what, lines)
     return rows
 
 
-def _refuse_line(path: str, wrong: Any, what: str, table: bool = False) -> None:
+def _refuse_line(
+    path: str, wrong: Any, what: str, lines: Sequence[int] | None = None
+) -> None:
     """
     Raises:
-        UserError: if one of the rows is wrong.
+        UserError: if one of the rows is wrong; `lines` are theirs, if they are known.
     """
     if wrong.any():
-        raise UserError(_told(path, wrong, what, table))
+        raise UserError(_told(path, wrong, what, lines))
 
 
-def _told(path: str, wrong: Any, what: str, table: bool = False) -> str:
-    line = line_of(path, int(wrong.argmax()), table)
+def _told(path: str, wrong: Any, what: str, lines: Sequence[int] | None = None) -> str:
+    row = int(wrong.argmax())
+    line = line_of(path, row) if lines is None else lines[row]
     return f'{path}:{line}: {what} ({wrong.sum()} of {len(wrong)} lines)'
 
 

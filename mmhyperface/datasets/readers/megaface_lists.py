@@ -51,6 +51,23 @@ class MegaFaceLists:
     subjects: npt.NDArray[np.int64]
     noisy: npt.NDArray[np.bool_]
 
+    def test_set(self) -> dict[str, Any]:
+        """The entry of a set whose images are all items of one data set."""
+        return dict(
+            kind='megaface',
+            offset=0,
+            num_images=len(self.subjects),
+            subjects=self.subjects,
+            noisy=self.noisy,
+        )
+
+    def single_probes(self) -> list[str]:
+        """The identities with one image that is not noise: they make no pair."""
+        probes = slice(len(self.probes))
+        clean = self.subjects[probes][~self.noisy[probes]]
+        counts = np.bincount(clean, minlength=len(self.identities))
+        return [self.identities[i] for i in np.flatnonzero(counts == 1)]
+
 
 def read_megaface_lists(
     data_root: str,
@@ -108,14 +125,6 @@ def read_megaface_lists(
         subjects=np.concatenate([subjects, np.full(count, -1)]),
         noisy=np.concatenate([noisy_probes, noisy[:count]]),
     )
-
-
-def single_probes(lists: MegaFaceLists) -> list[str]:
-    """The identities with one image that is not noise: they make no pair."""
-    probes = slice(len(lists.probes))
-    clean = lists.subjects[probes][~lists.noisy[probes]]
-    counts = np.bincount(clean, minlength=len(lists.identities))
-    return [lists.identities[i] for i in np.flatnonzero(counts == 1)]
 
 
 def read_feature_file(path: str) -> npt.NDArray[np.float32]:

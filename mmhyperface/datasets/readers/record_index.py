@@ -6,10 +6,8 @@ where keys are 0, 1, 2, ... or 1, 2, 3, ..., else 16.
 
 import hashlib
 import os
-import re
 import tempfile
 from array import array
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +15,11 @@ import numpy as np
 from mmhyperface.datasets.damage import DamagedImage
 from mmhyperface.utils.errors import UserError
 
+from .numeric_lists import line_of, read_rows
 from .recordio import RecordFile, split_record
 
-_LINES = re.compile(rb'(?:\d{1,18}\t\d{1,18}\r?\n)*')
-_READ = 1 << 24
+_LINE = [('key', 'i8'), ('offset', 'i8')]
+REBUILD = 'Delete the file, to have the index rebuilt from the records'
 
 
 class Places:
@@ -117,49 +116,15 @@ def read_index_file(path: str) -> tuple[np.ndarray, np.ndarray]:
         UserError: With file and line: not `key <tab> offset`, or a key that comes
             twice.
     """
-    numbers = []
-    lines = 0
-    for part in _whole_lines(path):
-        good = _LINES.match(part)
-        assert good is not None
-        if good.end() < len(part):
-            line = lines + part.count(b'\n', 0, good.end()) + 1
-            found = part[good.end() :].split(b'\n', 1)[0]
-            raise UserError(
-                f'{path}:{line}: expected `key <tab> byte offset`, got {found[:80]!r}. '
-                'Delete the file, to have the index rebuilt from the records'
-            )
-        lines += part.count(b'\n')
-        numbers.append(np.fromstring(part.decode(), np.int64, sep=' '))
-    if not lines:
-        raise UserError(f'{path}: the index is empty; delete it to have it rebuilt')
-    keys, offsets = np.concatenate(numbers).reshape(-1, 2).T
-    keys, offsets, twice = _sorted(keys, offsets)
+    rows = read_rows(path, _LINE, '`key <tab> byte offset`', REBUILD)
+    wrong = (rows['key'] < 0) | (rows['offset'] < 0)
+    if wrong.any():
+        line = line_of(path, int(wrong.argmax()))
+        raise UserError(f'{path}:{line}: a key or an offset below 0. {REBUILD}')
+    keys, offsets, twice = _sorted(rows['key'], rows['offset'])
     if twice is not None:
-        raise UserError(
-            f'{path}: the key {twice} comes twice; delete the file, to have the index '
-            'rebuilt from the records'
-        )
+        raise UserError(f'{path}: the key {twice} comes twice. {REBUILD}')
     return keys, offsets
-
-
-def _whole_lines(path: str) -> Iterator[bytes]:
-    rest = b''
-    try:
-        with open(path, 'rb') as file:
-            while part := file.read(_READ):
-                part = rest + part
-                end = part.rfind(b'\n') + 1
-                rest = part[end:]
-                if end:
-                    yield part[:end]
-                elif len(rest) > _READ:
-                    # No line is that long; the caller tells what it is.
-                    break
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read: {error.strerror}') from None
-    if rest:
-        yield rest + b'\n'
 
 
 def _sorted(

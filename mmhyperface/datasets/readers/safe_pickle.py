@@ -9,6 +9,7 @@ name, and nothing of it is imported or called. The interpreter is Python's own i
 import io
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,21 +58,19 @@ def as_array(value: Any) -> Any:
     return value.value if type(value) is _Array else value
 
 
-class _Name:
-    """Stands for a thing that a pickle imports; it has nothing to be tampered with."""
+class _Function:
+    """Stands for a function that a pickle imports, and cannot be tampered with."""
 
-    __slots__ = ()
+    __slots__ = ('_call',)
 
+    def __init__(self, call: Callable) -> None:
+        self._call = call
 
-class _Encode(_Name):
-    """``_codecs.encode``: how protocols up to 2 write bytes."""
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
 
-    __slots__ = ()
-
-    def __call__(self, text: Any, encoding: Any = 'utf-8') -> bytes:
-        if type(text) is not str or encoding not in ('latin1', b'latin1'):
-            raise RefusedPickle('it encodes what is no bytes')
-        return text.encode('latin1')
+    def __setstate__(self, state: Any) -> None:
+        raise RefusedPickle('it changes what it imports')
 
 
 class _DType:
@@ -94,13 +93,6 @@ class _DType:
             self.name = f'>{self.name}'
 
 
-class _MakeDType(_Name):
-    __slots__ = ()
-
-    def __call__(self, *args: Any) -> _DType:
-        return _DType(*args)
-
-
 class _Array:
     """An array in the making."""
 
@@ -112,33 +104,6 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         *_, shape, dtype, fortran, data = state
         self.value = _array(data, dtype, shape, 'F' if fortran else 'C')
-
-
-class _Reconstruct(_Name):
-    """``numpy.core.multiarray._reconstruct``: an array that ``BUILD`` fills."""
-
-    __slots__ = ()
-
-    def __call__(self, *_: Any) -> _Array:
-        return _Array()
-
-
-class _FromBuffer(_Name):
-    """``numpy.core.numeric._frombuffer`` of protocol 5."""
-
-    __slots__ = ()
-
-    def __call__(self, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-        return _array(data, dtype, shape, order)
-
-
-class _Scalar(_Name):
-    """``numpy.core.multiarray.scalar``."""
-
-    __slots__ = ()
-
-    def __call__(self, dtype: Any, data: Any) -> Any:
-        return _array(data, dtype, (1,), 'C')[0].item()
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
@@ -154,25 +119,46 @@ def _array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     return np.frombuffer(data, made).reshape(shape, order=order)
 
 
-_MODULES = ('numpy.core', 'numpy._core')
-_ALLOWED: dict[tuple[str, str], type[_Name]] = {
-    ('_codecs', 'encode'): _Encode,
-    ('numpy', 'ndarray'): _Name,
-    ('numpy', 'dtype'): _MakeDType,
-    **{(f'{m}.multiarray', '_reconstruct'): _Reconstruct for m in _MODULES},
-    **{(f'{m}.multiarray', 'scalar'): _Scalar for m in _MODULES},
-    **{(f'{m}.numeric', '_frombuffer'): _FromBuffer for m in _MODULES},
+def _encode(text: Any, encoding: Any = 'utf-8') -> bytes:
+    """``_codecs.encode``: how protocols up to 2 write bytes."""
+    if type(text) is not str or encoding not in ('latin1', b'latin1'):
+        raise RefusedPickle('it encodes what is no bytes')
+    return text.encode('latin1')
+
+
+def _reconstruct(*_: Any) -> _Array:
+    """``numpy.core.multiarray._reconstruct``: an array that ``BUILD`` fills."""
+    return _Array()
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    """``numpy.core.multiarray.scalar``."""
+    return _array(data, dtype, (1,), 'C')[0].item()
+
+
+def _no_function(*_: Any) -> None:
+    raise RefusedPickle('it calls what is no function')
+
+
+_ALLOWED: dict[tuple[str, str], Callable] = {
+    ('_codecs', 'encode'): _encode,
+    ('numpy', 'ndarray'): _no_function,
+    ('numpy', 'dtype'): _DType,
 }
+for _core in ('numpy.core', 'numpy._core'):
+    _ALLOWED[f'{_core}.multiarray', '_reconstruct'] = _reconstruct
+    _ALLOWED[f'{_core}.multiarray', 'scalar'] = _scalar
+    _ALLOWED[f'{_core}.numeric', '_frombuffer'] = _array  # protocol 5
 
 
 class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding='bytes')
 
-    def find_class(self, module: str, name: str) -> _Name:
+    def find_class(self, module: str, name: str) -> _Function:
         if (module, name) not in _ALLOWED:
             raise RefusedPickle(
                 f'it wants to import {module}.{name}, which no data needs; do not open '
                 'it with anything else'
             )
-        return _ALLOWED[module, name]()
+        return _Function(_ALLOWED[module, name])

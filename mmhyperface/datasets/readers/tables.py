@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from mmhyperface.utils.errors import UserError
 
 from .text_lists import raw_lines
@@ -14,6 +16,7 @@ _DELIMITERS = {'.csv': ',', '.tsv': '\t'}
 _PARQUET = ('.parquet', '.pq')
 ENDINGS = (*_DELIMITERS, *_PARQUET)
 _BREAKS = re.compile('[\0\r\n]')
+_INTEGER = re.compile(r'\s*[+-]?[0-9]{1,18}\s*')
 
 
 def is_table(path: str) -> bool:
@@ -70,27 +73,79 @@ def text_of(value: Any, source: str) -> str:
     raise UserError(f'{source} {problem}')
 
 
+def read_integers(path: str, count: int, expected: str) -> tuple[np.ndarray, list[int]]:
+    """The first columns of a CSV file below a header line, and the line of each row.
+
+    Args:
+        path: of the table, whatever its header calls these columns.
+        count: how many columns.
+        expected: a line in words, for errors.
+
+    Returns:
+        int64 [N, count], and N numbers of lines, counted from 1.
+
+    Raises:
+        UserError: with file and line: a table that cannot be read, without a header or
+            a row, other values than integers, or a last line that is cut off.
+    """
+    rows: list[list[int]] = []
+    lines: list[int] = []
+    header: list[str] | None = None
+    for line, fields in _csv_rows(path, 'Check the path', ','):
+        source = f'{path}:{line}'
+        told = ','.join(fields).strip()[:200]
+        integers = all(map(_INTEGER.fullmatch, fields[:count]))
+        integers = integers and len(fields) >= count
+        if header is None:
+            if integers:
+                raise UserError(
+                    f'{source}: expected a header line above {expected}, got {told!r}'
+                )
+            header = fields
+        elif not integers:
+            raise UserError(f'{source}: expected {expected}, got {told!r}')
+        else:
+            rows.append([int(field) for field in fields[:count]])
+            lines.append(line)
+    if not rows or header is None:
+        raise UserError(f'{path}: has no line; expected {expected}')
+    if len(fields) < len(header):
+        # Where the fields that are read are there, a cut line would pass.
+        raise UserError(
+            f'{source}: the last line has fewer fields than the header, got {told!r}: '
+            'the file is cut off'
+        )
+    return np.array(rows, np.int64), lines
+
+
 def _text_rows(
     path: str, columns: Sequence[str], advice: str, told: str, delimiter: str
 ) -> Iterator[tuple[int, list[str]]]:
+    rows = _csv_rows(path, advice, delimiter)
+    _, header = next(rows, (1, []))
+    told = f'{told}. Fields are separated by {delimiter!r}'
+    at = _find_columns(path, columns, header, told)
+    for line, fields in rows:
+        if len(fields) != len(header):
+            raise UserError(
+                f'{path}:{line}: expected {len(header)} fields as in the header, got '
+                f'{len(fields)}'
+            )
+        yield line, [fields[place] for place in at]
+
+
+def _csv_rows(
+    path: str, advice: str, delimiter: str
+) -> Iterator[tuple[int, list[str]]]:
+    """(last line, fields) of each row that is not blank, the header among them."""
     lines = (line for _, line in raw_lines(path, advice))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     line = 0
     try:
-        header = next(reader, [])
-        line = reader.line_num
-        told = f'{told}. Fields are separated by {delimiter!r}'
-        at = _find_columns(path, columns, header, told)
         for fields in reader:
             line = reader.line_num
-            if not fields:
-                continue
-            if len(fields) != len(header):
-                raise UserError(
-                    f'{path}:{line}: expected {len(header)} fields as in the header, '
-                    f'got {len(fields)}'
-                )
-            yield line, [fields[place] for place in at]
+            if fields:
+                yield line, fields
     except csv.Error as error:
         raise UserError(
             f'{path}:{line + 1}: {error}. Fields are quoted with ", lines end with LF '

@@ -33,38 +33,30 @@ UNIT = 0.335
 # Of the relief; zero is what only the background covers.
 NEUTRAL_SHADE = 128
 
-SKIN_TONES = (  # RGB, from light to dark
-    (242, 212, 192),
-    (232, 194, 164),
-    (222, 174, 134),
-    (190, 138, 98),
-    (142, 94, 62),
-    (92, 60, 42),
+
+def _bgr(*colours: str) -> Array:
+    """Colours in hexadecimal RGB, [n, 3]; [3] of a single one."""
+    return np.array([[*bytes.fromhex(c)][::-1] for c in colours], np.float64).squeeze()
+
+
+# From light to dark.
+SKIN = _bgr('f2d4c0', 'e8c2a4', 'deae86', 'be8a62', '8e5e3e', '5c3c2a')
+HAIR = _bgr(
+    '1e1a1a',
+    '3e2a20',
+    '62402a',
+    '8e6842',
+    '803622',
+    'b85c2c',
+    'd6b070',
+    'ecd8ac',
+    '96969a',
+    'dedcd8',
 )
-HAIR_COLOURS = (  # RGB
-    (30, 26, 26),
-    (62, 42, 32),
-    (98, 64, 42),
-    (142, 104, 66),
-    (128, 54, 34),
-    (184, 92, 44),
-    (214, 176, 112),
-    (236, 216, 172),
-    (150, 150, 154),
-    (222, 220, 216),
-)
-IRIS_COLOURS = (  # RGB
-    (52, 32, 22),
-    (104, 66, 36),
-    (122, 112, 56),
-    (74, 122, 74),
-    (74, 124, 176),
-    (122, 136, 148),
-)
-LIP_RED = (176, 62, 74)
-TEETH = (238, 234, 226)
-MOUTH_INSIDE = (70, 26, 28)
-MASK_RGB = ((150, 200, 226), (236, 236, 238), (44, 44, 50), (176, 206, 180))
+IRIS = _bgr('342016', '684224', '7a7038', '4a7a4a', '4a7cb0', '7a8894')
+MASKS = _bgr('96c8e2', 'ececee', '2c2c32', 'b0ceb4')
+LIP, TOOTH, THROAT = map(_bgr, ('b03e4a', 'eeeae2', '461a1c'))
+SCLERA, DARK = map(_bgr, ('ece8e4', '181212'))
 
 
 class HairStyle(NamedTuple):
@@ -267,14 +259,6 @@ class Part(NamedTuple):
     width: float = 0.0
 
 
-def _bgr(rgb: Any) -> Array:
-    return np.array(rgb, np.float64)[..., ::-1].copy()
-
-
-SKIN, HAIR, IRIS, MASKS = map(_bgr, (SKIN_TONES, HAIR_COLOURS, IRIS_COLOURS, MASK_RGB))
-LIP, TOOTH, THROAT = map(_bgr, (LIP_RED, TEETH, MOUTH_INSIDE))
-SCLERA, DARK = _bgr((236, 232, 228)), _bgr((24, 18, 18))
-
 # Along an eye, a brow or a mouth, and what every face needs of it.
 T = np.linspace(-1, 1, 9)
 ARCH = 1 - T**2
@@ -315,6 +299,11 @@ def _between(palette: Array, position: float) -> Array:
     """A colour between two neighbours of a palette; position in [0, 1)."""
     whole, part = divmod(position * (len(palette) - 1), 1)
     return palette[int(whole)] * (1 - part) + palette[int(whole) + 1] * part
+
+
+def _points(*points: tuple[float, float, float]) -> Array:
+    """[n, 3] of the head's frame."""
+    return np.array(points)
 
 
 def _curve(x: Any, y: Any, depth: Any, count: int = len(T)) -> Array:
@@ -402,19 +391,17 @@ class Face:
         """[18, 3] control points, clockwise from the crown."""
         i = self.i
         w, length = i.face_width, i.face_length + 0.5 * self.mouth_open
-        right = np.array(
-            (
-                (0, -1.08, 0),
-                (0.62 * i.forehead * w, -0.96, 0),
-                (0.94 * i.forehead * w, -0.62, 0),
-                (0.5 * (1 + i.forehead) * w, -0.25, 0),
-                (w, 0.05, 0),
-                ((0.4 + 0.6 * i.jaw) * w, 0.40 * length, 0),
-                (i.jaw * w, 0.62 * length, 0),
-                (0.53 * (i.jaw + i.chin) * w, 0.86 * length, 0),
-                (0.80 * i.chin * w, 0.98 * length, 0),
-                (0, length, 0),
-            )
+        right = _points(
+            (0, -1.08, 0),
+            (0.62 * i.forehead * w, -0.96, 0),
+            (0.94 * i.forehead * w, -0.62, 0),
+            (0.5 * (1 + i.forehead) * w, -0.25, 0),
+            (w, 0.05, 0),
+            ((0.4 + 0.6 * i.jaw) * w, 0.40 * length, 0),
+            (i.jaw * w, 0.62 * length, 0),
+            (0.53 * (i.jaw + i.chin) * w, 0.86 * length, 0),
+            (0.80 * i.chin * w, 0.98 * length, 0),
+            (0, length, 0),
         )
         return _symmetric(right)
 
@@ -442,15 +429,13 @@ class Face:
             return
         top = self._over_the_head(grow, style.curl)
         x = (self.i.face_width + grow) * (1 + style.flare)
-        ends = np.array(
-            (
-                (x, 0.6 * bottom, 0),
-                (0.96 * x, 0.84 * bottom, 0),
-                (0.8 * x, bottom, 0),
-                (-0.8 * x, bottom, 0),
-                (-0.96 * x, 0.84 * bottom, 0),
-                (-x, 0.6 * bottom, 0),
-            )
+        ends = _points(
+            (x, 0.6 * bottom, 0),
+            (0.96 * x, 0.84 * bottom, 0),
+            (0.8 * x, bottom, 0),
+            (-0.8 * x, bottom, 0),
+            (-0.96 * x, 0.84 * bottom, 0),
+            (-x, 0.6 * bottom, 0),
         )
         behind = np.concatenate([top, ends]) - (0, 0, 0.25)
         yield Part(behind[None], self.hair * 0.78, NEUTRAL_SHADE)
@@ -460,24 +445,20 @@ class Face:
         half = i.neck * i.face_width
         base = i.face_length + 0.14
         clothes = np.array((n.clothes_b, n.clothes_g, n.clothes_r))
-        shoulders = np.array(
-            (
-                (0, base + 0.12, -0.1),
-                (half, base, -0.1),
-                (1.05, base + 0.16, -0.1),
-                (1.35, base + 0.34, -0.1),
-                (1.5, 2.6, -0.1),
-                (0, 2.6, -0.1),
-            )
+        shoulders = _points(
+            (0, base + 0.12, -0.1),
+            (half, base, -0.1),
+            (1.05, base + 0.16, -0.1),
+            (1.35, base + 0.34, -0.1),
+            (1.5, 2.6, -0.1),
+            (0, 2.6, -0.1),
         )
-        neck = np.array(
-            (
-                (0, 0.4, -0.1),
-                (half, 0.4, -0.1),
-                (half, base, -0.1),
-                (0.6 * half, base + 0.12, -0.1),
-                (0, base + 0.2, -0.1),
-            )
+        neck = _points(
+            (0, 0.4, -0.1),
+            (half, 0.4, -0.1),
+            (half, base, -0.1),
+            (0.6 * half, base + 0.12, -0.1),
+            (0, base + 0.2, -0.1),
         )
         clothes = np.minimum(np.maximum(clothes, 4), 250)
         yield Part(_symmetric(shoulders)[None], clothes, NEUTRAL_SHADE)
@@ -515,13 +496,11 @@ class Face:
     def _wrinkles(self) -> Iterator[Part]:
         i = self.i
         top, height = self.nose_y - 0.03, self.mouth_y - self.nose_y
-        fold = np.array(
-            (
-                (i.nose_width + 0.02, top, 0.55),
-                (i.nose_width + 0.09, top + 0.4 * height, 0.55),
-                (i.nose_width + 0.15, top + 0.8 * height, 0.55),
-                (i.nose_width + 0.16, top + height, 0.55),
-            )
+        fold = _points(
+            (i.nose_width + 0.02, top, 0.55),
+            (i.nose_width + 0.09, top + 0.4 * height, 0.55),
+            (i.nose_width + 0.15, top + 0.8 * height, 0.55),
+            (i.nose_width + 0.16, top + height, 0.55),
         )
         depth = 12 + 40 * max(i.age - 0.4, 0) + 14 * max(self.n.smile, 0)
         yield Part(_pair(fold[None]), shade=NEUTRAL_SHADE - depth, width=0.05)
@@ -552,13 +531,11 @@ class Face:
             yield Part(_oval(0, y, 0.68 * width, 0.88 * tall, 0.45), colour)
         elif kind != MOUSTACHE_ONLY:
             w = i.face_width
-            cheek = np.array(
-                (
-                    (-0.93 * w, 0.05, 0),
-                    (-0.80 * w, 0.28, 0.1),
-                    (-1.3 * width, m - 0.08, 0.3),
-                    (0, self.nose_y + 0.06, 0.5),
-                )
+            cheek = _points(
+                (-0.93 * w, 0.05, 0),
+                (-0.80 * w, 0.28, 0.1),
+                (-1.3 * width, m - 0.08, 0.3),
+                (0, self.nose_y + 0.06, 0.5),
             )
             jaw = self.outline[5:14] * (0.98, 0.99, 1)
             area = np.concatenate([jaw, cheek, cheek[-2::-1] * MIRROR])[None]
@@ -570,14 +547,12 @@ class Face:
 
     def _nose(self) -> Iterator[Part]:
         i, y = self.i, self.nose_y
-        wall = np.array(
-            (
-                (0.8 * i.nose_bridge, i.eye_height - 0.08, 0.5),
-                (i.nose_bridge, y - 0.14, 0.62),
-                (i.nose_width, y - 0.02, 0.56),
-                (0.3 * i.nose_bridge, y - 0.06, 0.8),
-                (0.3 * i.nose_width, i.eye_height - 0.1, 0.56),
-            )
+        wall = _points(
+            (0.8 * i.nose_bridge, i.eye_height - 0.08, 0.5),
+            (i.nose_bridge, y - 0.14, 0.62),
+            (i.nose_width, y - 0.02, 0.56),
+            (0.3 * i.nose_bridge, y - 0.06, 0.8),
+            (0.3 * i.nose_width, i.eye_height - 0.1, 0.56),
         )[None]
         depth = 46 * i.nose_relief
         for points, facing in ((wall * MIRROR, -self.side), (wall, self.side)):
@@ -585,13 +560,11 @@ class Face:
         under = _band(0.9 * i.nose_width * T, y + 0.02 + 0 * T, y + 0.09 * ARCH, 0.6)
         yield Part(under, shade=86)
         yield Part(_oval(0.03 * self.side, y - 0.07, 0.05, 0.06, 0.82), shade=158)
-        wing = np.array(
-            (
-                (0.86 * i.nose_width, y - 0.10, 0.6),
-                (1.02 * i.nose_width, y - 0.03, 0.6),
-                (0.98 * i.nose_width, y + 0.03, 0.6),
-                (0.62 * i.nose_width, y + 0.035, 0.6),
-            )
+        wing = _points(
+            (0.86 * i.nose_width, y - 0.10, 0.6),
+            (1.02 * i.nose_width, y - 0.03, 0.6),
+            (0.98 * i.nose_width, y + 0.03, 0.6),
+            (0.62 * i.nose_width, y + 0.035, 0.6),
         )[None]
         yield Part(_pair(wing), self.skin * 0.7, width=0.02)
         w = i.nose_width
@@ -718,7 +691,7 @@ class Face:
         )
         lens += (i.eye_spacing + 0.01, i.eye_height + 0.02, 0.62)
         rims = _pair(lens[None])
-        frame = tone * _bgr((130, 90, 70)) + 12
+        frame = tone * _bgr('825a46') + 12
         if n.glasses > SUNGLASSES_ABOVE:
             yield Part(rims, frame * 0.5, NEUTRAL_SHADE)
         yield Part(np.concatenate([rims, rims[:, :1]], axis=1), frame, width=0.03)
@@ -739,14 +712,12 @@ class Face:
     def _mask(self) -> Iterator[Part]:
         w, y = self.i.face_width, self.nose_y
         colour = MASKS[int(self.n.occluder_colour % 1 * len(MASKS))]
-        top = np.array(
-            (
-                (-w, 0.22, 0),
-                (-0.35, y - 0.16, 0.55),
-                (0, y - 0.24, 0.75),
-                (0.35, y - 0.16, 0.55),
-                (w, 0.22, 0),
-            )
+        top = _points(
+            (-w, 0.22, 0),
+            (-0.35, y - 0.16, 0.55),
+            (0, y - 0.24, 0.75),
+            (0.35, y - 0.16, 0.55),
+            (w, 0.22, 0),
         )
         jaw = self.outline[5:14] * (1, 1.02, 1)
         yield Part(np.concatenate([jaw, top])[None], colour, NEUTRAL_SHADE)
@@ -771,7 +742,7 @@ class Face:
     def _bar(self) -> Iterator[Part]:
         bar = np.array(((-3, -0.13, 0), (3, -0.13, 0), (3, 0.13, 0), (-3, 0.13, 0)))
         tone = _unit(self.n.occluder_colour)
-        colour = _bgr((40 + 170 * tone, 70 + 110 * tone, 150 - 60 * tone))
+        colour = np.array((150 - 60 * tone, 70 + 110 * tone, 40 + 170 * tone))
         yield Part(self._placed(bar), colour, NEUTRAL_SHADE)
 
 

@@ -5,7 +5,7 @@ many identities or pictures a data set has, nor of order, process or worker.
 """
 
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class SyntheticFaceBase(FaceDataset):
             ('seed', 0),
             ('first_identity', 0),
         ):
-            self._require_integer(name, lowest)
+            self._check_integer(name, lowest, np.inf)
         if not difficulty >= 0:
             raise self._error(
                 f'difficulty={difficulty} is not a number ≥ 0; set '
@@ -98,15 +98,11 @@ class SyntheticFaceBase(FaceDataset):
     def load_data_list(self) -> Sequence[int] | np.ndarray:
         return range(self.num_identities * self.images_per_identity)
 
-    def get_data_info(self, idx: SupportsIndex) -> dict:
-        """
-        Returns:
-            dict: img (uint8 [H, W, 3], BGR), img_shape, ori_shape, gt_label (in
-            [0, num_identities)) and sample_idx.
-        """
-        idx = self._checked(idx)
-        number = int(self.data_list[idx])
-        person, index = divmod(number, self.images_per_identity)
+    def get_data_info(self, idx: int) -> dict:
+        """``img`` (uint8 [H, W, 3], BGR), ``img_shape``, ``ori_shape``, ``gt_label``
+        (in [0, num_identities)) and ``sample_idx``."""
+        idx = self._number(idx)
+        person, index = self._person_and_index(idx)
         image = self._image(person, index)
         return dict(
             img=image,
@@ -131,8 +127,7 @@ class SyntheticFaceBase(FaceDataset):
         return image
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        number = int(self.data_list[self._checked(idx)])
-        return [self._label(*divmod(number, self.images_per_identity))]
+        return [self._label(*self._person_and_index(self._number(idx)))]
 
     def get_gt_labels(self) -> np.ndarray:
         return np.array([self.get_cat_ids(idx)[0] for idx in range(len(self))])
@@ -140,24 +135,8 @@ class SyntheticFaceBase(FaceDataset):
     def _label(self, person: int, index: int) -> int:
         return person
 
-    def _checked(self, idx: SupportsIndex) -> int:
-        if not self._fully_initialized:
-            self.full_init()
-        position = idx.__index__()
-        if not 0 <= position < len(self.data_list):
-            raise IndexError(
-                f'{type(self).__name__}: image {position} of {len(self.data_list)}'
-            )
-        return position
-
-    def _require_integer(self, name: str, lowest: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int | np.integer) or value < lowest:
-            raise self._error(
-                f'{name}={value!r} is not an integer ≥ {lowest}; set '
-                f'{self._option(name)}'
-            )
-        setattr(self, name, int(value))
+    def _person_and_index(self, idx: int) -> tuple[int, int]:
+        return divmod(int(self.data_list[idx]), self.images_per_identity)
 
 
 @DATASETS.register_module()
@@ -246,8 +225,8 @@ class SyntheticFacePairs(SyntheticFaceBase):
     ) -> None:
         self.num_pairs = num_pairs
         self.folds = folds
-        self._require_integer('folds', 1)
-        self._require_integer('num_pairs', 2 * self.folds)
+        self._check_integer('folds', 1, np.inf)
+        self._check_integer('num_pairs', 2 * self.folds, np.inf)
         if self.num_pairs % 2:
             raise self._error(
                 f'num_pairs={num_pairs} is odd, and half of the pairs are of the same '
@@ -268,12 +247,12 @@ class SyntheticFacePairs(SyntheticFaceBase):
         set_pairs(
             self,
             name,
-            len(numbers),
-            index_a,
-            index_b,
+            source=type(self).__name__,
+            num_images=len(numbers),
+            index_a=index_a,
+            index_b=index_b,
             same=np.arange(self.num_pairs) < half,
             folds=np.arange(self.num_pairs) % half % self.folds,
-            source=type(self).__name__,
             identities=numbers // images_per_identity,
         )
         if not lazy_init:

@@ -116,7 +116,9 @@ class FacePairs(FaceDataset):
             prefix = '' if self.own_images else prefix
         full_paths = [os.path.join(prefix, path) for path in images]
         if self.check_files:
-            self._check(full_paths, first_places)
+            extension = self._option('extension')
+            lfw = f'; the images of an LFW list end with {extension}'
+            self._require_files(full_paths, first_places, lfw)
         same = np.array([same for _, same, *_ in pairs])
         self._check_pairs(pairs, index, same)
         set_pairs(
@@ -201,16 +203,6 @@ class FacePairs(FaceDataset):
             raise UserError(
                 f'{place}: {why}; take folds={self.folds} out of FacePairs: set '
                 f'{self._option("folds", "None")}'
-            )
-
-    def _check(self, paths: list[str], first_places: list[int | str]) -> None:
-        missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
-        if missing:
-            raise self._line_error(
-                first_places[missing[0]],
-                f"no image '{paths[missing[0]]:.300}'; {len(missing)} of {len(paths)} "
-                f'are missing. Paths start from {self._option("data_prefix")}; the '
-                f'images of an LFW list end with {self._option("extension")}',
             )
 
     def _check_pairs(
@@ -304,10 +296,6 @@ class FacePairs(FaceDataset):
             for name, n in zip(names, numbers, strict=True)
         )
         return number, same, path_a, path_b
-
-    def _line_error(self, place: int | str, message: str) -> UserError:
-        between = ':' if isinstance(place, int) else '/'
-        return UserError(f'{self.ann_file}{between}{place}: {message}')
 
 
 def _label_text(value: Any) -> str:

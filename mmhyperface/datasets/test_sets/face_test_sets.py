@@ -1,6 +1,5 @@
 """Several test sets behind one loader."""
 
-import bisect
 import copy
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mmhyperface.datasets.face_dataset import building, option
+from mmhyperface.datasets.wrappers import Joined
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
 
@@ -17,11 +17,11 @@ from .pair_sets import join_identities
 
 
 @DATASETS.register_module()
-class FaceTestSets(Dataset):
+class FaceTestSets(Joined):
     """Puts test sets one after the other, so that one loader serves them all.
 
     Any mmengine data set with ``metainfo['test_sets']`` (see
-    :mod:`.entries`) can be put together; each keeps its own
+    :mod:`.test_sets`) can be put together; each keeps its own
     pipeline. ``sample_idx`` of an item is its index here, and ``offset`` of a test set
     is where its images begin here.
 
@@ -42,21 +42,18 @@ class FaceTestSets(Dataset):
         datasets: Sequence[dict | Dataset],
         combined: str | dict[str, Sequence[str]] | None = None,
     ) -> None:
-        self.datasets: list[Any] = [
-            _built(number, dataset) for number, dataset in enumerate(datasets)
-        ]
-        if not self.datasets:
+        built = [_built(number, dataset) for number, dataset in enumerate(datasets)]
+        if not built:
             raise UserError(
                 'FaceTestSets: datasets is empty; list at least one in '
                 + option('datasets', 'test_dataloader')
             )
-        self._starts = [0]
+        named = [_test_sets_of(dataset) for dataset in built]
+        super().__init__(built, {})
         self._test_sets: dict[str, dict] = {}
-        for dataset in self.datasets:
-            for name, test_set in _test_sets_of(dataset).items():
-                offset = test_set['offset'] + self._starts[-1]
-                self._add(name, {**test_set, 'offset': offset})
-            self._starts.append(self._starts[-1] + len(dataset))
+        for start, of_one in zip(self._starts, named, strict=False):
+            for name, test_set in of_one.items():
+                self._add(name, {**test_set, 'offset': test_set['offset'] + start})
         if isinstance(combined, str):
             combined = {combined: list(self._test_sets)}
         for name, parts in (combined or {}).items():
@@ -105,24 +102,9 @@ class FaceTestSets(Dataset):
     def metainfo(self) -> dict:
         return dict(test_sets=copy.deepcopy(self._test_sets))
 
-    def __len__(self) -> int:
-        return self._starts[-1]
-
-    def _locate(self, idx: int) -> tuple[Any, int]:
-        """The data set that holds item `idx`, and its index there."""
-        which = bisect.bisect_right(self._starts, idx) - 1
-        return self.datasets[which], idx - self._starts[which]
-
-    def get_data_info(self, idx: int) -> dict:
-        if not -len(self) <= idx < len(self):
-            raise IndexError(f'item {idx} of {len(self)}')
-        idx %= len(self)
-        dataset, local = self._locate(idx)
-        return {**dataset.get_data_info(local), 'sample_idx': idx}
-
     def __getitem__(self, idx: int) -> Any:
-        info = self.get_data_info(idx)
-        return self._locate(info['sample_idx'])[0].pipeline(info)
+        which, _ = self._locate(idx)
+        return self.datasets[which].pipeline(self.get_data_info(idx))
 
 
 @DATASETS.register_module()

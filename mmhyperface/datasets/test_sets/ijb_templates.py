@@ -11,9 +11,6 @@ from mmhyperface.datasets.readers.ijb_meta import read_ijb_meta
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.choices import PROTOCOLS
 
-from .entries import set_test_set
-from .template_sets import template_test_set
-
 
 @DATASETS.register_module()
 class IJBTemplates(FaceDataset):
@@ -64,7 +61,7 @@ class IJBTemplates(FaceDataset):
             **kwargs,
         )
 
-    def _find_images(self) -> None:
+    def load_data_list(self) -> range:
         # Before the meta files, which take seconds.
         found = self._files() if self.check_files else None
         meta = read_ijb_meta(
@@ -76,10 +73,8 @@ class IJBTemplates(FaceDataset):
         if found is not None:
             self._check(meta.names, found)
         self._names, self._landmarks = meta.names, meta.landmarks
-        test_set = template_test_set(
-            meta.template_ids, meta.media_ids, meta.detector_scores, meta.protocol
-        )
-        set_test_set(self, self.name, test_set, self.ann_file, 'templates')
+        self._set_test_set(self.name, meta.test_set(), self.ann_file, 'templates')
+        return range(len(meta.names))
 
     def _files(self) -> set[bytes]:
         try:
@@ -99,16 +94,9 @@ class IJBTemplates(FaceDataset):
                 f'. Set {self._option("data_prefix")}'
             )
 
-    def __len__(self) -> int:
-        self.full_init()
-        return len(self._names)
-
     def get_data_info(self, idx: int) -> dict:
-        """
-        Returns:
-            dict: img_path, landmarks (float32 [5, 2], (x, y) in the image's pixels)
-            and sample_idx.
-        """
+        """``img_path``, ``sample_idx`` and ``landmarks``, float32 [5, 2], (x, y) in
+        the image's pixels."""
         idx = self._number(idx)
         name = self._names[idx].decode()
         return dict(

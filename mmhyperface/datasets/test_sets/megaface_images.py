@@ -1,7 +1,7 @@
 """MegaFace: probes of FaceScrub and up to a million distractors.
 
 A data set tells a metric of them in ``metainfo['test_sets']``, a dict from the name of
-a set (see :mod:`.entries`) to ::
+a set (see :mod:`.test_sets`) to ::
 
     dict(kind='megaface',
          offset=0,               # sample_idx of image 0 of this set
@@ -14,14 +14,8 @@ import os
 from typing import Any
 
 from mmhyperface.datasets.face_dataset import FaceDataset
-from mmhyperface.datasets.readers.megaface_lists import (
-    MegaFaceLists,
-    read_megaface_lists,
-    single_probes,
-)
+from mmhyperface.datasets.readers.megaface_lists import read_megaface_lists
 from mmhyperface.registry import DATASETS
-
-from .entries import set_test_set
 
 
 @DATASETS.register_module()
@@ -83,7 +77,7 @@ class MegaFaceImages(FaceDataset):
         kwargs['serialize_data'] = False
         super().__init__(data_root=data_root, **kwargs)
 
-    def _find_images(self) -> None:
+    def load_data_list(self) -> range:
         lists = read_megaface_lists(
             self.data_root, advice=f'Set {self._option("data_root")}', **self.lists
         )
@@ -93,17 +87,16 @@ class MegaFaceImages(FaceDataset):
                 self.prefixes, (lists.probes, lists.distractors), strict=True
             )
         ]
-        single = single_probes(lists)
+        single = lists.single_probes()
         if single:
             self._warn(
                 f'{len(single)} identities have one image that is not noise, and so no '
                 f'mate to look for: {", ".join(single[:5])}'
             )
-        self._length = len(lists.subjects)
         if self.check_files:
             self._check()
-        test_set = megaface_test_set(lists)
-        set_test_set(self, self.name, test_set, self.data_root, 'probes')
+        self._set_test_set(self.name, lists.test_set(), self.data_root, 'probes')
+        return range(len(lists.subjects))
 
     def _check(self) -> None:
         for folder, paths in self._parts:
@@ -116,31 +109,12 @@ class MegaFaceImages(FaceDataset):
                     f'{self._option("data_root")}'
                 )
 
-    def __len__(self) -> int:
-        self.full_init()
-        return self._length
-
     def get_data_info(self, idx: int) -> dict:
-        """
-        Returns:
-            dict: img_path and sample_idx.
-        """
-        idx = self._number(idx)
+        """``img_path`` and ``sample_idx`` of an image."""
+        place = idx = self._number(idx)
         folder, paths = self._parts[0]
-        place = idx
         if idx >= len(paths):
             place -= len(paths)
             folder, paths = self._parts[1]
         path = os.path.join(folder, paths[place].decode())
         return dict(img_path=path, sample_idx=idx)
-
-
-def megaface_test_set(lists: MegaFaceLists) -> dict[str, Any]:
-    """The entry of a set whose images are all items of one data set."""
-    return dict(
-        kind='megaface',
-        offset=0,
-        num_images=len(lists.subjects),
-        subjects=lists.subjects,
-        noisy=lists.noisy,
-    )

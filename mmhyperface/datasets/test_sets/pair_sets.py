@@ -1,7 +1,7 @@
 """What the test sets made of pairs have in common.
 
 A data set tells a metric of them in ``metainfo['test_sets']``, a dict from the name of
-a set (see :mod:`.entries`) to ::
+a set (see :mod:`.test_sets`) to ::
 
     dict(kind='pairs',
          offset=0,         # sample_idx of image 0 of this set
@@ -25,31 +25,22 @@ import numpy as np
 from mmhyperface.datasets.face_dataset import FaceDataset
 from mmhyperface.utils.errors import UserError
 
-from .entries import set_test_set
 
-
-def set_pairs(
-    dataset: FaceDataset,
-    name: str,
-    num_images: int,
-    index_a: np.ndarray,
-    index_b: np.ndarray,
-    same: np.ndarray,
-    folds: np.ndarray | None,
-    source: str,
-    identities: np.ndarray | None = None,
-) -> None:
+def set_pairs(dataset: FaceDataset, name: str, source: str, **parts: Any) -> None:
     """Checks one set of pairs and makes it the test set of `dataset`.
 
+    Args:
+        dataset: whose images those of the pairs are.
+        name: of the set, in reports.
+        source: where the pairs come from, for errors.
+        **parts: see :func:`pair_test_set`.
+
     Raises:
-        UserError: see :func:`pair_test_set`; `indices` or `on_error` that would tear
-            the pairs apart.
+        UserError: see there; `indices` or `on_error` that would tear the pairs apart.
     """
     no_folds = dataset._option('folds', 'None')
-    test_set = pair_test_set(
-        num_images, index_a, index_b, same, folds, source, identities, no_folds
-    )
-    set_test_set(dataset, name, test_set, source, 'pairs')
+    test_set = pair_test_set(source=source, no_folds=no_folds, **parts)
+    dataset._set_test_set(name, test_set, source, 'pairs')
 
 
 def pair_test_set(

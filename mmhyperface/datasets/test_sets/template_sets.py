@@ -2,7 +2,7 @@
 
 A template is all that is known of a person at one occasion: some images, some of them
 frames of one video, which is one medium. A data set tells a metric of them in
-``metainfo['test_sets']``, a dict from the name of a set (see :mod:`.entries`) to ::
+``metainfo['test_sets']``, a dict from the name of a set (see :mod:`.test_sets`) to ::
 
     dict(kind='templates',
          offset=0,                    # sample_idx of image 0 of this set
@@ -15,7 +15,7 @@ frames of one video, which is one medium. A data set tells a metric of them in
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,24 +54,6 @@ class TemplateProtocols:
 
     def __deepcopy__(self, memo: dict) -> 'TemplateProtocols':
         return self
-
-
-def template_test_set(
-    template_ids: Ints,
-    media_ids: Ints,
-    detector_scores: np.ndarray,
-    protocol: TemplateProtocols,
-) -> dict[str, Any]:
-    """The entry of a set whose images are all items of one data set."""
-    return dict(
-        kind='templates',
-        offset=0,
-        num_images=len(template_ids),
-        template_ids=template_ids,
-        media_ids=media_ids,
-        detector_scores=detector_scores,
-        protocol=protocol,
-    )
 
 
 def subjects_of_templates(

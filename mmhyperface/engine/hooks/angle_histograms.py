@@ -1,21 +1,21 @@
 """Histograms of angles and feature norms, as pictures for a visualizer."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+
+from mmhyperface.utils.figures import COLORS, finish, new_figure
 
 BINS = 90
 DEGREES = (0.0, 180.0)
 # Norms beyond these quantiles are drawn in the outermost bins.
 SHOWN = (0.001, 0.999)
-SIZE, DPI = (6.4, 4.2), 110  # inches
-OWN, NEAREST, NORMS = '#0072B2', '#D55E00', '#009E73'
-GRID_COLOR = '0.9'
+OWN, NEAREST, NORMS, *_ = COLORS
 LINE = 0.82  # of the height; the legend is above
 
 Floats = npt.NDArray[np.floating]
@@ -50,19 +50,18 @@ def draw_norms(norms: Floats, title: str) -> Figure:
 
 def as_image(figure: Figure) -> npt.NDArray[np.uint8]:
     """The drawn figure as RGB, uint8 [H, W, 3]."""
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = figure.canvas
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _new(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE, dpi=DPI, layout='constrained')
+    figure = new_figure(6.4, 4.2, dpi=110)
     ax = figure.subplots()
     ax.set_title(title, fontsize='medium')
     ax.set_ylabel('share of the samples')
     ax.yaxis.set_major_formatter(PercentFormatter(1, symbol=' %'))
-    ax.grid(True, color=GRID_COLOR)
-    ax.set_axisbelow(True)
+    finish(ax)
     return figure, ax
 
 

@@ -14,11 +14,11 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmhyperface.centres import gather_batch
-from mmhyperface.engine.hooks.angle_histograms import as_image, draw_angles, draw_norms
 from mmhyperface.models.heads import BatchGeometry, HypersphereHead
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
 
+from .angle_histograms import as_image, draw_angles, draw_norms
 from .model_parts import head_of
 
 QUANTILES = {'q05': 0.05, 'median': 0.5, 'q95': 0.95}
@@ -47,13 +47,7 @@ class Samples(NamedTuple):
     def finite(self) -> 'Samples':
         """Those of which all is finite."""
         good = np.isfinite(self.own + self.nearest + self.norm)
-        return Samples(
-            self.own[good],
-            self.nearest[good],
-            self.norm[good],
-            self.violating[good],
-            self.target[good],
-        )
+        return Samples._make(values[good] for values in self)
 
     def dead_centres(self) -> tuple[int, int]:
         """How many classes have no sample nearer to their centre than to another.
@@ -182,10 +176,12 @@ class AngleStatisticsHook(Hook):
         runner.logger.info(_line(figures))
         if draws:
             title = f'{len(samples.own):,} training samples up to iteration {step:,}'
-            angles = draw_angles(samples.own, samples.nearest, title)
-            runner.visualizer.add_image('angles', as_image(angles), step)
-            norms = draw_norms(samples.norm, title)
-            runner.visualizer.add_image('norms', as_image(norms), step)
+            pictures = {
+                'angles': draw_angles(samples.own, samples.nearest, title),
+                'norms': draw_norms(samples.norm, title),
+            }
+            for name, picture in pictures.items():
+                runner.visualizer.add_image(name, as_image(picture), step)
 
 
 def gather_samples(batches: list[BatchGeometry]) -> Samples:

@@ -8,8 +8,8 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import Runner
 
-from mmhyperface.centres.checkpoint import MODEL, write_text
 from mmhyperface.centres.shared_rows import from_main
+from mmhyperface.centres.storage import MODEL, write_text
 from mmhyperface.engine.runner import FaceRunner
 from mmhyperface.evaluation.metrics.base import not_finite_sets
 from mmhyperface.registry import HOOKS

@@ -19,11 +19,9 @@ class CompileHook(Hook):
 
     mmengine's ``compile=True`` compiles the whole training step, with its loop over
     log values and its optimizer. Here it is the backbone, where the time goes; the
-    names in its state dict stay as they are, and it works under DDP.
-
-    The graph is made for the shape of the training batches (``dynamic=False``): a
-    smaller last batch takes one more compilation. Validation, whose batches have
-    shapes of their own, runs uncompiled.
+    names in its state dict stay as they are, and it works under DDP. The graph is made
+    for the shape of the training batches: a smaller last batch takes one more
+    compilation. Validation, whose batches have shapes of their own, runs uncompiled.
 
     Args:
         backend: Of ``torch.compile``.
@@ -45,11 +43,7 @@ class CompileHook(Hook):
         mode: str | None = None,
         fallback: bool = False,
     ) -> None:
-        self.options: dict[str, Any] = {
-            'backend': backend,
-            'mode': mode,
-            'dynamic': False,
-        }
+        self.options: dict[str, Any] = dict(backend=backend, mode=mode, dynamic=False)
         self.fallback = fallback
         self.compiled = False
         self._call: Any = None

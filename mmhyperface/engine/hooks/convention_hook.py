@@ -13,10 +13,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmhyperface.centres.checkpoint import update_meta
+from mmhyperface.centres.storage import update_meta
 from mmhyperface.datasets.transforms import encoded_face
 from mmhyperface.evaluation.metrics import FaceVerification
-from mmhyperface.evaluation.results import VerificationResult
+from mmhyperface.evaluation.protocols import VerificationResult
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
 from mmhyperface.weights.convention import META_KEY, OperatingPoint, convention_of
@@ -30,11 +30,10 @@ FEW = 3
 class ConventionHook(Hook):
     """Lets checkpoints carry the convention of their network.
 
-    That is ``meta['convention']``, see :class:`.Convention`: how pixels come in, how
-    the mirror image is fused, what it was trained with, and the thresholds of its
-    examination. Those of the last validation belong to the weights that were
-    validated: they go into checkpoints of just these weights, also into one that was
-    saved before the validation, and not into later ones.
+    That is ``meta['convention']``, see :class:`.Convention`, with the thresholds of the
+    last validation. Those belong to the weights that were validated: they go into
+    checkpoints of just these weights, also into one that was saved before the
+    validation, and not into later ones.
 
     A config whose network has no convention (another recogniser, an input size that
     nothing tells) trains all the same; its checkpoints carry none, and the log says so.
@@ -87,12 +86,9 @@ class ConventionHook(Hook):
             convention = convention_of(runner.cfg)
         except UserError:
             return None
-        convention = dataclasses.replace(
-            convention,
-            operating_points=self.points,
-            image_sizes=self.sizes,
-        )
-        return convention.to_dict()
+        return dataclasses.replace(
+            convention, operating_points=self.points, image_sizes=self.sizes
+        ).to_dict()
 
 
 def image_sizes(dataset: Any) -> tuple[tuple[int, int], ...]:
@@ -101,18 +97,18 @@ def image_sizes(dataset: Any) -> tuple[tuple[int, int], ...]:
     None where they are more than FEW: crops have one size, or very few.
     """
     inner = [*getattr(dataset, 'datasets', ()), getattr(dataset, 'dataset', None)]
-    found: set[tuple[int, int]] = set()
+    sizes: set[tuple[int, int]] = set()
     if not hasattr(dataset, 'get_data_info'):
         for part in filter(None, inner):
-            found.update(image_sizes(part))
+            sizes.update(image_sizes(part))
     else:
         for number in np.linspace(0, len(dataset), SAMPLE, endpoint=False, dtype=int):
             # What is wrong with an image training will tell.
             with suppress(
                 OSError, UserError, LookupError, Image.DecompressionBombError
             ):
-                found.add(_size(dataset.get_data_info(int(number))))
-    return tuple(sorted(found)) if len(found) <= FEW else ()
+                sizes.add(_size(dataset.get_data_info(int(number))))
+    return tuple(sorted(sizes)) if len(sizes) <= FEW else ()
 
 
 def _size(info: dict) -> tuple[int, int]:

@@ -10,8 +10,8 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
 
-from mmhyperface.centres.checkpoint import write_text
 from mmhyperface.centres.shared_rows import from_main
+from mmhyperface.centres.storage import write_text
 from mmhyperface.engine.divergence import (
     ADVICE,
     CollapseSigns,
@@ -54,10 +54,10 @@ class Saved(NamedTuple):
 class DivergenceGuardHook(Hook):
     """Notices a loss that is NaN or infinite, and a network that has collapsed.
 
-    It says which iteration and which sample it was, with that sample's number in the
-    training set, its path where the data set knows one, label, loss, cosine to the own
-    centre and feature norm, and with the learning rate, the margin and (if gradients
-    are clipped) the norm of the gradient of that iteration. All ranks decide the same.
+    It says which iteration and which sample it was, with that sample's number, path,
+    label, loss, cosine to the own centre and feature norm, and with the learning rate,
+    the margin and (if gradients are clipped) the norm of the gradient. All ranks decide
+    the same.
 
     The device is asked every `interval` iterations only, and before whatever makes
     something last: a checkpoint is saved, or a validation begins that may choose one.
@@ -71,32 +71,31 @@ class DivergenceGuardHook(Hook):
       1 and a few hundred. At 1e-3 the 512 entries are where half precision begins to
       lose digits (6e-5), and it overflows at 65504; a norm of 0 has no direction.
     - The embeddings are alike: the mean cosine between two samples of the batch, from
-      the norm of their mean direction, exceeds `max_cosine`. Faces of different people
-      that are apart have a mean near 0. An untrained network's are alike too, so this
-      counts only once they have been apart.
+      the norm of their mean direction, exceeds `max_cosine`. Different people have a
+      mean near 0. Those of an untrained network are alike too, so this counts only
+      once they have been apart.
     - The loss rises above its running median over the last 50 times by more than
       `max_rise` times that median, or times the losses' median deviation from it if
       that is larger. Differences, for losses such as SFace's may be negative.
 
-    A validation whose embeddings are zero, NaN or infinite, or all alike, is judged
-    likewise. If weights or statistics of the network, or of its moving average, are not
-    finite, it is like a loss that is not. Else it is a sign that counts if it is there
-    in `patience` validations in a row: in the first iterations statistics of batch norm
-    lag behind, and a deep network may overflow.
+    A validation whose embeddings are zero, NaN or infinite, or all alike, is like a
+    loss that is not finite if weights or statistics of the network, or of its moving
+    average, are not; else it is a sign that counts in `patience` validations in a row:
+    in the first iterations statistics of batch norm lag behind, and a deep network may
+    overflow.
 
-    With ``action='rollback'`` the model, the optimizer with its loss scaler, and the
-    moving average are those of the last good checkpoint again. That is the newest one
-    of this run after which a loss has been looked at and was good, and in which all
-    is finite (only if there is none such, a newer one in which all is finite); if
-    going back to it did not help, the one before it. Later ones are not gone back to
-    any more, and what the signs are compared with is as it was then. If there is no
-    checkpoint yet, ``iter_N.pth`` is written before the first iteration. The learning
-    rate, that is all values that its schedulers go on from, is multiplied by
-    `lr_factor` for good, also in later checkpoints. The iteration, the schedules and
-    the data go on: the batches since the checkpoint are not repeated. It needs
-    :class:`FaceRunner`, and checkpoints on a local file system that all processes see:
-    enough of them (``max_keep_ckpts``) that one is older than `patience` looks. Nothing
-    removes ``iter_N.pth``.
+    With ``action='rollback'`` model, optimizer, loss scaler and moving average are
+    those of the last good checkpoint again: the newest of this run after which a loss
+    has been looked at and was good, and in which all is finite (only if there is none,
+    a newer one in which all is finite); if going back to it did not help, the one
+    before it. Later ones are not gone back to any more, and what the signs are compared
+    with is as it was then. If there is no checkpoint yet, ``iter_N.pth``, which nothing
+    removes, is written before the first iteration. The learning rate, that is all
+    values that its schedulers go on from, is multiplied by `lr_factor` for good, also
+    in later checkpoints. The iteration, the schedules and the data go on: the batches
+    since the checkpoint are not repeated. It needs :class:`FaceRunner`, and checkpoints
+    on a local file system that all processes see, enough of them (``max_keep_ckpts``)
+    that one is older than `patience` looks.
 
     ``--resume`` without a name takes the last good checkpoint, too, after a rollback or
     a stop.
@@ -129,16 +128,19 @@ class DivergenceGuardHook(Hook):
         lr_factor: float = 0.5,
         max_rollbacks: int = 3,
     ) -> None:
-        _require(action in ACTIONS, f'action must be one of {ACTIONS}, got {action!r}')
-        for name, value in (('interval', interval), ('patience', patience)):
-            _require(value >= 1, f'{name} must be at least 1, got {value}')
-        if norm_range is not None:
-            low, high = norm_range
-            _require(low < high, f'norm_range must ascend, got {low} and {high}')
-        _require(0 < lr_factor <= 1, f'lr_factor must be in (0, 1], got {lr_factor}')
-        _require(
-            max_rollbacks >= 0, f'max_rollbacks must not be negative: {max_rollbacks}'
-        )
+        low, high = norm_range or (0, 1)
+        for rule, good in {
+            f'action must be one of {ACTIONS}, got {action!r}': action in ACTIONS,
+            f'interval must be at least 1, got {interval}': interval >= 1,
+            f'patience must be at least 1, got {patience}': patience >= 1,
+            f'norm_range must ascend, got {low} and {high}': low < high,
+            f'lr_factor must be in (0, 1], got {lr_factor}': 0 < lr_factor <= 1,
+            f'max_rollbacks must not be negative: {max_rollbacks}': max_rollbacks >= 0,
+        }.items():
+            if not good:
+                raise UserError(
+                    f'DivergenceGuardHook (default_hooks.divergence_guard): {rule}'
+                )
         self.action = action
         self.interval = interval
         self.lr_factor = lr_factor
@@ -160,8 +162,8 @@ class DivergenceGuardHook(Hook):
         if self.action == 'rollback' and not isinstance(runner, FaceRunner):
             raise UserError(
                 "DivergenceGuardHook: default_hooks.divergence_guard.action='rollback' "
-                'needs '
-                f"runner_type='mmhyperface.FaceRunner', got {type(runner).__name__}"
+                "needs runner_type='mmhyperface.FaceRunner', got "
+                f'{type(runner).__name__}'
             )
         self.head = head_of(runner)
         self.sane = self.validated = runner.iter
@@ -270,17 +272,14 @@ class DivergenceGuardHook(Hook):
         )
         averages = [h.ema_model.module for h in runner.hooks if isinstance(h, EMAHook)]
         broken = not_finite_entry([bare_model(runner), *averages])
-        existing = self._existing()
         if broken is not None:
             what = f'{what}, and {broken} of the network is not finite'
             # A loss that is finite does not tell of the statistics.
-            earlier = [saved.path for saved in existing if saved.steps < runner.iter]
-            found = self._first_good(earlier)
-            self._act(runner, what, '', [] if found is None else [found])
+            good = self._first_good(self._existing(before=runner.iter))
+            self._act(runner, what, '', [] if good is None else [good])
         elif self.bad_validations >= self.signs.patience:
             what = f'{what}, {self.bad_validations} times in a row'
-            good = [saved.path for saved in existing if saved.steps <= self.validated]
-            self._act(runner, what, '', good)
+            self._act(runner, what, '', self._existing(before=self.validated + 1))
         else:
             runner.logger.warning(
                 f'DivergenceGuardHook: {what}, though all weights and statistics are '
@@ -294,19 +293,14 @@ class DivergenceGuardHook(Hook):
     def _blame(
         self, runner: Runner, what: str, step: Step, before: Step | None, since: int
     ) -> None:
-        """Stop or roll back for an iteration.
+        """Stop or roll back for an iteration, of which `before` is the one before.
 
-        Args:
-            what: What is wrong.
-            step: The iteration to tell about.
-            before: The one before it, if it is remembered.
-            since: The first iteration whose loss is not known to have been good.
+        `since` is the first iteration whose loss is not known to have been good.
         """
         blame = explain(step, before, runner.train_dataloader.dataset)
         # The loss of iteration k + 1 is that of the weights after k steps.
-        existing = self._existing()
-        good = [saved.path for saved in existing if saved.steps + 1 < since]
-        unsure = [saved.path for saved in existing if saved.steps + 1 == since]
+        good = self._existing(before=since - 1)
+        unsure = [path for path in self._existing(before=since) if path not in good]
         self._act(runner, f'{what} ({step.figures()})', blame, good, unsure)
 
     def _act(
@@ -336,13 +330,13 @@ class DivergenceGuardHook(Hook):
                 f'(default_hooks.divergence_guard.max_rollbacks={self.max_rollbacks}); '
                 f'{_resumable(good)}'
             )
-        found = self._first_good(sorted([*good, *unsure], key=self.tried.count))
-        if found is None:
+        path = self._first_good(sorted([*good, *unsure], key=self.tried.count))
+        if path is None:
             raise UserError(f'{text}. There is no good checkpoint to roll back to')
-        self._roll_back(runner, found)
-        _let_resume(runner, found)
+        self._roll_back(runner, path)
+        _let_resume(runner, path)
         runner.logger.warning(
-            f'{text}. Rolled back to {found}, {self.rollbacks} of at most '
+            f'{text}. Rolled back to {path}, {self.rollbacks} of at most '
             f'{self.max_rollbacks} times; the learning rate is multiplied by '
             f'{self.lr_factor:g} from now on'
         )
@@ -350,14 +344,18 @@ class DivergenceGuardHook(Hook):
     @staticmethod
     def _first_good(paths: Sequence[str]) -> str | None:
         """The first checkpoint in which all is finite; the same on all ranks."""
-        found = None
+        first = None
         if is_main_process():
-            found = next((path for path in paths if is_good(path)), None)
-        return from_main(found, is_distributed())
+            first = next(filter(is_good, paths), None)
+        return from_main(first, is_distributed())
 
-    def _existing(self) -> list[Saved]:
-        """Checkpoints that are still there, the newest first."""
-        return [saved for saved in reversed(self.saved) if Path(saved.path).exists()]
+    def _existing(self, before: int) -> list[str]:
+        """Checkpoints of fewer steps that are still there, the newest first."""
+        return [
+            saved.path
+            for saved in reversed(self.saved)
+            if saved.steps < before and Path(saved.path).exists()
+        ]
 
     def _roll_back(self, runner: Any, path: str) -> None:
         runner.restore(path)
@@ -375,15 +373,9 @@ class DivergenceGuardHook(Hook):
         if self.head is not None:
             self.head.last = None
         logged = runner.message_hub.log_scalars
-        for name in [name for name in logged if name.startswith('train/')]:
-            del logged[name]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(
-            f'DivergenceGuardHook (default_hooks.divergence_guard): {message}'
-        )
+        for name in list(logged):
+            if name.startswith('train/'):
+                del logged[name]
 
 
 def _savers(runner: Runner) -> list[CheckpointHook]:

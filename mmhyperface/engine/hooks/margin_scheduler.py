@@ -28,9 +28,7 @@ class MarginSchedulerHook(Hook):
     With ``policy='step'`` the margin is ``start + dm * n``, n being the number of
     milestones passed: SphereFace-R's schedule for features that are not or softly
     normalised (arXiv 2109.05565). With ``policy='linear'`` it goes from ``start``
-    at iteration ``begin`` to the loss's own margin at iteration ``end``. Where the
-    terms of other classes depend on the margin, the blocked and fused engines trace
-    the loss anew for each value of it, which takes longer than a small step.
+    at iteration ``begin`` to the loss's own margin at iteration ``end``.
 
     Args:
         policy: ``step`` or ``linear``.
@@ -53,24 +51,20 @@ class MarginSchedulerHook(Hook):
         end: int | None = None,
         param: str = 'm',
     ) -> None:
+        fault = ''
         if policy not in POLICIES:
-            raise UserError(
-                f'MarginSchedulerHook: policy must be one of {POLICIES}, got {policy!r}'
+            fault = f'policy must be one of {POLICIES}, got {policy!r}'
+        elif list(milestones) != sorted(milestones):
+            fault = f'milestones must ascend, got {list(milestones)}'
+        elif policy == 'linear' and (end is None or end <= begin):
+            fault = f'policy linear needs end > begin, got begin={begin}, end={end}'
+        elif policy == 'linear' and start is None:
+            fault = (
+                'policy linear needs start: 1 for a multiplicative margin, 0 for an '
+                'additive one'
             )
-        if list(milestones) != sorted(milestones):
-            raise UserError(
-                f'MarginSchedulerHook: milestones must ascend, got {list(milestones)}'
-            )
-        if policy == 'linear' and (end is None or end <= begin):
-            raise UserError(
-                'MarginSchedulerHook: policy linear needs end > begin, got '
-                f'begin={begin}, end={end}'
-            )
-        if policy == 'linear' and start is None:
-            raise UserError(
-                'MarginSchedulerHook: policy linear needs start: 1 for a '
-                'multiplicative margin, 0 for an additive one'
-            )
+        if fault:
+            raise UserError(f'MarginSchedulerHook: {fault}')
         self.policy = policy
         self.start = 1.0 if start is None else start
         self.milestones = list(milestones)

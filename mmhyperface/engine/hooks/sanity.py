@@ -17,10 +17,9 @@ from .model_parts import bare_model
 class ClassCountHook(Hook):
     """Compares the head's number of classes with the training set's.
 
-    Where mmpretrain's metrics of a classifier, such as ``mmpretrain.Accuracy``, are to
-    examine a :class:`.FaceRecognizer`, it lets that give the scores of the training
-    identities, which verification has no use for, if the images examined are of the
-    same identities.
+    It also lets a :class:`.FaceRecognizer` give the scores of the training identities
+    where mmpretrain's metrics of a classifier, such as ``mmpretrain.Accuracy``, are to
+    examine it, and the images examined are of the same identities.
 
     Raises:
         UserError: Before training, if the numbers differ; before training and before
@@ -30,12 +29,12 @@ class ClassCountHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         dataset = runner.train_dataloader.dataset
-        found, expected = _num_classes(dataset), _head_classes(runner)
-        if None not in (found, expected) and found != expected:
+        count, expected = _num_classes(dataset), _head_classes(runner)
+        if None not in (count, expected) and count != expected:
             raise UserError(
-                f'the training set ({type(dataset).__name__}) has {found} identities, '
+                f'the training set ({type(dataset).__name__}) has {count} identities, '
                 f'but model.head.num_classes is {expected}; pass --cfg-options '
-                f'model.head.num_classes={found}'
+                f'model.head.num_classes={count}'
             )
         if runner.val_loop is not None:  # what it would refuse after the training
             self._prepare(runner, runner.val_loop, 'val')
@@ -64,8 +63,8 @@ class ClassCountHook(Hook):
                 'training identities on each process; set model.head.sharded=False, '
                 'or examine by FaceVerification, which needs none'
             )
-        known, found = _head_classes(runner), _num_classes(dataset)
-        same = found in (None, known)
+        known, count = _head_classes(runner), _num_classes(dataset)
+        same = count in (None, known)
         # Not runner.train_loop, which would build the training of a mere test.
         if same and isinstance(getattr(runner, '_train_loop', None), BaseLoop):
             sets = runner.train_dataloader.dataset, dataset
@@ -75,7 +74,7 @@ class ClassCountHook(Hook):
             raise UserError(
                 f'{part}_evaluator: {metric} tells how often the right training '
                 f'identity is found, of which model.head has {known}, but the images '
-                f'of {part}_dataloader.dataset are of {found} others; give it images '
+                f'of {part}_dataloader.dataset are of {count} others; give it images '
                 'of the same identities, or examine by FaceVerification'
             )
 

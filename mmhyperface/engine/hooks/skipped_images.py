@@ -23,18 +23,20 @@ class SkippedImagesHook(Hook):
         dataset: Any = runner.train_dataloader.dataset
         if getattr(dataset, 'on_error', 'raise') != 'skip':
             return
-        found: dict[int, str] = {}
+        damaged: dict[int, str] = {}
         for of_rank in all_gather_object(dataset.skipped()):
-            found.update(of_rank)
+            damaged.update(of_rank)
         if not is_main_process():
             return
-        if not found:
+        if not damaged:
             runner.logger.info('no image was damaged')
             return
-        lines = [f'  {number}: {found[number]}' for number in sorted(found)[:MOST_TOLD]]
-        if len(found) > MOST_TOLD:
-            lines.append(f'  ... ({len(found)} in all)')
+        lines = [
+            f'  {number}: {damaged[number]}' for number in sorted(damaged)[:MOST_TOLD]
+        ]
+        if len(damaged) > MOST_TOLD:
+            lines.append(f'  ... ({len(damaged)} in all)')
         runner.logger.warning(
-            f'{len(found)} of {len(dataset)} images of the training set are damaged '
+            f'{len(damaged)} of {len(dataset)} images of the training set are damaged '
             'and were passed over:\n' + '\n'.join(lines)
         )

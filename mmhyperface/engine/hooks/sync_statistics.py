@@ -81,11 +81,11 @@ def _moving_norms(runner: Runner) -> list[str]:
         if group.get('initial_lr', group['lr']) == 0
         for parameter in group['params']
     }
-    found = []
+    still_moving = []
     for name, module in bare_model(runner).named_modules():
         if isinstance(module, _BatchNorm) and module.training and module.affine:
             weights = list(module.parameters())
             learns = any(p.requires_grad and id(p) not in still for p in weights)
             if not learns and any(id(p) in still for p in weights):
-                found.append(name)
-    return found
+                still_moving.append(name)
+    return still_moving

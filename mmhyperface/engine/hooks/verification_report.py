@@ -1,4 +1,4 @@
-"""What training has gained, with baselines beside it, and what a test has found."""
+"""What training has gained, with baselines beside it, and the report of a test."""
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
@@ -17,13 +17,13 @@ from mmengine.runner.amp import autocast
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmhyperface.evaluation.metrics import EmbeddingMetric, FaceVerification
+from mmhyperface.evaluation.protocols import Result, VerificationResult
 from mmhyperface.evaluation.report import (
     plot_verification,
     verification_table,
     write_report,
     write_verification_json,
 )
-from mmhyperface.evaluation.results import Result, VerificationResult
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
 
@@ -56,10 +56,9 @@ class VerificationReportHook(Hook):
     before training when a checkpoint was loaded: that network is not untrained.
 
     Batch norm that has seen nothing yet scales nothing, and a deep network overflows.
-    So for the evaluation of the untrained network it takes the statistics of the first
-    batches of the validation set; if all of them are of one image, there is no such
-    row. Of a network, or of pixels, that are zero, NaN or infinite, or all alike, the
-    row says that it is not finite.
+    So the untrained network takes the statistics of the first batches of the
+    validation set; if all of them are of one image, it has no row. Embeddings that are
+    zero, NaN or infinite, or all alike, make a row that says so.
 
     The evaluation leaves the model's mode and its statistics, and torch's random
     state, as they were. Its hooks for validation (EMA, logging, best checkpoint) do
@@ -137,15 +136,13 @@ class VerificationReportHook(Hook):
             )
 
     def after_test(self, runner: Runner) -> None:
-        metrics = _metrics(runner.test_loop.evaluator, EmbeddingMetric)
-        tested = [_results([metric]) for metric in metrics]
-        if not any(tested):
-            return
         sets: dict[str, dict[str, dict[str, Result]]] = {}
-        for results in tested:
-            for name, result in results.items():
+        for metric in _metrics(runner.test_loop.evaluator, EmbeddingMetric):
+            for name, result in _results([metric]).items():
                 rows = self._rows(name, result)
                 sets.setdefault(name, {})[result.protocol] = rows
+        if not sets:
+            return
         config = runner.cfg.filename
         report = write_report(
             sets,
@@ -244,10 +241,8 @@ def _statistics(
 ) -> Generator[bool, None, None]:
     """Let batch norms that have seen nothing have the statistics of some batches.
 
-    Those of all ranks count alike. Afterwards they have seen nothing again.
-
-    Yields:
-        Whether batches have statistics: one image at the end of a network has none.
+    Those of all ranks count alike. Afterwards they have seen nothing again. Yields
+    whether batches have statistics: one image at the end of a network has none.
     """
     norms = [
         module
@@ -263,9 +258,8 @@ def _statistics(
             norm.reset_running_stats()
             norm.momentum = None  # the mean of all batches
             norm.train()
-        if norms:
-            for batch in batches:
-                model.val_step(batch)
+        for batch in batches if norms else ():
+            model.val_step(batch)
         for norm in norms:
             norm.eval()
         buffers = [b for norm in norms for b in norm.buffers() if b.is_floating_point()]

@@ -1,7 +1,13 @@
-"""Pure functions on arrays; they need no runner."""
+"""Pure functions on arrays; they need no runner.
 
-from .identification import identify
-from .megaface import megaface_identification
+Those that return the result of a protocol, which other functions here are to make, are
+imported when they are first asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+from mmhyperface.utils.optional_imports import importing
+
 from .pair_scores import score_pairs
 from .templates import Templates, pool_templates, template_rows
 from .verification import (
@@ -12,6 +18,7 @@ from .verification import (
     SortedScores,
     TarAtFar,
     auc,
+    d_prime,
     equal_error_rate,
     global_accuracy,
     kfold_accuracy,
@@ -19,6 +26,15 @@ from .verification import (
     stratified_folds,
     tar_at_far,
 )
+
+if TYPE_CHECKING:
+    from .identification import identify
+    from .megaface import megaface_identification
+else:
+    __getattr__, __dir__ = importing(
+        __name__,
+        {'identify': '.identification', 'megaface_identification': '.megaface'},
+    )
 
 __all__ = [
     'INSIGHTFACE_GRID',
@@ -29,6 +45,7 @@ __all__ = [
     'TarAtFar',
     'Templates',
     'auc',
+    'd_prime',
     'equal_error_rate',
     'global_accuracy',
     'identify',

@@ -1,6 +1,7 @@
 """What the functions on arrays have in common: what they take, and how they refuse."""
 
 import warnings
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -93,6 +94,14 @@ def as_counts(values: Any, name: str) -> Ints:
     if given.ndim != 1 or given.dtype.kind not in 'iu' or not (given >= 1).all():
         raise UserError(f'{name} must be integers from 1 on, not {values!r}')
     return given.astype(np.int64)
+
+
+def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
+    """Raises:
+    UserError: If the value of an option is none of those that it can be.
+    """
+    if value not in known:
+        raise UserError(f'{name} is {value!r}; it can be {tuple(known)}')
 
 
 def check_lengths(**arrays: Any) -> None:

@@ -5,14 +5,13 @@ Sources: IJB-B (CVPR workshops 2017), IJB-C (ICB 2018), insightface's ``ijb_eval
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from mmhyperface.utils.choices import THRESHOLDS
 from mmhyperface.utils.errors import UserError, some
 
-from ..results import IdentificationResult
+from ..protocols.identification import IdentificationResult
 from .arrays import (
     Array,
     Bools,
@@ -22,27 +21,16 @@ from .arrays import (
     as_integers,
     as_rates,
     as_rows,
+    check_choice,
     check_lengths,
-    floor_product,
     rounding,
     unit_rows,
     unusable_rows,
 )
-from .highest import Highest, thresholds_among
+from .highest import Highest
 
 # Entries of the products of a block of probes with a gallery.
 BLOCK_ENTRIES = 2**20
-CMC_RANKS = 100
-CURVE_POINTS = 200
-
-
-class ProbeRates(NamedTuple):
-    """See :class:`.IdentificationResult`."""
-
-    rank_rates: Floats
-    tpirs: Floats
-    gallery_tpirs: Floats
-    thresholds: Floats
 
 
 def identify(
@@ -88,8 +76,7 @@ def identify(
             that is in two galleries, or twice in one; no probe with a mate; ranks or
             rates that are none.
     """
-    if threshold not in THRESHOLDS:
-        raise UserError(f'threshold is {threshold!r}; it can be {tuple(THRESHOLDS)}')
+    check_choice('threshold', threshold, THRESHOLDS)
     wanted = as_counts(ranks, 'ranks')
     rates = as_rates(fpirs, 'false positive identification rates')
     if names is None:
@@ -133,49 +120,8 @@ def identify(
             **_gallery_counts(names, enrolled, places, merged),
         },
     )
-    _fill_in(result)
+    result.set_rates()
     return result
-
-
-def probe_rates(
-    result: IdentificationResult,
-    ranks: Ints,
-    fpirs: Floats,
-    weights: Ints | None = None,
-) -> ProbeRates:
-    """Rates of the searches that a result keeps.
-
-    Args:
-        ranks: [K].
-        fpirs: [F].
-        weights: how many times each subject counts, where any FPIR has a threshold;
-            None: once, and a FPIR that non-mated probes cannot resolve has none.
-    """
-    of_probe = (
-        np.ones(len(result.subjects), np.int64)
-        if weights is None
-        else weights[result.subjects]
-    )
-    mated = result.mate_ranks > 0
-    counted = np.where(mated, of_probe, 0)
-    within = (result.mate_ranks[..., None] <= ranks) & mated[..., None]
-    with np.errstate(invalid='ignore'):
-        rank_rates = (within * counted[..., None]).sum((0, 1)) / counted.sum()
-        thresholds = np.stack(
-            [
-                _thresholds(result, gallery, fpirs, of_probe, weights is None)
-                for gallery in range(len(result.galleries))
-            ]
-        )
-        least = thresholds + rounding(result.mate_scores)
-        accepted = mated[..., None] & (
-            result.mate_scores[..., None] > least[:, None, :]
-        )
-        if not result.merged:
-            accepted &= (result.mate_ranks == 1)[..., None]
-        tpirs = (accepted * counted[..., None]).sum(1) / counted.sum(1)[:, None]
-    tpirs[np.isnan(thresholds)] = np.nan
-    return ProbeRates(rank_rates, tpirs.mean(0), tpirs, thresholds)
 
 
 def _unit(name: str, features: Array, subjects: Array) -> tuple[Floats, Ints]:
@@ -259,58 +205,6 @@ def _at_least(product: Floats, own: Floats, rows: Ints) -> Ints:
     limits = np.full(len(product), np.inf, product.dtype)
     limits[rows] = own
     return np.count_nonzero(product >= limits[:, None], axis=1)[rows]
-
-
-def _thresholds(
-    result: IdentificationResult,
-    gallery: int,
-    fpirs: Floats,
-    of_probe: Ints,
-    resolvable: bool,
-) -> Floats:
-    """[F]; NaN where there is nothing to set one by.
-
-    Args:
-        resolvable: also where the non-mated probes cannot resolve the FPIR.
-    """
-    if result.merged:
-        wanted = -floor_product(-fpirs, of_probe.sum())  # ⌈FPIR·P⌉
-        weights = of_probe[result.impostor_probes]
-        found = thresholds_among(result.impostors, weights, wanted - 1)
-        return np.where(wanted > 0, found, np.nan)
-    free = result.mate_ranks[gallery] == 0
-    scores, weights = result.best_others[gallery][free], of_probe[free]
-    order = np.argsort(-scores)
-    scores, weights = scores[order], weights[order]
-    total = int(weights.sum())
-    allowed = floor_product(fpirs, total)
-    if result.threshold == 'insightface':
-        return thresholds_among(scores, weights, np.maximum(allowed, 1) - 1, total)
-    found = thresholds_among(scores, weights, allowed, total)
-    return np.where(allowed > 0, found, np.nan) if resolvable else found
-
-
-def _fill_in(result: IdentificationResult) -> None:
-    rates = probe_rates(result, result.ranks, result.fpirs)
-    result.rank_rates, result.tpirs = rates.rank_rates, rates.tpirs
-    result.gallery_tpirs, result.thresholds = rates.gallery_tpirs, rates.thresholds
-    last = min(
-        CMC_RANKS, int(max(result.mate_ranks.max(), result.ranks.max(initial=1)))
-    )
-    result.curve_fpirs = _curve_fpirs(result)
-    curve = probe_rates(result, np.arange(1, last + 1), result.curve_fpirs)
-    result.cmc, result.curve_tpirs = curve.rank_rates, curve.tpirs
-
-
-def _curve_fpirs(result: IdentificationResult) -> Floats:
-    """From the lowest FPIR that can be resolved."""
-    probes = result.mate_ranks.shape[1]
-    if result.merged:
-        lowest, highest = 1 / probes, float(result.fpirs.max(initial=1 / probes))
-    else:
-        free = (result.mate_ranks == 0).sum(1).min()
-        lowest, highest = 1 / max(free, 1), 1.0
-    return np.geomspace(lowest, max(highest, lowest), CURVE_POINTS)
 
 
 def _gallery_counts(

@@ -4,14 +4,13 @@ Source: The MegaFace Benchmark (CVPR 2016), challenge 1 with FaceScrub.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from mmhyperface.utils.choices import NOISE
 from mmhyperface.utils.errors import UserError, some
 
-from ..results import MegaFaceResult
+from ..protocols.megaface import MegaFaceResult
 from .arrays import (
     Array,
     Bools,
@@ -22,6 +21,7 @@ from .arrays import (
     as_rates,
     as_rows,
     blocks,
+    check_choice,
     check_lengths,
     floor_product,
     rounding,
@@ -30,19 +30,11 @@ from .arrays import (
     unit_rows,
     unusable_rows,
 )
-from .highest import Highest, thresholds_among
+from .highest import Highest
 
 COUNTS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 # Entries of the products of a block of probes with a block of distractors.
 PROBES, DISTRACTORS = 1024, 4096
-
-
-class MegaFaceRates(NamedTuple):
-    """See :class:`.MegaFaceResult`."""
-
-    rates: Floats
-    tars: Floats
-    thresholds: Floats
 
 
 def megaface_identification(
@@ -84,8 +76,7 @@ def megaface_identification(
             no two images of one subject; more distractors asked for than there are;
             ranks or rates that are none.
     """
-    if noise not in NOISE:
-        raise UserError(f'noise is {noise!r}; it can be {NOISE}')
+    check_choice('noise', noise, NOISE)
     rows, subjects = as_rows(probes, 'probes'), as_integers(probe_subjects, 'subjects')
     others = as_rows(distractors, 'distractors')
     check_lengths(probes=rows, probe_subjects=subjects)
@@ -134,38 +125,8 @@ def megaface_identification(
             'noisy distractors': int(bad_others.sum()),
         },
     )
-    found = megaface_rates(result)
-    result.rates, result.tars, result.thresholds = found
+    result.set_rates()
     return result
-
-
-def megaface_rates(
-    result: MegaFaceResult, weights: Ints | None = None
-) -> MegaFaceRates:
-    """Rates of what a result keeps.
-
-    Args:
-        weights: how many times each subject counts, where any FAR has a threshold;
-            None: once, and a FAR that the impostors cannot resolve has none.
-    """
-    resolvable = weights is None
-    if weights is None:
-        weights = np.ones(len(result.num_impostors), np.int64)
-    counted = weights[result.subjects]
-    within = result.mate_ranks[..., None] <= result.ranks  # C x Q x K
-    total = int(weights @ result.num_impostors)
-    allowed = floor_product(result.fars, total)
-    thresholds = thresholds_among(
-        result.impostors, weights[result.impostor_subjects], allowed, total
-    )
-    if resolvable:
-        thresholds[allowed == 0] = np.nan
-    accepted = result.mate_scores[:, None] > thresholds + rounding(result.mate_scores)
-    with np.errstate(invalid='ignore'):
-        rates = np.einsum('cqk,q->ck', within, counted) / counted.sum()
-        tars = counted @ accepted / counted.sum()
-    tars[np.isnan(thresholds)] = np.nan
-    return MegaFaceRates(rates, tars, thresholds)
 
 
 def _flags(flags: Array | None, count: int, name: str) -> Bools:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
+from mmhyperface.utils.choices import MEDIA, NORMS
 from mmhyperface.utils.errors import UserError, some
 from mmhyperface.utils.lookup import rows_of
 
@@ -21,6 +22,7 @@ from .arrays import (
     as_integers,
     as_rows,
     blocks,
+    check_choice,
     check_lengths,
     row_dots,
     to_numpy,
@@ -29,9 +31,7 @@ from .arrays import (
     unusable_rows,
 )
 
-NORMS = ('keep', 'unit')
 FLIPS = ('sum', 'concat', 'none')
-MEDIA = ('mean', 'none')
 
 
 class Templates(NamedTuple):
@@ -78,13 +78,9 @@ def pool_templates(
             negative scores, a template without a usable image (its weights, or its
             features, sum to zero).
     """
-    for name, value, known in (
-        ('norm', norm, NORMS),
-        ('flip', flip, FLIPS),
-        ('media', media, MEDIA),
-    ):
-        if value not in known:
-            raise UserError(f'{name} is {value!r}; it can be {known}')
+    check_choice('norm', norm, NORMS)
+    check_choice('flip', flip, FLIPS)
+    check_choice('media', media, MEDIA)
     parts = [as_rows(features)]
     if mirrored is not None and flip != 'none':
         parts.append(as_rows(mirrored, 'mirrored'))

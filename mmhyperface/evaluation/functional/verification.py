@@ -19,6 +19,7 @@ Conventions
 """
 
 import bisect
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,14 +35,13 @@ from .arrays import (
     Floats,
     Ints,
     as_rates,
+    check_choice,
     floor_product,
     to_numpy,
 )
 
 # Squared distances that insightface tries (arcface_torch/eval/verification.py).
 INSIGHTFACE_GRID = np.arange(0, 4, 0.01)
-
-INTERPOLATIONS = tuple(TARS)
 
 
 class RocCurve(NamedTuple):
@@ -131,10 +131,7 @@ def tar_at_far(
     Raises:
         UserError: also for a FAR outside [0, 1] or an unknown interpolation.
     """
-    if interpolation not in INTERPOLATIONS:
-        raise UserError(
-            f'interpolation is {interpolation!r}; it can be {INTERPOLATIONS}'
-        )
+    check_choice('interpolation', interpolation, TARS)
     if interpolation == 'exact':
         return SortedScores(scores, same).tar_at_far(fars)
     rates = as_rates(fars, 'false accept rates')
@@ -250,6 +247,17 @@ def auc(scores: Array, same: Array) -> float:
     return SortedScores(scores, same).auc()
 
 
+def d_prime(scores: Array, same: Array) -> float:
+    """The decidability index: how far apart the scores of both kinds of pairs lie.
+
+    The difference of their means over the root mean square of their standard deviations
+    (Daugman, "High confidence visual recognition of persons by a test of statistical
+    independence", IEEE TPAMI 15(11), 1993); a plain number, negative if different pairs
+    have the higher scores, NaN if no kind has any spread.
+    """
+    return SortedScores(scores, same).d_prime()
+
+
 class SortedScores:
     """Scores sorted once, for all rates of many millions of pairs.
 
@@ -289,12 +297,10 @@ class SortedScores:
     ) -> TarAtFar:
         """Exact; the other interpolations are those of :func:`tar_at_far`."""
         rates = as_rates(fars, 'false accept rates')
-        allowed = floor_product(rates, self.negatives.total)
-        thresholds = self.negatives.thresholds(allowed)
-        tars = self.positives.above(thresholds) / self.positives.total
-        unknown = (allowed == 0) | np.isnan(thresholds)
-        tars[unknown] = np.nan
-        thresholds[unknown] = np.nan
+        tars, thresholds = self._at(rates)
+        unresolvable = floor_product(rates, self.negatives.total) == 0
+        tars[unresolvable] = np.nan
+        thresholds[unresolvable] = np.nan
         return TarAtFar(tars, thresholds)
 
     def staircase(self, fars: npt.ArrayLike) -> Floats:
@@ -302,11 +308,14 @@ class SortedScores:
 
         NaN where negatives that were left out would be needed.
         """
-        rates = np.asarray(fars, np.float64)
+        return self._at(np.asarray(fars, np.float64)).tars
+
+    def _at(self, rates: Floats) -> TarAtFar:
+        """The lowest thresholds that do not exceed these FARs."""
         allowed = floor_product(rates, self.negatives.total)
         thresholds = self.negatives.thresholds(allowed)
         tars = self.positives.above(thresholds) / self.positives.total
-        return np.where(np.isnan(thresholds), np.nan, tars)
+        return TarAtFar(np.where(np.isnan(thresholds), np.nan, tars), thresholds)
 
     def auc(self) -> float:
         # Twice the area in integers, so that nothing is rounded before the division.
@@ -315,6 +324,12 @@ class SortedScores:
         doubled = 2 * self.negatives.total - above - not_below
         area = int(doubled @ self.positives.weights())
         return area / (2 * self.negatives.total * self.positives.total)
+
+    def d_prime(self) -> float:
+        mean, variance = self.positives.moments()
+        other_mean, other_variance = self.negatives.moments()
+        spread = math.sqrt((variance + other_variance) / 2)
+        return (mean - other_mean) / spread if spread else math.nan
 
     def equal_error_rate(self) -> float:
         crossing = self._crossing()
@@ -378,6 +393,17 @@ class _Sorted:
         if self._before is None:
             return np.ones(len(self.scores), np.int64)
         return np.diff(self._before)
+
+    def moments(self) -> tuple[float, float]:
+        """Mean and variance, in float64."""
+        # Of equal scores the variance is to be exactly 0.
+        apart = self.scores.astype(np.float64) - self.scores[0]
+        if self._before is None:
+            return float(self.scores[0] + apart.mean()), float(apart.var())
+        weights = np.diff(self._before)
+        mean = np.average(apart, weights=weights)
+        variance = np.average((apart - mean) ** 2, weights=weights)
+        return float(self.scores[0] + mean), float(variance)
 
     def above(self, thresholds: npt.ArrayLike) -> Ints:
         """How many scores are > each threshold."""

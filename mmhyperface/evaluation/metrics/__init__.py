@@ -1,4 +1,4 @@
-from ..results import VerificationResult
+from ..protocols import VerificationResult
 from .base import EmbeddingMetric
 from .face_verification import FaceVerification
 from .megaface_identification import MegaFaceIdentification

@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 from mmhyperface.utils.errors import UserError
 
 from ..functional.arrays import Ints, NoDirectionError, as_integers, check_lengths
-from ..results import Result
+from ..protocols import Result
 from .embedding_store import EmbeddingStore
 from .embeddings import Embeddings, SetFeatures
 

@@ -1,7 +1,6 @@
 """Embeddings on their way from the batches of all processes to rank 0."""
 
-import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,8 +16,8 @@ from mmhyperface.utils.errors import UserError
 from ..functional.arrays import Floats, Ints
 from .embeddings import Embeddings
 
-# Embeddings are kept, and travel, in pieces of so many bytes: few enough to be had
-# twice, and enough that the memory of each returns to the system when it is freed.
+# Embeddings are kept, and travel, in pieces; those of all processes have so many bytes:
+# few enough to be had twice, and enough that what is freed returns to the system.
 PIECE_BYTES = 2**26
 
 Piece = tuple[Ints, Floats]
@@ -40,7 +39,7 @@ class EmbeddingStore:
         self.ranges = ranges
         self.flip = 'model'
         self._pieces: list[Piece] = []
-        self._free = 0  # rows of the last piece
+        self._open: list[Piece] = []  # of single batches, which will be one
 
     def add(self, data_samples: Sequence[dict]) -> None:
         """Keep the ``embedding`` [D] of each sample, by its ``sample_idx``.
@@ -58,11 +57,15 @@ class EmbeddingStore:
         for one in chosen:
             if one.ndim != 1:
                 raise UserError(f'an embedding must be [D], not {list(one.shape)}')
-        _check_one_dim({len(one) for one in chosen} | {self._dim or len(chosen[0])})
+        before = (self._open or self._pieces)[-1:]
+        _check_one_dim({len(x) for x in chosen} | {x.shape[1] for _, x in before})
         self.flip = data_samples[0].get('flip_fusion', self.flip)
         # One transfer for the batch.
         rows = torch.stack(chosen).detach().float().cpu().numpy()
-        self._append(numbers[kept], rows)
+        self._open.append((numbers[kept], rows))
+        # A piece of each process travels at a time.
+        if sum(x.nbytes for _, x in self._open) * get_world_size() >= PIECE_BYTES:
+            self._close_piece()
 
     def gather(self) -> Embeddings | None:
         """All embeddings, each sample once, on rank 0; None on other ranks.
@@ -73,33 +76,30 @@ class EmbeddingStore:
         Raises:
             UserError: embeddings that differ in their number of dimensions.
         """
-        # An own piece travels by as many bytes as all of a round may have.
-        limit = PIECE_BYTES // get_world_size()
-        told = all_gather_object((self._dim, self._num_pieces(limit)))
-        dims = {dim for dim, _ in told if dim is not None}
-        if len(dims) != 1:
-            self._pieces.clear()
-            self._free = 0
-            _check_one_dim(dims)
+        self._close_piece()
+        own, self._pieces = self._pieces, []
+        sizes = all_gather_object((len(own), own[0][1].shape[1] if own else None))
+        dims = {dim for _, dim in sizes if dim is not None}
+        _check_one_dim(dims)
+        if not dims:
             return None
-        numbers = gather_object(self._numbers())
-        pieces = self._take(limit)
+        numbers = gather_object(
+            np.concatenate([np.empty(0, np.int64), *(x for x, _ in own)])
+        )
+        rounds = max(count for count, _ in sizes)
         if not is_main_process():
-            for _ in range(max(count for _, count in told)):
-                gather_object(next(pieces, None))
+            for _ in range(rounds):
+                gather_object(own.pop(0) if own else None)
             return None
         known = np.unique(np.concatenate(numbers))
         rows = np.empty((len(known), *dims), np.float32)
-        for _ in range(max(count for _, count in told)):
-            own = next(pieces, None)
-            for piece in (own, *gather_object(None)[1:]):
-                if piece is not None:
-                    rows[np.searchsorted(known, piece[0])] = piece[1]
+        for _ in range(rounds):
+            # Each piece is freed as soon as its rows have their places.
+            piece = own.pop(0) if own else None
+            for each in (piece, *gather_object(None)[1:]):
+                if each is not None:
+                    rows[np.searchsorted(known, each[0])] = each[1]
         return Embeddings(known, rows, flip=self.flip)
-
-    @property
-    def _dim(self) -> int | None:
-        return self._pieces[0][1].shape[1] if self._pieces else None
 
     def _wanted(self, numbers: Ints) -> np.ndarray:
         if self.ranges is None:
@@ -109,53 +109,11 @@ class EmbeddingStore:
             wanted |= (first <= numbers) & (numbers < end)
         return wanted
 
-    def _append(self, numbers: Ints, rows: Floats) -> None:
-        while len(rows):
-            if not self._free:
-                self._free = max(PIECE_BYTES // rows[0].nbytes, 1)
-                self._pieces.append(
-                    (
-                        np.empty(self._free, np.int64),
-                        np.empty((self._free, rows.shape[1]), np.float32),
-                    )
-                )
-            count = min(self._free, len(rows))
-            at = len(self._pieces[-1][0]) - self._free
-            for whole, part in zip(self._pieces[-1], (numbers, rows), strict=True):
-                whole[at : at + count] = part[:count]
-            self._free -= count
-            numbers, rows = numbers[count:], rows[count:]
-
-    def _filled(self) -> list[Piece]:
-        pieces = list(self._pieces)
-        if pieces and self._free:
-            numbers, rows = pieces[-1]
-            pieces[-1] = numbers[: -self._free], rows[: -self._free]
-        return pieces
-
-    def _numbers(self) -> Ints:
-        parts = [numbers for numbers, _ in self._filled()]
-        return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
-
-    def _num_pieces(self, limit: int) -> int:
-        return sum(
-            math.ceil(len(rows) / _step(rows, limit)) for _, rows in self._filled()
-        )
-
-    def _take(self, limit: int) -> Generator[Piece, None, None]:
-        """What there is in pieces of at most so many bytes, freed as it is taken."""
-        pieces = self._filled()
-        self._pieces.clear()
-        self._free = 0
-        while pieces:
-            numbers, rows = pieces.pop(0)
-            step = _step(rows, limit)
-            for start in range(0, len(rows), step):
-                yield numbers[start : start + step], rows[start : start + step]
-
-
-def _step(rows: Floats, limit: int) -> int:
-    return max(limit // rows[0].nbytes, 1)
+    def _close_piece(self) -> None:
+        if self._open:
+            numbers, rows = zip(*self._open, strict=True)
+            self._pieces.append((np.concatenate(numbers), np.concatenate(rows)))
+            self._open.clear()
 
 
 def _check_one_dim(dims: set[int]) -> None:

@@ -14,6 +14,7 @@ from ..functional.arrays import (
     Floats,
     Ints,
     NoDirectionError,
+    check_choice,
     check_lengths,
     unusable_rows,
 )
@@ -42,10 +43,8 @@ class Pooling:
     media: str = 'mean'
 
     def __post_init__(self) -> None:
-        for name, known in (('norm', NORMS), ('media', MEDIA)):
-            value = getattr(self, name)
-            if value not in known:
-                raise UserError(f'{name} is {value!r}; it can be {tuple(known)}')
+        check_choice('norm', self.norm, NORMS)
+        check_choice('media', self.media, MEDIA)
 
     @property
     def convention(self) -> str:

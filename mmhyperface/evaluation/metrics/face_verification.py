@@ -11,16 +11,21 @@ from mmhyperface.utils.errors import UserError
 
 from ..functional import (
     INSIGHTFACE_GRID,
-    SortedScores,
     global_accuracy,
     kfold_accuracy,
     score_pairs,
     stratified_folds,
-    tar_at_far,
 )
-from ..functional.arrays import Bools, Floats, Ints, as_rates, check_lengths
-from ..functional.verification import INTERPOLATIONS, check_folds
-from ..results import VerificationResult
+from ..functional.arrays import (
+    Bools,
+    Floats,
+    Ints,
+    as_rates,
+    check_choice,
+    check_lengths,
+)
+from ..functional.verification import check_folds
+from ..protocols import VerificationResult
 from .base import EmbeddingMetric, check_pairs
 from .embeddings import SetFeatures
 
@@ -59,9 +64,8 @@ class FaceVerification(EmbeddingMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if accuracy not in ACCURACIES:
-            raise UserError(f'accuracy is {accuracy!r}; it can be {tuple(ACCURACIES)}')
-        check_interpolation(interpolation)
+        check_choice('accuracy', accuracy, ACCURACIES)
+        check_choice('interpolation', interpolation, TARS)
         if not isinstance(folds, int) or folds < 2:
             raise UserError(f'folds is a number from 2 on, not {folds!r}')
         self.fars = as_rates(fars, 'fars').tolist()
@@ -90,7 +94,7 @@ class FaceVerification(EmbeddingMetric):
         same = np.asarray(test_set['same'], bool)
         identities = test_set.get('identities')
         accuracy, words = self._accuracy(scores, same, test_set['folds'])
-        return verification_result(
+        return VerificationResult.of_pairs(
             scores,
             same,
             self.fars,
@@ -138,47 +142,3 @@ class FaceVerification(EmbeddingMetric):
                     'test_evaluator.accuracy=global (or val_evaluator.accuracy)'
                 ) from None
         return check_folds(folds, same)
-
-
-def check_interpolation(interpolation: str) -> None:
-    """Raises:
-    UserError: If there is no such interpolation of TAR at FAR.
-    """
-    if interpolation not in INTERPOLATIONS:
-        raise UserError(
-            f'interpolation is {interpolation!r}; it can be {INTERPOLATIONS}'
-        )
-
-
-def verification_result(
-    scores: Floats,
-    same: Bools,
-    fars: Sequence[float],
-    interpolation: str,
-    convention: str,
-    **known: Any,
-) -> VerificationResult:
-    """The result of pairs: EER, AUC and TAR@FAR from their scores and kinds, [P].
-
-    Args:
-        convention: of the scores, in words, to which that of TAR@FAR is added.
-        known: other attributes of the result.
-    """
-    same = np.asarray(same, bool)
-    ordered = SortedScores(scores, same)
-    if interpolation == 'exact':
-        tars = ordered.tar_at_far(fars)
-    else:
-        tars = tar_at_far(scores, same, fars, interpolation)
-    return VerificationResult(
-        scores=scores,
-        same=same,
-        eer=ordered.equal_error_rate(),
-        auc=ordered.auc(),
-        fars=np.array(fars, np.float64),
-        tars=tars.tars,
-        thresholds=tars.thresholds,
-        interpolation=interpolation,
-        convention=f'{convention}; TAR@FAR: {TARS[interpolation]}',
-        **known,
-    )

@@ -10,9 +10,9 @@ from mmhyperface.utils.choices import NOISE
 from mmhyperface.utils.errors import UserError
 
 from ..functional import megaface_identification
-from ..functional.arrays import Floats, as_counts, as_rates, check_lengths
+from ..functional.arrays import Floats, as_counts, as_rates, check_choice, check_lengths
 from ..functional.megaface import COUNTS, check_probes
-from ..results import MegaFaceResult
+from ..protocols import MegaFaceResult
 from .base import EmbeddingMetric
 from .embeddings import SetFeatures
 
@@ -48,8 +48,7 @@ class MegaFaceIdentification(EmbeddingMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if noise not in NOISE:
-            raise UserError(f'noise is {noise!r}; it can be {NOISE}')
+        check_choice('noise', noise, NOISE)
         self.counts = counts
         if counts is not None:
             self.counts = np.unique(as_counts(counts, 'counts')).tolist()

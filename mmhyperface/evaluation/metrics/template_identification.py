@@ -10,8 +10,8 @@ from mmhyperface.utils.choices import THRESHOLDS
 from mmhyperface.utils.errors import UserError, some
 
 from ..functional import identify
-from ..functional.arrays import as_counts, as_rates, check_lengths
-from ..results import IdentificationResult
+from ..functional.arrays import as_counts, as_rates, check_choice, check_lengths
+from ..protocols import IdentificationResult
 from .base import EmbeddingMetric, check_rows
 from .embeddings import Pooling, SetFeatures, check_templates
 
@@ -50,10 +50,7 @@ class TemplateIdentification(EmbeddingMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if threshold not in THRESHOLDS:
-            raise UserError(
-                f'threshold is {threshold!r}; it can be {tuple(THRESHOLDS)}'
-            )
+        check_choice('threshold', threshold, THRESHOLDS)
         self.ranks = as_counts(ranks, 'ranks').tolist()
         self.fpirs = as_rates(fpirs, 'fpirs').tolist()
         self.merged = merged

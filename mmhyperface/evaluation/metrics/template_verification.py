@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from mmhyperface.registry import METRICS
+from mmhyperface.utils.choices import TARS
 
 from ..functional import score_pairs
-from ..functional.arrays import Ints, as_rates
-from ..results import VerificationResult
+from ..functional.arrays import Ints, as_rates, check_choice
+from ..protocols import VerificationResult
 from .base import EmbeddingMetric, check_pairs
 from .embeddings import Pooling, SetFeatures, check_templates
-from .face_verification import check_interpolation, verification_result
 
 
 @METRICS.register_module()
@@ -47,7 +47,7 @@ class TemplateVerification(EmbeddingMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_interpolation(interpolation)
+        check_choice('interpolation', interpolation, TARS)
         self.fars = as_rates(fars, 'fars').tolist()
         self.pooling = Pooling(norm, detector_scores, media)
         self.interpolation = interpolation
@@ -67,7 +67,7 @@ class TemplateVerification(EmbeddingMetric):
         templates = features.templates(test_set, self.pooling)
         scores = score_pairs(templates.features, first, second)
         subjects = _numbered(test_set['protocol'].subjects, first, second)
-        return verification_result(
+        return VerificationResult.of_pairs(
             scores,
             same,
             self.fars,

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from mmhyperface.utils.errors import UserError
 
 from ..intervals import paired_differences, unlike
-from ..results import Result
-from .content import finite
-from .missing import unknown_identities, why_no_interval
+from ..protocols import Result
+from ..protocols.base import finite
 from .writing import Report
 
 
@@ -74,7 +73,7 @@ def compare(
         UserError: no two reports have a test set and protocol in common, or evidence
             is damaged.
     """
-    found = []
+    comparisons = []
     for name, protocol in _shared(reports):
         having = {
             key: report
@@ -82,16 +81,16 @@ def compare(
             if _row(report, name, protocol, row) is not None
         }
         if len(having) > 1:
-            found.append(_compared(having, name, protocol, row))
-            _add_differences(found[-1], having, draws, level, seed)
-    if not found:
+            comparisons.append(_compared(having, name, protocol, row))
+            _add_differences(comparisons[-1], having, draws, level, seed)
+    if not comparisons:
         raise UserError(
             'no two of these reports have a test set and a protocol in common'
             + (f', with a row {row!r}' if row else '')
             + ': '
             + '; '.join(f'{key}: {_sets(report)}' for key, report in reports.items())
         )
-    return found
+    return comparisons
 
 
 def _shared(reports: Mapping[str, Report]) -> list[tuple[str, str]]:
@@ -119,27 +118,23 @@ def _row(report: Report, name: str, protocol: str, row: str | None) -> str | Non
 def _compared(
     reports: Mapping[str, Report], name: str, protocol: str, row: str | None
 ) -> Compared:
-    taken, told = {}, {}
+    taken, rows = {}, {}
     for key, report in reports.items():
         taken[key] = str(_row(report, name, protocol, row))
-        told[key] = report.content['sets'][name][protocol]['rows'][taken[key]]
-    figures = {
-        figure: {
-            key: one['figures'][figure]
-            for key, one in told.items()
-            if figure in one['figures']
-        }
-        for figure in dict.fromkeys(f for one in told.values() for f in one['figures'])
-    }
+        rows[key] = report.content['sets'][name][protocol]['rows'][taken[key]]
+    figures: dict[str, dict[str, float | None]] = {}
+    for key, content in rows.items():
+        for figure, value in content['figures'].items():
+            figures.setdefault(figure, {})[key] = value
     return Compared(
         name=name,
         protocol=protocol,
         names=list(reports),
         rows=taken,
         figures={f: values for f, values in figures.items() if len(values) > 1},
-        conventions={key: one['convention'] for key, one in told.items()},
-        evidence={key: one['evidence'] is not None for key, one in told.items()},
-        finite={key: one.get('finite', True) for key, one in told.items()},
+        conventions={key: x['convention'] for key, x in rows.items()},
+        evidence={key: x['evidence'] is not None for key, x in rows.items()},
+        finite={key: x.get('finite', True) for key, x in rows.items()},
     )
 
 
@@ -158,25 +153,27 @@ def _add_differences(
         )
         return
     base = _result(compared, reports, first)
+    spreads = {figure.spread for figure in base.FIGURES}
     for name in others:
         if not compared.evidence[name]:
             compared.not_comparable[name] = f'it {_without(compared, name)}'
             continue
         result = _result(compared, reports, name)
-        reason = unlike(base, result) or unknown_identities(base)
+        reason = unlike(base, result) or base.unknown_identities()
         if reason is not None:
             compared.not_comparable[name] = reason
             continue
         drawn = paired_differences([base, result], draws, level, seed)
         for figure, of_figure in drawn.items():
-            told = {key: finite(x) for key, x in of_figure[-1]._asdict().items()}
-            compared.differences.setdefault(figure, {})[name] = told
+            compared.differences.setdefault(figure, {})[name] = {
+                key: finite(x) for key, x in of_figure[-1]._asdict().items()
+            }
         for figure, values in compared.figures.items():
             known = None not in (values.get(first), values.get(name))
             entry = compared.differences.get(figure, {}).get(name, {})
             drawn_again = entry.get('p_value') is not None
-            if known and not drawn_again and figure != 'accuracy_std':
-                compared.no_intervals[figure] = why_no_interval(base, figure)
+            if known and not drawn_again and figure not in spreads:
+                compared.no_intervals[figure] = base.why_no_interval(figure)
 
 
 def _without(compared: Compared, name: str) -> str:

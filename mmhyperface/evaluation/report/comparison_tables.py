@@ -3,16 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..protocols import Figure, figure_of
 from .comparison import Compared
 from .figure_tables import (
-    NOT_FINITE,
-    NOT_RESOLVABLE,
     Cell,
     Table,
     by_reason,
     escaped,
     figure_label,
-    percent,
+    figure_text,
     section_text,
     table_markdown,
     words,
@@ -32,6 +31,11 @@ def comparison_json(
             'rows': compared.rows,
             'conventions': compared.conventions,
             'figures': compared.figures,
+            'lower_is_better': [
+                name
+                for name in compared.figures
+                if figure_of(compared.protocol, name).lower_is_better
+            ],
             'differences': compared.differences,
             'not_comparable': compared.not_comparable,
             'no_intervals': compared.no_intervals,
@@ -52,17 +56,17 @@ def comparison_table(compared: Compared) -> Table:
         *(f'{name} %' for name in compared.names),
         *(f'{name} - {first}' for name in others),
     ]
-    lines = [
-        [
-            words(figure_label(figure)),
-            *(_value(compared, values, name) for name in compared.names),
-            *(
-                _difference(compared.differences.get(figure, {}), name)
-                for name in others
-            ),
-        ]
-        for figure, values in compared.figures.items()
-    ]
+    lines = []
+    for key, values in compared.figures.items():
+        figure = figure_of(compared.protocol, key)
+        differences = compared.differences.get(key, {})
+        lines.append(
+            [
+                words(figure.label_of(key)),
+                *(_value(figure, compared, values, name) for name in compared.names),
+                *(_difference(figure, differences.get(name)) for name in others),
+            ]
+        )
     return Table([words(title) for title in titles], lines)
 
 
@@ -70,9 +74,15 @@ def comparison_notes(compared: Compared, level: float) -> list[str]:
     """What has to be known to read the table."""
     notes = []
     if compared.differences:
+        others = [
+            figure_label(compared.protocol, name)
+            for name in compared.differences
+            if figure_of(compared.protocol, name).unit.name
+        ]
+        units = f', {", ".join(others)} as it is,' if others else ''
         notes.append(
-            f'Differences in percentage points with their {100 * level:g} % interval, '
-            'bootstrap over identities, both resampled together.'
+            f'Differences in percentage points{units} with their {100 * level:g} % '
+            'interval, bootstrap over identities, both resampled together.'
         )
         count = compared.num_tests
         notes.append(
@@ -82,7 +92,7 @@ def comparison_notes(compared: Compared, level: float) -> list[str]:
         )
     notes += [
         f'No significance of {", ".join(names)}: {reason}.'
-        for reason, names in by_reason(compared.no_intervals).items()
+        for reason, names in by_reason(compared.protocol, compared.no_intervals).items()
     ]
     for name, reason in compared.not_comparable.items():
         notes.append(f'No significance of {name}: {reason}.')
@@ -117,23 +127,24 @@ def comparison_markdown(found: Sequence[Compared], level: float) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-def _value(compared: Compared, values: Mapping[str, float | None], name: str) -> Cell:
+def _value(
+    figure: Figure,
+    compared: Compared,
+    values: Mapping[str, float | None],
+    name: str,
+) -> Cell:
     if name not in values:
         return words('')
-    value = values[name]
-    missing = NOT_RESOLVABLE if compared.finite[name] else NOT_FINITE
-    return words(missing if value is None else percent(value))
+    return words(figure_text(figure, values[name], compared.finite[name]))
 
 
-def _difference(
-    differences: Mapping[str, Mapping[str, float | None]], name: str
-) -> Cell:
-    entry = differences.get(name)
+def _difference(figure: Figure, entry: Mapping[str, float | None] | None) -> Cell:
     if entry is None or entry['value'] is None:
         return words('')
-    text = f'{100 * entry["value"]:+.2f}'
-    if entry['low'] is not None and entry['high'] is not None:
-        text += f' ({100 * entry["low"]:+.2f} to {100 * entry["high"]:+.2f})'
+    text = figure.unit.text(entry['value'], '+')
+    low, high = entry['low'], entry['high']
+    if low is not None and high is not None:
+        text += f' ({figure.unit.text(low, "+")} to {figure.unit.text(high, "+")})'
     if entry['p_value'] is not None:
         text += f', p = {entry["p_value"]:.2g}'
     return words(text)

@@ -6,8 +6,7 @@ accepts everything or nothing. A row whose result is not finite has no other.
 
 import datetime
 import math
-from collections.abc import Iterable, Mapping
-from functools import singledispatch
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,8 @@ import torch
 from mmhyperface.version import __version__
 
 from ..intervals import confidence_intervals
-from ..results import (
-    IdentificationResult,
-    MegaFaceResult,
-    Result,
-    VerificationResult,
-    rate_name,
-)
-from .missing import why_no_interval
+from ..protocols import Result
+from ..protocols.base import finite
 
 FORMAT = 1
 NOT_DRAWN = 'none were asked for'
@@ -38,14 +31,16 @@ def content_of(
     draws: int,
     level: float,
     seed: int,
-    about: Mapping[str, str | None],
+    config: str | None = None,
+    checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """The content without pictures and evidence, which are files."""
     return {
         'format': FORMAT,
         'title': title,
         'date': datetime.datetime.now().astimezone().isoformat(timespec='seconds'),
-        **about,
+        'config': config,
+        'checkpoint': checkpoint,
         'versions': {
             'mmhyperface': __version__,
             'torch': str(torch.__version__),
@@ -68,121 +63,29 @@ def content_of(
     }
 
 
-def finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-@singledispatch
-def details(result: Result) -> dict[str, Any]:
-    """What a protocol has besides figures: counts, thresholds, and what is its own."""
-    raise TypeError(f'no report is known of {type(result).__name__}')
-
-
-@details.register
-def _(result: VerificationResult) -> dict[str, Any]:
-    return {
-        'counts': {
-            'same pairs': result.num_same,
-            'different pairs': result.num_different,
-            **_identities(result),
-        },
-        'thresholds': [
-            *accuracy_threshold(result),
-            *_far_thresholds(result.fars, result.tars, result.thresholds),
-        ],
-        'accuracy_thresholds': [finite(x) for x in result.accuracy_thresholds],
-    }
-
-
-@details.register
-def _(result: IdentificationResult) -> dict[str, Any]:
-    return {
-        'thresholds': [
-            _threshold(f'tpir@fpir={rate_name(fpir)}', value, threshold, gallery)
-            for fpir, values, thresholds in zip(
-                result.fpirs, result.gallery_tpirs.T, result.thresholds.T, strict=True
-            )
-            for gallery, value, threshold in zip(
-                result.galleries, values, thresholds, strict=True
-            )
-        ],
-        'merged': result.merged,
-        'cmc': [finite(rate) for rate in result.cmc],
-    }
-
-
-@details.register
-def _(result: MegaFaceResult) -> dict[str, Any]:
-    return {
-        'thresholds': _far_thresholds(result.fars, result.tars, result.thresholds),
-        'distractors': [
-            {'asked': int(asked), 'used': int(used)}
-            for asked, used in zip(result.distractors, result.used, strict=True)
-        ],
-    }
-
-
-def accuracy_threshold(result: VerificationResult) -> list[dict[str, Any]]:
-    """The median over the folds, or nothing where the protocol has no accuracy."""
-    if not len(result.accuracy_thresholds):
-        return []
-    median = float(np.median(result.accuracy_thresholds))
-    return [_threshold('accuracy', result.accuracy, median)]
-
-
-def _identities(result: VerificationResult) -> dict[str, int]:
-    if result.identity_a is None or result.identity_b is None:
-        return {}
-    shown = np.zeros(1 + max(result.identity_a.max(), result.identity_b.max()), bool)
-    shown[result.identity_a] = True
-    shown[result.identity_b] = True
-    return {'identities': int(shown.sum())}
-
-
-def _far_thresholds(
-    fars: Iterable[float], tars: Iterable[float], thresholds: Iterable[float]
-) -> list[dict[str, Any]]:
-    return [
-        _threshold(f'tar@far={rate_name(far)}', tar, threshold)
-        for far, tar, threshold in zip(fars, tars, thresholds, strict=True)
-    ]
-
-
-def _threshold(
-    figure: str, value: float, threshold: float, gallery: str | None = None
-) -> dict[str, Any]:
-    return {
-        'figure': figure,
-        'gallery': gallery,
-        'value': finite(value),
-        'threshold': finite(threshold),
-    }
-
-
 def _row(result: Result, draws: int, level: float, seed: int) -> dict[str, Any]:
-    told = details(result)
+    details = result.details()
     row = {
         'finite': result.finite,
         'convention': result.convention,
-        'counts': result.counts | told.pop('counts', {}),
+        'counts': result.counts | details.pop('counts', {}),
         'figures': {name: finite(value) for name, value in result.figures().items()},
         'evidence': None,
     }
     if not result.finite:
         empty: dict[str, Any] = {'intervals': {}, 'no_intervals': {}, 'thresholds': []}
         return {**row, **empty}
-    return {**row, **_intervals(result, draws, level, seed), **told}
+    return {**row, **_intervals(result, draws, level, seed), **details}
 
 
 def _intervals(result: Result, draws: int, level: float, seed: int) -> dict[str, Any]:
-    found = confidence_intervals(result, draws, level, seed) if draws else {}
+    drawn = confidence_intervals(result, draws, level, seed) if draws else {}
+    spreads = {figure.spread for figure in result.FIGURES}
     return {
-        'intervals': {
-            name: [finite(low), finite(high)] for name, (low, high) in found.items()
-        },
+        'intervals': {name: list(map(finite, ends)) for name, ends in drawn.items()},
         'no_intervals': {
-            name: why_no_interval(result, name) if draws else NOT_DRAWN
+            name: result.why_no_interval(name) if draws else NOT_DRAWN
             for name, value in result.figures().items()
-            if name not in found and name != 'accuracy_std' and math.isfinite(value)
+            if name not in drawn and name not in spreads and math.isfinite(value)
         },
     }

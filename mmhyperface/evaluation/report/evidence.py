@@ -16,17 +16,8 @@ import numpy.typing as npt
 
 from mmhyperface.utils.errors import UserError
 
-from ..results import (
-    IdentificationResult,
-    MegaFaceResult,
-    Result,
-    VerificationResult,
-)
+from ..protocols import PROTOCOLS, Result
 
-KINDS: dict[str, type[Result]] = {
-    kind.protocol: kind
-    for kind in (VerificationResult, IdentificationResult, MegaFaceResult)
-}
 # What reading anything else than an archive that save_evidence wrote may raise.
 DAMAGE = (
     zipfile.BadZipFile,
@@ -37,22 +28,20 @@ DAMAGE = (
     TypeError,
     AttributeError,
 )
-SIZES = (np.int8, np.int16, np.int32)
 
 
 def save_evidence(result: Result, path: Path) -> None:
-    arrays: dict[str, Any] = {}
-    rest: dict[str, Any] = {}
-    for item in fields(result):
-        value = getattr(result, item.name)
-        if isinstance(value, np.ndarray):
-            arrays[item.name] = _shrunk(value)
-        else:
-            rest[item.name] = value
-    told = {'protocol': result.protocol, 'values': rest}
+    """Write all that a result holds."""
+    values = {item.name: getattr(result, item.name) for item in fields(result)}
+    arrays = {name: x for name, x in values.items() if isinstance(x, np.ndarray)}
+    rest = {name: x for name, x in values.items() if name not in arrays}
     # Numbers of numpy are none that json knows.
-    text = json.dumps(told, default=lambda number: number.item())
-    np.savez(path, rest=np.array(text), **arrays)
+    text = json.dumps(
+        {'protocol': result.protocol, 'values': rest},
+        default=lambda number: number.item(),
+    )
+    shrunk: dict[str, Any] = {name: _shrunk(x) for name, x in arrays.items()}
+    np.savez(path, rest=np.array(text), **shrunk)
 
 
 def load_evidence(path: Path) -> Result:
@@ -63,12 +52,12 @@ def load_evidence(path: Path) -> Result:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = {
-                name: _widened(archive[name]) for name in archive.files
+            values: dict[str, Any] = {
+                name: x.astype(np.int64) if x.dtype.kind in 'iu' else x
+                for name, x in archive.items()
             }
-        told = json.loads(str(arrays.pop('rest')))
-        values: dict[str, Any] = arrays | told['values']
-        return KINDS[told['protocol']](**values)
+        rest = json.loads(str(values.pop('rest')))
+        return PROTOCOLS[rest['protocol']](**values, **rest['values'])
     except FileNotFoundError:
         raise UserError(
             f'{path} is missing: the report was not copied as a whole'
@@ -80,12 +69,8 @@ def load_evidence(path: Path) -> Result:
 def _shrunk(values: npt.NDArray) -> npt.NDArray:
     if values.dtype.kind not in 'iu' or not values.size:
         return values
-    for size in SIZES:
+    for size in (np.int8, np.int16, np.int32):
         limits = np.iinfo(size)
         if limits.min <= values.min() and values.max() <= limits.max:
             return values.astype(size)
     return values
-
-
-def _widened(values: npt.NDArray) -> npt.NDArray:
-    return values.astype(np.int64) if values.dtype.kind in 'iu' else values

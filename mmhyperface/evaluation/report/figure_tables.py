@@ -8,6 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 from itertools import groupby
 from typing import Any
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mmhyperface.evaluation.results import NOT_FINITE, NOT_RESOLVABLE
+from ..protocols import NOT_FINITE, NOT_RESOLVABLE, Figure, figure_of
 
 NO_THRESHOLD = 'none'  # accepts everything, or nothing
 
@@ -94,12 +95,13 @@ def sections_of(content: dict[str, Any]) -> list[Section]:
         Section(
             name,
             protocol,
-            _table(told['rows'], _pointer('sets', name, protocol, 'rows'), level),
-            list(_notes(told['rows'], _pointer('sets', name, protocol, 'rows'))),
-            told['pictures'],
+            _table(protocol, section['rows'], root, level),
+            list(_notes(protocol, section['rows'], root)),
+            section['pictures'],
         )
         for name, protocols in content['sets'].items()
-        for protocol, told in protocols.items()
+        for protocol, section in protocols.items()
+        for root in [_pointer('sets', name, protocol, 'rows')]
     ]
 
 
@@ -159,8 +161,8 @@ def reading(content: dict[str, Any]) -> list[str]:
     if any(
         not row.get('finite', True)
         for protocols in content['sets'].values()
-        for told in protocols.values()
-        for row in told['rows'].values()
+        for section in protocols.values()
+        for row in section['rows'].values()
     ):
         lines.append(
             f'{NOT_FINITE}: embeddings are zero, NaN or infinite, or all alike.'
@@ -201,55 +203,55 @@ def escaped(text: str) -> str:
     return re.sub(r'([\\`*_\[\]<>|#~&])', r'\\\1', ' '.join(text.split()))
 
 
-def percent(rate: float) -> str:
-    return f'{100 * rate:.2f}'
+def figure_text(figure: Figure, value: float | None, finite: bool = True) -> str:
+    """The value in its unit, or why there is none; not if the result is not finite."""
+    if value is None:
+        return NOT_RESOLVABLE if finite else NOT_FINITE
+    return figure.unit.text(value)
 
 
-def figure_label(name: str) -> str:
+def figure_label(protocol: str, name: str) -> str:
     """``'tar@far=1e-03'`` in the words of a table."""
-    rate = re.fullmatch(r'(tar|tpir)@(far|fpir)=(.+)', name)
-    if rate:
-        return f'{rate[1].upper()} at {rate[2].upper()} {rate[3]}'
-    rank = re.fullmatch(r'(rank-\d+)@(\d+)', name)
-    if rank:
-        return f'{rank[1]}, {int(rank[2]):,} distractors'
-    known = {'eer': 'EER', 'auc': 'AUC', 'accuracy_std': 'accuracy, std over folds'}
-    return known.get(name, name)
+    return figure_of(protocol, name).label_of(name)
 
 
-def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+def by_reason(protocol: str, reasons: Mapping[str, str]) -> dict[str, list[str]]:
     """The labels of the figures that share a reason."""
-    found: dict[str, list[str]] = {}
-    for figure, reason in reasons.items():
-        found.setdefault(reason, []).append(figure_label(figure))
-    return found
+    labels: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        labels.setdefault(reason, []).append(figure_label(protocol, name))
+    return labels
 
 
 def _pointer(*keys: str | int) -> str:
     return ''.join(f'/{str(key).replace("~", "~0").replace("/", "~1")}' for key in keys)
 
 
-def _table(rows: dict[str, Any], root: str, level: float) -> Table:
+def _table(protocol: str, rows: dict[str, Any], root: str, level: float) -> Table:
     """All rows of a figure stand together; with one row it needs no name.
 
     Without intervals it has no column for them.
     """
     drawn = any(row['intervals'] for row in rows.values())
-    labels = dict.fromkeys(
-        (figure, gallery)
+    names = dict.fromkeys(name for row in rows.values() for name in row['figures'])
+    figures = {name: figure_of(protocol, name) for name in names}
+    spreads = {figure.spread for figure in figures.values()}
+    keys = dict.fromkeys(
+        (name, gallery)
         for row in rows.values()
         for name in row['figures']
-        if name != 'accuracy_std'
-        for figure, gallery in [(name, None), *_galleries(row, name)]
+        if name not in spreads
+        for gallery in [None, *_galleries(row, name)]
     )
     lines = []
-    for figure, gallery in labels:
-        label = figure_label(figure) + (f', {gallery}' if gallery else '')
-        for name, row in rows.items():
-            cells = _cells(row, root + _pointer(name), figure, gallery)
+    for name, gallery in keys:
+        figure = figures[name]
+        label = figure.label_of(name) + (f', {gallery}' if gallery else '')
+        for row_name, row in rows.items():
+            cells = _cells(figure, row, root + _pointer(row_name), name, gallery)
             if cells:
                 rate, interval, threshold = cells
-                named = [words(name)] if len(rows) > 1 else []
+                named = [words(row_name)] if len(rows) > 1 else []
                 between = [interval] if drawn else []
                 lines.append([words(label), *named, rate, *between, threshold])
     titles = [
@@ -262,54 +264,47 @@ def _table(rows: dict[str, Any], root: str, level: float) -> Table:
     return Table([words(title) for title in titles], lines)
 
 
-def _galleries(row: dict[str, Any], figure: str) -> list[tuple[str, str]]:
+def _galleries(row: dict[str, Any], name: str) -> list[str]:
     """A line for each of several galleries; one gallery's is the figure's own."""
-    found = [entry for entry in row['thresholds'] if entry['figure'] == figure]
-    return [(figure, entry['gallery']) for entry in found] if len(found) > 1 else []
+    entries = [entry for entry in row['thresholds'] if entry['figure'] == name]
+    return [entry['gallery'] for entry in entries] if len(entries) > 1 else []
 
 
 def _cells(
-    row: dict[str, Any], root: str, figure: str, gallery: str | None
+    figure: Figure, row: dict[str, Any], root: str, name: str, gallery: str | None
 ) -> list[Cell] | None:
+    """Value, interval and threshold; None if the row has no such figure."""
     places = [
         number
         for number, entry in enumerate(row['thresholds'])
-        if entry['figure'] == figure and gallery in (None, entry['gallery'])
+        if entry['figure'] == name and gallery in (None, entry['gallery'])
     ]
+    figures = row['figures']
     if gallery is None:
-        if figure not in row['figures']:
+        if name not in figures:
             return None
-        value, pointer = row['figures'][figure], root + _pointer('figures', figure)
+        value, pointer = figures[name], root + _pointer('figures', name)
     elif places:
         value = row['thresholds'][places[0]]['value']
         pointer = root + _pointer('thresholds', places[0], 'value')
     else:
         return None
-    missing = NOT_RESOLVABLE if row.get('finite', True) else NOT_FINITE
-    spans = [_rate(value, pointer, missing)]
-    if figure == 'accuracy' and row['figures'].get('accuracy_std') is not None:
-        std = row['figures']['accuracy_std']
-        spans += [Span(' ± '), _rate(std, root + _pointer('figures', 'accuracy_std'))]
+    spans = [Span(figure_text(figure, value, row.get('finite', True)), pointer, value)]
+    spread = figures.get(figure.spread)
+    if spread is not None:
+        pointer = root + _pointer('figures', str(figure.spread))
+        spans += [Span(' ± '), Span(figure.unit.text(spread), pointer, spread)]
     interval = words('')
-    if gallery is None and value is not None and figure in row['intervals']:
-        interval = _interval(row['intervals'][figure], root, figure)
+    if gallery is None and value is not None and name in row['intervals']:
+        low, high = (
+            Span(figure_text(figure, end), root + _pointer('intervals', name, i), end)
+            for i, end in enumerate(row['intervals'][name])
+        )
+        interval = Cell((low, Span(' to '), high))
     threshold = words('')
     if len(places) == 1 and value is not None:
         threshold = _threshold(row['thresholds'][places[0]], root, places[0])
     return [Cell(tuple(spans)), interval, threshold]
-
-
-def _rate(value: float | None, pointer: str, missing: str = NOT_RESOLVABLE) -> Span:
-    text = missing if value is None else percent(value)
-    return Span(text, pointer, value)
-
-
-def _interval(ends: list[float | None], root: str, figure: str) -> Cell:
-    low, high = (
-        _rate(end, root + _pointer('intervals', figure, number))
-        for number, end in enumerate(ends)
-    )
-    return Cell((low, Span(' to '), high))
 
 
 def _threshold(entry: dict[str, Any], root: str, place: int) -> Cell:
@@ -318,9 +313,10 @@ def _threshold(entry: dict[str, Any], root: str, place: int) -> Cell:
     return Cell((Span(text, root + _pointer('thresholds', place, 'threshold'), value),))
 
 
-def _notes(rows: dict[str, Any], root: str) -> Iterator[Cell]:
+def _notes(protocol: str, rows: dict[str, Any], root: str) -> Iterator[Cell]:
     """Counts, convention and what is missing; of each row where they differ."""
-    for make in (_counts, _noisy, _convention, _no_intervals):
+    no_intervals = partial(_no_intervals, protocol)
+    for make in (_counts, _noisy, _convention, no_intervals):
         notes = {name: make(row, root + _pointer(name)) for name, row in rows.items()}
         alike = len({cell.text for cell in notes.values()}) == 1
         for name, cell in list(notes.items())[-1:] if alike else notes.items():
@@ -365,12 +361,12 @@ def _convention(row: dict[str, Any], root: str) -> Cell:
     return words(f'Convention: {row["convention"]}')
 
 
-def _no_intervals(row: dict[str, Any], root: str) -> Cell:
+def _no_intervals(protocol: str, row: dict[str, Any], root: str) -> Cell:
     """By reason; without names where no figure has one."""
-    found = by_reason(row['no_intervals'])
-    if len(found) == 1 and not row['intervals']:
-        return words(f'No intervals: {next(iter(found))}')
+    labels = by_reason(protocol, row['no_intervals'])
+    if len(labels) == 1 and not row['intervals']:
+        return words(f'No intervals: {next(iter(labels))}')
     if row['intervals'] and any(_galleries(row, name) for name in row['figures']):
-        found[OF_A_GALLERY] = ['single galleries']
-    parts = [f'{", ".join(names)} ({reason})' for reason, names in found.items()]
+        labels[OF_A_GALLERY] = ['single galleries']
+    parts = [f'{", ".join(names)} ({reason})' for reason, names in labels.items()]
     return words(f'No interval: {"; ".join(parts)}') if parts else Cell(())

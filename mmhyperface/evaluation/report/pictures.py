@@ -1,8 +1,8 @@
 """The pictures of a report, a file each, with convention and counts in small print."""
 
+import re
 import textwrap
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..results import (
-    IdentificationResult,
-    MegaFaceResult,
-    VerificationResult,
-)
-from .curves import (
-    curves_of,
-    draw_cmc,
-    draw_det,
-    draw_distractors,
-    draw_open_set,
-    draw_roc,
-    draw_scores,
-    draw_searches,
-)
-from .output import file_name
-
 # Small enough that the letters can be read on a phone, where it fills the width.
 WIDTH, HEIGHT, DPI = 5.2, 3.9, 200  # inches, without the small print
 NOTE_SIZE, NOTE_WIDTH, LINE_HEIGHT = 7, 96, 0.115  # points, letters, inches
 TITLE_SIZE, TITLE_WIDTH, TITLE_LINES = 9.5, 62, 3  # points, letters
-
-Draw = Callable[[Axes], None]
+NAME_LENGTH = 60
 
 
 def draw_pictures(
@@ -52,17 +34,25 @@ def draw_pictures(
     Returns:
         ``dict(title, file)`` of each; the file is a path relative to ``folder``.
     """
-    protocol = next(iter(rows.values())).protocol
+    result = next(iter(rows.values()))
     pictures = []
-    for kind, (title, draw) in PICTURES[protocol](rows).items():
-        file = f'pictures/{file_name(number, kind, name)}.png'
-        title = f'{name}, {protocol}: {title}'
-        save_picture(draw, title, note, folder / file)
+    for picture in result.pictures(rows):
+        file = f'pictures/{file_name(number, picture.name, name)}.png'
+        title = f'{name}, {result.protocol}: {picture.title}'
+        _save_picture(picture.draw, title, note, folder / file)
         pictures.append({'title': title, 'file': file})
     return pictures
 
 
-def save_picture(draw: Draw, title: str, note: str, path: Path) -> None:
+def file_name(number: int, *words: str) -> str:
+    """A name that any file system takes, without suffix; the number tells it apart."""
+    plain = re.sub(r'[^A-Za-z0-9.-]+', '_', '_'.join(words)).strip('_.')
+    return f'{number:02d}_{plain[:NAME_LENGTH]}'
+
+
+def _save_picture(
+    draw: Callable[[Axes], None], title: str, note: str, path: Path
+) -> None:
     """With title and note in it, for the file may be looked at alone."""
     lines = [
         line for part in note.split('\n') for line in textwrap.wrap(part, NOTE_WIDTH)
@@ -90,48 +80,3 @@ def _shortened(title: str) -> str:
 def _plain(text: str) -> str:
     """No dollar begins a formula."""
     return text.replace('$', r'\$')
-
-
-def _verification(
-    rows: Mapping[str, VerificationResult],
-) -> dict[str, tuple[str, Draw]]:
-    curves = curves_of(rows)
-    return {
-        'roc': ('ROC', partial(draw_roc, results=rows, curves=curves)),
-        'det': ('DET', partial(draw_det, results=rows, curves=curves)),
-        **_histograms(draw_scores, rows),
-    }
-
-
-def _identification(
-    rows: Mapping[str, IdentificationResult],
-) -> dict[str, tuple[str, Draw]]:
-    return {
-        'cmc': ('CMC', partial(draw_cmc, results=rows)),
-        'tpir': ('TPIR over FPIR', partial(draw_open_set, results=rows)),
-        **_histograms(draw_searches, rows),
-    }
-
-
-def _megaface(rows: Mapping[str, MegaFaceResult]) -> dict[str, tuple[str, Draw]]:
-    title = 'identification among distractors'
-    return {'distractors': (title, partial(draw_distractors, results=rows))}
-
-
-def _histograms(
-    draw: Callable[..., None], rows: Mapping[str, Any]
-) -> dict[str, tuple[str, Draw]]:
-    return {
-        f'scores_{number}': (
-            f'scores, {name}',
-            partial(draw, result=result),
-        )
-        for number, (name, result) in enumerate(rows.items())
-    }
-
-
-PICTURES: dict[str, Callable[[Any], dict[str, tuple[str, Draw]]]] = {
-    VerificationResult.protocol: _verification,
-    IdentificationResult.protocol: _identification,
-    MegaFaceResult.protocol: _megaface,
-}

@@ -12,18 +12,13 @@ from rich import box
 
 from mmhyperface.utils.atomic_files import new_files
 
-from ..results import VerificationResult, rate_name
-from .content import finite
-from .curves import curves_of, draw_roc, draw_scores, label
-from .figure_tables import (
-    NOT_FINITE,
-    NOT_RESOLVABLE,
-    TEXT_WIDTH,
-    Table,
-    percent,
-    table_text,
-    words,
-)
+from ..protocols import VerificationResult, figure_of
+from ..protocols.base import finite
+from ..protocols.drawing import label
+from ..protocols.verification import curves_of, draw_roc, draw_scores
+from .figure_tables import TEXT_WIDTH, Table, figure_text, table_text, words
+
+SPREADS = {figure.spread for figure in VerificationResult.FIGURES}
 
 
 def verification_table(rows: Mapping[str, VerificationResult]) -> str:
@@ -31,21 +26,15 @@ def verification_table(rows: Mapping[str, VerificationResult]) -> str:
 
     Under it stands the convention of the rows; where they differ, of each row.
     """
-    fars = sorted({float(far) for result in rows.values() for far in result.fars})
-    titles = ['', 'pairs\nsame + different', 'accuracy\n%', 'EER\n%', 'AUC\n%']
-    titles += [f'TAR % at\nFAR {rate_name(far)}' for far in fars]
+    figures = {row: result.figures() for row, result in rows.items()}
+    names = sorted({name for known in figures.values() for name in known}, key=_place)
+    names = [name for name in names if name not in SPREADS]
+    titles = ['', 'pairs\nsame + different', *map(_heading, names)]
     lines = []
-    for name, result in rows.items():
-        tars = dict(zip(result.fars.tolist(), result.tars.tolist(), strict=True))
-        line = [
-            name,
-            f'{result.num_same:,} + {result.num_different:,}',
-            _accuracy(result),
-            percent(result.eer) if result.finite else NOT_FINITE,
-            percent(result.auc) if result.finite else NOT_FINITE,
-            *(_tar(result, tars[far]) if far in tars else '' for far in fars),
-        ]
-        lines.append([words(text) for text in line])
+    for row, result in rows.items():
+        pairs = f'{result.num_same:,} + {result.num_different:,}'
+        cells = [_cell(figures[row], name, result.finite) for name in names]
+        lines.append([words(text) for text in (row, pairs, *cells)])
     table = table_text(Table([words(title) for title in titles], lines), box.ASCII2)
     return f'{table}\n{_conventions(rows, TEXT_WIDTH)}'
 
@@ -95,20 +84,28 @@ def write_verification_json(
         file.write(json.dumps(content, indent=2).encode() + b'\n')
 
 
-def _tar(result: VerificationResult, rate: float) -> str:
-    if not result.finite:
-        return NOT_FINITE
-    return NOT_RESOLVABLE if math.isnan(rate) else percent(rate)
+def _place(name: str) -> tuple[int, float]:
+    """Figures stand in their order, those of a rate by the rate."""
+    number = VerificationResult.FIGURES.index(figure_of('1:1', name))
+    return number, float(name.partition('=')[2] or 0)
 
 
-def _accuracy(result: VerificationResult) -> str:
-    if math.isnan(result.accuracy):
+def _heading(name: str) -> str:
+    figure = figure_of('1:1', name)
+    label = figure.label_of(name)
+    if figure.unit.name:
+        return label.replace(' (', '\n(')
+    return label.replace(' at ', ' % at\n') if figure.axes else f'{label}\n%'
+
+
+def _cell(figures: Mapping[str, float], name: str, known: bool) -> str:
+    """Empty where a result has no such figure."""
+    if name not in figures:
         return ''
-    if not result.finite:
-        return NOT_FINITE
-    std = result.accuracy_std
-    spread = '' if math.isnan(std) else f' ± {percent(std)}'
-    return percent(result.accuracy) + spread
+    figure = figure_of('1:1', name)
+    text = figure_text(figure, finite(figures[name]), known)
+    spread = figures.get(str(figure.spread), math.nan)
+    return text if math.isnan(spread) else f'{text} ± {figure.unit.text(spread)}'
 
 
 def _conventions(rows: Mapping[str, VerificationResult], width: int) -> str:
@@ -126,11 +123,12 @@ def _figures(result: VerificationResult) -> dict:
 
     return {
         'finite': result.finite,
-        'accuracy': number(result.accuracy),
-        'accuracy_std': number(result.accuracy_std),
+        **{
+            figure.key: number(getattr(result, figure.values))
+            for figure in result.FIGURES
+            if not figure.axes
+        },
         'accuracy_thresholds': [number(x) for x in result.accuracy_thresholds],
-        'eer': number(result.eer),
-        'auc': number(result.auc),
         'tar_at_far': [
             {'far': float(far), 'tar': number(tar), 'threshold': number(threshold)}
             for far, tar, threshold in zip(

@@ -1,7 +1,7 @@
 """A report in a folder: written after a test, and read again to compare.
 
-``report.json`` holds all numbers; rates are fractions, and what is not a finite number
-is null ::
+``report.json`` holds all numbers; rates are fractions, other figures in their unit, and
+what is not a finite number is null ::
 
     format        1; another number is another layout
     title         of the report
@@ -39,6 +39,10 @@ Names stand in the order of the test. A newer version may add keys without anoth
 """
 
 import json
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -46,13 +50,12 @@ from typing import Any
 
 from mmhyperface.utils.errors import UserError
 
-from ..results import Result
+from ..protocols import Result
 from .content import FORMAT, Sets, content_of
 from .evidence import load_evidence, save_evidence
 from .figure_tables import as_markdown, as_text, sections_of
-from .output import file_name, replacing_files
 from .page import as_page
-from .pictures import draw_pictures
+from .pictures import draw_pictures, file_name
 
 JSON = 'report.json'
 TITLE = 'Face recognition test'
@@ -80,16 +83,16 @@ class Report:
         Raises:
             UserError: the evidence is missing, damaged, or another test's.
         """
-        told = self.content['sets'][name][protocol]['rows'][row]
-        if not told.get('finite', True):
+        content = self.content['sets'][name][protocol]['rows'][row]
+        if not content.get('finite', True):
             raise UserError(f'{self.folder}: the embeddings of {row!r} are not finite')
-        if told['evidence'] is None:
+        if content['evidence'] is None:
             raise UserError(f'{self.folder}: the report was written without evidence')
-        path = self.folder / told['evidence']
+        path = self.folder / content['evidence']
         result = load_evidence(path)
-        known = {key: x for key, x in told['figures'].items() if x is not None}
-        found = {key: x for key, x in result.figures().items() if key in known}
-        if known != found:
+        known = {key: x for key, x in content['figures'].items() if x is not None}
+        figures = {key: x for key, x in result.figures().items() if key in known}
+        if known != figures:
             raise UserError(
                 f'{path} is not the evidence of {self.folder / JSON}: their figures '
                 'differ; make the report again'
@@ -123,9 +126,8 @@ def write_report(
         evidence: keep scores and ranks, without which reports cannot be compared;
             of 15 million pairs they take about 150 MB.
     """
-    about = {'config': config, 'checkpoint': checkpoint}
-    content = content_of(sets, title, draws, level, seed, about)
-    with replacing_files(folder, OWNED, last=JSON) as part:
+    content = content_of(sets, title, draws, level, seed, config, checkpoint)
+    with _replacing_files(Path(folder)) as part:
         for kept in ('pictures', 'evidence'):
             (part / kept).mkdir()
         _add_files(content, sets, part, evidence)
@@ -152,8 +154,7 @@ def report_text(
     Args:
         sets, draws, level, seed: as of :func:`write_report`.
     """
-    about = {'config': None, 'checkpoint': None}
-    content = content_of(sets, title, draws, level, seed, about)
+    content = content_of(sets, title, draws, level, seed)
     return as_text(content, sections_of(content))
 
 
@@ -175,15 +176,15 @@ def read_report(path: str | Path) -> Report:
         raise UserError(f'{file} cannot be read: give the folder, or the {JSON} in it')
     try:
         content = json.loads(file.read_text(encoding='utf-8'))
-        found = content['format']
-        sections = sections_of(content) if found == FORMAT else None
+        version = content['format']
+        sections = sections_of(content) if version == FORMAT else None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f'{file} is damaged, or no report ({error}): test again, or copy it anew'
         ) from None
     if sections is None:
         raise UserError(
-            f'{file} has format {found}, this version reads format {FORMAT}: write '
+            f'{file} has format {version}, this version reads format {FORMAT}: write '
             'the report again'
         )
     return Report(file.parent, content)
@@ -195,11 +196,34 @@ def _add_files(
     numbers = count(1)
     for number, section in enumerate(sections_of(content), 1):
         rows = sets[section.name][section.protocol]
-        told = content['sets'][section.name][section.protocol]
+        written = content['sets'][section.name][section.protocol]
         note = '\n'.join(cell.text for cell in section.notes)
-        told['pictures'] = draw_pictures(number, section.name, rows, note, folder)
+        written['pictures'] = draw_pictures(number, section.name, rows, note, folder)
         for row, result in rows.items():
             if evidence and result.finite:
                 file = f'evidence/{file_name(next(numbers), section.name, row)}.npz'
                 save_evidence(result, folder / file)
-                told['rows'][row]['evidence'] = file
+                written['rows'][row]['evidence'] = file
+
+
+@contextmanager
+def _replacing_files(target: Path) -> Generator[Path, None, None]:
+    """A folder to write a report into that takes the place of an older one at the end.
+
+    Until then nothing in ``target`` changes, and never what is no part of a report.
+    Whoever finds the new JSON file, which comes last, finds the rest new as well.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=target, prefix='.part-'))
+    try:
+        yield part
+        files = [path.relative_to(part) for path in part.rglob('*') if path.is_file()]
+        for path in sorted(files, key=lambda path: path == Path(JSON)):
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            (part / path).replace(target / path)
+        for pattern in OWNED:
+            for old in target.glob(pattern):
+                if old.relative_to(target) not in files:
+                    old.unlink()
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -94,13 +94,13 @@ class FaceBackbone(BaseModule):
 
     def __init__(
         self,
-        in_channels: int,
-        embedding_size: int,
-        input_size: int | tuple[int, int],
-        with_cp: bool,
-        init_cfg: dict | list[dict] | None,
+        in_channels: int = 3,
+        embedding_size: int = 512,
+        input_size: int | tuple[int, int] = 112,
+        with_cp: bool = False,
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         self.frozen_stages = frozen_stages

@@ -8,6 +8,7 @@ batch norm between a block's convolutions.
 
 from functools import partial
 from itertools import islice
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -83,29 +84,16 @@ class IR(FaceBackbone):
         self,
         depth: int,
         variant: str = 'evolve',
-        in_channels: int = 3,
-        embedding_size: int = 512,
-        input_size: int | tuple[int, int] = 112,
+        *,
         dropout: float = 0.0,
-        with_cp: bool = False,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        init_cfg: dict | list[dict] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_channels,
-            embedding_size,
-            input_size,
-            with_cp,
-            init_cfg,
-            frozen_stages,
-            norm_eval,
-        )
+        super().__init__(**options)
         stages = choose('IR', 'depth', depth, BLOCKS)
         self.depth = depth
         inner_bn, affine, init = choose('IR', 'variant', variant, VARIANTS)
         self.input_layer = nn.Sequential(
-            nn.Conv2d(in_channels, 64, 3, padding=1, bias=False),
+            nn.Conv2d(self.in_channels, 64, 3, padding=1, bias=False),
             nn.BatchNorm2d(64),
             nn.PReLU(64),
         )
@@ -121,8 +109,8 @@ class IR(FaceBackbone):
             nn.BatchNorm2d(channels),
             nn.Dropout(dropout),
             nn.Flatten(),
-            nn.Linear(channels * height * width, embedding_size),
-            nn.BatchNorm1d(embedding_size, affine=affine),
+            nn.Linear(channels * height * width, self.out_channels),
+            nn.BatchNorm1d(self.out_channels, affine=affine),
         )
 
         for module in self.modules():

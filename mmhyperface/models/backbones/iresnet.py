@@ -4,6 +4,8 @@ Deng et al., ArcFace, CVPR 2019, arXiv:1801.07698, section 3.1; the block is
 that of Han et al., Deep Pyramidal Residual Networks, arXiv:1610.02915.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from mmhyperface.registry import MODELS
@@ -63,28 +65,15 @@ class IResNet(FaceBackbone):
     def __init__(
         self,
         depth: int,
-        in_channels: int = 3,
-        embedding_size: int = 512,
-        input_size: int | tuple[int, int] = 112,
+        *,
         dropout: float = 0.0,
         features_init: float = 1.0,
         freeze_features: bool = True,
-        with_cp: bool = False,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        init_cfg: dict | list[dict] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_channels,
-            embedding_size,
-            input_size,
-            with_cp,
-            init_cfg,
-            frozen_stages,
-            norm_eval,
-        )
+        super().__init__(**options)
         blocks = choose('IResNet', 'depth', depth, BLOCKS)
-        self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(self.in_channels, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.prelu = nn.PReLU(64)
         self.layer1 = _stage(64, WIDTHS[0], blocks[0])
@@ -94,8 +83,8 @@ class IResNet(FaceBackbone):
         self.bn2 = nn.BatchNorm2d(WIDTHS[3])
         self.dropout = nn.Dropout(dropout)
         height, width = self.map_size
-        self.fc = nn.Linear(WIDTHS[3] * height * width, embedding_size)
-        self.features = nn.BatchNorm1d(embedding_size)
+        self.fc = nn.Linear(WIDTHS[3] * height * width, self.out_channels)
+        self.features = nn.BatchNorm1d(self.out_channels)
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

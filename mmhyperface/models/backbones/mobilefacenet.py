@@ -4,6 +4,7 @@ Chen et al., MobileFaceNets, CCBR 2018, arXiv:1804.07573, table 1.
 """
 
 from collections import OrderedDict
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -73,26 +74,9 @@ class MobileFaceNet(FaceBackbone):
     See :class:`FaceBackbone` for the arguments, the shapes and the errors.
     """
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        embedding_size: int = 512,
-        input_size: int | tuple[int, int] = 112,
-        with_cp: bool = False,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        init_cfg: dict | list[dict] | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            embedding_size,
-            input_size,
-            with_cp,
-            init_cfg,
-            frozen_stages,
-            norm_eval,
-        )
-        self.conv_1 = _conv(in_channels, 64, 3, stride=2, padding=1)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.conv_1 = _conv(self.in_channels, 64, 3, stride=2, padding=1)
         self.conv_2_dw = _conv(64, 64, 3, padding=1, groups=64)
         self.dconv_23 = Bottleneck(64, 64, hidden=128, stride=2)
         self.res_3 = _residual(64, hidden=128, count=4)
@@ -103,8 +87,8 @@ class MobileFaceNet(FaceBackbone):
         self.conv_6sep = _conv(128, 512)
         # As large as the map: a learned weight per position, not an average.
         self.conv_6dw7_7 = _conv(512, 512, self.map_size, groups=512, act=False)
-        self.pre_fc1 = nn.Linear(512, embedding_size)
-        self.fc1 = nn.BatchNorm1d(embedding_size, eps=2e-5)
+        self.pre_fc1 = nn.Linear(512, self.out_channels)
+        self.fc1 = nn.BatchNorm1d(self.out_channels, eps=2e-5)
         self.freeze()
 
     def stages(self) -> list[list[nn.Module]]:

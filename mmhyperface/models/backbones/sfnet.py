@@ -6,6 +6,7 @@ https://github.com/ydwen/opensphere, which has ReLU where the paper has PReLU.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,26 +93,13 @@ class SFNet(FaceBackbone):
         variant: str = 'paper',
         with_bn: bool = False,
         widths: Sequence[int] = (64, 128, 256, 512),
-        in_channels: int = 3,
-        embedding_size: int = 512,
-        input_size: int | tuple[int, int] = 112,
+        *,
         dropout: float = 0.0,
         features_init: float = 1.0,
         freeze_features: bool = False,
-        with_cp: bool = False,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        init_cfg: dict | list[dict] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_channels,
-            embedding_size,
-            input_size,
-            with_cp,
-            init_cfg,
-            frozen_stages,
-            norm_eval,
-        )
+        super().__init__(**options)
         blocks = choose('SFNet', 'depth', depth, BLOCKS)
         relu_before_add, init = choose('SFNet', 'variant', variant, VARIANTS)
         if len(widths) != 4:
@@ -128,16 +116,16 @@ class SFNet(FaceBackbone):
             )
             return nn.Sequential(ConvBlock(in_channels, width, with_bn), *residual)
 
-        self.layer1 = stage(in_channels, 0)
+        self.layer1 = stage(self.in_channels, 0)
         self.layer2 = stage(widths[0], 1)
         self.layer3 = stage(widths[1], 2)
         self.layer4 = stage(widths[2], 3)
         self.dropout = nn.Dropout(dropout)
         height, width = self.map_size
-        self.fc = nn.Linear(widths[3] * height * width, embedding_size)
+        self.fc = nn.Linear(widths[3] * height * width, self.out_channels)
         self.features: nn.Module = nn.Identity()
         if with_bn:
-            self.features = nn.BatchNorm1d(embedding_size)
+            self.features = nn.BatchNorm1d(self.out_channels)
             nn.init.constant_(self.features.weight, features_init)
             self.features.weight.requires_grad_(not freeze_features)
 

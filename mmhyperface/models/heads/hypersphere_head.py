@@ -4,7 +4,6 @@ Legend of shapes: B samples, C classes, D dimensions.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -16,25 +15,32 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmhyperface.centres import Shard, batch_sizes, gather_batch, share_of_batch
-from mmhyperface.centres.rows import AllRows, Rows, SampledRows, Sampling, SteppedRows
-from mmhyperface.centres.skipped_steps import SkippedSteps
+from mmhyperface.centres.rows import (
+    AllRows,
+    SampledRows,
+    Sampling,
+    SteppedRows,
+    StepRows,
+)
 from mmhyperface.centres.state import CentreState
-from mmhyperface.models.face_samples import FaceSamples
+from mmhyperface.models.face_samples import FaceSamples, labels_of
 from mmhyperface.models.losses import HypersphereLoss
-from mmhyperface.ops import Blocked, Fold, Fused, clamp_cosine, dense, merge, unit
+from mmhyperface.models.losses.batch import Batch
+from mmhyperface.ops import Blocked, Fold, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 
 from .batch_geometry import BatchGeometry
+from .decisions import is_dense, splits_centres, updates_some_rows
 
 CENTRES = ('normalize', 'project')
 ENGINES = ('auto', 'dense', 'blocked', 'fused')
-# Below these, walking in blocks and splitting the rows cost more than they save.
-FEW_CLASSES = 4096
-FEW_ENTRIES = 2**22
 # Initial centres are drawn in pieces of so many classes, each with a seed of its own:
 # a rank draws its own pieces only, and gets the same rows as any other would.
 PIECE = 4096
+
+Labels = Tensor | Sequence[DataSample] | FaceSamples
+"""Classes, int64 [B], or data samples with a ``gt_label`` each."""
 
 
 def build_loss(loss: dict | nn.Module) -> HypersphereLoss:
@@ -73,11 +79,12 @@ class HypersphereHead(CentreState, BaseModule):
             vectors.
         init_std: Standard deviation of the initial centres; by default Xavier
             normal, sqrt(2 / (C + D)). insightface takes 0.01.
-        engine: Who computes the terms of the other classes. ``dense`` holds all
-            cosines, B x C of them, and is the reference; ``blocked`` walks the classes
-            in blocks and holds none; ``fused`` does so with one CUDA kernel for
-            cosine, loss and gradient. ``auto`` is dense for few classes, else fused
-            on CUDA where Triton is installed, else blocked.
+        engine: What computes the terms of the other classes. ``dense`` holds all
+            cosines, B x C of them, and is the reference; ``blocked`` goes over the
+            classes in blocks and holds none, and compiles the loss (torch.compile)
+            where there are many classes and a C++ compiler, or Triton on CUDA;
+            ``fused`` always does. ``auto`` is dense for few classes, else blocked. Or
+            an engine itself, called like :func:`~mmhyperface.ops.dense.dense`.
         sharded: Whether each rank keeps a part of the centres, and sees the features
             of all ranks; else every rank keeps all. ``auto`` splits large ones.
         sample_rate: Share of the centres that take part in a step: those of the
@@ -87,8 +94,8 @@ class HypersphereHead(CentreState, BaseModule):
         catch_up: Whether a centre that was passed by makes up for the momentum and
             weight decay that it missed when it is next drawn, exactly: as if they
             acted on all centres in each step, as in insightface's partial_fc_v2.
-        fused_update: Whether the centres take their SGD step while the engine walks
-            them, without a buffer for their gradient. Needs plain SGD without
+        fused_update: Whether the centres take their SGD step within the engine's
+            block loop, without a buffer for their gradient. Needs plain SGD without
             accumulation of gradients, and no clipping of theirs
             (``optim_wrapper.clip_centres=False``, or no ``clip_grad``).
         matmul_dtype: Type of the operands of the matrix products, ``bfloat16`` or
@@ -113,7 +120,7 @@ class HypersphereHead(CentreState, BaseModule):
         loss: dict | nn.Module,
         centres: str = 'normalize',
         init_std: float | None = None,
-        engine: str = 'auto',
+        engine: str | Callable[..., Fold] = 'auto',
         sharded: bool | str = 'auto',
         sample_rate: float = 1.0,
         catch_up: bool = False,
@@ -129,7 +136,8 @@ class HypersphereHead(CentreState, BaseModule):
                 "identities ('auto' is for tools/train.py, which counts them)"
             )
         _require_one_of('centres', centres, CENTRES)
-        _require_one_of('engine', engine, ENGINES)
+        if isinstance(engine, str):
+            _require_one_of('engine', engine, ENGINES)
         _require_one_of('sharded', sharded, (True, False, 'auto'))
         _require_one_of('matmul_dtype', matmul_dtype, (None, 'bfloat16', 'float16'))
         if not 0 < sample_rate <= 1:
@@ -158,36 +166,22 @@ class HypersphereHead(CentreState, BaseModule):
         self.catch_up = catch_up
         self.fused_update = fused_update
         self.matmul_dtype = matmul_dtype
-        self.shard = self._own_shard(sharded)
+        self.some_rows = updates_some_rows(sample_rate, fused_update)
+        rank, world = get_dist_info()
+        split = splits_centres(sharded, num_classes, in_channels, self.some_rows, world)
+        self.shard = Shard(num_classes, *((rank, world) if split else ()))
         self.weight = nn.Parameter(torch.empty(len(self.shard), in_channels))
         self.loss_module = build_loss(loss)
         self._mark_parameters()
         self.rows: SampledRows | SteppedRows | None = None
-        self._skipped: SkippedSteps | None = None
-        self._walker: Blocked | None = None
+        self._blocked: Blocked | None = None
         self.last: BatchGeometry | None = None
         self.reset_parameters()
-
-    def _own_shard(self, sharded: bool | str) -> Shard:
-        rank, world = get_dist_info()
-        partly = self.sample_rate < 1 or self.fused_update
-        if sharded == 'auto':
-            sharded = partly or self.num_classes * self.in_channels >= FEW_ENTRIES
-        if world > 1 and not sharded and partly:
-            raise UserError(
-                'HypersphereHead: sample_rate and fused_update on several processes '
-                'need model.head.sharded=True: ranks that keep all centres would part '
-                'ways'
-            )
-        if not sharded:
-            return Shard(self.num_classes)
-        return Shard(self.num_classes, rank, world)
 
     @property
     def ddp_ignored(self) -> tuple[str, ...]:
         """Parameters that are not the same, or have no gradient, on all ranks."""
-        partly = self.sample_rate < 1 or self.fused_update
-        return ('weight',) if partly or self.shard.world_size > 1 else ()
+        return ('weight',) if self.some_rows or self.shard.world_size > 1 else ()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -208,15 +202,14 @@ class HypersphereHead(CentreState, BaseModule):
                 rows = torch.empty(PIECE, self.in_channels, device='cpu')
                 rows.normal_(std=std, generator=generator)
                 low, high = max(start, first), min(stop, first + PIECE)
-                self.weight[low - start : high - start] = rows[
-                    low - first : high - first
-                ].to(self.weight)
+                rows = rows[low - first : high - first].to(self.weight)
+                self.weight[low - start : high - start] = rows
         self.loss_module.reset_parameters(self.num_classes)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy is attached to no optimizer.
         state = dict(self.__dict__)
-        return {**state, 'rows': None, '_skipped': None, '_walker': None, 'last': None}
+        return {**state, 'rows': None, '_blocked': None, 'last': None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -230,7 +223,7 @@ class HypersphereHead(CentreState, BaseModule):
             parameter.of_classifier = True  # type: ignore[attr-defined]
 
     def attach(self, optimizer: Optimizer) -> None:
-        """Connect sampled centres, or such that step in the walk, with the optimizer.
+        """Connect centres that are sampled or step in the engine with the optimizer.
 
         ``CentresHook`` does it in the runner. Without either of them it does nothing.
         From then on the optimizer holds parameters of some rows in the place of all,
@@ -251,23 +244,36 @@ class HypersphereHead(CentreState, BaseModule):
         elif sampling is not None:
             self.rows = SampledRows(self.weight, optimizer, sampling)
         if self.rows is not None and self.catch_up:
-            self._skipped = self.rows.lent.catch_up()
+            self.rows.borrowed.catch_up()
 
-    def settled(self) -> AbstractContextManager[None]:
-        """A while in which the optimizer holds all centres, for it to be saved."""
-        return super().settled() if self.rows is None else self.rows.lent.returned()
+    def give_back(self) -> None:
+        """Let the optimizer hold all centres, and forget a step half made."""
+        if self.rows is not None:
+            self.rows.borrowed.give_back()
 
     def flush(self) -> None:
         """Bring all centres up to date with the steps that sampling skipped."""
-        if self._skipped is not None:
-            self._skipped.flush()
+        if self.rows is not None and self.rows.borrowed.skipped is not None:
+            self.rows.borrowed.skipped.flush()
 
-    def forward(self, feats: tuple[Tensor, ...] | Tensor) -> Tensor:
-        """Cosines [B, C] of the last feature of the tuple to all centres.
+    def forward(
+        self, feats: tuple[Tensor, ...] | Tensor, target: Labels | None = None
+    ) -> Tensor:
+        """The loss of a batch, or its cosines.
+
+        Args:
+            feats: Features [B, D], or a tuple of which the last are such.
+            target: Classes, int64 [B], or what else :meth:`loss` takes.
+
+        Returns:
+            With ``target`` the scalar to minimise; without, cosines [B, C] to all
+            centres.
 
         Raises:
-            UserError: If the centres are split over several ranks.
+            UserError: For cosines, if the centres are split over several ranks.
         """
+        if target is not None:
+            return self.loss(feats, target)['loss']
         if self.shard.world_size > 1:
             raise UserError(
                 'HypersphereHead: each rank has some of the centres only; compute '
@@ -282,10 +288,15 @@ class HypersphereHead(CentreState, BaseModule):
     def loss(
         self,
         feats: tuple[Tensor, ...] | Tensor,
-        data_samples: list[DataSample] | FaceSamples,
+        data_samples: Labels,
         **kwargs: object,
     ) -> dict[str, Tensor]:
         """The loss of a batch and what is worth watching.
+
+        Args:
+            feats: Features [B, D], or a tuple of which the last are such.
+            data_samples: Classes, int64 [B], or samples with a ``gt_label`` each. On
+                the host they are checked without waiting for the device.
 
         Returns:
             ``loss``, and without gradient ``cos_own`` and ``cos_hardest`` (mean
@@ -300,129 +311,131 @@ class HypersphereHead(CentreState, BaseModule):
             return self._loss(embedding, self._target(data_samples, len(embedding)))
 
     def _loss(self, feats: Tensor, target: Tensor) -> dict[str, Tensor]:
-        shard = self.shard
-        sharded = shard.world_size > 1
+        loss, shard = self.loss_module, self.shard
+        # Where the centres are split, each rank computes the loss of all samples; else
+        # of its own, weighted so that the mean over the ranks is that over all samples.
+        is_global = shard.world_size > 1
         sizes = batch_sizes(target)
-        count, total = len(target), sum(sizes)
-        weight = share_of_batch(sizes)
-        if sharded:
-            count, weight = total, float(total > 0)
+        total = sum(sizes)
+        count = total if is_global else len(target)
+        weight = float(total > 0) if is_global else share_of_batch(sizes)
         if not total:
-            feats, target = _stand_in(feats), target.new_zeros(1)
+            # Parameters of all ranks shall have a gradient.
+            feats, target = _placeholder(feats), target.new_zeros(1)
             sizes = [1] * len(sizes)
-        # Some losses need the classes of all ranks, also where each keeps its batch.
-        everyone = gather_batch(target, sizes)
-        if sharded:
-            target = everyone
+        labels = gather_batch(target, sizes)
+        if is_global:
+            target = labels
         elif not len(target):
-            feats, target = _stand_in(feats), everyone[:1]
+            feats, target = _placeholder(feats), labels[:1]
         local, norm = unit(feats)
         x, norm = shard.gather(local, sizes), shard.replicate(norm, sizes)
-        held, kept = self._kept(everyone)
-        rows = self._rows_of(kept.unique())
-        centres = self._directions(rows.own.to(x.dtype))
 
-        if not sharded:
-            held, kept = self._kept(target)
+        held, kept = self._kept(target)
+        trains = self.training and torch.is_grad_enabled()
+        centres = self.centres if trains else 'normalize'
+        # Of other ranks too, where each computes its own: a loss may want those.
+        classes = kept if is_global else self._kept(labels)[1]
+        rows = self._row_source(trains).take(self.weight, classes.unique(), centres)
+        directions = rows.own.to(x.dtype)
+        if centres == 'normalize':
+            directions, _ = unit(directions)
         position = torch.searchsorted(rows.classes, kept)
-        own = x.new_zeros(len(x), 1)
-        dots = (x[held] * centres[position]).sum(1, keepdim=True)
-        own = clamp_cosine(shard.sum(own.index_put((held,), dots)))
-        if self.training and self.loss_module.keeps_statistics and total:
-            seen = own.detach()[:count], norm.detach()[:count]
-            if not sharded:
-                seen = gather_batch(seen[0], sizes), gather_batch(seen[1], sizes)
-            self.loss_module.observe(*seen)
+        dots = (x[held] * directions[position]).sum(1, keepdim=True)
+        own = x.new_zeros(len(x), 1).index_put((held,), dots)
+        own = clamp_cosine(shard.sum(own))
 
-        context = self.loss_module.context(own, norm)
-        own_term = self.loss_module.target(own, context)
-        expected = weight * self.loss_module.loss_weight / len(x)
+        def distinct_centres() -> Tensor:
+            distinct = labels.unique()
+            held, kept = self._kept(distinct)
+            position = torch.searchsorted(rows.classes, kept)
+            found = directions.new_zeros(len(distinct), self.in_channels)
+            return shard.sum(found.index_put((held,), directions[position]))
+
+        batch = Batch(own, norm, sizes, is_global, distinct_centres)
+        learns = self.training and total > 0
+        if learns and loss.keeps_statistics:
+            loss.observe(Batch(batch.gather(own), batch.gather(norm)))
+        context = loss.context(batch)
+        own_term = loss.target(own, context)
+        expected = weight * loss.loss_weight / len(x)
         folded, hardest = self._fold(x, held, position, rows, context, expected)
-        terms = self.loss_module.join(own_term, folded)
-        if self.training and not total:
-            self.last = None
-        elif self.training:
+        terms = loss.join(own_term, folded)
+        if learns:
             # Now, for the step to come moves margins and biases.
-            violating = self._violating(own, hardest, context)
-            directions = local.detach()
+            with torch.no_grad():
+                violating = loss.violates_margin(own, hardest, context)
+
+            def seen(values: Tensor) -> Tensor:
+                return values.detach().flatten()[:count]
+
             self.last = BatchGeometry(
-                own=own.detach().flatten()[:count],
-                hardest=hardest.flatten()[:count],
-                norm=norm.detach().flatten()[:count],
-                loss=terms.detach().flatten()[:count],
-                violating=violating.flatten()[:count],
+                own=seen(own),
+                hardest=seen(hardest),
+                norm=seen(norm),
+                loss=seen(terms),
+                violating=seen(violating),
                 target=target[:count],
-                mean_direction=directions.mean(0) if len(local) else directions.sum(0),
-                of_all_ranks=sharded,
+                mean_direction=local.detach().sum(0) / max(len(local), 1),
+                of_all_ranks=is_global,
                 sizes=sizes,
             )
-        loss = self.loss_module.objective(
-            terms.mean(),
-            norm,
-            lambda: self._distinct_centres(everyone, rows.classes, centres),
-        )
+        elif self.training:
+            self.last = None
         values = dict(
-            loss=loss,
+            loss=loss.objective(terms.mean(), batch),
             cos_own=own.detach().mean(),
             cos_hardest=hardest.mean(),
             feature_norm=norm.detach().mean(),
-            **self.loss_module.monitor(own_term.detach(), folded.detach()),
+            **loss.monitor(own_term.detach(), folded.detach()),
         )
         if weight == 1:
             return values
         return {name: value * weight for name, value in values.items()}
-
-    @torch.no_grad()
-    def _violating(
-        self, own: Tensor, hardest: Tensor, context: dict[str, Tensor]
-    ) -> Tensor:
-        return self.loss_module.violates_margin(own, hardest, context)
 
     def _fold(
         self,
         x: Tensor,
         held: Tensor,
         position: Tensor,
-        rows: Rows,
+        rows: StepRows,
         context: dict[str, Tensor],
         expected: float,
     ) -> Fold:
-        """The terms of all other classes, of all parts and ranks."""
-        engine = self._engine(x.device)
+        """The terms of all other classes, of all subsets and ranks."""
+        engine = self._engine()
         partial = {name: self.shard.enter(value) for name, value in context.items()}
         folds = []
-        for part in rows.parts:
+        for subset in rows.subsets:
             own_row = held.new_full((len(x),), -1)
-            if part.rows is not None:
-                own_row[held] = part.rows[position]
-            options: dict[str, Any] = {'expected': expected * part.stands_for}
-            if part.update is not None:
-                options['update'] = part.update
+            if subset.own is not None:
+                own_row[held] = subset.own[position]
+            options: dict[str, Any] = {'expected': expected * subset.weight}
+            if subset.update is not None:
+                options['update'] = subset.update
             folded, hardest = engine(
                 x,
-                part.weight,
+                subset.rows,
                 own_row,
                 partial,
                 self.loss_module,
-                self._geometry(part.centres),
+                subset.centres,
                 **options,
             )
-            folds.append(Fold(folded * part.stands_for, hardest))
+            folds.append(Fold(folded * subset.weight, hardest))
         return merge(folds, self.loss_module, self.shard)
 
-    def _rows_of(self, classes: Tensor) -> Rows:
-        """The rows for a batch that has these of the classes kept here."""
-        if not (self.training and torch.is_grad_enabled()):
-            return AllRows().take(self.weight, classes, 'normalize')
-        if self.rows is None and (self.fused_update or self.sample_rate < 1):
+    def _row_source(self, trains: bool) -> AllRows | SampledRows | SteppedRows:
+        """Who gives the rows of a step."""
+        if trains and self.some_rows and self.rows is None:
             raise UserError(
                 'HypersphereHead: sample_rate and fused_update need the optimizer; '
                 'call head.attach(optimizer) before training, as CentresHook does '
                 '(one of the default_hooks of configs/_base_/default_runtime.py)'
             )
-        if not self.weight.requires_grad:
-            return AllRows().take(self.weight, classes, self.centres)
-        return (self.rows or AllRows()).take(self.weight, classes, self.centres)
+        if trains and self.weight.requires_grad and self.rows is not None:
+            return self.rows
+        return AllRows()
 
     def _kept(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Positions of the labels whose class is kept here, and their rows."""
@@ -432,20 +445,18 @@ class HypersphereHead(CentreState, BaseModule):
         held = ((rows >= 0) & (rows < len(self.shard))).nonzero().squeeze(1)
         return held, rows[held]
 
-    def _engine(self, device: torch.device) -> Callable[..., Fold]:
-        name = self.engine
-        if name == 'auto':
-            few = self.num_classes <= FEW_CLASSES
-            plain = few and not self.fused_update and self.matmul_dtype is None
-            name = 'dense' if plain else 'fused' if Fused.suits(device) else 'blocked'
-        if name == 'dense':
+    def _engine(self) -> Callable[..., Fold]:
+        if not isinstance(self.engine, str):
+            return self.engine
+        dtype = self.matmul_dtype
+        if is_dense(self.engine, self.num_classes, self.fused_update, dtype):
             return dense
-        kind = Fused if name == 'fused' else Blocked
-        dtype = getattr(torch, self.matmul_dtype) if self.matmul_dtype else None
-        walker = self._walker
-        if type(walker) is not kind or walker.matmul_dtype != dtype:
-            walker = self._walker = kind(matmul_dtype=dtype)
-        return walker
+        if self._blocked is None:
+            self._blocked = Blocked(
+                matmul_dtype=getattr(torch, dtype) if dtype else None,
+                compiled=True if self.engine == 'fused' else None,
+            )
+        return self._blocked
 
     def predict(
         self,
@@ -479,21 +490,24 @@ class HypersphereHead(CentreState, BaseModule):
             )
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
-    def _target(
-        self, data_samples: list[DataSample] | FaceSamples, count: int
-    ) -> Tensor:
+    def _target(self, labels: Labels, count: int) -> Tensor:
         # Labels are checked where they are: FaceDataPreprocessor leaves them on
         # the host, so that this costs no synchronisation with the device.
-        if isinstance(data_samples, FaceSamples):
-            target = data_samples.gt_label
+        if isinstance(labels, Tensor):
+            target: Tensor | None = labels
+            if labels.ndim != 1 or labels.is_floating_point():
+                raise UserError(
+                    'HypersphereHead: labels are numbers of classes, int64 [B], got '
+                    f'{labels.dtype} {list(labels.shape)}'
+                )
         else:
-            target = _labels_of(data_samples or ())
-        if not count and not len(data_samples or ()):
+            target = labels_of(labels or ())
+        if not count and not len(labels):
             return torch.zeros(0, dtype=torch.int64, device=self.weight.device)
-        if target is None or not len(target) or len(target) != count:
+        if target is None or target.shape != (count,):
             raise UserError(
                 f'HypersphereHead: {count} embeddings need as many data samples with '
-                f'one gt_label each, got {len(data_samples or ())} data samples; '
+                f'one gt_label each, got {len(labels)} data samples; '
                 'PackInputs, or PackFace with a FaceDataPreprocessor, makes them from '
                 'gt_label'
             )
@@ -505,46 +519,12 @@ class HypersphereHead(CentreState, BaseModule):
                 'set model.head.num_classes to the number of identities of the '
                 'training set'
             )
-        return target.to(self.weight.device, non_blocking=True)
-
-    def _geometry(self, centres: str) -> str:
-        """How an engine should take centres, in training or not."""
-        trains = self.training and torch.is_grad_enabled()
-        return centres if trains else 'normalize'
-
-    def _directions(self, own: Tensor) -> Tensor:
-        """Unit vectors of own rows, which are such already once projected."""
-        projected = self._geometry(self.centres) == 'project'
-        return own if projected else unit(own)[0]
-
-    def _distinct_centres(
-        self, everyone: Tensor, classes: Tensor, centres: Tensor
-    ) -> Tensor:
-        """Unit centres [K, D] of the distinct classes of the global batch."""
-        distinct = everyone.unique()
-        held, kept = self._kept(distinct)
-        position = torch.searchsorted(classes, kept)
-        rows = centres.new_zeros(len(distinct), self.in_channels)
-        return self.shard.sum(rows.index_put((held,), centres[position]))
+        return target.to(self.weight.device, torch.int64, non_blocking=True)
 
 
-def _stand_in(feats: Tensor) -> Tensor:
-    """One sample for an empty batch [0, D], so that each parameter has a gradient."""
+def _placeholder(feats: Tensor) -> Tensor:
+    """One sample for an empty batch [0, D]."""
     return torch.cat([feats, feats.new_ones(1, feats.shape[1])])
-
-
-def _labels_of(data_samples: Sequence[DataSample]) -> Tensor | None:
-    """int64 [B]; None if some sample has not one."""
-    if any('gt_score' in sample for sample in data_samples):
-        raise UserError(
-            'HypersphereHead: mixed labels (gt_score) have no class centre of their '
-            'own; train without Mixup and CutMix: leave '
-            'model.train_cfg.augments out'
-        )
-    labels = [sample.get('gt_label') for sample in data_samples]
-    if not labels or any(y is None or y.numel() != 1 for y in labels):
-        return None
-    return torch.cat(labels)
 
 
 def _require_one_of(name: str, value: object, allowed: tuple) -> None:

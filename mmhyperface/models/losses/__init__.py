@@ -3,6 +3,7 @@ from .arcface import ArcFaceLoss
 from .base import DecoupledLoss, HypersphereLoss, SoftmaxLoss
 from .cosface import CosFaceLoss
 from .curricularface import CurricularFaceLoss
+from .elasticface import ElasticFaceLoss
 from .magface import MagFaceLoss
 from .normface import NormFaceLoss
 from .sface import SFaceLoss
@@ -10,6 +11,7 @@ from .sphereface import SphereFaceLoss
 from .sphereface2 import SphereFace2Loss
 from .sphereface_plus import SphereFacePlusLoss
 from .sphereface_r import SphereFaceRLoss
+from .uniface import UniFaceLoss
 
 __all__ = [
     'AdaFaceLoss',
@@ -17,6 +19,7 @@ __all__ = [
     'CosFaceLoss',
     'CurricularFaceLoss',
     'DecoupledLoss',
+    'ElasticFaceLoss',
     'HypersphereLoss',
     'MagFaceLoss',
     'NormFaceLoss',
@@ -26,4 +29,5 @@ __all__ = [
     'SphereFaceLoss',
     'SphereFacePlusLoss',
     'SphereFaceRLoss',
+    'UniFaceLoss',
 ]

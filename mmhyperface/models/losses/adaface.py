@@ -13,7 +13,8 @@ from torch import Tensor
 from mmhyperface.registry import MODELS
 
 from .base import Context, SoftmaxLoss, require
-from .characteristic import angle, characteristic
+from .batch import Batch
+from .characteristic import angle
 
 # The official code keeps angles this far from 0 and pi, and divides by sigma plus
 # the same.
@@ -38,6 +39,7 @@ class AdaFaceLoss(SoftmaxLoss):
     """
 
     keeps_statistics = True
+    margins = ('m',)
     norm_mean: Tensor
     norm_std: Tensor
 
@@ -50,39 +52,30 @@ class AdaFaceLoss(SoftmaxLoss):
         detach: bool = False,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__(loss_weight)
-        require(s > 0, f'AdaFaceLoss: s must be positive, got {s}')
+        super().__init__(loss_weight, s, detach)
         require(
             0 < t_alpha <= 1, f'AdaFaceLoss: t_alpha must be in (0, 1], got {t_alpha}'
         )
-        self.s = s
         self.m = m
         self.h = h
         self.t_alpha = t_alpha
-        self.detach = detach
         self.register_buffer('norm_mean', torch.tensor(20.0))
         self.register_buffer('norm_std', torch.tensor(100.0))
 
     @torch.no_grad()
-    def observe(self, own: Tensor, norm: Tensor) -> None:
-        norm = norm.clamp(*NORM_RANGE)
+    def observe(self, batch: Batch) -> None:
+        norm = batch.norm.clamp(*NORM_RANGE)
         self.norm_mean.lerp_(norm.mean().to(self.norm_mean), self.t_alpha)
         if len(norm) > 1:  # one sample has no deviation
             self.norm_std.lerp_(norm.std().to(self.norm_std), self.t_alpha)
 
-    def context(self, own: Tensor, norm: Tensor) -> Context:
-        norm = norm.detach().clamp(*NORM_RANGE)
+    def context(self, batch: Batch) -> Context:
+        norm = batch.norm.detach().clamp(*NORM_RANGE)
         z = self.h * (norm - self.norm_mean) / (self.norm_std + EPS)
-        return {'quality': z.clamp(-1, 1)}
+        return {**super().context(batch), 'quality': z.clamp(-1, 1)}
 
-    def target(self, own: Tensor, context: Context) -> Tensor:
-        m_z = self.m * context['quality']
-
-        def psi(own: Tensor) -> Tensor:
-            moved = (angle(own) - m_z).clamp(EPS, math.pi - EPS)
-            return moved.cos() - (self.m + m_z)
-
-        return self.s * characteristic(own, psi, self.detach)
-
-    def others(self, cos: Tensor, context: Context) -> Tensor:
-        return self.s * cos
+    def psi(self, own: Tensor, context: Context) -> Tensor:
+        m = context['m']
+        m_z = m * context['quality']
+        moved = (angle(own) - m_z).clamp(EPS, math.pi - EPS)
+        return moved.cos() - (m + m_z)

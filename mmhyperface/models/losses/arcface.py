@@ -7,8 +7,8 @@ from torch import Tensor
 
 from mmhyperface.registry import MODELS
 
-from .base import Context, SoftmaxLoss, require
-from .characteristic import BEYOND, added_angle, characteristic
+from .base import Context, SoftmaxLoss, require_one_of
+from .characteristic import BEYOND, added_angle
 
 
 @MODELS.register_module()
@@ -18,12 +18,14 @@ class ArcFaceLoss(SoftmaxLoss):
     Args:
         s: Scale of the logits, > 0.
         m: Margin in radians.
-        beyond: What stands where theta + m > pi: ``none``, ``clip``, ``linear``
-            or ``easy``; see :func:`~.characteristic.added_angle`.
+        beyond: What stands where theta + m > pi: ``none``, ``clip``, ``linear``,
+            ``shift`` or ``easy``; see :func:`~.characteristic.added_angle`.
         detach: Characteristic gradient detachment, as in insightface's and
             OpenSphere's code. Without it the gradient is unbounded at theta = 0.
         loss_weight: Factor of L.
     """
+
+    margins = ('m',)
 
     def __init__(
         self,
@@ -33,22 +35,10 @@ class ArcFaceLoss(SoftmaxLoss):
         detach: bool = True,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__(loss_weight)
-        require(s > 0, f'ArcFaceLoss: s must be positive, got {s}')
-        require(
-            beyond in BEYOND,
-            f'ArcFaceLoss: beyond must be one of {BEYOND}, got {beyond!r}',
-        )
-        self.s = s
+        super().__init__(loss_weight, s, detach)
+        require_one_of(self, 'beyond', beyond, BEYOND)
         self.m = m
         self.beyond = beyond
-        self.detach = detach
 
-    def psi(self, own: Tensor) -> Tensor:
-        return added_angle(own, self.m, self.beyond)
-
-    def target(self, own: Tensor, context: Context) -> Tensor:
-        return self.s * characteristic(own, self.psi, self.detach)
-
-    def others(self, cos: Tensor, context: Context) -> Tensor:
-        return self.s * cos
+    def psi(self, own: Tensor, context: Context) -> Tensor:
+        return added_angle(own, context['m'], self.beyond)

@@ -5,23 +5,24 @@ class centre. It knows no rank, no shard and no block of classes.
 
 Legend of shapes: B samples, C classes, c any block of classes, D dimensions;
 ``own`` [B, 1] is the cosine to the sample's own centre, ``cos`` [B, c] the
-cosines to a block of centres, ``norm`` [B, 1] the norms of the raw features.
+cosines to a block of centres.
 """
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmhyperface.ops.contract import Context
+from mmhyperface.ops.fold import fold, neutral
 from mmhyperface.utils.errors import UserError
 
-Context = dict[str, Tensor]
-"""What else a loss needs about a sample: tensors [B, 1] or [1, 1], by name."""
-
-Centres = Callable[[], Tensor]
-"""Gives the unit centres [K, D] of the K distinct classes of the global batch."""
+from .batch import Batch
+from .characteristic import characteristic
+from .former import ADAPTED, takes_batch
 
 
 def require(condition: bool, message: str) -> None:
@@ -30,43 +31,62 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
+def require_one_of(loss: object, name: str, value: object, allowed: tuple) -> None:
+    """Raise ``UserError`` unless a loss's option has one of the allowed values."""
+    require(
+        value in allowed,
+        f'{type(loss).__name__}: {name} must be one of {allowed}, got {value!r}',
+    )
+
+
 class HypersphereLoss(nn.Module, ABC):
     """Base of all losses: a term of the own cosine, terms of the other cosines.
 
-    ``join(target(own), fold(others(cos)))`` is the loss of each sample. Whoever
-    walks the classes may call ``others`` on any blocks of them and combine their
-    ``fold``; the gradient flows through ``own``, ``cos`` and ``context`` alone.
+    ``join(target(own), fold(others(cos)))`` is the loss of each sample, ``fold`` being
+    a sum or a log-sum-exp. Engines call ``others`` on any blocks of the classes,
+    perhaps compiled: what it needs and training may change belongs into the context.
+    The gradient flows through ``own``, ``cos`` and ``context`` alone.
 
     Args:
         loss_weight: Factor of the paper's L.
     """
 
-    neutral: float
-    """The value of ``others`` that leaves ``fold`` unchanged."""
-
     additive: bool
-    """Whether ``fold`` is a sum; else it is a log-sum-exp."""
+    """Whether terms of other classes are summed; else their log-sum-exp is taken."""
 
     keeps_statistics = False
     """Whether ``observe`` wants to see the global batch."""
+
+    margins: tuple[str, ...] = ()
+    """Attributes, numbers, that ``context`` holds as they are in each step."""
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
         self.loss_weight = loss_weight
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ADAPTED.keys() & vars(cls).keys():
+            setattr(cls, name, ADAPTED[name](vars(cls)[name]))
+
     def reset_parameters(self, num_classes: int) -> None:
         """Initialise what depends on the number of classes."""
 
-    def observe(self, own: Tensor, norm: Tensor) -> None:
+    @takes_batch
+    def observe(self, batch: Batch) -> None:
         """Update running statistics from the global batch, in training only."""
 
-    def context(self, own: Tensor, norm: Tensor) -> Context:
+    @takes_batch
+    def context(self, batch: Batch) -> Context:
         """What ``target`` and ``others`` need besides the cosine.
 
-        The place for random numbers, since engines may compute ``others`` twice. Where
-        centres are split, each rank gets the global batch and must draw the same.
+        The place for random numbers (:meth:`.Batch.normal`), since engines may compute
+        ``others`` twice.
         """
-        return {}
+        return {
+            name: batch.own.new_full((1, 1), getattr(self, name))
+            for name in self.margins
+        }
 
     @abstractmethod
     def target(self, own: Tensor, context: Context) -> Tensor:
@@ -77,28 +97,11 @@ class HypersphereLoss(nn.Module, ABC):
         """Terms of other classes, elementwise, [B, c]."""
 
     @abstractmethod
-    def fold(self, others: Tensor) -> Tensor:
-        """Combine the terms of the other classes, [B, c] -> [B, 1]."""
-
-    @abstractmethod
-    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
-        """Derivative of ``fold`` by each of its terms, [B, c] or [B, 1].
-
-        Args:
-            others: The terms, [B, c].
-            folded: The fold of these and all other terms, [B, 1].
-        """
-
-    @abstractmethod
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         """Loss of each sample, [B, 1], from its two terms."""
 
-    def fold_others(self, cos: Tensor, target: Tensor, context: Context) -> Tensor:
-        """``fold``, [B, 1], of all columns of ``cos`` [B, C] but the own."""
-        others = self.others(cos, context)
-        return self.fold(others.scatter(1, target[:, None], self.neutral))
-
-    def objective(self, data_term: Tensor, norm: Tensor, centres: Centres) -> Tensor:
+    @takes_batch
+    def objective(self, data_term: Tensor, batch: Batch) -> Tensor:
         """The scalar to minimise, from the mean loss of the samples."""
         return self.loss_weight * data_term
 
@@ -135,30 +138,54 @@ class HypersphereLoss(nn.Module, ABC):
         """
         norm = torch.ones_like(cos[:, :1]) if norm is None else norm
         own = cos.gather(1, target[:, None])
+        batch = Batch(own, norm)
         if self.training and self.keeps_statistics:
-            self.observe(own.detach(), norm.detach())
-        context = self.context(own, norm)
-        folded = self.fold_others(cos, target, context)
+            self.observe(Batch(own.detach(), norm.detach()))
+        context = self.context(batch)
+        others = self.others(cos, context).scatter(1, target[:, None], neutral(self))
+        folded = fold(others, self)
         terms = self.join(self.target(own, context), folded)
-        return self.objective(terms.mean(), norm, _no_centres)
-
-
-def _no_centres() -> Tensor:
-    raise UserError(
-        'this loss has a term of the class centres: use it in HypersphereHead'
-    )
+        return self.objective(terms.mean(), batch)
 
 
 class SoftmaxLoss(HypersphereLoss):
     """L = -log softmax of the target logit; the terms are logits, scale included.
 
-    With the characteristic functions psi (target) and eta (others) of
-    SphereFace-R (arXiv 2109.05565, section 3), ``target`` is scale * psi and
-    ``others`` is scale * eta.
+    The logits are s * psi and s * eta, with the characteristic functions psi (target)
+    and eta (others) of SphereFace-R (arXiv 2109.05565, section 3). A loss defines
+    these, or ``target`` and ``others`` themselves.
+
+    Args:
+        loss_weight: Factor of the paper's L.
+        s: Scale of the logits, > 0, of losses that define psi or eta.
+        detach: Their characteristic gradient detachment, of psi.
     """
 
-    neutral = float('-inf')
     additive = False
+
+    def __init__(
+        self, loss_weight: float = 1.0, s: float | None = None, detach: bool = False
+    ) -> None:
+        super().__init__(loss_weight)
+        if s is not None:
+            require(s > 0, f'{type(self).__name__}: s must be positive, got {s}')
+            self.s = s
+            self.detach = detach
+
+    def psi(self, own: Tensor, context: Context) -> Tensor:
+        """Characteristic function of the own class, [B, 1]."""
+        return own
+
+    def eta(self, cos: Tensor, context: Context) -> Tensor:
+        """Characteristic function of other classes, elementwise, [B, c]."""
+        return cos
+
+    def target(self, own: Tensor, context: Context) -> Tensor:
+        psi = functools.partial(self.psi, context=context)
+        return self.s * characteristic(own, psi, self.detach)
+
+    def others(self, cos: Tensor, context: Context) -> Tensor:
+        return self.s * self.eta(cos, context)
 
     def violates_margin(self, own: Tensor, hardest: Tensor, context: Context) -> Tensor:
         """Whether the target logit, margin included, is no larger than the nearest's.
@@ -168,12 +195,6 @@ class SoftmaxLoss(HypersphereLoss):
         """
         return self.target(own, context) <= self.others(hardest, context)
 
-    def fold(self, others: Tensor) -> Tensor:
-        return others.logsumexp(1, keepdim=True)
-
-    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
-        return (others - folded).exp()
-
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         # -log(e^t / (e^t + e^f)) = log(1 + e^(f - t)), exact for any gap.
         return -F.logsigmoid(target - folded)
@@ -182,14 +203,7 @@ class SoftmaxLoss(HypersphereLoss):
 class DecoupledLoss(HypersphereLoss):
     """L = positive term + sum of negative terms: no term couples two classes."""
 
-    neutral = 0.0
     additive = True
-
-    def fold(self, others: Tensor) -> Tensor:
-        return others.sum(1, keepdim=True)
-
-    def fold_gradient(self, others: Tensor, folded: Tensor) -> Tensor:
-        return torch.ones_like(folded)
 
     def join(self, target: Tensor, folded: Tensor) -> Tensor:
         return target + folded

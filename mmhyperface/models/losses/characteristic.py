@@ -53,12 +53,12 @@ def characteristic(
     return function(cos)
 
 
-def multiplied_angle(cos: Tensor, m: float) -> Tensor:
+def multiplied_angle(cos: Tensor, m: float | Tensor) -> Tensor:
     """cos(min(m * theta, pi)): the multiplicative margin, clipped."""
     return (m * angle(cos)).clamp(max=math.pi).cos()
 
 
-def unrolled_angle(cos: Tensor, m: float) -> Tensor:
+def unrolled_angle(cos: Tensor, m: float | Tensor) -> Tensor:
     """(-1)^k cos(m theta) - 2k with k = floor(m theta / pi): SphereFace, eq. 7.
 
     Continues cos(m * theta) monotonically beyond pi.
@@ -69,7 +69,7 @@ def unrolled_angle(cos: Tensor, m: float) -> Tensor:
     return sign * m_theta.cos() - 2 * k
 
 
-BEYOND = ('none', 'clip', 'linear', 'easy')
+BEYOND = ('none', 'clip', 'linear', 'shift', 'easy')
 
 
 def added_angle(cos: Tensor, m: float | Tensor, beyond: str) -> Tensor:
@@ -81,16 +81,18 @@ def added_angle(cos: Tensor, m: float | Tensor, beyond: str) -> Tensor:
         beyond: What stands where theta + m exceeds pi and cos(theta + m) turns
             back: ``none`` leaves it (insightface), ``clip`` holds it at -1
             (OpenSphere), ``linear`` takes cos(theta) - m sin(m) (the ArcFace
-            paper's code and CurricularFace). ``easy`` adds the margin only where
+            paper's code and CurricularFace), ``shift`` cos(theta) + cos(m) - 1,
+            which is continuous (wespeaker). ``easy`` adds the margin only where
             cos(theta) > 0 (the easy margin of MagFace's code).
     """
     theta = angle(cos)
     if beyond == 'clip':
         return (theta + m).clamp(max=math.pi).cos()
     moved = (theta + m).cos()
-    if beyond == 'linear':
-        sin_m = torch.as_tensor(m, dtype=cos.dtype).sin()
-        return torch.where(theta < math.pi - m, moved, cos - m * sin_m)
+    if beyond in ('linear', 'shift'):
+        m = torch.as_tensor(m, dtype=cos.dtype)
+        less = m * m.sin() if beyond == 'linear' else 1 - m.cos()
+        return torch.where(theta < math.pi - m, moved, cos - less)
     if beyond == 'easy':
         return torch.where(cos > 0, moved, cos)
     return moved

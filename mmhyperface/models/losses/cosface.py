@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmhyperface.registry import MODELS
 
-from .base import Context, SoftmaxLoss, require
+from .base import Context, SoftmaxLoss
 
 
 @MODELS.register_module()
@@ -22,16 +22,13 @@ class CosFaceLoss(SoftmaxLoss):
         loss_weight: Factor of L.
     """
 
+    margins = ('m',)
+
     def __init__(
         self, s: float = 64.0, m: float = 0.35, loss_weight: float = 1.0
     ) -> None:
-        super().__init__(loss_weight)
-        require(s > 0, f'CosFaceLoss: s must be positive, got {s}')
-        self.s = s
+        super().__init__(loss_weight, s)
         self.m = m
 
-    def target(self, own: Tensor, context: Context) -> Tensor:
-        return self.s * (own - self.m)
-
-    def others(self, cos: Tensor, context: Context) -> Tensor:
-        return self.s * cos
+    def psi(self, own: Tensor, context: Context) -> Tensor:
+        return own - context['m']

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mmhyperface.registry import MODELS
 
-from .base import Context, SoftmaxLoss, require
-from .characteristic import BEYOND, added_angle, characteristic
+from .base import Context, SoftmaxLoss, require, require_one_of
+from .batch import Batch
+from .characteristic import BEYOND, added_angle
 
 
 @MODELS.register_module()
@@ -30,6 +31,7 @@ class CurricularFaceLoss(SoftmaxLoss):
     """
 
     keeps_statistics = True
+    margins = ('m',)
     t: Tensor
 
     def __init__(
@@ -41,37 +43,31 @@ class CurricularFaceLoss(SoftmaxLoss):
         detach: bool = False,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__(loss_weight)
-        require(s > 0, f'CurricularFaceLoss: s must be positive, got {s}')
+        super().__init__(loss_weight, s, detach)
         require(
             0 < momentum <= 1,
             f'CurricularFaceLoss: momentum must be in (0, 1], got {momentum}',
         )
-        require(
-            beyond in BEYOND,
-            f'CurricularFaceLoss: beyond must be one of {BEYOND}, got {beyond!r}',
-        )
-        self.s = s
+        require_one_of(self, 'beyond', beyond, BEYOND)
         self.m = m
         self.momentum = momentum
         self.beyond = beyond
-        self.detach = detach
         self.register_buffer('t', torch.tensor(0.0))
 
     @torch.no_grad()
-    def observe(self, own: Tensor, norm: Tensor) -> None:
-        self.t.lerp_(own.mean().to(self.t), self.momentum)
+    def observe(self, batch: Batch) -> None:
+        self.t.lerp_(batch.own.mean().to(self.t), self.momentum)
 
-    def context(self, own: Tensor, norm: Tensor) -> Context:
-        threshold = added_angle(own.detach(), self.m, 'none')
-        return {'threshold': threshold, 't': self.t.to(own.dtype, copy=True).view(1, 1)}
+    def context(self, batch: Batch) -> Context:
+        context = super().context(batch)
+        own = batch.own.detach()
+        threshold = added_angle(own, context['m'], 'none')
+        t = self.t.to(own.dtype, copy=True).view(1, 1)
+        return {**context, 'threshold': threshold, 't': t}
 
-    def psi(self, own: Tensor) -> Tensor:
-        return added_angle(own, self.m, self.beyond)
+    def psi(self, own: Tensor, context: Context) -> Tensor:
+        return added_angle(own, context['m'], self.beyond)
 
-    def target(self, own: Tensor, context: Context) -> Tensor:
-        return self.s * characteristic(own, self.psi, self.detach)
-
-    def others(self, cos: Tensor, context: Context) -> Tensor:
+    def eta(self, cos: Tensor, context: Context) -> Tensor:
         hard = cos > context['threshold']
-        return self.s * torch.where(hard, cos * (context['t'] + cos), cos)
+        return torch.where(hard, cos * (context['t'] + cos), cos)

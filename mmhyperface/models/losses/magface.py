@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mmhyperface.registry import MODELS
 
-from .base import Centres, Context, SoftmaxLoss, require
-from .characteristic import BEYOND, added_angle, characteristic
+from .base import Context, SoftmaxLoss, require, require_one_of
+from .batch import Batch
+from .characteristic import BEYOND, added_angle
 
 
 @MODELS.register_module()
@@ -40,35 +41,23 @@ class MagFaceLoss(SoftmaxLoss):
         detach: bool = False,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__(loss_weight)
-        require(s > 0, f'MagFaceLoss: s must be positive, got {s}')
+        super().__init__(loss_weight, s, detach)
         require(0 < l_a < u_a, f'MagFaceLoss: need 0 < l_a < u_a, got {l_a}, {u_a}')
-        require(
-            beyond in BEYOND,
-            f'MagFaceLoss: beyond must be one of {BEYOND}, got {beyond!r}',
-        )
-        self.s = s
+        require_one_of(self, 'beyond', beyond, BEYOND)
         self.l_a, self.u_a = l_a, u_a
         self.l_m, self.u_m = l_m, u_m
         self.lam_g = lam_g
         self.beyond = beyond
-        self.detach = detach
 
-    def context(self, own: Tensor, norm: Tensor) -> Context:
-        a = norm.clamp(self.l_a, self.u_a)
+    def context(self, batch: Batch) -> Context:
+        a = batch.norm.clamp(self.l_a, self.u_a)
         slope = (self.u_m - self.l_m) / (self.u_a - self.l_a)
         return {'margin': self.l_m + slope * (a - self.l_a)}
 
-    def target(self, own: Tensor, context: Context) -> Tensor:
-        def psi(own: Tensor) -> Tensor:
-            return added_angle(own, context['margin'], self.beyond)
+    def psi(self, own: Tensor, context: Context) -> Tensor:
+        return added_angle(own, context['margin'], self.beyond)
 
-        return self.s * characteristic(own, psi, self.detach)
-
-    def others(self, cos: Tensor, context: Context) -> Tensor:
-        return self.s * cos
-
-    def objective(self, data_term: Tensor, norm: Tensor, centres: Centres) -> Tensor:
-        a = norm.clamp(self.l_a, self.u_a)
+    def objective(self, data_term: Tensor, batch: Batch) -> Tensor:
+        a = batch.norm.clamp(self.l_a, self.u_a)
         regulariser = (1 / a + a / self.u_a**2).mean()
         return self.loss_weight * (data_term + self.lam_g * regulariser)

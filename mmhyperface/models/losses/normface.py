@@ -4,11 +4,9 @@ psi(theta) = eta(theta) = cos(theta), with a constant scale s; also known as
 CocoLoss or normalised softmax.
 """
 
-from torch import Tensor
-
 from mmhyperface.registry import MODELS
 
-from .base import Context, SoftmaxLoss, require
+from .base import SoftmaxLoss
 
 
 @MODELS.register_module()
@@ -21,12 +19,4 @@ class NormFaceLoss(SoftmaxLoss):
     """
 
     def __init__(self, s: float = 30.0, loss_weight: float = 1.0) -> None:
-        super().__init__(loss_weight)
-        require(s > 0, f'NormFaceLoss: s must be positive, got {s}')
-        self.s = s
-
-    def target(self, own: Tensor, context: Context) -> Tensor:
-        return self.s * own
-
-    def others(self, cos: Tensor, context: Context) -> Tensor:
-        return self.s * cos
+        super().__init__(loss_weight, s)

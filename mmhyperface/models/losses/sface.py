@@ -30,6 +30,8 @@ class SFaceLoss(DecoupledLoss):
         loss_weight: Factor of L.
     """
 
+    margins = ('a', 'b')
+
     def __init__(
         self,
         s: float = 64.0,
@@ -47,16 +49,16 @@ class SFaceLoss(DecoupledLoss):
         self.b = b
 
     def target(self, own: Tensor, context: Context) -> Tensor:
-        weight = (self.k * (angle(own.detach()) - self.a)).sigmoid()
+        weight = (self.k * (angle(own.detach()) - context['a'])).sigmoid()
         return -self.s * weight * own
 
     def others(self, cos: Tensor, context: Context) -> Tensor:
-        weight = (self.k * (self.b - angle(cos.detach()))).sigmoid()
+        weight = (self.k * (context['b'] - angle(cos.detach()))).sigmoid()
         return self.s * weight * cos
 
     def violates_margin(self, own: Tensor, hardest: Tensor, context: Context) -> Tensor:
         """Whether theta_y > a or theta_j < b, where pull or push is at least half."""
-        return (angle(own) > self.a) | (angle(hardest) < self.b)
+        return (angle(own) > context['a']) | (angle(hardest) < context['b'])
 
     def monitor(self, target: Tensor, folded: Tensor) -> dict[str, Tensor]:
         return {'intra': target.mean(), 'inter': folded.mean()}

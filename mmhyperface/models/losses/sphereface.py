@@ -11,7 +11,7 @@ from torch import Tensor
 from mmhyperface.registry import MODELS
 
 from .base import Context, SoftmaxLoss, require
-from .characteristic import characteristic, unrolled_angle
+from .characteristic import unrolled_angle
 
 
 @MODELS.register_module()
@@ -25,6 +25,8 @@ class SphereFaceLoss(SoftmaxLoss):
         loss_weight: Factor of L.
     """
 
+    margins = ('m',)
+
     def __init__(
         self,
         s: float = 30.0,
@@ -32,19 +34,10 @@ class SphereFaceLoss(SoftmaxLoss):
         detach: bool = True,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, s, detach)
         name = type(self).__name__
-        require(s > 0, f'{name}: s must be positive, got {s}')
         require(m >= 1, f'{name}: m must be a real number >= 1, got {m}')
-        self.s = s
         self.m = m
-        self.detach = detach
 
-    def psi(self, own: Tensor) -> Tensor:
-        return unrolled_angle(own, self.m)
-
-    def target(self, own: Tensor, context: Context) -> Tensor:
-        return self.s * characteristic(own, self.psi, self.detach)
-
-    def others(self, cos: Tensor, context: Context) -> Tensor:
-        return self.s * cos
+    def psi(self, own: Tensor, context: Context) -> Tensor:
+        return unrolled_angle(own, context['m'])

@@ -9,9 +9,16 @@ C one-vs-all problems that share the centres' sphere:
 
 written here for margin type C. Types A and M (appendix) move the target's angle
 to min(pi, theta + m) or min(pi, m theta) before g, and leave the others alone.
+
+For speaker verification (Han et al., Exploring binary classification loss for speaker
+verification, ICASSP 2023) wespeaker trains a variant, ``SphereFace2Loss('A', r=32,
+symmetric=True, beyond='shift', detach=False, bias_init=0, loss_weight=32)`` here, with
+a margin that grows from 0. It moves the others' angles too, to theta - m, and beyond
+pi cos(theta_y) + cos(m) - 1 stands for cos(theta_y + m).
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +26,9 @@ from torch import Tensor, nn
 
 from mmhyperface.registry import MODELS
 
-from .base import Context, DecoupledLoss, require
-from .characteristic import added_angle, characteristic, multiplied_angle
+from .base import Context, DecoupledLoss, require, require_one_of
+from .batch import Batch
+from .characteristic import BEYOND, added_angle, characteristic, multiplied_angle
 
 MARGIN_TYPES = ('C', 'A', 'M')
 
@@ -57,7 +65,13 @@ class SphereFace2Loss(DecoupledLoss):
         t: Exponent of the similarity adjustment g, > 0.
         detach: Characteristic gradient detachment: d logit / d cos = r.
         loss_weight: Factor of L.
+        symmetric: For type A, whether the margin is on the other classes too.
+        beyond: For type A, what stands where theta_y + m exceeds pi; see
+            :func:`~.characteristic.added_angle`.
+        bias_init: First value of the bias b; by default :func:`balanced_bias`.
     """
+
+    margins = ('m',)
 
     def __init__(
         self,
@@ -68,12 +82,17 @@ class SphereFace2Loss(DecoupledLoss):
         t: float = 3.0,
         detach: bool = True,
         loss_weight: float = 1.0,
+        symmetric: bool = False,
+        beyond: str = 'clip',
+        bias_init: float | None = None,
     ) -> None:
         super().__init__(loss_weight)
+        require_one_of(self, 'margin_type', margin_type, MARGIN_TYPES)
+        require_one_of(self, 'beyond', beyond, BEYOND)
         require(
-            margin_type in MARGIN_TYPES,
-            f'SphereFace2Loss: margin_type must be one of {MARGIN_TYPES}, '
-            f'got {margin_type!r}',
+            margin_type == 'A' or (not symmetric and beyond == 'clip'),
+            'SphereFace2Loss: symmetric and beyond are options of margin type A; '
+            "leave them out, or set model.head.loss.margin_type='A'",
         )
         require(0 < lam < 1, f'SphereFace2Loss: lam must be in (0, 1), got {lam}')
         require(r > 0, f'SphereFace2Loss: r must be positive, got {r}')
@@ -90,37 +109,50 @@ class SphereFace2Loss(DecoupledLoss):
         self.m = m
         self.t = t
         self.detach = detach
+        self.symmetric = symmetric
+        self.beyond = beyond
+        self.bias_init = bias_init
         self.bias = nn.Parameter(torch.zeros(1))
 
     def reset_parameters(self, num_classes: int) -> None:
-        # A number also where the loss itself is built on the meta device.
-        zero = torch.zeros((), dtype=torch.float64, device='cpu')
-        a_y, a_j = self.r * self.psi(zero).item(), self.r * self.eta(zero).item()
-        nn.init.constant_(self.bias, balanced_bias(num_classes, self.lam, a_y, a_j))
+        bias = self.bias_init
+        if bias is None:
+            # Numbers also where the loss itself is built on the meta device.
+            zero = torch.zeros(1, 1, dtype=torch.float64, device='cpu')
+            context = super().context(Batch(zero, zero))
+            psi, eta = self.psi(zero, context), self.eta(zero, context)
+            a_y, a_j = self.r * psi.item(), self.r * eta.item()
+            bias = balanced_bias(num_classes, self.lam, a_y, a_j)
+        nn.init.constant_(self.bias, bias)
 
-    def context(self, own: Tensor, norm: Tensor) -> Context:
-        return {'bias': self.bias.to(own.dtype).view(1, 1)}
+    def context(self, batch: Batch) -> Context:
+        bias = self.bias.to(batch.own.dtype).view(1, 1)
+        return {**super().context(batch), 'bias': bias}
 
     def _g(self, z: Tensor) -> Tensor:
         return 2 * ((z + 1) / 2).pow(self.t) - 1
 
-    def psi(self, own: Tensor) -> Tensor:
+    def psi(self, own: Tensor, context: Context) -> Tensor:
+        m = context['m']
         if self.margin_type == 'A':
-            return self._g(added_angle(own, self.m, 'clip'))
+            return self._g(added_angle(own, m, self.beyond))
         if self.margin_type == 'M':
-            return self._g(multiplied_angle(own, self.m))
-        return self._g(own) - self.m
+            return self._g(multiplied_angle(own, m))
+        return self._g(own) - m
 
-    def eta(self, cos: Tensor) -> Tensor:
-        return self._g(cos) + self.m if self.margin_type == 'C' else self._g(cos)
+    def eta(self, cos: Tensor, context: Context) -> Tensor:
+        m = context['m']
+        if self.symmetric:
+            return self._g(added_angle(cos, -m, 'none'))
+        return self._g(cos) + m if self.margin_type == 'C' else self._g(cos)
 
     def target(self, own: Tensor, context: Context) -> Tensor:
-        psi = characteristic(own, self.psi, self.detach)
+        psi = characteristic(own, partial(self.psi, context=context), self.detach)
         logit = self.r * psi + context['bias']
         return -self.lam / self.r * F.logsigmoid(logit)
 
     def others(self, cos: Tensor, context: Context) -> Tensor:
-        eta = characteristic(cos, self.eta, self.detach)
+        eta = characteristic(cos, partial(self.eta, context=context), self.detach)
         logit = self.r * eta + context['bias']
         return (self.lam - 1) / self.r * F.logsigmoid(-logit)
 
@@ -130,8 +162,8 @@ class SphereFace2Loss(DecoupledLoss):
         The own errs where its logit r psi(theta_y) + b is not positive, another where
         r eta(theta_j) + b is not negative.
         """
-        positive = self.r * self.psi(own) + context['bias']
-        negative = self.r * self.eta(hardest) + context['bias']
+        positive = self.r * self.psi(own, context) + context['bias']
+        negative = self.r * self.eta(hardest, context) + context['bias']
         return (positive <= 0) | (negative >= 0)
 
     def monitor(self, target: Tensor, folded: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmhyperface.registry import MODELS
 
-from .base import Centres
+from .batch import Batch
 from .characteristic import angle
 from .sphereface import SphereFaceLoss
 
@@ -50,6 +50,6 @@ class SphereFacePlusLoss(SphereFaceLoss):
         super().__init__(s, m, detach, loss_weight)
         self.lam_mhe = lam_mhe
 
-    def objective(self, data_term: Tensor, norm: Tensor, centres: Centres) -> Tensor:
-        energy = hyperspherical_energy(centres())
+    def objective(self, data_term: Tensor, batch: Batch) -> Tensor:
+        energy = hyperspherical_energy(batch.centres())
         return self.loss_weight * (data_term + self.lam_mhe * energy)

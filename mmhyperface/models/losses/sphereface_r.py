@@ -14,11 +14,14 @@
 |              |                     | loss_weight                      |
 """
 
+from functools import partial
+
 from torch import Tensor
 
 from mmhyperface.registry import MODELS
 
-from .base import Centres, Context, SoftmaxLoss, require
+from .base import Context, SoftmaxLoss, require, require_one_of
+from .batch import Batch
 from .characteristic import angle, characteristic, multiplied_angle, unrolled_angle
 
 VERSIONS = ('v0', 'v1', 'v2')
@@ -48,6 +51,8 @@ class SphereFaceRLoss(SoftmaxLoss):
         loss_weight: Factor of the cross entropy.
     """
 
+    margins = ('m',)
+
     def __init__(
         self,
         version: str = 'v2',
@@ -59,51 +64,45 @@ class SphereFaceRLoss(SoftmaxLoss):
         detach: bool = True,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__(loss_weight)
-        for name, value, allowed in (
-            ('version', version, VERSIONS),
-            ('feature_norm', feature_norm, FEATURE_NORMS),
-            ('penalty', penalty, PENALTIES),
-        ):
-            require(
-                value in allowed,
-                f'SphereFaceRLoss: {name} must be one of {allowed}, got {value!r}',
-            )
-        require(s > 0, f'SphereFaceRLoss: s must be positive, got {s}')
+        super().__init__(loss_weight, s, detach)
+        require_one_of(self, 'version', version, VERSIONS)
+        require_one_of(self, 'feature_norm', feature_norm, FEATURE_NORMS)
+        require_one_of(self, 'penalty', penalty, PENALTIES)
         require(m >= 1, f'SphereFaceRLoss: m must be a real number >= 1, got {m}')
         self.version = version
         self.feature_norm = feature_norm
-        self.s = s
         self.m = m
         self.t = t
         self.penalty = penalty
-        self.detach = detach
 
-    def context(self, own: Tensor, norm: Tensor) -> Context:
-        return {} if self.feature_norm == 'hard' else {'norm': norm}
+    def context(self, batch: Batch) -> Context:
+        context = super().context(batch)
+        if self.feature_norm != 'hard':
+            context['norm'] = batch.norm
+        return context
 
-    def psi(self, own: Tensor) -> Tensor:
+    def psi(self, own: Tensor, context: Context) -> Tensor:
         if self.version == 'v0':
-            return unrolled_angle(own, self.m)
+            return unrolled_angle(own, context['m'])
         if self.version == 'v1':
-            return multiplied_angle(own, self.m)
+            return multiplied_angle(own, context['m'])
         return own
 
-    def eta(self, cos: Tensor) -> Tensor:
-        return (angle(cos) / self.m).cos() if self.version == 'v2' else cos
+    def eta(self, cos: Tensor, context: Context) -> Tensor:
+        return (angle(cos) / context['m']).cos() if self.version == 'v2' else cos
 
     def target(self, own: Tensor, context: Context) -> Tensor:
-        psi = characteristic(own, self.psi, self.detach)
+        psi = characteristic(own, partial(self.psi, context=context), self.detach)
         return context.get('norm', self.s) * psi
 
     def others(self, cos: Tensor, context: Context) -> Tensor:
-        eta = characteristic(cos, self.eta, self.detach)
+        eta = characteristic(cos, partial(self.eta, context=context), self.detach)
         return context.get('norm', self.s) * eta
 
-    def objective(self, data_term: Tensor, norm: Tensor, centres: Centres) -> Tensor:
+    def objective(self, data_term: Tensor, batch: Batch) -> Tensor:
         loss = self.loss_weight * data_term
         if self.feature_norm != 'soft':
             return loss
-        gap = norm - self.s
+        gap = batch.norm - self.s
         penalty = gap.abs() if self.penalty == 'absolute' else gap.square()
         return loss + self.t * penalty.mean()

@@ -18,25 +18,23 @@ from mmhyperface.datasets.readers.megaface_lists import (
     read_feature_files,
     read_megaface_lists,
 )
-from mmhyperface.datasets.test_sets.megaface_images import megaface_test_set
 from mmhyperface.datasets.test_sets.pair_sets import (
     consecutive_folds,
     pair_test_set,
     require_both_in_folds,
 )
-from mmhyperface.datasets.test_sets.template_sets import template_test_set
 from mmhyperface.evaluation.evaluator import FaceEvaluator, set_places
 from mmhyperface.evaluation.functional.arrays import Bools
 from mmhyperface.evaluation.metrics import EmbeddingMetric, MegaFaceIdentification
 from mmhyperface.evaluation.metrics.base import naming
 from mmhyperface.evaluation.metrics.embeddings import FLIPS, Embeddings
-from mmhyperface.evaluation.results import Result
+from mmhyperface.evaluation.protocols import Result
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.choices import FOLDS
 from mmhyperface.utils.configs import dataset_config, metrics_of
 from mmhyperface.utils.errors import UserError
 
-from .npy_files import (
+from .feature_files import (
     about_features,
     has_names,
     named_features,
@@ -102,13 +100,10 @@ def examine_ijb(
     """
     advice = 'Check the folder of the meta files and --subset'
     meta = read_ijb_meta(meta_dir, subset, protocols, advice, '--protocols {}')
-    test_set = template_test_set(
-        meta.template_ids, meta.media_ids, meta.detector_scores, meta.protocol
-    )
     embeddings = open_embeddings(
         path, len(meta.names), meta_dir, mirrored, flip, meta.names
     )
-    return _examine_one(subset.lower(), test_set, metrics, embeddings)
+    return _examine_one(subset.lower(), meta.test_set(), metrics, embeddings)
 
 
 def examine_pairs(
@@ -170,7 +165,7 @@ def examine_megaface(
         no_noise='--no-noise-lists',
         **options,
     )
-    test_set = megaface_test_set(lists)
+    test_set = lists.test_set()
     metric.dataset_meta = {'test_sets': {'megaface': test_set}}
     parts = (
         (probes, lists.probes, 'the list of the probes'),

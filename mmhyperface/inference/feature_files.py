@@ -16,8 +16,9 @@ from mmengine.logging import print_log
 
 from mmhyperface.evaluation.functional.arrays import Bools, Floats, unusable_rows
 from mmhyperface.evaluation.metrics.embeddings import Embeddings
-from mmhyperface.inference.embedding_files import ENDINGS, read_embeddings
 from mmhyperface.utils.errors import UserError, some
+
+from .embedding_files import ENDINGS, read_embeddings
 
 FLOATS = ('float16', 'float32', 'float64')
 

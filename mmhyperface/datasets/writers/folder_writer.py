@@ -5,10 +5,9 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from mmhyperface.datasets.readers.image_files import is_image_name
 from mmhyperface.utils.atomic_files import OVERWRITE, beside
 from mmhyperface.utils.errors import UserError, of_the_disk, unwritable
-
-from .readers.image_files import is_image_name
 
 
 @contextmanager

@@ -17,13 +17,15 @@ files), its dtype and shape, and for each part the rows and the size in bytes.
 A checkpoint is written under a temporary name beside its own and then renamed.
 """
 
+import functools
 import json
+import operator
 import os
 import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,9 @@ import torch
 from mmengine.dist import is_main_process
 from torch import Tensor
 
-from mmhyperface.centres.state import StoredRows, chunks, row_bytes
-from mmhyperface.utils.errors import UserError, of_the_disk, some, unwritable
+from mmhyperface.utils.errors import UserError, of_the_disk, unwritable
+
+from .state import StoredRows, chunks, row_bytes
 
 FORMAT = 'mmhyperface centres 1'
 INDEX = 'index.json'
@@ -56,6 +59,14 @@ def temporary(path: Path) -> Path:
 
 def _replaced(path: Path) -> Path:
     return path.with_name(f'.{path.name}{_REPLACED}')
+
+
+def begin(path: Path) -> Path:
+    """The temporary name of a checkpoint, of which nothing is left behind."""
+    if is_main_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tidy(path.parent)
+    return temporary(path)
 
 
 def tidy(folder: Path) -> None:
@@ -81,20 +92,16 @@ def remove(path: Path) -> None:
 def publish(path: Path) -> None:
     """Give the finished temporary file or folder its name, in place of the old."""
     new, old = temporary(path), _replaced(path)
-    for part in new.iterdir() if new.is_dir() else [new]:
+    for part in [*new.iterdir(), new] if new.is_dir() else [new]:
         _sync(part)
-    if new.is_dir():
-        _sync(new)
     if path.is_dir() or (path.exists() and new.is_dir()):
         # Folders cannot be replaced at one stroke. Should we be stopped between
         # these two, `find` and `tidy` know where the old one is.
         path.rename(old)
-        new.rename(path)
-        _sync(path.parent)
+    new.replace(path)
+    _sync(path.parent)
+    if old.exists():
         remove(old)
-    else:
-        new.replace(path)
-        _sync(path.parent)
 
 
 @contextmanager
@@ -139,14 +146,14 @@ def find(path: str) -> Path:
     Raises:
         UserError: If there is none, or only the beginnings of one.
     """
-    found = Path(path).expanduser()
-    if not found.exists() and _replaced(found).exists():
-        found = _replaced(found)
-    if not found.exists():
+    place = Path(path).expanduser()
+    if not place.exists():
+        place = _replaced(place)
+    if not place.exists():
         raise UserError(f'there is no checkpoint {path}')
-    if found.is_dir() and not (found / INDEX).is_file():
+    if place.is_dir() and not (place / INDEX).is_file():
         raise UserError(f'there is no checkpoint {path}: the folder has no {INDEX}')
-    return found
+    return place
 
 
 def write_rows(folder: Path, key: Key, rows: Tensor, start: int) -> list[dict]:
@@ -164,14 +171,13 @@ def write_rows(folder: Path, key: Key, rows: Tensor, start: int) -> list[dict]:
     parts = []
     name = '.'.join(map(str, key)).replace('/', '_')
     limit = max(1, PART_BYTES // max(1, row_bytes(rows)))
-    for first in range(0, len(rows), limit):
-        part = rows[first : first + limit]
-        low, high = start + first, start + first + len(part)
-        path = folder / f'{name}.{low}-{high}.npy'
+    for part in rows.split(limit) if len(rows) else ():
+        stop = start + len(part)
+        path = folder / f'{name}.{start}-{stop}.npy'
         _write_array(path, part)
-        parts.append(
-            {'file': path.name, 'rows': [low, high], 'bytes': path.stat().st_size}
-        )
+        size = path.stat().st_size
+        parts.append({'file': path.name, 'rows': [start, stop], 'bytes': size})
+        start = stop
     return parts
 
 
@@ -184,26 +190,29 @@ def _write_array(path: Path, rows: Tensor) -> None:
     }
     with path.open('wb') as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for a, b in chunks(0, len(rows), row_bytes(rows)):
+        for a, b in chunks(rows, 0, len(rows)):
             file.write(rows[a:b].cpu().contiguous().numpy().data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def write_index(folder: Path, tensors: Iterable[dict]) -> None:
+def write_index(folder: Path, of_ranks: Sequence[Sequence[dict]]) -> None:
     """Complete a folder.
 
     Args:
         folder: It holds ``model.pth`` and all parts.
-        tensors: Of each ``key``, ``dtype``, ``shape`` and ``parts``.
+        of_ranks: What each rank has written of each tensor, in one order: its ``key``,
+            ``dtype``, ``shape`` and ``parts``.
 
     Raises:
         UserError: If a part of another process is not to be seen here.
     """
-    tensors = list(tensors)
-    for tensor in tensors:
-        tensor['parts'].sort(key=lambda part: part['rows'])
-        _check_parts(folder, tensor)
+    tensors = []
+    for several in zip(*of_ranks, strict=True):
+        parts = [part for tensor in several for part in tensor['parts']]
+        parts.sort(key=operator.itemgetter('rows'))
+        tensors.append({**several[0], 'parts': parts})
+        _check_parts(folder, tensors[-1])
     index = {'format': FORMAT, 'model': MODEL, 'tensors': tensors}
     (folder / INDEX).write_text(json.dumps(index, indent=1))
 
@@ -240,20 +249,18 @@ def read(path: str) -> Any:
     Raises:
         UserError: If there is none, or it is incomplete or damaged.
     """
-    found = find(path)
-    if found.is_file():
-        return _read_file(found)
-    index = _read_index(found)
-    if not (found / index['model']).is_file():
-        raise UserError(f'checkpoint {found}: {index["model"]} is missing')
-    checkpoint = _read_file(found / index['model'])
+    place = find(path)
+    if place.is_file():
+        return _read_file(place)
+    index = _read_index(place)
+    if not (place / index['model']).is_file():
+        raise UserError(f'checkpoint {place}: {index["model"]} is missing')
+    checkpoint = _read_file(place / index['model'])
     for tensor in index['tensors']:
-        _check_parts(found, tensor)
-        node = checkpoint
+        _check_parts(place, tensor)
         *above, last = tensor['key']
-        for key in above:
-            node = node[key]
-        node[last] = _open_rows(found, tensor)
+        node = functools.reduce(operator.getitem, above, checkpoint)
+        node[last] = _open_rows(place, tensor)
     return checkpoint
 
 
@@ -263,15 +270,14 @@ def update_meta(path: str, key: str, value: Any) -> None:
     Raises:
         UserError: If there is none, or it cannot be written.
     """
-    found = find(path)
-    file = found / _read_index(found)['model'] if found.is_dir() else found
+    place = find(path)
+    file = place / _read_index(place)['model'] if place.is_dir() else place
     checkpoint = _read_file(file)
     checkpoint.setdefault('meta', {})[key] = value
     try:
         torch.save(checkpoint, temporary(file))
         publish(file)
     except (OSError, RuntimeError) as error:  # torch's own, of a folder or a disk
-        temporary(file).unlink(missing_ok=True)
         if of_the_disk(error):
             raise unwritable(path, error) from None
         raise UserError(f'checkpoint {path} cannot be written: {error}') from None
@@ -302,20 +308,20 @@ def _read_file(path: Path) -> Any:
         raise UserError(f'checkpoint {path} {refusal(error)}') from error
     except Exception as error:
         # Interpreting damage may end in any of Python's errors.
-        told = f'{type(error).__name__}: {error}'.splitlines()[0]
-        raise UserError(f'checkpoint {path} is damaged, or none: {told}') from error
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0]
+        raise UserError(f'checkpoint {path} is damaged, or none: {reason}') from error
 
 
 def refusal(error: pickle.UnpicklingError) -> str:
     """Why torch did not load a file with weights only, in one line."""
     # What torch says at length has its core there.
     message = str(error)
-    told = message.partition('WeightsUnpickler error: ')[2] or message
-    named = re.search(r'(?:GLOBAL|[Uu]nsupported class) ([\w.]+)', told)
+    reason = message.partition('WeightsUnpickler error: ')[2] or message
+    named = re.search(r'(?:GLOBAL|[Uu]nsupported class) ([\w.]+)', reason)
     if named is None:
         return (
             'is no file of torch.save, is damaged, or holds more than tensors and '
-            f'plain data ({told.strip().splitlines()[0]})'
+            f'plain data ({reason.strip().splitlines()[0]})'
         )
     return (
         f'asks for {named[1]}, and to import that would run code of the file. If you '
@@ -338,74 +344,3 @@ def _open_rows(folder: Path, tensor: dict) -> StoredRows:
             )
         pieces.append((start, torch.from_numpy(array).view(dtype)))
     return StoredRows(pieces)
-
-
-def require_fit(
-    wanted: dict,
-    found: dict,
-    parts: tuple[str, ...],
-    checkpoint: str,
-    config: str,
-    advice: str = '',
-) -> None:
-    """
-    Args:
-        wanted: State dict of the model.
-        found: That of the checkpoint.
-        parts: Beginnings of the names that must fit.
-        checkpoint, config: What they are called.
-        advice: What to do where a part of it would be enough.
-
-    Raises:
-        UserError: If they are of different networks.
-    """
-    found = shapes_of(found, parts)
-    wanted = shapes_of(wanted, parts)
-    if not found and not advice:
-        advice = '. tools/model_converters makes checkpoints of other programs ours'
-    if 'head.weight' not in wanted:
-        # A network that only embeds leaves the centres aside.
-        found.pop('head.weight', None)
-    names, fault = misfit(wanted, found)
-    if names:
-        raise UserError(
-            f'{checkpoint} is of another network than {config}: it {fault}{advice}'
-        )
-
-
-def misfit(
-    wanted: dict[str, torch.Size], found: dict[str, torch.Size]
-) -> tuple[list[str], str]:
-    """Names that are missing or too many, and what to say of them; none if all fit."""
-    missing = [name for name in wanted if found.get(name) != wanted[name]]
-    if missing:
-        shapes = [f'{name} {list(wanted[name])}' for name in missing]
-        return missing, f'has no {some(shapes, 3)}'
-    too_much = [name for name in found if name not in wanted]
-    return too_much, f'has {some(too_much, 3)} beside the rest'
-
-
-def shapes_of(state: dict, parts: tuple[str, ...] = ('',)) -> dict[str, torch.Size]:
-    """By name, of the parts that must fit."""
-    shapes = {
-        name.removeprefix('module.'): getattr(value, 'shape', torch.Size())
-        for name, value in state.items()
-    }
-    return {
-        name: shape
-        for name, shape in shapes.items()
-        # Old versions of torch did not count.
-        if name.startswith(parts) and not name.endswith('num_batches_tracked')
-    }
-
-
-def replace_tensors(node: Any, function: Callable[[Tensor], Any]) -> Any:
-    """Apply a function to all tensors of nested dicts and lists, in place."""
-    if isinstance(node, Tensor):
-        return function(node)
-    if isinstance(node, dict):
-        for key, value in node.items():
-            node[key] = replace_tensors(value, function)
-    elif isinstance(node, list):
-        node[:] = [replace_tensors(value, function) for value in node]
-    return node

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from mmhyperface.datasets.readers.recordio import MOST_EXACT, chunks_of, pack_record
 from mmhyperface.datasets.transforms import decode_face
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
-
-from .recordio import MOST_EXACT, chunks_of, pack_record
 
 
 class RecordWriter:

@@ -1,5 +1,7 @@
-"""Processes of a benchmark that know of one another, their memory and processor."""
+"""What the benchmarks have in common: options, tables, processes and their memory."""
 
+import argparse
+import json
 import os
 import platform
 import re
@@ -9,7 +11,38 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.table import Table
+
 from mmhyperface.utils.errors import UserError
+
+
+def benchmark_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the options of every benchmark."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--json', type=Path, help='write all figures to this file')
+    parser.add_argument(
+        '--markdown', action='store_true', help='print tables as Markdown'
+    )
+    return parser
+
+
+def new_table(args: argparse.Namespace, *columns: str, **options: Any) -> Table:
+    """A table of the kind that was asked for."""
+    return Table(*columns, box=box.MARKDOWN if args.markdown else box.SIMPLE, **options)
+
+
+def write_json(args: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Write the figures to the file that was asked for."""
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1))
+
+
+def options_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What was measured, for the file."""
+    return {key: value for key, value in vars(args).items() if key != 'json'}
 
 
 def _process(rank: int, world: int, port: int, task: Callable, args: tuple) -> None:
@@ -35,17 +68,19 @@ def run_in_processes(world: int, task: Callable, *args: Any) -> None:
     import torch
     from torch.multiprocessing import ProcessExitedException
 
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    try:
-        torch.multiprocessing.spawn(_process, (world, port, task, args), nprocs=world)
-    except ProcessExitedException as error:
-        # Status 1 comes with a message; a signal, such as that of a machine out of
-        # memory, does not.
-        if error.exit_code != 1:
-            raise
-        sys.exit(1)
+    with socket.socket() as held:
+        # Nobody else is given the port; rank 0 can listen there, as this does not.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(('127.0.0.1', 0))
+        given = world, held.getsockname()[1], task, args
+        try:
+            torch.multiprocessing.spawn(_process, given, nprocs=world)
+        except ProcessExitedException as error:
+            # Status 1 comes with a message; a signal, such as that of a machine out of
+            # memory, does not.
+            if error.exit_code != 1:
+                raise
+            sys.exit(1)
 
 
 def resident(which: str, pid: int | str = 'self') -> float:

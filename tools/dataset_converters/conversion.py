@@ -5,12 +5,9 @@ import itertools
 import os
 import signal
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -19,6 +16,7 @@ from rich.progress import track
 
 from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import INCOMPLETE, UserError
+from mmhyperface.utils.worker_processes import end_with_parent, in_order
 
 if TYPE_CHECKING:
     from mmhyperface.datasets.damage import DamagedImage
@@ -250,42 +248,6 @@ class Pictures:
             print(f'  {message}')
         if len(self.damaged) > NAMED:
             print('  ...')
-
-
-def end_with_parent() -> None:
-    """To be called in a worker, which would wait for ever if the run is killed."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def in_order(
-    pool: ProcessPoolExecutor, work: Callable, tasks: Iterable, ahead: int
-) -> Iterator[Any]:
-    """``work(task)`` of each task, so many of which are under way at most.
-
-    The workers start at once, and so before the threads of a progress bar, which they
-    could inherit at a bad moment.
-    """
-    pool.submit(int).result()
-    return _results(pool, work, tasks, ahead)
-
-
-def _results(
-    pool: ProcessPoolExecutor, work: Callable, tasks: Iterable, ahead: int
-) -> Iterator[Any]:
-    waiting: deque[Future] = deque()
-    for task in tasks:
-        waiting.append(pool.submit(work, task))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 _dataset: Any = None
