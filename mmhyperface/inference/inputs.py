@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -213,36 +213,32 @@ def _of_path(path: str) -> Iterator[Item]:
             raise UserError(f"there is no picture below '{path}'")
         return iter(items.values())
     if not os.path.lexists(path) and glob.has_magic(path):
-        names = sorted(glob.glob(path, recursive=True))
         files = [
             name
-            for name in names
+            for name in sorted(glob.glob(path, recursive=True))
             if not (os.path.isdir(name) or is_of_no_account(os.path.basename(name)))
         ]
         if not files:
             raise UserError(f"no file fits the pattern '{path}'")
-        return map(_file, files)
+        return (Item(name, name) for name in files)
     if path.lower().endswith(LIST_EXTENSIONS):
         return _of_list(path)
-    return iter([_file(path)])
-
-
-def _file(path: str) -> Item:
-    return Item(path, path)
+    return iter([Item(path, path)])
 
 
 def _of_list(file: str) -> Iterator[Item]:
     folder = os.path.dirname(file)
     empty = True
     if is_table(file):
-        for row in landmark_rows(file):
+        for _, name, numbers in landmark_rows(file):
             empty = False
-            path = os.path.join(folder, row.path)
-            yield replace(_file(path), landmarks=as_points(row.numbers, path))
+            path = os.path.join(folder, name)
+            yield Item(path, path, as_points(numbers, path))
     else:
-        for _, line in read_lines(file, 'Name a list of pictures'):
+        for _, name in read_lines(file, 'Name a list of pictures'):
             empty = False
-            yield _file(os.path.join(folder, line))
+            path = os.path.join(folder, name)
+            yield Item(path, path)
     if empty:
         raise UserError(f"the list '{file}' names no picture")
 
@@ -267,7 +263,6 @@ def people_below(folder: str | Path) -> dict[str, list[Item]]:
     folder = str(folder)
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder '{folder}'")
-    pictures = _pictures_below(folder)
     # One without any picture is a person, too.
     people: dict[str, list[Item]] = {
         name: []
@@ -276,13 +271,14 @@ def people_below(folder: str | Path) -> dict[str, list[Item]]:
         and not is_of_no_account(name)
         and not _leads_up(folder, name)
     }
-    for name, item in pictures.items():
-        if os.sep not in name:
+    for name, item in _pictures_below(folder).items():
+        person, separator, _ = name.partition(os.sep)
+        if not separator:
             raise UserError(
                 f"'{item.source}' lies in no subfolder; expected PERSON/image"
             )
-        people[name.partition(os.sep)[0]].append(item)
-    if not pictures:
+        people[person].append(item)
+    if not any(people.values()):
         raise UserError(f"there is no picture below '{folder}', as PERSON/image")
     return people
 
@@ -290,34 +286,20 @@ def people_below(folder: str | Path) -> dict[str, list[Item]]:
 # ---- landmarks
 
 
-class LandmarkRow(NamedTuple):
-    """A line of a list, or a row of a table.
+def landmark_rows(file: str) -> Iterator[tuple[int, str, Sequence[float]]]:
+    """Line or row, from 1, path and ten numbers, x1 y1 to x5 y5, of each picture.
 
-    Attributes:
-        place: Number of the line or row, from 1.
-        path: Of the picture, as it is written there.
-        numbers: x1 y1 to x5 y5, in pixels as they are stored; NaN where a table has
-            none.
-    """
-
-    place: int
-    path: str
-    numbers: Sequence[float]
-
-
-def landmark_rows(file: str) -> Iterator[LandmarkRow]:
-    """Lines ``path x1 y1 ... x5 y5``, perhaps with a score, or rows of a table.
-
-    A table is a .csv, .tsv or .parquet file with columns path, x1, y1 ... x5, y5. Left
-    eye, right eye, nose, left and right corner of the mouth, left and right as one
-    looks at the picture.
+    From lines ``path x1 y1 ... x5 y5``, perhaps with a score, or rows of a table, a
+    .csv, .tsv or .parquet file with columns path, x1, y1 ... x5, y5. Left eye, right
+    eye, nose, left and right corner of the mouth, left and right as one looks at the
+    picture; in pixels as they are stored, NaN where a table has none.
 
     Raises:
         UserError: With file and line, for a list or table of another kind.
     """
-    for place, name, numbers in _table_rows(file) if is_table(file) else _lines(file):
+    for place, path, numbers in _table_rows(file) if is_table(file) else _lines(file):
         try:
-            yield LandmarkRow(place, name, array('d', map(float, numbers)))
+            yield place, path, array('d', map(float, numbers))
         except ValueError as error:
             raise UserError(
                 f'{file}:{place}: {error}; paths with spaces need tabs between fields'

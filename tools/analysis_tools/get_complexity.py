@@ -172,14 +172,14 @@ def main() -> None:
             'Without the head, no HypersphereHead of known size: give --num-classes.'
         )
     if args.json:
-        report: dict[str, Any] = asdict(complexity)
-        report['speed'] = [
+        content: dict[str, Any] = asdict(complexity)
+        content['speed'] = [
             {**asdict(speed), 'images_per_second': speed.images_per_second}
             for speed in speeds
         ]
-        report['measured_on'] = place or None
+        content['measured_on'] = place or None
         with new_files([str(args.json)], overwrite=True) as (file,):
-            file.write(json.dumps(report, indent=1).encode() + b'\n')
+            file.write(json.dumps(content, indent=1).encode() + b'\n')
 
 
 if __name__ == '__main__':
