@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
-# The tests share helpers (runs.py, oracles.py, record_files.py); spawned processes
-# need them too.
+# The tests share helpers (runs.py, oracles.py, record_files.py), and look into tools
+# that import one another by their bare names; spawned processes need them too.
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / folder) for folder in ('', 'models', 'datasets', 'weights')]
-# The benchmarks, too, import one another by their bare names.
-sys.path.append(str(HERE.parent / 'tools' / 'benchmarks'))
+FOLDERS = (
+    *('', 'models', 'datasets', 'weights'),
+    *('../tools/dataset_converters', '../tools/benchmarks'),
+)
+sys.path[:0] = [str((HERE / folder).resolve()) for folder in FOLDERS]
 
 REAL_FACES = 'MMHYPERFACE_REAL_FACES'
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mmengine.config.config
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -117,11 +118,6 @@ def scalars(work_dir: Path, name: str = 'loss') -> list[float]:
 
 def _begin(environment: dict[str, str]) -> None:
     """In a process of the server: be one of this test."""
-    if environment.get('TRITON_INTERPRET') != os.environ.get('TRITON_INTERPRET'):
-        # Which Triton reads when it is imported, and torch has done that.
-        for name in list(sys.modules):
-            if f'{name}.'.startswith('triton.') and not name.startswith('triton._C'):
-                del sys.modules[name]
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(1)
@@ -177,6 +173,12 @@ def _script(
     as_main(command)
 
 
+def call_tool(monkeypatch: pytest.MonkeyPatch, tool: str, *arguments: object) -> None:
+    """Be a script of tools/, in the process of the test, for imports take long."""
+    monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+    runpy.run_path(str(CONFIGS.parent / 'tools' / tool), run_name='__main__')
+
+
 def as_main(command: list[str]) -> None:
     """In a process of the server: be the script, called with its arguments."""
     # Whatever the script starts, it starts as in an interpreter of its own.
@@ -206,5 +208,5 @@ def run_script(
         )
         process.start()
         process.join()
-        told = [path.read_text() for path in outputs]
-    return subprocess.CompletedProcess(words, process.exitcode, *told)
+        written = [path.read_text() for path in outputs]
+    return subprocess.CompletedProcess(words, process.exitcode, *written)

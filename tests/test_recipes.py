@@ -4,8 +4,6 @@ import copy
 import json
 import math
 import pickle
-import runpy
-import sys
 import uuid
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
-from runs import CONFIGS, scalars
+from runs import CONFIGS, call_tool, scalars
 from torch import nn
 
 from mmhyperface.apis import build_runner
@@ -23,7 +21,6 @@ from mmhyperface.engine import optim_wrappers
 from mmhyperface.engine.launch import count_classes
 from mmhyperface.models.backbones import ir, iresnet
 
-ROOT = CONFIGS.parent
 LEAVES = sorted(path.stem for path in CONFIGS.glob('*.py'))
 # Identities of the data sets as they are distributed.
 CLASSES = {
@@ -93,11 +90,11 @@ def test_the_model_has_the_published_size(name):
     assert model.head.weight.shape == (head.num_classes, head.in_channels)
     assert all(value.is_meta for value in model.parameters())
     assert type(model.head.loss_module).__name__ == head.loss.type
-    found = sum(value.numel() for value in model.backbone.parameters())
+    parameters = sum(value.numel() for value in model.backbone.parameters())
     if network.type != 'SFNet':
-        assert found == residual_parameters(network.depth, network.type == 'IR')
+        assert parameters == residual_parameters(network.depth, network.type == 'IR')
     elif 'input_size' not in network:
-        assert found == sfnet_parameters(network.depth, network.with_bn)
+        assert parameters == sfnet_parameters(network.depth, network.with_bn)
 
 
 def make_small(cfg: Config, work_dir: Path) -> None:
@@ -266,13 +263,6 @@ def at_full_size(name: str, root: Path) -> list[str]:
     return options
 
 
-def call_train(monkeypatch, name: str, work_dir: Path, *arguments: str) -> None:
-    """Run ``tools/train.py`` in this process, for the imports take long."""
-    command = ['train.py', str(CONFIGS / f'{name}.py'), '--work-dir', str(work_dir)]
-    monkeypatch.setattr(sys, 'argv', [*command, *arguments])
-    runpy.run_path(str(ROOT / 'tools' / 'train.py'), run_name='__main__')
-
-
 @pytest.mark.parametrize(
     'name',
     [
@@ -284,25 +274,32 @@ def test_at_full_size(name, small_files, tmp_path, monkeypatch):
     """Depth, image size, hooks, validation and saving are the recipe's own."""
     if name == FLAGSHIP:
         monkeypatch.setattr(optim_wrappers, 'has_bfloat16_instructions', lambda: False)
-    options = ['--cfg-options', *at_full_size(name, small_files)]
-    first = [*options, f'experiment_name={uuid.uuid4().hex}', 'train_cfg.max_iters=2']
-    call_train(monkeypatch, name, tmp_path, *first)
-    told = json.loads((tmp_path / 'verification.json').read_text())
-    for rows in told.values():
+    options = at_full_size(name, small_files)
+
+    def train(iterations: int, *resume: str) -> None:
+        call_tool(
+            *(monkeypatch, 'train.py', CONFIGS / f'{name}.py', '--work-dir', tmp_path),
+            *(*resume, '--cfg-options', *options),
+            f'experiment_name={uuid.uuid4().hex}',
+            f'train_cfg.max_iters={iterations}',
+        )
+
+    train(2)
+    before = json.loads((tmp_path / 'verification.json').read_text())
+    for rows in before.values():
         assert list(rows)[-2:] == ['untrained', 'trained']
         # Batch norm has statistics; after two iterations they may yet be too far off.
         assert rows['untrained']['auc'] is not None
     losses = scalars(tmp_path)
     assert len(losses) == 2
 
-    again = [f'experiment_name={uuid.uuid4().hex}', 'train_cfg.max_iters=3']
-    call_train(monkeypatch, name, tmp_path, '--resume', *options, *again)
+    train(3, '--resume')
     losses += scalars(tmp_path)
     assert len(losses) == 3
     assert all(map(math.isfinite, losses))
     after = json.loads((tmp_path / 'verification.json').read_text())
     for set_name, rows in after.items():
-        assert rows['untrained'] == told[set_name]['untrained']
+        assert rows['untrained'] == before[set_name]['untrained']
     (checkpoint,) = tmp_path.glob('*.pth')
     assert checkpoint.name == 'iter_3.pth'
     checkpoint.unlink()  # half a gigabyte

@@ -81,7 +81,7 @@ class BorrowedRows:
             indices: Rows, int64, no row twice.
         """
         waiting = [(index, p.grad) for index, p in self.held if p.grad is not None]
-        self.give_back()
+        self._give_back()
         borrowed = []
         for index in indices:
             rows = recycled.empty(len(index), self.weight)
@@ -90,7 +90,7 @@ class BorrowedRows:
             if hasattr(self.weight, 'shard'):
                 parameter.shard = self.weight.shard  # type: ignore[attr-defined]
             for earlier, grad in waiting:
-                _move_gradient(earlier, grad, index, parameter)
+                _move_gradient(earlier, grad, index, parameter, len(self.weight))
             borrowed.append((index, parameter))
         self._exchange([self.weight], [parameter for _, parameter in borrowed])
         self.held = borrowed
@@ -130,9 +130,9 @@ class BorrowedRows:
                     whole[name].index_copy_(0, index, value)
                 else:
                     whole[name] = value
-        self.give_back()
+        self._give_back()
 
-    def give_back(self) -> None:
+    def _give_back(self) -> None:
         """Put the whole parameter back, as if no row had been borrowed."""
         if not self.held:
             return
@@ -144,7 +144,7 @@ class BorrowedRows:
         self.held = []
 
     def _before_load(self) -> None:
-        self.give_back()
+        self._give_back()
         if self.skipped is not None:
             self.skipped.forget()
             self.skipped.reset()
@@ -178,18 +178,15 @@ def _refuse(_: Tensor) -> None:
 
 
 def _move_gradient(
-    earlier: Tensor, grad: Tensor, index: Tensor, parameter: nn.Parameter
+    earlier: Tensor, grad: Tensor, index: Tensor, parameter: nn.Parameter, count: int
 ) -> None:
     """Add the gradient of rows ``earlier`` to those of them that are in ``index``."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
-    if not len(index):
-        return
-    order = index.argsort()
-    at = torch.searchsorted(index[order], earlier).clamp_max(len(index) - 1)
-    place = order[at]
-    held = index[place] == earlier
-    parameter.grad.index_add_(0, place[held], grad[held])
+    place = index.new_full((count,), -1)
+    place[index] = torch.arange(len(index), device=index.device)
+    place = place[earlier]
+    parameter.grad.index_add_(0, place[place >= 0], grad[place >= 0])
 
 
 def _group_of(weight: nn.Parameter, optimizer: Optimizer) -> int:

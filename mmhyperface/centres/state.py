@@ -135,12 +135,6 @@ class CentreState(nn.Module):
     def flush(self) -> None:
         """Bring rows up to date whose update has been put off; before saving."""
 
-    def give_back(self) -> None:
-        """Let the optimizer hold ``weight`` itself, and forget a step half made.
-
-        For heads that put something else in its place in the middle of a step.
-        """
-
     def _save_to_state_dict(
         self, destination: dict, prefix: str, keep_vars: bool
     ) -> None:

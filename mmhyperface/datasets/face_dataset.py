@@ -18,6 +18,7 @@ from mmhyperface.registry import TRANSFORMS
 from mmhyperface.utils.errors import UserError
 
 from .damage import DamagedImage, Skipped
+from .test_sets.pair_sets import pair_test_set
 
 #: So many damaged images one after the other are more than some damage.
 MOST_IN_A_ROW = 1000
@@ -57,12 +58,12 @@ def building(step: str) -> Generator[None, None, None]:
         yield
     except UserError as error:
         place = '.'.join(_place.get())
-        told = str(error)
+        message = str(error)
         if (
             _place.get()[0].endswith('_dataloader')
-            and f'{_place.get()[0]}.' not in told
+            and f'{_place.get()[0]}.' not in message
         ):
-            error.args = (f'{told} (in {place})',)
+            error.args = (f'{message} (in {place})',)
         raise
     finally:
         _place.reset(token)
@@ -275,10 +276,7 @@ class FaceDataset(BaseDataset):
     def _require_files(
         self, paths: Sequence[str], places: Sequence[int | str], advice: str = ''
     ) -> None:
-        """
-        Raises:
-            UserError: an image that is missing, with its line or row of `ann_file`.
-        """
+        """Raises a UserError for a missing image, with its place in `ann_file`."""
         missing = [i for i, path in enumerate(paths) if not os.path.isfile(path)]
         if missing:
             raise self._line_error(
@@ -334,6 +332,18 @@ class FaceDataset(BaseDataset):
                 f'{name}={value!r} is no integer {limits}; set {self._option(name)}'
             )
         setattr(self, name, int(value))
+
+    def _set_pairs(self, name: str, source: str, **parts: Any) -> None:
+        """Makes the images those of a set of pairs, which is checked.
+
+        Args:
+            name: of the set, in reports.
+            source: where the pairs come from, for errors.
+            **parts: see :func:`.pair_test_set`.
+        """
+        no_folds = self._option('folds', 'None')
+        test_set = pair_test_set(source=source, no_folds=no_folds, **parts)
+        self._set_test_set(name, test_set, source, 'pairs')
 
     def _set_test_set(self, name: str, test_set: dict, source: str, parts: str) -> None:
         """Makes the images those of a test set.

@@ -94,9 +94,9 @@ class FaceFolder(FaceDataset):
         identities, strays = self._scan(self.data_root)
         lost = [name for name in strays if name.lower().endswith(self.extensions)]
         if not identities:
-            found = 'only ' + _some(strays) if strays else 'nothing'
+            content = 'only ' + _some(strays) if strays else 'nothing'
             raise self._error(
-                f"no identity folders in data_root '{self.data_root}', {found}. "
+                f"no identity folders in data_root '{self.data_root}', {content}. "
                 'Expected one folder per person: data_root/identity/image. Set '
                 f'{self._option("data_root")}'
             )
@@ -213,7 +213,7 @@ class FaceFolder(FaceDataset):
             matches[as_nfc(folder)].append(folder)
             if folder.isdecimal():
                 matches[int(folder)].append(folder)
-        found = set()
+        identities_found = set()
         for name in names:
             fits = []
             if isinstance(name, str):
@@ -226,8 +226,8 @@ class FaceFolder(FaceDataset):
                     f"'{self.data_root}', expected 1 of {_some(identities)}; set "
                     f'{self._option(option)}'
                 )
-            found.update(fits)
-        return found
+            identities_found.update(fits)
+        return identities_found
 
     def _side(self, identities: list[str]) -> list[str]:
         """The side of the split that was asked for."""

@@ -170,17 +170,17 @@ class FaceRecord(FaceDataset):
         end = places.find(self._first_identity(header.label, source))
         return 1, end, len(places) - end
 
-    def _first_identity(self, told: float, source: str) -> int:
+    def _first_identity(self, end: float, source: str) -> int:
         """The key of the first identity record, which the header has in float32."""
-        if not (told.is_integer() and told >= 1):
+        if not (end.is_integer() and end >= 1):
             raise self._error(
-                f'{source}: the header says that images end before key {told:g}'
+                f'{source}: the header says that images end before key {end:g}'
             )
-        key = int(told)
+        key = int(end)
         if key <= MOST_EXACT:
             return key
         # Off by rounding: records of identities are those without an image.
-        near = int(np.spacing(np.float32(told)))
+        near = int(np.spacing(np.float32(end)))
         low, high = self._places.find(key - near), self._places.find(key + near)
         for place in range(low, high):
             try:
@@ -230,14 +230,16 @@ class FaceRecord(FaceDataset):
         except DamagedImage:
             return  # the file is cut off, and not the index
         if end < self._file.size:
-            told = (
+            message = (
                 f'the last record that {self._index} lists ends at byte {end} of the '
                 f'{self._file.size} of {self.ann_file}: the index is cut off, or that '
                 'of a part. Delete it, to have it rebuilt'
             )
             if self.on_error == 'raise':
-                raise self._error(f'{told}, or set {self._option("on_error", "skip")}')
-            self._warn(told)
+                raise self._error(
+                    f'{message}, or set {self._option("on_error", "skip")}'
+                )
+            self._warn(message)
 
     def _from_property(self) -> int | None:
         path = os.path.join(os.path.dirname(self.ann_file), 'property')

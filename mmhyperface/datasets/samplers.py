@@ -69,10 +69,10 @@ class IdentityBalancedSampler(InfiniteSampler):
         labels = labels_of(dataset)
         # Images by identity, and where those of each begin.
         self.by_identity = np.argsort(labels, kind='stable')
-        found = labels[self.by_identity]
-        starts = np.flatnonzero(np.diff(found, prepend=-2))
+        in_order = labels[self.by_identity]
+        starts = np.flatnonzero(np.diff(in_order, prepend=-2))
         self.counts = np.diff(starts, append=len(labels))
-        if len(found) and found[0] < 0:
+        if len(in_order) and in_order[0] < 0:
             # Damaged images are nobody's.
             starts, self.counts = starts[1:], self.counts[1:]
         self.starts = starts

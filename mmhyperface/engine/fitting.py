@@ -158,7 +158,7 @@ def _misfit_of_optimizers(runner: Any, saved: Any) -> str:
             return f'another optimizer than {kind}, without {sorted(lacks)}'
         sizes, stored = (
             [len(group['params']) for group in several]
-            for several in (optimizer.param_groups, groups)
+            for several in (optimizer.state_dict()['param_groups'], groups)
         )
         if sizes != stored:
             return (

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmhyperface.centres import storage
-from mmhyperface.centres.loading import CHOICES, CheckpointCentres
 from mmhyperface.centres.shared_rows import (
     ClassTensor,
     all_or_none,
@@ -36,7 +35,6 @@ from mmhyperface.centres.shared_rows import (
     take_placeholders,
 )
 from mmhyperface.centres.state import (
-    CentreState,
     MappedRows,
     StoredRows,
     heads_of,
@@ -46,6 +44,7 @@ from mmhyperface.datasets.wrappers import placed
 from mmhyperface.engine import loops
 from mmhyperface.engine.config_changes import AsConfigured, take_config
 from mmhyperface.engine.fitting import require_training, require_weights
+from mmhyperface.engine.load_centres import CHOICES, CheckpointCentres
 from mmhyperface.engine.optim_wrappers import has_bfloat16_instructions
 from mmhyperface.evaluation.evaluator import FaceEvaluator
 from mmhyperface.evaluation.metrics import EmbeddingMetric
@@ -113,6 +112,8 @@ class FaceRunner(Runner):
         self._taken: list[tuple[storage.Key, str]] = []
         self._resuming = self._resumes_optimizer = False
         self._resumed: dict[str, Any] = {}
+        # Of a resumed training: where each head's classes are in the checkpoint.
+        self._origins: dict[str, Tensor | None] = {}
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         # Hooks that keep a copy of the model, such as EMAHook, are about the rows
@@ -396,7 +397,14 @@ class FaceRunner(Runner):
             # What is deployed of it, and trained on, is `state_dict`, the average.
             checkpoint.pop('ema_state_dict', None)
             require_weights(self, filename, checkpoint['state_dict'])
-        self._open_centres(filename, checkpoint)
+        for name, head in heads_of(self.bare_model).items():
+            centres = CheckpointCentres(
+                filename, checkpoint, name, head, lambda: self.train_dataloader.dataset
+            )
+            if self._resuming:
+                self._origins[name] = centres.resume()
+            elif training:
+                centres.load(self.load_centres)
         if self._resuming:
             # Optimizers keep the very tensors, and these are mapped to the file.
             replace_tensors(checkpoint.get('optimizer'), Tensor.clone)
@@ -452,17 +460,12 @@ class FaceRunner(Runner):
         # EMAHook asks for it when it chooses between the model and its average.
         self._resume = self._resuming = self._resumes_optimizer = True
         try:
-            for head in heads_of(self.bare_model).values():
-                head.give_back()
-            kept = [
-                {name: value for name, value in group.items() if name != 'params'}
-                for group in self._groups()
-            ]
-            checkpoint = self.load_checkpoint(filename)
-            wrapper.load_state_dict(checkpoint['optimizer'])
+            saved = self.load_checkpoint(filename)['optimizer']
+            for name, optimizer in self.optimizers():
+                part = saved[name] if name else saved
+                part['param_groups'] = optimizer.state_dict()['param_groups']
+            wrapper.load_state_dict(saved)
             self._read_optimizer_rows()
-            for group, values in zip(self._groups(), kept, strict=True):
-                group.update(values)
         finally:
             self._resume, self._resuming = resume, False
             self._resumed = {}
@@ -479,55 +482,19 @@ class FaceRunner(Runner):
                     scaled = [value * factor for value in getattr(scheduler, name)]
                     setattr(scheduler, name, scaled)
 
-    def _open_centres(self, filename: str, checkpoint: dict) -> None:
-        """Put :class:`StoredRows`, and those that are wanted, for the centres."""
-        for name, head in heads_of(self.bare_model).items():
-            centres = CheckpointCentres(
-                filename, checkpoint, name, head, lambda: self.train_dataloader.dataset
-            )
-            if self._resuming:
-                origin = centres.resume()
-                self._open_optimizer_rows(checkpoint.get('optimizer'), head, origin)
-            elif isinstance(self._train_loop, BaseLoop):
-                centres.load(self.load_centres)
-
-    def _open_optimizer_rows(
-        self, saved: dict | None, head: CentreState, origin: Tensor | None
-    ) -> None:
-        """Put :class:`StoredRows` for those in the saved state of the optimizer.
-
-        Args:
-            saved: The state.
-            head: The head.
-            origin: For each class that of the checkpoint, if not the same.
-        """
-        if saved is None or not isinstance(self.optim_wrapper, OptimWrapper):
-            return
-        for wrapper, optimizer in self.optimizers():
-            part = saved.get(wrapper, {}) if wrapper else saved
-            live, stored = (
-                [p for group in groups for p in group['params']]
-                for groups in (optimizer.param_groups, part.get('param_groups', ()))
-            )
-            # If they differ in number the optimizer will say so.
-            pairs = zip(live, stored, strict=False)
-            number = next((n for weight, n in pairs if weight is head.weight), None)
-            state = part.get('state', {}).get(number, {})
-            for entry, value in state.items():
-                if has_rows(value, head.shard.num_classes):
-                    value = StoredRows([(0, value)])
-                if isinstance(value, StoredRows) and origin is not None:
-                    value = MappedRows(value, origin)
-                state[entry] = value
-
     def _read_optimizer_rows(self) -> None:
-        """Read this rank's rows of what the optimizers have loaded."""
-        for _, optimizer in self.optimizers():
-            for head in heads_of(self.bare_model).values():
+        """Keep this rank's rows of what the optimizers have loaded of all ranks."""
+        for name, head in heads_of(self.bare_model).items():
+            origin = self._origins.get(name)
+            for _, optimizer in self.optimizers():
                 state = optimizer.state.get(head.weight, {})
-                for entry, value in state.items():
-                    if isinstance(value, StoredRows):
-                        state[entry] = value.of_shard(head.shard, head.weight.device)
+                for entry, rows in state.items():
+                    if has_rows(rows, head.shard.num_classes):
+                        rows = StoredRows([(0, rows)])
+                    if isinstance(rows, StoredRows):
+                        if origin is not None:
+                            rows = MappedRows(rows, origin)
+                        state[entry] = rows.of_shard(head.shard, head.weight.device)
 
     def optimizers(self) -> list[tuple[str, Optimizer]]:
         """Each optimizer with its name, which is empty if there is but one."""

@@ -219,13 +219,13 @@ def _examine_one(
 
 
 def _examine(metrics: Iterable[EmbeddingMetric], embeddings: Embeddings) -> Results:
-    found: Results = {}
+    results: Results = {}
     for metric in metrics:
         metric.compute_metrics(embeddings)
         for name, result in metric.results_by_set.items():
             label = '/'.join(filter(None, (metric.prefix, name)))
-            found.setdefault(label, {})[result.protocol] = result
-    return found
+            results.setdefault(label, {})[result.protocol] = result
+    return results
 
 
 def _pairs_of(

@@ -56,16 +56,16 @@ def named_features(
     embedded = set(saved.paths)
     paths = [*saved.paths, *(name for name in saved.problems if name not in embedded)]
     wanted = [_parts(name) for name in names]
-    found = _ends(wanted, paths)
-    if not any(found):
+    matches = _ends(wanted, paths)
+    if not any(matches):
         columns = zip(*(parts[:-1] for parts in wanted), strict=False)
         alike = itertools.takewhile(lambda column: len(set(column)) == 1, columns)
         shared = sum(1 for _ in alike)
-        found = _ends([parts[shared:] for parts in wanted], paths)
-    several = [i for i, rows in enumerate(found) if len(rows) > 1]
+        matches = _ends([parts[shared:] for parts in wanted], paths)
+    several = [i for i, rows in enumerate(matches) if len(rows) > 1]
     if several:
         first = several[0]
-        meant = [paths[row] for row in found[first]]
+        meant = [paths[row] for row in matches[first]]
         could_be = f'{some(meant, 3)}; embed the folder of these images alone'
         if len(set(meant)) == 1:
             could_be = (
@@ -77,15 +77,15 @@ def named_features(
             f'apart: {names[first]} could be {could_be}'
         )
     count = len(saved.paths)
-    missing = [i for i, rows in enumerate(found) if not rows or rows[0] >= count]
+    missing = [i for i, rows in enumerate(matches) if not rows or rows[0] >= count]
     if missing:
-        problems = [saved.problems[paths[row]] for row in found[missing[0]]]
-        told = ''.join(f'; it tells of the first: {why}' for why in problems)
+        problems = [saved.problems[paths[row]] for row in matches[missing[0]]]
+        reason = ''.join(f'; it tells of the first: {why}' for why in problems)
         raise UserError(
             f'{path} has no embedding of {len(missing)} of {len(names)} images of '
-            f'{source}: {some([names[i] for i in missing], 3)}{told}'
+            f'{source}: {some([names[i] for i in missing], 3)}{reason}'
         )
-    order = np.array([rows[0] for rows in found], np.int64)
+    order = np.array([rows[0] for rows in matches], np.int64)
     return saved.rows[order], saved.convention.flip_fusion
 
 
@@ -143,7 +143,8 @@ def require_usable(
     names: npt.NDArray[np.bytes_] | None = None,
     unused: Bools | None = None,
 ) -> None:
-    """
+    """Refuse features without a direction.
+
     Args:
         source: of the rows [N, D].
         names: [N], of the images, if they are known.

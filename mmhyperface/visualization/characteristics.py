@@ -203,7 +203,8 @@ def _repeated(
 
 
 def loss_of_config(cfg: Config) -> HypersphereLoss:
-    """
+    """The loss of a config's head.
+
     Raises:
         UserError: If the config has no loss of the cosine.
     """

@@ -139,9 +139,9 @@ def _draw_circle(ax: Axes, cloud: Cloud) -> None:
     """Points on the circle, and outside of it how many they are."""
     around = np.linspace(-np.pi, np.pi, 361)
     ax.plot(np.cos(around), np.sin(around), color='0.6', linewidth=0.8)
-    found = {p: petals(cloud.directions[cloud.people == p]) for p in _people(cloud)}
-    highest = max(shares.max() for _, shares in found.values())
-    for person, (edges, shares) in found.items():
+    of_person = {p: petals(cloud.directions[cloud.people == p]) for p in _people(cloud)}
+    highest = max(shares.max() for _, shares in of_person.values())
+    for person, (edges, shares) in of_person.items():
         radius = 1 + PETAL * np.repeat(shares, 2) / highest
         at = np.repeat(edges, 2)[1:-1]
         x, y = radius * np.cos(at), radius * np.sin(at)

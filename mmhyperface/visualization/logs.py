@@ -88,9 +88,9 @@ def _files(folder: Path) -> list[Path]:
     """Files of scalars that are not empty, the oldest first."""
     for pattern in (SCALARS, f'vis_data/{SCALARS}', f'*/vis_data/{SCALARS}'):
         # The folders of runs are named by their time.
-        found = sorted(file for file in folder.glob(pattern) if file.stat().st_size)
-        if found:
-            return found
+        files = sorted(file for file in folder.glob(pattern) if file.stat().st_size)
+        if files:
+            return files
     return []
 
 
@@ -174,14 +174,14 @@ def keys_of(logs: Mapping[str, Log], wanted: Sequence[str]) -> list[str]:
     Raises:
         UserError: For one that no log has.
     """
-    found: list[str] = []
+    names: list[str] = []
     for key in wanted:
         matching = [name for log in logs.values() for name in log.matching(key)]
         if not matching:
             known = sorted({name for log in logs.values() for name in log.keys})
             raise UserError(f'no log has {key!r}; they have {some(known, 60)}')
-        found += matching
-    return list(dict.fromkeys(found))
+        names += matching
+    return list(dict.fromkeys(names))
 
 
 def draw_logs(

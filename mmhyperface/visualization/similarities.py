@@ -89,13 +89,13 @@ class CentreAngles:
 @torch.no_grad()
 def centre_angles(head: HypersphereHead, rows: Tensor, labels: Tensor) -> CentreAngles:
     """Angles of embeddings [N, D], not normalised, of classes int64 [N]."""
-    found = []
+    parts = []
     for part, own in zip(rows.split(CHUNK), labels.split(CHUNK), strict=True):
         cos = head((part.to(head.weight.device, torch.float64),)).cpu()
         to_own = cos.gather(1, own[:, None])
         to_other = cos.scatter(1, own[:, None], -1).amax(1, keepdim=True)
-        found.append(torch.cat([to_own, to_other], 1).arccos().rad2deg())
-    own_angles, other_angles = torch.cat(found).T.numpy()
+        parts.append(torch.cat([to_own, to_other], 1).arccos().rad2deg())
+    own_angles, other_angles = torch.cat(parts).T.numpy()
     return CentreAngles(own_angles, other_angles)
 
 
@@ -110,7 +110,7 @@ def draw_similarities(
         angles: Those of training images, by network; may be empty.
     """
     networks = list(pairs)
-    sets = list(dict.fromkeys(name for found in pairs.values() for name in found))
+    sets = list(dict.fromkeys(name for results in pairs.values() for name in results))
     columns = len(sets) + bool(angles)
     figure = new_figure(5.6 * columns, 4.1 * len(networks))
     axes = figure.subplots(len(networks), columns, squeeze=False, sharex='col')
@@ -134,43 +134,43 @@ def draw_similarities(
 
 def draw_pairs(ax: Axes, result: VerificationResult) -> None:
     """Cosines of pairs of one person and of two."""
-    found = separation(result.scores[~result.same], result.scores[result.same])
+    split = separation(result.scores[~result.same], result.scores[result.same])
     names = (f'{result.num_different:,} different', f'{result.num_same:,} same')
-    _draw(ax, found, names, f'EER {found.eer:.2%} at {found.threshold:.3f}')
+    _draw(ax, split, names, f'EER {split.eer:.2%} at {split.threshold:.3f}')
     ax.set(xlabel='similarity (cosine)', ylabel='share of the pairs of a kind')
 
 
 def draw_centre_angles(ax: Axes, angles: CentreAngles) -> None:
     """Angles to the own centre, which should be the lower ones, and to the nearest."""
-    found = separation(angles.own, angles.other)
+    split = separation(angles.own, angles.other)
     names = (f'own centre, nearest of {angles.nearest:.1%}', 'nearest other centre')
-    line = f'equal errors, {found.eer:.1%}, at {found.threshold:.1f}°'
-    _draw(ax, found, names, line, (SAME, DIFFERENT))
+    line = f'equal errors, {split.eer:.1%}, at {split.threshold:.1f}°'
+    _draw(ax, split, names, line, (SAME, DIFFERENT))
     ax.set(xlabel='angle θ in degrees', ylabel=f'share of {len(angles.own):,} images')
 
 
 def _draw(
     ax: Axes,
-    found: Separation,
+    split: Separation,
     names: tuple[str, str],
     line: str,
     colors: tuple[str, str] = (DIFFERENT, SAME),
 ) -> None:
-    kinds = (found.lower, found.higher)
+    kinds = (split.lower, split.higher)
     for shares, name, one in zip(kinds, names, colors, strict=True):
-        ax.stairs(shares, found.edges, fill=True, color=one, alpha=0.45, label=name)
-        ax.stairs(shares, found.edges, color=one, linewidth=1.2)
+        ax.stairs(shares, split.edges, fill=True, color=one, alpha=0.45, label=name)
+        ax.stairs(shares, split.edges, color=one, linewidth=1.2)
     ax.stairs(
         np.minimum(*kinds),
-        found.edges,
+        split.edges,
         fill=True,
         color='none',
         edgecolor='0.2',
         hatch='////',
         linewidth=0,
-        label=f'overlap {found.overlap:.1%}',
+        label=f'overlap {split.overlap:.1%}',
     )
-    ax.axvline(found.threshold, color='0.15', linestyle='--', label=line)
+    ax.axvline(split.threshold, color='0.15', linestyle='--', label=line)
     ax.set_ylim(0, 1.42 * ax.get_ylim()[1])  # room for the legend
     ax.legend(loc='upper center', ncols=2, fontsize='small', framealpha=1)
     finish(ax)

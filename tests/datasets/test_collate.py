@@ -179,14 +179,6 @@ def test_collated_by_others():
     assert out['inputs'].shape == (2, 3, 4, 5)
 
 
-def test_pinning_leaves_what_it_needs():
-    """torch pins tensors, where it finds some, and lets arrays be."""
-    data = Faces(2)
-    batch = collate_faces([data[0], data[1]])
-    assert isinstance(batch['inputs'], torch.Tensor)
-    assert isinstance(batch['gt_label'], np.ndarray)
-
-
 def test_what_does_not_fit_is_refused():
     items = [dict(inputs=np.zeros((h, 4, 3), np.uint8), sample_idx=h) for h in (4, 5)]
     with pytest.raises(UserError, match=r'differ in size.*\(4, 4\), \(5, 4\)'):

@@ -43,13 +43,6 @@ def test_new_format_takes_the_whole_folder_as_name(tmp_path, form):
     assert dataset.metainfo['classes'] == ('ann', 'x/ann', 'x/bob')
 
 
-def test_names_are_sorted_as_strings(tmp_path):
-    lines = ''.join(f'{i}.jpg {i}\n' for i in (2, 10, 1))
-    dataset = FaceList(write(tmp_path, lines.encode()))
-    assert dataset.metainfo['classes'] == ('1', '10', '2')
-    assert [label for _, label in items(dataset)] == [2, 1, 0]
-
-
 BOM = b'\xef\xbb\xbf'
 
 
@@ -121,11 +114,6 @@ def test_names_that_look_alike(tmp_path, warnings):
     (line,) = warnings
     assert '2 identities have the name of another' in line
     assert r"'Zoe\u0308' and 'Zo\xeb', 'Ann' and 'ann'. They count as diff" in line
-
-
-def test_other_extensions(tmp_path):
-    dataset = FaceList(write(tmp_path, b'ann/1.TIF\nbob/1.tif'), extensions='tif')
-    assert dataset.metainfo['classes'] == ('ann', 'bob')
 
 
 def test_roots(tmp_path):

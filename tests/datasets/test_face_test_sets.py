@@ -1,11 +1,9 @@
 import cv2
 import numpy as np
 import pytest
-from mmengine.dataset import BaseDataset, default_collate
-from torch.utils.data import DataLoader
+from mmengine.dataset import BaseDataset
 
 from mmhyperface.datasets import FaceFolder, FacePairs, FaceTestSets
-from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
 
 PIPELINE = [dict(type='LoadFace', size=(1, 2)), dict(type='PackInputs')]
@@ -55,6 +53,9 @@ def test_items_and_offsets(lists):
         assert item['inputs'].tolist() == [[[k, k]]] * 3
         assert item['data_samples'].sample_idx == k
     assert dataset[-1]['data_samples'].sample_idx == 6
+    for index in (7, -8):
+        with pytest.raises(IndexError):
+            dataset[index]
     assert dataset.get_data_info(4) == dict(img_path=str(lists / '4.png'), sample_idx=4)
 
     test_sets = dataset.metainfo['test_sets']
@@ -67,13 +68,6 @@ def test_items_and_offsets(lists):
     assert test_sets['age']['index_a'].tolist() == [0, 2, 2]
     assert test_sets['age']['index_b'].tolist() == [1, 0, 1]
     assert test_sets['age']['same'].tolist() == [False, True, True]
-
-
-@pytest.mark.parametrize('index', [7, -8])
-def test_out_of_range(lists, index):
-    dataset = FaceTestSets([config(lists, 'lfw'), config(lists, 'age')])
-    with pytest.raises(IndexError):
-        dataset[index]
 
 
 def test_combined(lists):
@@ -190,22 +184,3 @@ def test_data_sets_without_test_sets(lists):
     inner = FaceTestSets([config(lists, 'lfw')])
     with pytest.raises(UserError, match='of the inner FaceTestSets here'):
         FaceTestSets([inner])
-
-
-@pytest.mark.parametrize('num_workers', [0, 2])
-def test_in_a_loader(lists, num_workers):
-    dataset = DATASETS.build(
-        dict(
-            type='mmhyperface.FaceTestSets',
-            datasets=[config(lists, 'lfw'), config(lists, 'age')],
-        )
-    )
-    loader = DataLoader(
-        dataset, batch_size=3, num_workers=num_workers, collate_fn=default_collate
-    )
-    seen = []
-    for batch in loader:
-        for image, sample in zip(batch['inputs'], batch['data_samples'], strict=True):
-            assert image[0, 0, 0] == sample.sample_idx
-            seen.append(sample.sample_idx)
-    assert seen == list(range(7))

@@ -22,8 +22,8 @@ from record_files import MAGIC, header, images, insightface_records, split
 from mmhyperface.datasets import FaceRecord
 from mmhyperface.datasets.readers.record_index import read_index_file
 from mmhyperface.datasets.readers.recordio import RecordFile, chunks_of, pack_record
+from mmhyperface.datasets.record_writer import RecordWriter
 from mmhyperface.datasets.transforms import decode_face
-from mmhyperface.datasets.writers.record_writer import RecordWriter
 
 MXNET = 'MMHYPERFACE_MXNET_PYTHON'
 

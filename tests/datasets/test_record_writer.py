@@ -13,15 +13,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conversion import new_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pairs_to_bin import write_pack
 from record_files import MAGIC, images, insightface_records, picture, seed_of, write
 
 from mmhyperface.datasets import FacePack, FaceRecord
-from mmhyperface.datasets.writers import record_writer as module
-from mmhyperface.datasets.writers.folder_writer import new_folder
-from mmhyperface.datasets.writers.pack_writer import write_pack
-from mmhyperface.datasets.writers.record_writer import RecordWriter
+from mmhyperface.datasets import record_writer as module
+from mmhyperface.datasets.record_writer import RecordWriter
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
 
@@ -66,26 +66,6 @@ def check_files(folder: Path, by_identity: list[list[bytes]], size: str) -> None
 
 
 # ---- records
-
-
-@pytest.mark.parametrize('identities', [[1], [2, 1, 5], [1] * 9, [40]])
-def test_the_files_of_insightface(tmp_path, identities):
-    by_identity = [
-        [picture(10 * label + i) for i in range(count)]
-        for label, count in enumerate(identities)
-    ]
-    write_records(tmp_path / 'new' / 'folder', by_identity)
-    check_files(tmp_path / 'new' / 'folder', by_identity, '16,16')
-
-
-def test_they_are_read(tmp_path):
-    write_records(tmp_path, images(3, 4))
-    for _ in ('index', 'scan'):
-        data = FaceRecord(str(tmp_path), pipeline=[dict(type='LoadFace', size=16)])
-        assert data.metainfo['num_classes'] == 3
-        assert [seed_of(item['img']) for item in data] == list(range(12))
-        assert data.labels().tolist() == [i // 4 for i in range(12)]
-        (tmp_path / 'train.idx').unlink(missing_ok=True)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,10 +1,8 @@
 """Clipping and loss scaling: split over ranks as on one; and DDP leaves parts alone."""
 
 import copy
-import gc
 import itertools
 import math
-import weakref
 
 import pytest
 import torch
@@ -17,7 +15,7 @@ from torch import nn
 
 from mmhyperface.apis import build_runner
 from mmhyperface.centres import Shard
-from mmhyperface.engine import distributed, optim_wrappers
+from mmhyperface.engine import optim_wrappers
 from mmhyperface.engine import runner as runner_module
 from mmhyperface.engine.distributed import (
     FaceDistributedDataParallel,
@@ -475,22 +473,3 @@ def check(world: int) -> None:
 @pytest.mark.parametrize('world', [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_parts_on_several_ranks(world):
     spawn(world, check, world)
-
-
-def test_what_refers_to_itself_goes_before_the_process_group(monkeypatch):
-    """As a runner does, whose model in DDP holds the group."""
-    alive = []
-    monkeypatch.setattr(distributed, 'is_distributed', lambda: True)
-    monkeypatch.setattr(
-        torch.distributed, 'destroy_process_group', lambda: alive.append(reference())
-    )
-    gc.disable()
-    try:
-        model = nn.Linear(1, 1)
-        model.itself = [model]
-        reference = weakref.ref(model)
-        del model
-        distributed.end_process_group()
-    finally:
-        gc.enable()
-    assert alive == [None]

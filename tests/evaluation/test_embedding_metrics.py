@@ -145,13 +145,13 @@ def test_mates_among_distractors():
         for b in probes:
             if a == b or own['subjects'][a] != own['subjects'][b]:
                 continue
-            for count, found in ranks.items():
+            for count, actual in ranks.items():
                 others = [i for i in clean if PROBES <= i < PROBES + count]
                 mate = cosine(rows[a], rows[b])
-                found.append(1 + sum(cosine(rows[a], rows[i]) >= mate for i in others))
-    for count, found in ranks.items():
+                actual.append(1 + sum(cosine(rows[a], rows[i]) >= mate for i in others))
+    for count, actual in ranks.items():
         for rank in (1, 3):
-            expected = np.mean([place <= rank for place in found])
+            expected = np.mean([place <= rank for place in actual])
             assert figures[f'mega/rank-{rank}@{count}'] == pytest.approx(expected)
     assert 0 < figures['mega/tar@far=1e-02'] <= 1
     assert metric.results_by_set['mega'].counts['images'] == PROBES + DISTRACTORS
@@ -377,8 +377,8 @@ def test_noisy_images_need_no_direction():
     rows = embeddings()
     expected = evaluated(MegaFaceIdentification())
     rows[noisy[0]], rows[noisy[-1]] = 0, float('nan')
-    found = evaluated(MegaFaceIdentification(), rows=rows)
-    assert repr(found) == repr(expected)
+    actual = evaluated(MegaFaceIdentification(), rows=rows)
+    assert repr(actual) == repr(expected)
 
 
 def test_labels_may_be_numbers():
@@ -394,9 +394,9 @@ def test_labels_may_be_numbers():
 def test_how_flips_were_fused_is_told(fusion):
     metric = TemplateVerification()
     metric.dataset_meta = {'test_sets': {'ijb': template_set()}}
-    told = {} if fusion is None else {'flip_fusion': fusion}
+    parsed = {} if fusion is None else {'flip_fusion': fusion}
     for i, row in enumerate(embeddings()):
-        metric.process(None, [{'sample_idx': i, 'embedding': row, **told}])
+        metric.process(None, [{'sample_idx': i, 'embedding': row, **parsed}])
     metric.evaluate(SIZE)
     words = {
         'sum': 'image + mirror image',

@@ -256,11 +256,11 @@ def test_any_number_of_processes_finds_the_same(tmp_path, monkeypatch):
         spawn(world, _examine_together, tmp_path)
         for rank in range(world):
             path = tmp_path / f'{world}-{rank}.pkl'
-            figures, found, failures = pickle.loads(path.read_bytes())
+            figures, actual, failures = pickle.loads(path.read_bytes())
             # mmengine's own collection counts what a sampler repeats.
             assert figures['samples/sum'] == sum(range(SIZE))
             assert repr(figures) == repr(expected)
-            assert found == (evidence(single) if rank == 0 else {})
+            assert actual == (evidence(single) if rank == 0 else {})
             assert "'lfw': the embedding is zero" in failures[0]
             assert 'no samples' in failures[1]
             assert 'differ in their dimensions' in failures[2]

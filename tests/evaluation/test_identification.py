@@ -38,7 +38,7 @@ def _loop(probes, subjects, galleries, ranks, fpirs, merged=False, threshold='ex
     """Rates as the protocol tells them; scores come rounded, so that ties are ties."""
     if merged:
         galleries = [tuple(np.concatenate(x) for x in zip(*galleries, strict=True))]
-    found, at_rank, searches = [], [0] * len(ranks), 0
+    actual, at_rank, searches = [], [0] * len(ranks), 0
     for features, enrolled in galleries:
         mates, free, impostors = [], [], []
         for probe, subject in zip(probes, subjects, strict=True):
@@ -75,8 +75,8 @@ def _loop(probes, subjects, galleries, ranks, fpirs, merged=False, threshold='ex
                     limit = free[allowed] if allowed < len(free) else -math.inf
                 hits = [own > limit and rank == 1 for own, rank in mates]
             tpirs.append((sum(hits) / len(mates), limit))
-        found.append(tpirs)
-    rates = np.array(found)
+        actual.append(tpirs)
+    rates = np.array(actual)
     return np.array(at_rank) / searches, rates[..., 0], rates[..., 1]
 
 
@@ -251,9 +251,9 @@ def test_highest_of_blocks(count):
     for start in (0, 1, 5, 17):
         stop = {0: 1, 1: 5, 5: 17, 17: 30}[start]
         highest.add(scores[start:stop], start)
-    found, rows = highest.result()
-    np.testing.assert_array_equal(found, np.sort(scores.ravel())[::-1][:count])
-    assert all(score in scores[row] for score, row in zip(found, rows, strict=True))
+    actual, rows = highest.result()
+    np.testing.assert_array_equal(actual, np.sort(scores.ravel())[::-1][:count])
+    assert all(score in scores[row] for score, row in zip(actual, rows, strict=True))
 
 
 def test_thresholds_with_weights_are_those_of_repeated_scores():
@@ -264,5 +264,5 @@ def test_thresholds_with_weights_are_those_of_repeated_scores():
     expected = [repeated[n] if n < len(repeated) else np.nan for n in allowed]
     np.testing.assert_array_equal(thresholds_among(scores, weights, allowed), expected)
     expected = [*expected[:7], -np.inf, -np.inf]
-    found = thresholds_among(scores, weights, allowed, total=7)
-    np.testing.assert_array_equal(found, expected)
+    actual = thresholds_among(scores, weights, allowed, total=7)
+    np.testing.assert_array_equal(actual, expected)

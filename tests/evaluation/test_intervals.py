@@ -47,20 +47,20 @@ def test_weights_are_those_of_pairs_that_are_there_several_times(seed):
     size, figures = result.resampler()
     assert size == PEOPLE
     weights = np.random.default_rng(seed).integers(0, 4, PEOPLE)
-    found = figures(weights)
+    actual = figures(weights)
     a, b, same = result.identity_a, result.identity_b, result.same
     times = np.where(same, weights[a], weights[a] * weights[b])
     copies = np.repeat(np.arange(PAIRS), times)
     scores, same, folds = result.scores[copies], same[copies], result.folds[copies]
-    assert found['eer'] == pytest.approx(F.equal_error_rate(scores, same), abs=1e-15)
-    assert found['auc'] == pytest.approx(F.auc(scores, same), abs=1e-15)
-    assert found['d_prime'] == pytest.approx(F.d_prime(scores, same), rel=1e-12)
+    assert actual['eer'] == pytest.approx(F.equal_error_rate(scores, same), abs=1e-15)
+    assert actual['auc'] == pytest.approx(F.auc(scores, same), abs=1e-15)
+    assert actual['d_prime'] == pytest.approx(F.d_prime(scores, same), rel=1e-12)
     expected = F.kfold_accuracy(scores, same, folds).mean
-    assert found['accuracy'] == pytest.approx(expected, abs=1e-15)
+    assert actual['accuracy'] == pytest.approx(expected, abs=1e-15)
     # A draw gives a number also where it does not resolve the FAR.
     tars = F.SortedScores(scores, same).staircase(result.fars)
     np.testing.assert_array_equal(
-        [found[f'tar@far={name}'] for name in ('1e-03', '5e-02', '3e-01')], tars
+        [actual[f'tar@far={name}'] for name in ('1e-03', '5e-02', '3e-01')], tars
     )
 
 
@@ -116,9 +116,9 @@ def test_an_end_that_the_kept_scores_do_not_tell():
     intervals = confidence_intervals(result, draws=100)
     assert 'rank-1@50' in intervals
     assert 'tar@far=1e-02' not in intervals
-    (told,) = paired_differences([result, result], draws=100)['tar@far=1e-02']
-    assert told.value == 0
-    assert math.isnan(told.p_value)
+    (parsed,) = paired_differences([result, result], draws=100)['tar@far=1e-02']
+    assert parsed.value == 0
+    assert math.isnan(parsed.p_value)
 
 
 def test_a_far_that_is_not_resolvable_has_no_interval():
@@ -146,8 +146,8 @@ def test_a_far_that_needs_more_than_the_highest_is_unknown():
     scores = F.SortedScores.weighted(
         np.array([3.0]), np.array([1]), np.array([1.0, 2.0]), np.array([1, 1]), 8
     )
-    found = scores.tar_at_far([0.05, 0.1, 0.2, 1.0])
-    np.testing.assert_array_equal(found.thresholds, [np.nan, 1, np.nan, -np.inf])
+    actual = scores.tar_at_far([0.05, 0.1, 0.2, 1.0])
+    np.testing.assert_array_equal(actual.thresholds, [np.nan, 1, np.nan, -np.inf])
     tars = scores.staircase([0.05, 0.1, 0.2, 1.0])
     np.testing.assert_array_equal(tars, [1, 1, np.nan, 1])
 
@@ -177,10 +177,10 @@ def test_weights_are_those_of_probes_that_are_there_several_times(options):
     expected = F.identify(
         probes[copies], of[copies], galleries, fpirs=(0.05, 0.2), **options
     )
-    found, told = figures(weights), expected.figures()
-    assert np.isfinite(list(told.values())).sum() >= 4
-    for name, value in told.items():
-        assert np.isnan(value) or found[name] == pytest.approx(value, abs=1e-12)
+    actual, parsed = figures(weights), expected.figures()
+    assert np.isfinite(list(parsed.values())).sum() >= 4
+    for name, value in parsed.items():
+        assert np.isnan(value) or actual[name] == pytest.approx(value, abs=1e-12)
 
 
 def test_weights_are_those_of_megaface_subjects():
@@ -199,8 +199,8 @@ def test_weights_are_those_of_megaface_subjects():
     expected = F.megaface_identification(
         probes[left], of[left], rng.normal(size=(60, 6)), (10, 60), (1, 3), (0.01, 1e-2)
     )
-    found = figures(np.array([1, 1, 0, 1, 1]))
-    assert found == pytest.approx(expected.figures())
+    actual = figures(np.array([1, 1, 0, 1, 1]))
+    assert actual == pytest.approx(expected.figures())
 
 
 @pytest.mark.parametrize('make', [_verification, _identification])
@@ -260,8 +260,8 @@ def test_one_identity_cannot_be_told_from_others():
 
 def test_differences():
     good, alike, bad = _verification(), _verification(), _verification(1, -0.8)
-    found = paired_differences([good, alike, bad], draws=300)
-    for name, (same, worse) in found.items():
+    actual = paired_differences([good, alike, bad], draws=300)
+    for name, (same, worse) in actual.items():
         if name == 'tar@far=1e-03':  # not resolvable
             assert math.isnan(same.value)
             continue
@@ -269,8 +269,8 @@ def test_differences():
         value = bad.figures()[name] - good.figures()[name]
         assert worse.value == value
         assert worse.low <= value <= worse.high
-    assert found['auc'][1].p_value < 0.05
-    assert found['eer'][1].p_value < 0.05
+    assert actual['auc'][1].p_value < 0.05
+    assert actual['eer'][1].p_value < 0.05
 
 
 def test_the_same_draws_for_all():
@@ -279,10 +279,10 @@ def test_the_same_draws_for_all():
     second = _identification(noise=3)
     second.mate_ranks = np.where(second.mate_ranks > 0, 1, 0)
     second.rank_rates = np.ones(3)
-    found = paired_differences([first, second], draws=200)['rank-1'][0]
-    assert found.value > 0
-    assert found.low > 0
-    assert found.p_value == pytest.approx(2 / 201)
+    actual = paired_differences([first, second], draws=200)['rank-1'][0]
+    assert actual.value > 0
+    assert actual.low > 0
+    assert actual.p_value == pytest.approx(2 / 201)
 
 
 def test_what_cannot_be_compared():

@@ -91,9 +91,9 @@ def test_a_plain_number_in_all_outputs(tmp_path):
         in text
     )
     assert "Differences in percentage points, d' (plain number) as it is, with" in text
-    told = comparison_json(compared, list(reports), 50, 0.95, 0)['sets']['lfw']['1:1']
-    assert told['figures']['d_prime'] == {'weak': weak, 'strong': strong}
-    assert told['lower_is_better'] == ['accuracy_std', 'eer']
+    parsed = comparison_json(compared, list(reports), 50, 0.95, 0)['sets']['lfw']['1:1']
+    assert parsed['figures']['d_prime'] == {'weak': weak, 'strong': strong}
+    assert parsed['lower_is_better'] == ['accuracy_std', 'eer']
 
     table = verification_table(results)
     assert 'plain number' in table

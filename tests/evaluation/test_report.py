@@ -135,10 +135,10 @@ def test_results_that_are_not_finite(tmp_path):
         plot_verification(shown, tmp_path / f'{number}.svg')
         assert 'untrained (not finite)' in (tmp_path / f'{number}.svg').read_text()
     write_verification_json({'lfw': rows}, tmp_path / 'verification.json')
-    told = json.loads((tmp_path / 'verification.json').read_text())['lfw']
-    assert (told['untrained']['finite'], told['trained']['finite']) == (False, True)
-    assert told['untrained']['auc'] is None
-    assert {x['threshold'] for x in told['untrained']['tar_at_far']} == {None}
+    parsed = json.loads((tmp_path / 'verification.json').read_text())['lfw']
+    assert (parsed['untrained']['finite'], parsed['trained']['finite']) == (False, True)
+    assert parsed['untrained']['auc'] is None
+    assert {x['threshold'] for x in parsed['untrained']['tar_at_far']} == {None}
 
     report = write_report({'lfw': {'1:1': rows}}, tmp_path / 'report', draws=3)
     lines = [x.split('|')[1:-1] for x in report.text().splitlines() if x[:1] == '|']
@@ -305,14 +305,14 @@ def test_an_untrained_network_has_the_statistics_of_its_batches(tmp_path):
     cosines = torch.cosine_similarity(
         scaled[pairs['index_a']], scaled[pairs['index_b']]
     )
-    found = hook.baselines['untrained']['faces'].scores
-    np.testing.assert_allclose(found, cosines, atol=1e-6)
+    actual = hook.baselines['untrained']['faces'].scores
+    np.testing.assert_allclose(actual, cosines, atol=1e-6)
 
     # That of a network whose batch norm has seen something stays as it is.
     with torch.no_grad():
         norm.running_mean += 1
     runner.call_hook('before_train')
-    assert (hook.baselines['untrained']['faces'].scores != found).any()
+    assert (hook.baselines['untrained']['faces'].scores != actual).any()
 
 
 def test_without_statistics_there_is_no_untrained_row(tmp_path):
@@ -429,9 +429,9 @@ def test_resumed_run_and_test_remember_the_baselines(tmp_path):
     tested = _runner(tmp_path / 'test', load_from=str(checkpoint))
     tested.test()
     report = read_report(tmp_path / 'test' / 'report')
-    told = report.content['sets']['faces']['1:1']['rows']
-    assert list(told) == list(before)
-    for name, row in told.items():
+    parsed = report.content['sets']['faces']['1:1']['rows']
+    assert list(parsed) == list(before)
+    for name, row in parsed.items():
         assert row['figures']['auc'] == before[name]['auc']
     assert report.content['checkpoint'] == str(checkpoint)
     result = report.result('faces', '1:1', 'trained')
@@ -492,8 +492,8 @@ def test_training_with_several_sets(tmp_path, caplog):
     hook.after_train(_test_of(tmp_path))
     files = ['pairs.json', 'pairs_grid_lfw.png', 'pairs_lfw.png']
     assert sorted(path.name for path in tmp_path.iterdir()) == files
-    told = json.loads((tmp_path / 'pairs.json').read_text())
-    assert list(told) == ['lfw', 'grid/lfw']
+    parsed = json.loads((tmp_path / 'pairs.json').read_text())
+    assert list(parsed) == ['lfw', 'grid/lfw']
     assert f'grid/lfw (picture: {tmp_path / "pairs_grid_lfw.png"})' in caplog.text
 
 

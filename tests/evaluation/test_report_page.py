@@ -81,7 +81,7 @@ def page(tmp_path_factory):
     return write_report(example(), folder, 'Test of a <net>', draws=20)
 
 
-def told(content, pointer):
+def parsed(content, pointer):
     """What a JSON pointer leads to."""
     for key in pointer.split('/')[1:]:
         key = key.replace('~1', '/').replace('~0', '~')
@@ -102,7 +102,7 @@ def shown(pointer, value):
 
 def check_numbers(content, numbers):
     for pointer, value, text in numbers:
-        expected = told(content, pointer)
+        expected = parsed(content, pointer)
         assert value == ('' if expected is None else json.dumps(expected)), pointer
         assert text == shown(pointer, expected), pointer
     return {pointer for pointer, _, _ in numbers}
@@ -112,15 +112,15 @@ def expected_pointers(content):
     """All figures, intervals, counts, and the thresholds of what is resolvable."""
     for name, protocols in content['sets'].items():
         for protocol, section in protocols.items():
-            for row, found in section['rows'].items():
+            for row, actual in section['rows'].items():
                 name = name.replace('/', '~1')
                 root = f'/sets/{name}/{protocol}/rows/{row}'
-                for figure, value in found['figures'].items():
+                for figure, value in actual['figures'].items():
                     yield f'{root}/figures/{figure}'
-                    if figure in found['intervals'] and value is not None:
+                    if figure in actual['intervals'] and value is not None:
                         yield f'{root}/intervals/{figure}/0'
                         yield f'{root}/intervals/{figure}/1'
-                for number, entry in enumerate(found['thresholds']):
+                for number, entry in enumerate(actual['thresholds']):
                     if entry['threshold'] is not None:
                         yield f'{root}/thresholds/{number}/threshold'
 
@@ -149,9 +149,9 @@ def test_page_and_markdown_have_the_same_tables(page):
 
 def test_names_are_escaped(page):
     text = (page.folder / 'report.html').read_text()
-    found = Page(text)
-    assert 'b' not in {tag for tag, _ in found.tags}
-    assert f'{ODD}, 1:1' in found.titles
+    actual = Page(text)
+    assert 'b' not in {tag for tag, _ in actual.tags}
+    assert f'{ODD}, 1:1' in actual.titles
     assert '<title>Test of a &lt;net&gt;</title>' in text
 
 
@@ -202,15 +202,15 @@ def measured(file, width, folder):
 @pytest.mark.skipif(BROWSER is None, reason='no chromium is installed')
 @pytest.mark.parametrize('width', [360, 1280])
 def test_browser(page, tmp_path, width):
-    found = measured(page.folder / 'report.html', width, tmp_path)
+    actual = measured(page.folder / 'report.html', width, tmp_path)
     # A vertical scroll bar may take some of it.
-    assert width - 20 <= found['width'] <= width
-    assert found['scrolled'] <= found['width']
-    assert found['beyond'] == []
-    assert len(found['pictures']) == 18
-    for natural, drawn in found['pictures']:
+    assert width - 20 <= actual['width'] <= width
+    assert actual['scrolled'] <= actual['width']
+    assert actual['beyond'] == []
+    assert len(actual['pictures']) == 18
+    for natural, drawn in actual['pictures']:
         assert natural > 1000
-        assert 300 < drawn <= min(natural, found['width'])
-    assert found['sections'][1] == f'{ODD}, 1:1'
-    numbers = check_numbers(page.content, found['numbers'])
+        assert 300 < drawn <= min(natural, actual['width'])
+    assert actual['sections'][1] == f'{ODD}, 1:1'
+    numbers = check_numbers(page.content, actual['numbers'])
     assert set(expected_pointers(page.content)) <= numbers

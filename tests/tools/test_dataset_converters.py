@@ -11,6 +11,7 @@ from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
+import conversion
 import cv2
 import numpy as np
 import pytest
@@ -19,12 +20,10 @@ from test_tools import ROOT, call
 
 from mmhyperface.datasets import FaceFolder, FaceList, FacePack, FacePairs, FaceRecord
 from mmhyperface.datasets.damage import DamagedImage
-from mmhyperface.datasets.writers.record_writer import RecordWriter
+from mmhyperface.datasets.record_writer import RecordWriter
 from mmhyperface.utils.errors import UserError
 
 CONVERTERS = ROOT / 'tools' / 'dataset_converters'
-sys.path.insert(0, str(CONVERTERS))
-conversion = import_module('conversion')
 #: Magic numbers after the JPEG: a record has its 24 bytes of a header ahead of these.
 TAILS = [b'', MAGIC, b'x' + MAGIC, MAGIC * 3 + b'yz', b'xy' + MAGIC * 2]
 # Spaces and other letters; sorted as strings: '10' comes before '2'.
@@ -32,14 +31,10 @@ NAMES = ['Zoë 张', '10', '2', 'Ann Lee']
 RECORD_FILES = ['property', 'train.idx', 'train.lst', 'train.rec']
 
 
-@pytest.fixture(autouse=True)
-def cache_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / '.cache'))
-
-
 @pytest.fixture
-def convert(monkeypatch, capsys) -> Callable[..., str]:
+def convert(monkeypatch, capsys, tmp_path) -> Callable[..., str]:
     """Calls a converter as the command line does; gives what it prints."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / '.cache'))
 
     def run(tool: str, *arguments: object) -> str:
         monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
@@ -93,8 +88,10 @@ def damage(file: Path) -> None:
 # ---- folder to rec and back
 
 
-def test_folder_to_rec(convert, faces, tmp_path):
-    told = convert('folder_to_rec', faces, tmp_path / 'rec' / 'train.rec')
+@pytest.mark.parametrize('size', [(), ('--size', 16, 16)])
+def test_folder_to_rec(convert, faces, tmp_path, size):
+    """What has the size is copied."""
+    told = convert('folder_to_rec', faces, tmp_path / 'rec' / 'train.rec', *size)
     assert 'train.rec: 15 images of 4 identities' in told
     assert 'sizes' not in told
     images = by_identity(faces)
@@ -132,7 +129,7 @@ def test_there_and_back(convert, faces, tmp_path):
     assert (tmp_path / 'again' / 'train.rec').read_bytes() == rec.read_bytes()
 
 
-def test_one_image_and_none(convert, tmp_path):
+def test_no_image_and_other_types(convert, tmp_path):
     folder = tmp_path / 'one'
     (folder / 'a').mkdir(parents=True)
     with pytest.raises(UserError, match='no image in 1 identity folders'):
@@ -140,32 +137,20 @@ def test_one_image_and_none(convert, tmp_path):
     with pytest.raises(UserError, match='no identity folders'):
         convert('folder_to_rec', folder / 'a', tmp_path / 'train.rec')
     assert not files_in(tmp_path)
-    (folder / 'a' / '1.jpg').write_bytes(picture(0))
-    convert('folder_to_rec', folder, tmp_path / 'train.rec')
-    convert('rec_to_folder', tmp_path / 'train.rec', tmp_path / 'back', '--names')
-    assert files_in(tmp_path / 'back') == {'a/1.jpg': picture(0)}
-
-
-def test_other_types_and_sizes_are_copied(convert, tmp_path):
-    folder = tmp_path / 'faces'
-    folder.joinpath('a').mkdir(parents=True)
+    # Other types and sizes are copied, whatever a name tells of the type.
     image = np.random.default_rng(0).integers(0, 256, (13, 7, 3)).astype(np.uint8)
-    stored = {}
-    for ending in ('.png', '.bmp', '.webp', '.jpg'):
+    stored = {'.pgm': cv2.imencode('.pgm', image[:9, :, 0])[1].tobytes()}
+    for ending in ('.bmp', '.jpg', '.png', '.webp'):
         stored[ending] = cv2.imencode(ending, image)[1].tobytes()
-        (folder / 'a' / f'1{ending}').write_bytes(stored[ending])
-    stored['.pgm'] = cv2.imencode('.pgm', image[:9, :, 0])[1].tobytes()
-    # The name tells another type than the bytes.
-    (folder / 'a' / '2.JPEG').write_bytes(stored['.pgm'])
+    for ending, data in stored.items():
+        name = '2.JPEG' if ending == '.pgm' else f'1{ending}'
+        (folder / 'a' / name).write_bytes(data)
     told = convert('folder_to_rec', folder, tmp_path / 'train.rec')
     assert 'The images have 2 sizes; `property` tells the first, 13 7.' in told
     assert (tmp_path / 'property').read_text() == '1,13,7\n'
     convert('rec_to_folder', tmp_path / 'train.rec', tmp_path / 'back')
     found = files_in(tmp_path / 'back')
-    assert {name[-4:].lstrip('0123456789'): data for name, data in found.items()} == {
-        'webp': stored.pop('.webp'),
-        **stored,
-    }
+    assert {os.path.splitext(name)[1]: data for name, data in found.items()} == stored
 
 
 @pytest.mark.parametrize(
@@ -200,35 +185,14 @@ def test_quality(convert, faces, tmp_path):
     assert data == encoded.tobytes()
 
 
-def test_what_has_the_size_is_copied(convert, faces, tmp_path):
-    a, b = tmp_path / 'a' / 'train.rec', tmp_path / 'b' / 'train.rec'
-    convert('folder_to_rec', faces, a, '--size', 16, 16)
-    convert('folder_to_rec', faces, b)
-    assert a.read_bytes() == b.read_bytes()
-
-
-def test_arrays_of_labels_and_no_index(convert, tmp_path):
-    images = [[picture(0), picture(1)], [picture(2)]]
-    path = write(tmp_path, insightface_records(images, arrays=True), 2, index=False)
-    convert('rec_to_folder', path, tmp_path / 'back')
-    assert files_in(tmp_path / 'back') == {
-        '0000000/00000001.jpg': picture(0),
-        '0000000/00000002.jpg': picture(1),
-        '0000001/00000003.jpg': picture(2),
-    }
-
-
 @pytest.mark.parametrize(
     ('line', 'message'),
     [
         ('1\t0\t../out.jpg', "'../out.jpg' is none within a folder"),
-        ('1\t0\ta/../../out.jpg', 'is none within a folder'),
-        ('1\t0\t/tmp/out.jpg', 'is none within a folder'),
         ('1\t0\ta//out.jpg', 'is none within a folder'),
         ('1\t0\ta/.out.jpg', 'is none within a folder'),
         ('1\t0\ta\0.jpg', r'train\.lst:1: a NUL byte'),
         ('1\t0\t', r'train\.lst:1: expected `key <tab> label <tab> path`'),
-        ('1 0 a.jpg', r'train\.lst:1: expected `key <tab> label <tab> path`'),
         ('x\t0\ta.jpg', r'train\.lst:1: expected'),
         ('3\t0\ta.jpg', r'train\.lst: there is no line of the key 1'),
         ('1\t0\t' + 300 * 'a', 'cannot be written: .*File name too long'),
@@ -288,21 +252,14 @@ def test_folder_to_list(convert, faces, tmp_path, form):
     ]
     lines = path.read_text(encoding='utf-8').splitlines()
     assert lines[0] == '10/0 é.jpg' + '\t10' * (form != 'path')
+    # Without spaces in paths one space is between them.
+    (tmp_path / 'few' / 'a').mkdir(parents=True)
+    (tmp_path / 'few' / 'a' / '1.jpg').write_bytes(picture(0))
+    convert('folder_to_list', tmp_path / 'few', tmp_path / 'few.txt', '--format', form)
+    expected = 'a/1.jpg a\n' if form == 'path name' else 'a/1.jpg\n'
+    assert (tmp_path / 'few.txt').read_text() == expected
     convert('list_to_folder', path, tmp_path / 'back', '--root', faces)
     assert files_in(tmp_path / 'back') == files_in(faces)
-
-
-def test_the_lines_of_opensphere(convert, tmp_path):
-    for name in ('b/1.jpg', 'a/2.png', 'a/1.jpg'):
-        (tmp_path / 'faces' / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / 'faces' / name).write_bytes(picture(0))
-    convert('folder_to_list', tmp_path / 'faces', tmp_path / 'old.txt')
-    assert (tmp_path / 'old.txt').read_text() == 'a/1.jpg a\na/2.png a\nb/1.jpg b\n'
-    convert(
-        *('folder_to_list', tmp_path / 'faces', tmp_path / 'new.txt'),
-        *('--format', 'path'),
-    )
-    assert (tmp_path / 'new.txt').read_text() == 'a/1.jpg\na/2.png\nb/1.jpg\n'
 
 
 @pytest.mark.parametrize(
@@ -364,16 +321,6 @@ def test_identities_that_are_paths(convert, tmp_path):
         convert('list_to_folder', path, tmp_path / 'two', '--root', tmp_path / 'in')
 
 
-@pytest.mark.parametrize('name', ['..', '.', '../..', '.hidden'])
-def test_identities_that_are_no_folders(convert, tmp_path, name):
-    path = make_list(tmp_path / 'in', f'a/1.jpg\t{name}')
-    before = files_in(tmp_path)
-    with pytest.raises(UserError, match='is none within a folder'):
-        convert('list_to_folder', path, tmp_path / 'out', '--root', tmp_path / 'in')
-    assert files_in(tmp_path) == before
-    assert os.listdir(tmp_path) == ['in']
-
-
 def test_images_are_not_replaced_by_themselves(convert, tmp_path):
     path = make_list(tmp_path / 'in', 'Ann/1.jpg\tAnn')
     path = path.rename(tmp_path / 'list.txt')
@@ -429,8 +376,8 @@ def test_pairs_to_bin(convert, faces, pairs, tmp_path):
             assert stored == Path(file).read_bytes()
 
 
-@pytest.mark.parametrize('folds', [2, 10])
-def test_the_pairs_of_lfw(convert, tmp_path, folds):
+def test_the_pairs_of_lfw(convert, tmp_path):
+    folds = 2
     names = [f'P{i}' for i in range(folds)]
     for i, name in enumerate(names):
         for k in (1, 2):
@@ -454,19 +401,11 @@ def test_the_pairs_of_lfw(convert, tmp_path, folds):
     ]
     assert [pixels(image)[0, 0, 0] for image in images] == expected
     assert same == [True, False] * folds
-    assert ('FacePack(folds=2)' in told) == (folds == 2)
+    assert 'FacePack(folds=2)' in told
     pack = FacePack(str(tmp_path / 'lfw.bin'), folds=folds)
     assert pack.metainfo['test_sets']['lfw']['folds'].tolist() == [
         fold for fold in range(folds) for _ in range(2)
     ]
-
-
-def test_pairs_of_a_size(convert, faces, pairs, tmp_path):
-    path = write_pairs(faces, pairs)
-    arguments = ('--root', faces, '--size', 8, 12, '--quality', 50)
-    convert('pairs_to_bin', path, tmp_path / 'lfw.bin', *arguments)
-    images, _ = pickle.loads((tmp_path / 'lfw.bin').read_bytes())
-    assert {pixels(image).shape for image in images} == {(8, 12, 3)}
 
 
 @pytest.mark.parametrize('missing', [False, True])

@@ -22,7 +22,7 @@ PATHS = [
 # All of them in one process, as long as none of them imports torch.
 ASK = """
 import contextlib, io, json, os, runpy, sys
-told = {}
+answers = {}
 for path in sys.argv[1:]:
     sys.argv[:] = [path, '--help']
     sys.path.insert(0, os.path.dirname(path))
@@ -35,8 +35,8 @@ for path in sys.argv[1:]:
             status = end.code
     sys.path.pop(0)
     heavy = [name for name in ('torch', 'mmpretrain', 'pandas') if name in sys.modules]
-    told[path] = [status, printed.getvalue(), heavy]
-print(json.dumps(told))
+    answers[path] = [status, printed.getvalue(), heavy]
+print(json.dumps(answers))
 """
 
 
@@ -44,10 +44,10 @@ def test_help_comes_without_torch():
     assert len(PATHS) > 40
     command = [sys.executable, '-c', ASK, *PATHS]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
-    told = json.loads(run.stdout)
-    assert [path for path in PATHS if told[path][0] != 0] == []
-    assert [path for path in PATHS if not told[path][1].startswith('usage:')] == []
-    assert [(path, told[path][2]) for path in PATHS if told[path][2]] == []
+    answers = json.loads(run.stdout)
+    assert [path for path in PATHS if answers[path][0] != 0] == []
+    assert [path for path in PATHS if not answers[path][1].startswith('usage:')] == []
+    assert [(path, answers[path][2]) for path in PATHS if answers[path][2]] == []
 
 
 def test_names_of_choices_are_those_that_there_are():

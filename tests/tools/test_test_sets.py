@@ -1,6 +1,5 @@
 """Test sets of configs/test_sets in the place of a config's own, and saved features."""
 
-import importlib.util
 import json
 import pickle
 import re
@@ -13,8 +12,8 @@ import torch
 from ijb_files import drawn_faces, write_ijb
 from megaface_files import write_megaface
 from mmpretrain.structures import DataSample
-from runs import CONFIGS, small_config
-from test_tools import ROOT, call
+from runs import CONFIGS, call_tool, small_config
+from test_tools import call
 
 from mmhyperface.engine.launch import load_config
 from mmhyperface.engine.testing import save_features, take_test_sets
@@ -176,11 +175,8 @@ def test_where_features_are_saved(tmp_path):
         save_features(cfg, path + '.txt', 'some.pth')
 
 
-def test_places_that_cannot_be(tmp_path, monkeypatch):
+def test_places_that_cannot_be(tmp_path, monkeypatch, capsys):
     """They are refused before the config is read, which is not there."""
-    spec = importlib.util.spec_from_file_location('test_tool', ROOT / 'tools/test.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     (tmp_path / 'some.pth').touch()
     (tmp_path / 'x.json').mkdir()
     out = tmp_path / 'y.json'
@@ -195,10 +191,11 @@ def test_places_that_cannot_be(tmp_path, monkeypatch):
             r'y\.json would replace what --save-features writes beside',
         ),
     ):
-        given = ['test.py', 'gone.py', tmp_path / 'some.pth', *arguments]
-        monkeypatch.setattr('sys.argv', list(map(str, given)))
-        with pytest.raises(UserError, match=message):
-            tool.main()
+        with pytest.raises(SystemExit):
+            call_tool(
+                monkeypatch, 'test.py', 'gone.py', tmp_path / 'some.pth', *arguments
+            )
+        assert re.search(message, capsys.readouterr().err)
     cfg = load_config(str(CONFIG))
     with pytest.raises(UserError, match=r'x\.json is a folder'):
         save_features(cfg, str(tmp_path / 'x.npy'), 'some.pth')
@@ -269,8 +266,8 @@ def test_features_are_those_of_aligned_images(tested):
     batch = {'inputs': [torch.from_numpy(x.transpose(2, 0, 1).copy()) for x in drawn]}
     batch['data_samples'] = [DataSample() for _ in drawn]
     with torch.no_grad():
-        found = tested.network.val_step(batch)
-    rows = unit(torch.stack([sample.embedding for sample in found]).double().numpy())
+        samples = tested.network.val_step(batch)
+    rows = unit(torch.stack([sample.embedding for sample in samples]).double().numpy())
     saved = unit(tested.features[: len(rows)])
     centre = saved.mean(0)
     alike = unit(rows - centre) @ unit(saved - centre).T
@@ -311,12 +308,12 @@ def test_ijb_from_end_to_end(tested):
         gallery = np.array([templates[i] for i in ids])
         mated, strangers = [], []
         for probe, subject in zip(*tested.ijb.probes, strict=True):
-            found = gallery @ templates[probe]
+            similarity = gallery @ templates[probe]
             if subject in subjects:
-                score = found[subjects.tolist().index(subject)]
-                mated.append((score, (found >= score).sum()))
+                score = similarity[subjects.tolist().index(subject)]
+                mated.append((score, (similarity >= score).sum()))
             else:
-                strangers.append(found.max())
+                strangers.append(similarity.max())
         assert len(mated) == len(strangers) == 21
         threshold = sorted(strangers)[-3]  # FPIR 0.1: two of them may lie above
         tpirs.append(np.mean([r == 1 and score > threshold for score, r in mated]))
@@ -353,13 +350,13 @@ def test_a_report_of_all_protocols(tested):
     }
     for name, value in tested.figures.items():
         set_name, _, figure = name.partition('/')
-        found = [
+        reported = [
             row['figures'][figure]
             for part in content['sets'].get(set_name, {}).values()
             for row in part['rows'].values()
             if figure in row['figures']
         ]
-        assert found in ([value], [])
+        assert reported in ([value], [])
 
 
 def test_saved_features_give_the_same_figures(tested):
@@ -368,16 +365,16 @@ def test_saved_features_give_the_same_figures(tested):
     cfg.test_dataloader.dataset.datasets[2].folds = 2
     for image in tested.root.glob('*/*/*.jpg'):
         image.unlink()  # no image is needed
-    found = examine_config(cfg, str(tested.root / 'features.npy'))
+    results_by_set = examine_config(cfg, str(tested.root / 'features.npy'))
     again = {
         f'{name}/{figure}': None if np.isnan(value) else value
-        for name, results in found.items()
+        for name, results in results_by_set.items()
         for result in results.values()
         for figure, value in result.figures().items()
     }
     expected = {name: tested.figures[name] for name in again}
     assert len(again) > 20
-    for results in found.values():
+    for results in results_by_set.values():
         for result in results.values():
             assert 'image + mirror image' in result.convention
     assert repr(again) == repr(expected)

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from runs import as_main, run_script, small_config, spawn
+from runs import as_main, call_tool, run_script, small_config, spawn
 
 from mmhyperface.apis import build_runner
 from mmhyperface.engine.launch import config_from, load_config
@@ -235,8 +234,8 @@ def test_bad_data_is_one_clear_message(tmp_path, make, workers):
         status=1,
     )
     assert 'Traceback' not in done.stderr
-    (told,) = (line for line in done.stderr.splitlines() if line.startswith('error: '))
-    assert named in told
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith('error: '))
+    assert named in error
 
 
 def test_what_is_no_option_is_told_with_the_usage(capsys):
@@ -319,9 +318,8 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, capsys, command):
     script, *words = command.split()
     if '--cfg-options' in words:
         words.append(f'experiment_name={tmp_path.name}')
-    monkeypatch.setattr('sys.argv', [script, f'--work-dir={tmp_path}', *words])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+        call_tool(monkeypatch, script, f'--work-dir={tmp_path}', *words)
     assert ended.value.code == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith('error: ')
@@ -379,16 +377,18 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
     assert process.returncode == 130, said
     assert 'Traceback' not in said
     (line,) = (line for line in said.splitlines() if 'interrupted' in line)
-    told = re.fullmatch(
+    match = re.fullmatch(
         r'interrupted at iteration (\d+); the last checkpoint is (\S+): go on with '
         r'--resume \2',
         line,
     )
     assert (
-        int(told[1]) - 50 <= int(re.search(r'iter_(\d+)', told[2])[1]) <= int(told[1])
+        int(match[1]) - 50
+        <= int(re.search(r'iter_(\d+)', match[2])[1])
+        <= int(match[1])
     )
-    assert Path(told[2]).is_file()
-    assert (tmp_path / 'last_checkpoint').read_text() == told[2]
+    assert Path(match[2]).is_file()
+    assert (tmp_path / 'last_checkpoint').read_text() == match[2]
 
 
 def test_several_processes_end_in_one_message_too(tmp_path):
@@ -421,27 +421,22 @@ def test_new_style_config_from_training_to_testing(tmp_path):
             head=dict(
                 type=HypersphereHead, num_classes=3, in_channels=512,
                 loss=dict(type=SFaceLoss)))
-        faces = dict(images_per_identity=4, image_size=32)
+        faces = dict(
+            images_per_identity=4, image_size=32, pipeline=[dict(type=PackInputs)])
+        loader = dict(batch_size=4, collate_fn=dict(type=default_collate))
         train_dataloader = dict(
-            batch_size=4,
-            collate_fn=dict(type=default_collate),
-            sampler=dict(type=InfiniteSampler),
-            dataset=dict(
-                type=SyntheticFaces, num_identities=3, **faces,
-                pipeline=[dict(type=PackInputs)]))
+            sampler=dict(type=InfiniteSampler), **loader,
+            dataset=dict(type=SyntheticFaces, num_identities=3, **faces))
         test_dataloader = dict(
-            batch_size=4,
-            collate_fn=dict(type=default_collate),
-            sampler=dict(type=DefaultSampler, shuffle=False),
+            sampler=dict(type=DefaultSampler, shuffle=False), **loader,
             dataset=dict(
-                type=SyntheticFacePairs, num_identities=9, num_pairs=40, **faces,
-                pipeline=[dict(type=PackInputs)]))
+                type=SyntheticFacePairs, num_identities=9, num_pairs=40, **faces))
         test_evaluator = dict(type=FaceVerification)
+        test_cfg = dict()
         optim_wrapper = dict(optimizer=dict(type=SGD, lr=0.01))
         train_cfg = dict(by_epoch=False, max_iters=2)
         default_hooks = dict(
             checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=2))
-        test_cfg = dict()
         """)
     )
     call(sys.executable, 'tools/train.py', config, '--work-dir', tmp_path)

@@ -88,15 +88,15 @@ def slope(function, theta, step=1e-6):
 @pytest.mark.parametrize('text', FORMULAS)
 def test_characteristic_functions(text):
     psi, eta = FORMULAS[text]
-    found = characteristics_of(loss_of_text(text), ANGLES, norm=37.0)
+    actual = characteristics_of(loss_of_text(text), ANGLES, norm=37.0)
     detached = getattr(loss_of_text(text), 'detach', False)
     for i, theta in enumerate(map(math.radians, ANGLES)):
-        assert found.psi[i] == pytest.approx(psi(theta), abs=1e-9)
-        assert found.eta[i] == pytest.approx(eta(theta), abs=1e-9)
-        assert found.margin[i] == pytest.approx(eta(theta) - psi(theta), abs=1e-9)
+        assert actual.psi[i] == pytest.approx(psi(theta), abs=1e-9)
+        assert actual.eta[i] == pytest.approx(eta(theta), abs=1e-9)
+        assert actual.margin[i] == pytest.approx(eta(theta) - psi(theta), abs=1e-9)
         for true, trained, function in (
-            (found.psi_true_slope, found.psi_slope, psi),
-            (found.eta_true_slope, found.eta_slope, eta),
+            (actual.psi_true_slope, actual.psi_slope, psi),
+            (actual.eta_true_slope, actual.eta_slope, eta),
         ):
             expected = slope(function, theta)
             assert true[i] == pytest.approx(expected, rel=1e-4, abs=1e-4)
@@ -105,16 +105,16 @@ def test_characteristic_functions(text):
 
 
 def test_the_sigmoids_of_sface():
-    found = characteristics_of(loss_of_text('SFace(s=9, k=20, a=0.8, b=1.1)'), ANGLES)
+    actual = characteristics_of(loss_of_text('SFace(s=9, k=20, a=0.8, b=1.1)'), ANGLES)
     theta = np.deg2rad(ANGLES)
     pull = 1 / (1 + np.exp(-20 * (theta - 0.8)))
     push = 1 / (1 + np.exp(20 * (theta - 1.1)))
-    assert np.isnan(found.psi).all()
-    assert np.isnan(found.margin).all()
-    np.testing.assert_allclose(found.psi_slope, pull, rtol=1e-9)
-    np.testing.assert_allclose(found.eta_slope, push, rtol=1e-9)
-    np.testing.assert_allclose(found.pull, 9 * pull, rtol=1e-9)
-    np.testing.assert_allclose(found.push, 9 * push, rtol=1e-9)
+    assert np.isnan(actual.psi).all()
+    assert np.isnan(actual.margin).all()
+    np.testing.assert_allclose(actual.psi_slope, pull, rtol=1e-9)
+    np.testing.assert_allclose(actual.eta_slope, push, rtol=1e-9)
+    np.testing.assert_allclose(actual.pull, 9 * pull, rtol=1e-9)
+    np.testing.assert_allclose(actual.push, 9 * push, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_pull_and_push_of_a_softmax(text, scale):
     """Weighted shares of the softmax, by a sum over all classes."""
     own = math.radians(50)
     loss = loss_of_text(text)
-    found = characteristics_of(loss, ANGLES, 5.0, CLASSES, own_angle=50)
+    actual = characteristics_of(loss, ANGLES, 5.0, CLASSES, own_angle=50)
     key = 'SphereFaceR(version=v2, m=1.4, feature_norm=soft)'
     if loss.version == 'v1':
         key = 'SphereFaceR(version=v1, m=1.4, feature_norm=none)'
@@ -142,39 +142,41 @@ def test_pull_and_push_of_a_softmax(text, scale):
     for i, theta in enumerate(map(math.radians, ANGLES)):
         pull = 1 - share(theta, [right] * (CLASSES - 1), 0)
         push = share(own, [theta] + [right] * (CLASSES - 2), 1)
-        assert found.pull[i] == pytest.approx(3 * scale * pull, rel=1e-9)
-        assert found.push[i] == pytest.approx(3 * scale * push, rel=1e-9)
+        assert actual.pull[i] == pytest.approx(3 * scale * pull, rel=1e-9)
+        assert actual.push[i] == pytest.approx(3 * scale * push, rel=1e-9)
 
 
 def test_pull_and_push_of_sphereface2():
     loss = loss_of_text('SphereFace2(lam=0.6, r=20, m=0.3, loss_weight=2)')
-    found = characteristics_of(loss, ANGLES, num_classes=CLASSES)
+    actual = characteristics_of(loss, ANGLES, num_classes=CLASSES)
     # Pull and push balance where all angles are right.
-    assert found.pull[3] == pytest.approx((CLASSES - 1) * found.push[3], rel=1e-5)
+    assert actual.pull[3] == pytest.approx((CLASSES - 1) * actual.push[3], rel=1e-5)
     assert loss.bias.item() == 0  # the loss itself is as it was
     loss.reset_parameters(CLASSES)
     for i, theta in enumerate(map(math.radians, ANGLES)):
         logit = 20 * (g(math.cos(theta)) - 0.3) + loss.bias.item()
-        assert found.pull[i] == pytest.approx(2 * 0.6 / (1 + math.exp(logit)), rel=1e-5)
+        assert actual.pull[i] == pytest.approx(
+            2 * 0.6 / (1 + math.exp(logit)), rel=1e-5
+        )
         logit = 20 * (g(math.cos(theta)) + 0.3) + loss.bias.item()
         expected = 2 * 0.4 / (1 + math.exp(-logit))
-        assert found.push[i] == pytest.approx(expected, rel=1e-5)
+        assert actual.push[i] == pytest.approx(expected, rel=1e-5)
 
 
 def test_two_classes():
-    found = characteristics_of(loss_of_text('NormFace'), ANGLES, num_classes=2)
+    actual = characteristics_of(loss_of_text('NormFace'), ANGLES, num_classes=2)
     theta = np.deg2rad(ANGLES)
     push = 30 / (1 + np.exp(30 * (0.5 - np.cos(theta))))
-    np.testing.assert_allclose(found.push, push, rtol=1e-9)
+    np.testing.assert_allclose(actual.push, push, rtol=1e-9)
 
 
 def test_curricularface_looks_at_the_own_angle():
     """Harder others than cos(own + m) are squared, t being 0 at the start."""
-    found = characteristics_of(loss_of_text('CurricularFace'), ANGLES, own_angle=60)
+    actual = characteristics_of(loss_of_text('CurricularFace'), ANGLES, own_angle=60)
     for i, theta in enumerate(map(math.radians, ANGLES)):
         cos = math.cos(theta)
         hard = cos > math.cos(math.pi / 3 + 0.5)
-        assert found.eta[i] == pytest.approx(cos**2 if hard else cos, abs=1e-9)
+        assert actual.eta[i] == pytest.approx(cos**2 if hard else cos, abs=1e-9)
 
 
 def test_losses_of_others():
@@ -195,23 +197,23 @@ def test_losses_of_others():
             return cos.square()
 
     cos = np.cos(np.deg2rad(ANGLES))
-    found = characteristics_of(Mine(), ANGLES)
-    np.testing.assert_allclose(found.psi, 30 * cos**2, atol=1e-12)
-    np.testing.assert_allclose(found.psi_slope, 60 * cos, atol=1e-12)
-    assert (found.eta_slope == 0).all()
-    assert (found.push == 0).all()
-    found = characteristics_of(Decoupled(), ANGLES)
-    np.testing.assert_allclose(found.pull, 2)
-    np.testing.assert_allclose(found.push, 2 * cos, atol=1e-12)
-    assert isinstance(draw_characteristics({'$a$': found}, ''), Figure)
+    actual = characteristics_of(Mine(), ANGLES)
+    np.testing.assert_allclose(actual.psi, 30 * cos**2, atol=1e-12)
+    np.testing.assert_allclose(actual.psi_slope, 60 * cos, atol=1e-12)
+    assert (actual.eta_slope == 0).all()
+    assert (actual.push == 0).all()
+    actual = characteristics_of(Decoupled(), ANGLES)
+    np.testing.assert_allclose(actual.pull, 2)
+    np.testing.assert_allclose(actual.push, 2 * cos, atol=1e-12)
+    assert isinstance(draw_characteristics({'$a$': actual}, ''), Figure)
 
 
 def test_by_default_no_angle_has_an_infinite_slope():
     for name in losses.__all__:
         if name not in ('HypersphereLoss', 'SoftmaxLoss', 'DecoupledLoss'):
-            found = characteristics_of(loss_of_text(name))
-            assert np.isfinite(found.psi_true_slope).all()
-            assert np.isfinite([found.pull, found.push]).all()
+            actual = characteristics_of(loss_of_text(name))
+            assert np.isfinite(actual.psi_true_slope).all()
+            assert np.isfinite([actual.pull, actual.push]).all()
 
 
 @pytest.mark.parametrize(('norm', 'classes'), [(0.0, 9), (math.nan, 9), (1.0, 1)])

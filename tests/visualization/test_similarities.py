@@ -14,7 +14,7 @@ def test_the_threshold_of_equal_errors():
     for digits in (1, 8):
         low = generator.normal(0, 1, 53).round(digits)
         high = generator.normal(1.5, 1, 41).round(digits)
-        found = separation(low, high)
+        actual = separation(low, high)
         thresholds = np.union1d(low, high)
         wrong = [
             ((low >= x).mean(), (high < x).mean(), x)
@@ -22,12 +22,12 @@ def test_the_threshold_of_equal_errors():
             if (low >= x).mean() >= (high < x).mean()
         ]
         accepted, rejected, threshold = wrong[-1]
-        assert found.threshold == threshold
-        assert found.eer == pytest.approx((accepted + rejected) / 2)
-        assert found.lower.sum() == pytest.approx(1)
-        assert found.higher.sum() == pytest.approx(1)
-        common = [min(a, b) for a, b in zip(found.lower, found.higher, strict=True)]
-        assert found.overlap == pytest.approx(sum(common))
+        assert actual.threshold == threshold
+        assert actual.eer == pytest.approx((accepted + rejected) / 2)
+        assert actual.lower.sum() == pytest.approx(1)
+        assert actual.higher.sum() == pytest.approx(1)
+        common = [min(a, b) for a, b in zip(actual.lower, actual.higher, strict=True)]
+        assert actual.overlap == pytest.approx(sum(common))
 
 
 def test_apart_and_alike():
@@ -53,17 +53,17 @@ def test_angles_to_centres():
     with torch.no_grad():
         rows[0] = 3 * head.weight[0]
         rows[2] = -head.weight[2]
-    found = centre_angles(head, rows, labels)
+    actual = centre_angles(head, rows, labels)
     centres = head.weight.detach().double()
     for i in range(301):
         row = rows[i].double()
         cosines = [float(row @ c / row.norm() / c.norm()) for c in centres]
         angles = [np.arccos(np.clip(cos, -1, 1)) for cos in cosines]
         own = angles.pop(int(labels[i]))
-        assert np.deg2rad(found.own[i]) == pytest.approx(own, abs=1e-3)
-        assert np.deg2rad(found.other[i]) == pytest.approx(min(angles), abs=1e-3)
-    nearer = sum(a < b for a, b in zip(found.own, found.other, strict=True))
-    assert found.nearest == nearer / 301
+        assert np.deg2rad(actual.own[i]) == pytest.approx(own, abs=1e-3)
+        assert np.deg2rad(actual.other[i]) == pytest.approx(min(angles), abs=1e-3)
+    nearer = sum(a < b for a, b in zip(actual.own, actual.other, strict=True))
+    assert actual.nearest == nearer / 301
 
 
 def test_rows_and_columns():

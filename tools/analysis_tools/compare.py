@@ -72,13 +72,13 @@ def column_names(reports: list[str]) -> list[str]:
     raise UserError(f'a report of {twice} is given twice: give --names')
 
 
-def written(args: argparse.Namespace, found: list[Compared]) -> str:
+def written(args: argparse.Namespace, comparisons: list[Compared]) -> str:
     from mmhyperface.evaluation.report import comparison_json, comparison_markdown
 
     if args.out.suffix == '.md':
-        return comparison_markdown(found, args.level)
+        return comparison_markdown(comparisons, args.level)
     drawn = (args.draws, args.level, args.seed)
-    content = comparison_json(found, args.names, *drawn)
+    content = comparison_json(comparisons, args.names, *drawn)
     return json.dumps(content, indent=2, ensure_ascii=False) + '\n'
 
 
@@ -88,16 +88,16 @@ def main() -> None:
     from mmhyperface.evaluation.report import compare, comparison_text, read_report
 
     reports = map(read_report, args.reports)
-    found = compare(
+    comparisons = compare(
         dict(zip(args.names, reports, strict=True)),
         args.draws,
         args.level,
         args.seed,
         args.row,
     )
-    print(comparison_text(found, args.level))
+    print(comparison_text(comparisons, args.level))
     if args.out:
-        args.out.write_text(written(args, found), encoding='utf-8')
+        args.out.write_text(written(args, comparisons), encoding='utf-8')
 
 
 if __name__ == '__main__':

@@ -83,15 +83,15 @@ def verifications(
     """Those of set -> protocol -> result that are of pairs."""
     from mmhyperface.evaluation.protocols import VerificationResult
 
-    found = {
+    of_pairs = {
         name: result
         for name, protocols in results.items()
         for result in protocols.values()
         if isinstance(result, VerificationResult)
     }
-    if not found:
+    if not of_pairs:
         raise UserError(f'{source}: no test set has pairs to verify')
-    return found
+    return of_pairs
 
 
 def tested(runner: Runner, source: str) -> dict[str, VerificationResult]:

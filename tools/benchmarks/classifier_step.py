@@ -382,7 +382,7 @@ def measure_resident(args: argparse.Namespace) -> None:
 
 
 def peak_memory(args: argparse.Namespace, name: str, classes: int) -> float | None:
-    """MB above the start, from a process of its own; None where it cannot be told."""
+    """MB above the start, in a process of its own; None where it cannot be measured."""
     if not Path('/proc/self/clear_refs').exists():
         return None
     done = subprocess.run(
@@ -531,7 +531,7 @@ def main() -> None:
         return
     settle_malloc()
     console = Console(width=120)
-    told = conditions(args)
+    settings = conditions(args)
     results = []
     for classes in args.classes:
         rows = measure(args, classes)
@@ -539,13 +539,13 @@ def main() -> None:
         results += [
             dict(asdict(row), ratio=row.ratio, quartiles=row.quartiles) for row in rows
         ]
-    console.print(', '.join(f'{key} {value}' for key, value in told.items()))
+    console.print(', '.join(f'{key} {value}' for key, value in settings.items()))
     notes = {row['name']: row['note'] for row in results if row['note']}
     for name, note in notes.items():
         console.print(f'{name}: {note}')
     if not args.peer_dir:
         console.print('no --peer-dir: the official heads were not measured')
-    write_json(args, dict(told, rows=results))
+    write_json(args, dict(settings, rows=results))
 
 
 if __name__ == '__main__':

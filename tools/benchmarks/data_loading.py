@@ -72,7 +72,7 @@ def parse_args() -> argparse.Namespace:
 def write_records(folder: Path, images: int) -> float:
     """The file that is read; the mean size of an image in bytes."""
     from mmhyperface.datasets import SyntheticFaces
-    from mmhyperface.datasets.writers.record_writer import RecordWriter
+    from mmhyperface.datasets.record_writer import RecordWriter
 
     each = 10
     people = -(-images // each)
@@ -159,7 +159,7 @@ def contenders(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[],
     pipeline = config.train_dataloader.dataset.pipeline
     ours = FaceRecord(str(folder), pipeline=pipeline)
     normalise = FaceDataPreprocessor()
-    found = {
+    ways = {
         DECODER: Decoders(ours, args.workers),
         'mmhyperface': reading(ours, args, collate_faces, images_in),
         'mmhyperface, normalised': reading(
@@ -174,8 +174,8 @@ def contenders(args: argparse.Namespace, folder: Path) -> dict[str, Callable[[],
     }
     if args.peer_dir:
         peer = insightface(args.peer_dir, folder)
-        found['insightface'] = reading(peer, args, None, images_in)
-    return found
+        ways['insightface'] = reading(peer, args, None, images_in)
+    return ways
 
 
 # ---- insightface's data set, without MXNet
@@ -295,7 +295,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         size = write_records(Path(name), args.images)
         rates = measure(contenders(args, Path(name)), args.repeats)
-    told = dict(
+    settings = dict(
         device=processor(),
         torch=torch.__version__,
         decoder='OpenCV' if simplejpeg is None else 'simplejpeg',
@@ -303,10 +303,10 @@ def main() -> None:
         repeats=args.repeats,
     )
     console.print(table_of(rates, args))
-    console.print(', '.join(f'{key} {value}' for key, value in told.items()))
+    console.print(', '.join(f'{key} {value}' for key, value in settings.items()))
     if args.peer_dir:
         console.print('insightface: its MXNet reader replaced by one over OpenCV')
-    write_json(args, dict(told, rates=rates))
+    write_json(args, dict(settings, rates=rates))
 
 
 if __name__ == '__main__':

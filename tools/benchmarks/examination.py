@@ -157,9 +157,9 @@ def ours_ijb(data: SimpleNamespace, **convention: Any) -> Figures:
         (templates.features[F.template_rows(templates.ids, ids)], subjects)
         for ids, subjects in [data.probes, *data.galleries]
     ]
-    found = F.identify(*searched, enrolled, fpirs=FPIRS, **convention)
+    identified = F.identify(*searched, enrolled, fpirs=FPIRS, **convention)
     named = (f'tar@far={far:.0e}' for far in FARS)
-    return dict(zip(named, tars.tolist(), strict=True)) | found.figures()
+    return dict(zip(named, tars.tolist(), strict=True)) | identified.figures()
 
 
 def ours_pairs(data: SimpleNamespace, grid: bool = False) -> Figures:
@@ -292,25 +292,25 @@ def run(
     part: str, data: SimpleNamespace, ways: dict[str, Callable], repeats: int
 ) -> dict[str, dict]:
     """Of each way its figures, the seconds of each turn and its peak memory."""
-    found: dict[str, dict] = {
+    results: dict[str, dict] = {
         name: dict(figures={}, seconds=[], megabytes=0.0) for name in ways
     }
     for turn in range(repeats):
         for name, examine in ways.items():
             if turn and name not in ('floor', 'mmhyperface'):
                 continue
-            entry = found[name]
+            entry = results[name]
             entry['figures'], seconds, peak = measured(examine, data)
             entry['seconds'].append(seconds)
             entry['megabytes'] = max(entry['megabytes'], peak)
-    return found
+    return results
 
 
 def table_of(
-    args: argparse.Namespace, part: str, size: str, found: dict[str, dict]
+    args: argparse.Namespace, part: str, size: str, results: dict[str, dict]
 ) -> Table:
-    ours = np.median(found['mmhyperface']['seconds'])
-    floor = found.get('floor')
+    ours = np.median(results['mmhyperface']['seconds'])
+    floor = results.get('floor')
     table = new_table(
         args,
         part,
@@ -320,7 +320,7 @@ def table_of(
         'peak MB',
         title=size,
     )
-    for name, entry in found.items():
+    for name, entry in results.items():
         own = np.median(entry['seconds'])
         cells = [name, f'{own:.3g}']
         if floor:
@@ -332,20 +332,20 @@ def table_of(
 
 
 def differences(
-    args: argparse.Namespace, part: str, data: SimpleNamespace, found: dict[str, dict]
+    args: argparse.Namespace, part: str, data: SimpleNamespace, results: dict[str, dict]
 ) -> Table:
     """Figures of ours, of ours by a peer's convention, and the peer's."""
     columns = 'peer', 'figure', 'ours', 'ours, its convention', 'its'
     table = new_table(args, *columns)
     used = (f'{name}: {words}' for name, (words, _) in CONVENTIONS[part].items())
     table.caption = '; '.join(used)
-    for name, entry in found.items():
+    for name, entry in results.items():
         if name not in CONVENTIONS[part]:
             continue
         options = CONVENTIONS[part][name][1]
         again = (ours_ijb if part == 'ijb' else ours_pairs)(data, **options)
         for figure, theirs in entry['figures'].items():
-            ours = found['mmhyperface']['figures'][figure]
+            ours = results['mmhyperface']['figures'][figure]
             cells = [f'{x:.6f}' for x in (ours, again[figure], theirs)]
             table.add_row(name, figure, *cells)
     return table
@@ -396,25 +396,25 @@ def main() -> None:
     torch.set_num_threads(1)
     console = Console(width=120)
     made = {'ijb': ijb, 'pairs': pair_list, 'megaface': megaface}
-    told: dict[str, Any] = dict(device=processor(), torch=torch.__version__)
+    report: dict[str, Any] = dict(device=processor(), torch=torch.__version__)
     for part in args.parts:
         ways = contenders(part, args.peer_dir)
         data = made[part](args.scale, args.dim)
         repeats = args.repeats if part != 'megaface' else 1
-        found = run(part, data, ways, repeats)
-        console.print(table_of(args, part, data.size, found))
+        results = run(part, data, ways, repeats)
+        console.print(table_of(args, part, data.size, results))
         if len(ways) > 2:
-            console.print(differences(args, part, data, found))
+            console.print(differences(args, part, data, results))
         else:
-            console.print(found['mmhyperface']['figures'])
-        told[part] = dict(size=data.size, ways=found)
+            console.print(results['mmhyperface']['figures'])
+        report[part] = dict(size=data.size, ways=results)
         del data
     if args.peer_dir:
         from examination_peers import SHIMS
 
         console.print(f'Shims: {SHIMS}')
-    console.print(f'{told["device"]}, torch {told["torch"]}, one thread')
-    write_json(args, told)
+    console.print(f'{report["device"]}, torch {report["torch"]}, one thread')
+    write_json(args, report)
 
 
 if __name__ == '__main__':

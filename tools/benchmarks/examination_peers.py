@@ -32,17 +32,17 @@ def taken(folder: Path, file: str, *names: str, **beside: Any) -> SimpleNamespac
     """
     import torch
 
-    found = sorted(folder.rglob(file))
-    if not found:
+    files = sorted(folder.rglob(file))
+    if not files:
         raise UserError(
             f'there is no {file} below {folder}; clone the repository there'
         )
-    tree = ast.parse(found[0].read_text())
+    tree = ast.parse(files[0].read_text())
     chosen = [node for node in tree.body if getattr(node, 'name', None) in names]
     if len(chosen) < len(names):
-        raise UserError(f'{found[0]} does not define all of {", ".join(names)}')
+        raise UserError(f'{files[0]} does not define all of {", ".join(names)}')
     space = dict(np=np, torch=torch, math=math, print=lambda *_: None, **beside)
-    code = compile(ast.Module(chosen, []), str(found[0]), 'exec')
+    code = compile(ast.Module(chosen, []), str(files[0]), 'exec')
     exec(code, space)
     return SimpleNamespace(**{name: space[name] for name in names})
 
@@ -103,8 +103,8 @@ def _chosen(theirs: Any, images: Any, data: Any, chosen: Any) -> tuple[Any, Any]
 
 
 def _searches(ranks: Any, tpirs: Any) -> dict[str, float]:
-    found = {f'rank-{k}': float(rate) for k, rate in zip(RANKS, ranks, strict=True)}
-    return found | {
+    figures = {f'rank-{k}': float(rate) for k, rate in zip(RANKS, ranks, strict=True)}
+    return figures | {
         f'tpir@fpir={fpir:.0e}': float(tpir)
         for fpir, tpir in zip(FPIRS, tpirs, strict=True)
     }
@@ -141,12 +141,12 @@ def opensphere_ijb(peer_dir: Path) -> Callable[[Any], dict[str, float]]:
             prepared[id(data)] = _opensphere_lists(theirs.IJBDataset, data)
         dataset = prepared[id(data)]
         fused = torch.from_numpy(data.features + data.mirrored)
-        found = [float(value) / 100 for _, value in dataset.evaluate(fused)]
+        values = [float(value) / 100 for _, value in dataset.evaluate(fused)]
         tars = {
             f'tar@far={rate:.0e}': x
-            for rate, x in zip(data.fars, found[:6], strict=True)
+            for rate, x in zip(data.fars, values[:6], strict=True)
         }
-        return tars | _searches(found[6:9], found[9:])
+        return tars | _searches(values[6:9], values[9:])
 
     examine.prepare = lambda data: prepared.update(  # type: ignore[attr-defined]
         {id(data): _opensphere_lists(theirs.IJBDataset, data)}

@@ -156,8 +156,8 @@ def naive(rows: np.ndarray, owners: np.ndarray) -> Row:
 
 def ours(gallery: FaceGallery, index: str, mate: np.ndarray) -> Row:
     def search(queries: np.ndarray) -> np.ndarray:
-        found = gallery.search(queries, TOP_K, index=index)
-        return np.array([int(one[0].person) if one else -1 for one in found])
+        matches = gallery.search(queries, TOP_K, index=index)
+        return np.array([int(one[0].person) if one else -1 for one in matches])
 
     before, start = resident('VmRSS'), time.perf_counter()
     search(mate)
@@ -242,9 +242,9 @@ def compare(rows: list[Row], population: Population) -> None:
     expected = [truth.search(queries) for queries in sets]
     for row in rows:
         if row.name not in (FLOOR, f'{FLOOR}, argsort', 'exact'):
-            found = [row.search(queries) for queries in sets]
+            best = [row.search(queries) for queries in sets]
             mates, strangers = (
-                float(np.mean(a == b)) for a, b in zip(found, expected, strict=True)
+                float(np.mean(a == b)) for a, b in zip(best, expected, strict=True)
             )
             row.recall = mates, strangers
 
@@ -319,8 +319,8 @@ def main() -> None:
         f'{figures["load"]:.1f} s; in memory {figures["resident"]:,.0f} MB, file '
         f'{figures["file"]:,.0f} MB'
     )
-    found = [{**asdict(row), 'search': None} for row in rows]
-    write_json(args, {'title': title, **figures, 'rows': found})
+    described = [{**asdict(row), 'search': None} for row in rows]
+    write_json(args, {'title': title, **figures, 'rows': described})
 
 
 if __name__ == '__main__':

@@ -101,9 +101,9 @@ def embedded(
 ) -> tuple[dict[str, list[Face]], int]:
     """The faces of each person, and how many pictures have none."""
     items = [item for files in people.values() for item in files]
-    found = inferencer.embed(items, batch_size, show_progress=True)
-    tell_problems(found.problems)
-    faces = iter(found.faces)
+    embeddings = inferencer.embed(items, batch_size, show_progress=True)
+    tell_problems(embeddings.problems)
+    faces = iter(embeddings.faces)
     kept = {
         person: [
             face for face in islice(faces, len(files)) if face.embedding is not None
@@ -111,7 +111,7 @@ def embedded(
         for person, files in people.items()
         if files
     }
-    return kept, len(found.problems)
+    return kept, len(embeddings.problems)
 
 
 def split(
@@ -159,7 +159,7 @@ def search(
         for face in faces[name]
     ]
     best: list[Match] = [
-        found[0] for found in gallery.search(rows([x[2] for x in of]), 1)
+        matches[0] for matches in gallery.search(rows([x[2] for x in of]), 1)
     ]
     return Searches(
         np.array([match.score for match in best]),
@@ -168,12 +168,12 @@ def search(
     )
 
 
-def rates(found: Searches, thresholds: Floats) -> tuple[float, float]:
+def rates(searches: Searches, thresholds: Floats) -> tuple[float, float]:
     """TPIR and FPIR of searches, each with its threshold."""
-    mated = found.strangers < 0
-    accepted = found.scores >= thresholds
+    mated = searches.strangers < 0
+    accepted = searches.scores >= thresholds
     return (
-        float((found.right & accepted)[mated].mean()),
+        float((searches.right & accepted)[mated].mean()),
         float(accepted[~mated].mean()),
     )
 
@@ -182,7 +182,7 @@ def of_halves(
     gallery: FaceGallery,
     faces: dict[str, list[Face]],
     strangers: list[str],
-    found: Searches,
+    searches: Searches,
     fpir: float,
 ) -> Line:
     """Thresholds by one half of the strangers, used on the other.
@@ -193,15 +193,15 @@ def of_halves(
     for half in (0, 1):
         known = [face for name in strangers[half::2] for face in faces[name]]
         least = gallery.calibrate(rows(known), fpir)
-        others = (found.strangers < 0) | (found.strangers % 2 != half)
+        others = (searches.strangers < 0) | (searches.strangers % 2 != half)
         part = Searches(
-            found.scores[others], found.right[others], found.strangers[others]
+            searches.scores[others], searches.right[others], searches.strangers[others]
         )
         rates_of.append(rates(part, np.full(others.sum(), least)))
         used.append(least)
     # Each stranger counts once, whatever the sizes of the halves.
     sizes = [
-        int(np.sum((found.strangers >= 0) & (found.strangers % 2 != half)))
+        int(np.sum((searches.strangers >= 0) & (searches.strangers % 2 != half)))
         for half in (0, 1)
     ]
     tpir = float(np.mean([rate for rate, _ in rates_of]))
@@ -213,17 +213,17 @@ def lines_of(
     gallery: FaceGallery,
     faces: dict[str, list[Face]],
     strangers: list[str],
-    found: Searches,
+    searches: Searches,
     inferencer: FaceInferencer,
     fpirs: list[float],
 ) -> list[Line]:
     lines = []
     for point in inferencer.convention.operating_points:
-        everywhere = np.full(len(found.scores), point.threshold)
+        everywhere = np.full(len(searches.scores), point.threshold)
         kind = f'FAR {point.far:g} of pairs of {point.test_set}'
-        lines.append(Line(kind, [point.threshold], *rates(found, everywhere)))
+        lines.append(Line(kind, [point.threshold], *rates(searches, everywhere)))
     for fpir in fpirs:
-        lines.append(of_halves(gallery, faces, strangers, found, fpir))
+        lines.append(of_halves(gallery, faces, strangers, searches, fpir))
     return lines
 
 
@@ -264,11 +264,11 @@ def main() -> None:
         for name in enrolled:
             first = faces[name][: args.images]
             gallery.enrol(name, rows(first), [face.source for face in first])
-        found = search(gallery, faces, enrolled, strangers, args.images)
-        mated = found.strangers < 0
-        lines = lines_of(gallery, faces, strangers, found, inferencer, args.fpir)
+        searches = search(gallery, faces, enrolled, strangers, args.images)
+        mated = searches.strangers < 0
+        lines = lines_of(gallery, faces, strangers, searches, inferencer, args.fpir)
         scores[score] = {
-            'rank_1': float(found.right[mated].mean()),
+            'rank_1': float(searches.right[mated].mean()),
             'lines': [asdict(line) for line in lines],
         }
     figures = {

@@ -98,13 +98,13 @@ def read(data: FaceRecord, args: argparse.Namespace) -> list[tuple[float, ...]]:
     )
     batches = max(1, round(args.share * len(data) / args.batch_size))
     looks = set(np.linspace(batches / 100, batches, 40).astype(int).tolist())
-    found = []
+    readings = []
     iterator = iter(loader)
     for number in track(range(1, batches + 1), 'reading', transient=True):
         next(iterator)
         if number in looks:
-            found.append((number * args.batch_size / len(data), *memory()))
-    return found
+            readings.append((number * args.batch_size / len(data), *memory()))
+    return readings
 
 
 def main() -> None:
@@ -128,8 +128,8 @@ def main() -> None:
         seconds = time.perf_counter() - start
         parsed = proportional()
         start = time.perf_counter()
-        found = read(data, args)
-        rate = found[-1][0] * args.images / (time.perf_counter() - start)
+        readings = read(data, args)
+        rate = readings[-1][0] * args.images / (time.perf_counter() - start)
     table = new_table(
         args,
         'share of the epoch read',
@@ -138,12 +138,13 @@ def main() -> None:
         'all, MB',
         title=f'{args.images:,} images, batch {args.batch_size}',
     )
-    for share, main_process, workers in found[:: max(1, len(found) // 5)] + found[-1:]:
+    shown = readings[:: max(1, len(readings) // 5)] + readings[-1:]
+    for share, main_process, workers in shown:
         cells = (main_process, workers, main_process + workers)
         table.add_row(f'{share:.0%}', *(f'{mb:,.0f}' for mb in cells))
     console = Console(width=100)
     console.print(table)
-    told = dict(
+    settings = dict(
         device=processor(),
         torch=torch.__version__,
         mb_of_imports=round(before),
@@ -151,8 +152,8 @@ def main() -> None:
         seconds_to_parse=round(seconds, 1),
         images_per_second=round(rate),
     )
-    console.print(', '.join(f'{key} {value}' for key, value in told.items()))
-    write_json(args, dict(told, found=found))
+    console.print(', '.join(f'{key} {value}' for key, value in settings.items()))
+    write_json(args, dict(settings, found=readings))
 
 
 if __name__ == '__main__':

@@ -51,11 +51,11 @@ def settings_table(
     """The settings of each loss with their accuracy."""
     table = Table('loss', 'settings: accuracy %, the published one first', box=MARKDOWN)
     for loss, runs in settings.items():
-        told = [
+        described = [
             f'{_told(run)}: {cell([result], ACCURACY)}'
             for run, result in zip(runs, done[loss], strict=True)
         ]
-        table.add_row(loss, '; '.join(told))
+        table.add_row(loss, '; '.join(described))
     return table
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceFolder
-    from mmhyperface.datasets.writers.record_writer import RecordWriter
+    from mmhyperface.datasets.record_writer import RecordWriter
 
     labels: dict[int | None, int] = {}
     sizes: Counter[tuple[int, int]] = Counter()

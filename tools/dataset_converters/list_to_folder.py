@@ -13,6 +13,7 @@ from conversion import (
     Pictures,
     add_image_arguments,
     conversion_parser,
+    new_folder,
     put,
     reported_conversion,
 )
@@ -66,7 +67,6 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceList
-    from mmhyperface.datasets.writers.folder_writer import new_folder
 
     with new_folder(args.destination, args.overwrite) as folder:
         images = FaceList(args.source, data_prefix=args.root, format=args.format)

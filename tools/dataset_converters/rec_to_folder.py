@@ -12,6 +12,7 @@ from conversion import (
     Pictures,
     add_image_arguments,
     conversion_parser,
+    new_folder,
     put,
     reported_conversion,
 )
@@ -56,7 +57,6 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.datasets import FaceRecord
-    from mmhyperface.datasets.writers.folder_writer import new_folder
 
     with new_folder(args.destination, args.overwrite) as folder:
         records = FaceRecord(

@@ -63,21 +63,21 @@ def read_cfp(
                     raise UserError(
                         f'{path}:{line}: expected `number,number`, got {text!r:.300}'
                     )
-                found = [
+                both = [
                     known.get(int(number), '')
                     for known, number in zip(images, numbers, strict=True)
                 ]
-                if not all(found):
-                    kind = kinds[found.index('')]
+                if not all(both):
+                    kind = kinds[both.index('')]
                     raise UserError(
                         f'{path}:{line}: {_LISTS[kind]} has no image of the number '
-                        f'{numbers[found.index("")]}'
+                        f'{numbers[both.index("")]}'
                     )
                 if below:
-                    first, second = ('/'.join(x.split('/')[-3:]) for x in found)
+                    first, second = ('/'.join(x.split('/')[-3:]) for x in both)
                 else:
                     first, second = (
-                        os.path.normpath(os.path.join(protocol, x)) for x in found
+                        os.path.normpath(os.path.join(protocol, x)) for x in both
                     )
                 pairs.append((f'{name}/{file}:{line}', same, first, second))
                 folds.append(fold)

@@ -254,10 +254,10 @@ def _read_search(files: _Files, ids: Ints, pairs: Any) -> TemplateProtocols:
 
 
 def _check_labels(path: str, subjects: Ints, a: Ints, b: Ints, same: Any) -> None:
-    """
+    """Compares the pairs' labels with the subjects, where both are known.
+
     Raises:
-        UserError: if more than :data:`MOST_CONTRADICTIONS` of the pairs of a kind
-            contradict the subjects, where both are known.
+        UserError: if more than :data:`MOST_CONTRADICTIONS` of a kind contradict them.
     """
     of_a, of_b = subjects[a], subjects[b]
     wrong = (of_a >= 0) & (of_b >= 0) & ((of_a == of_b) != same)
@@ -271,17 +271,17 @@ def _check_labels(path: str, subjects: Ints, a: Ints, b: Ints, same: Any) -> Non
 def _compare_sizes(
     folder: str, subset: str, num_images: int, protocol: TemplateProtocols
 ) -> None:
-    found = {'images': num_images, 'templates': len(protocol.subjects)}
+    sizes = {'images': num_images, 'templates': len(protocol.subjects)}
     if protocol.pairs is not None:
-        found['pairs'] = len(protocol.pairs[0])
+        sizes['pairs'] = len(protocol.pairs[0])
     if protocol.probes is not None:
-        found['probes'] = len(protocol.probes[0])
+        sizes['probes'] = len(protocol.probes[0])
     for name, (rows, _) in protocol.galleries.items():
-        found[f'gallery {name}'] = len(rows)
+        sizes[f'gallery {name}'] = len(rows)
     differing = [
-        f'{found[what]:,} {what} (published: {size:,})'
+        f'{sizes[what]:,} {what} (published: {size:,})'
         for what, size in SIZES[subset].items()
-        if found.get(what, size) != size
+        if sizes.get(what, size) != size
     ]
     if differing:
         _warn(f'{folder}: this is not the whole {subset}: {", ".join(differing)}')
@@ -319,10 +319,7 @@ def _known(
 def _refuse_line(
     path: str, wrong: Any, what: str, lines: Sequence[int] | None = None
 ) -> None:
-    """
-    Raises:
-        UserError: if one of the rows is wrong; `lines` are theirs, if they are known.
-    """
+    """Raises a UserError if a row is wrong; `lines` are theirs, if they are known."""
     if wrong.any():
         raise UserError(_told(path, wrong, what, lines))
 

@@ -187,8 +187,8 @@ def read_feature_files(
     """
     rows = np.empty((0, 0), np.float32)
     console = Console(stderr=True)
-    told = track(paths.tolist(), f'reading {folder}', console=console)
-    for i, path in enumerate(told):
+    shown = track(paths.tolist(), f'reading {folder}', console=console)
+    for i, path in enumerate(shown):
         file = os.path.join(folder, path.decode() + suffix)
         feature = read_feature_file(file)
         if not i:

@@ -72,16 +72,15 @@ def _kinds(dtype: np.dtype) -> list[type]:
 
 
 def _refuse_line(path: str, kinds: list[type], expected: str, advice: str) -> None:
-    count = 0
+    empty = True
+    end = f'. {advice}' if advice else ''
     for number, line in raw_lines(path, advice):
-        if line.strip():
-            count += 1
-            if not _fits(line.split(), kinds):
-                told = f'{path}:{number}: expected {expected}, got'
-                raise UserError(f'{told} {line.strip()!r:.200}. {advice}'.rstrip('. '))
-    if not count:
-        told = f'{path}: has no line; expected {expected}. {advice}'
-        raise UserError(told.rstrip('. '))
+        empty &= not line.strip()
+        if line.strip() and not _fits(line.split(), kinds):
+            reason = f'expected {expected}, got {line.strip()!r:.200}'
+            raise UserError(f'{path}:{number}: {reason}{end}')
+    if empty:
+        raise UserError(f'{path}: has no line; expected {expected}{end}')
 
 
 def _fits(fields: list[str], kinds: list[type]) -> bool:

@@ -6,13 +6,13 @@ where keys are 0, 1, 2, ... or 1, 2, 3, ..., else 16.
 
 import hashlib
 import os
-import tempfile
 from array import array
 from pathlib import Path
 
 import numpy as np
 
 from mmhyperface.datasets.damage import DamagedImage
+from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
 
 from .numeric_lists import line_of, read_rows
@@ -171,8 +171,8 @@ def _cache_files(file: RecordFile, index: str | None, folder: str | None) -> lis
     state: list[object] = []
     for path in (file.path, index):
         if path is not None:
-            found = os.stat(path)
-            state += [os.path.abspath(path), found.st_size, found.st_mtime_ns]
+            status = os.stat(path)
+            state += [os.path.abspath(path), status.st_size, status.st_mtime_ns]
     digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     name = f'{os.path.basename(file.path)}.{digest}.places.npy'
     own = Path(folder or os.path.dirname(os.path.abspath(file.path)))
@@ -183,17 +183,8 @@ def _cache_files(file: RecordFile, index: str | None, folder: str | None) -> lis
 def _store(numbers: np.ndarray, path: Path) -> bool:
     """Write a file at one stroke; False where that is not possible."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as new:
-            try:
-                np.save(new, numbers)
-                new.flush()
-                # Others who train on these records may read it too.
-                os.chmod(new.name, 0o644)
-                os.replace(new.name, path)
-            except BaseException:
-                os.unlink(new.name)
-                raise
-    except OSError:
+        with new_files([str(path)], overwrite=True) as (file,):
+            np.save(file, numbers)
+    except UserError:
         return False
     return True

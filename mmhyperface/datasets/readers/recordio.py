@@ -217,10 +217,10 @@ def first_labels(file: RecordFile, offsets: np.ndarray) -> np.ndarray:
         rows = content[starts[inside, None] + np.arange(head + 4)]
         words = rows.view('<u4')
         # What has an array of labels has them after the header.
-        found = np.where(words[:, 2] > 0, words[:, head // 4], words[:, 3])
+        bits = np.where(words[:, 2] > 0, words[:, head // 4], words[:, 3])
         good = words[:, 0] == int.from_bytes(MAGIC, 'little')
         labels[low : low + _AT_ONCE][inside] = np.where(
-            good, np.ascontiguousarray(found).view('<f4'), np.nan
+            good, np.ascontiguousarray(bits).view('<f4'), np.nan
         )
     return labels
 

@@ -45,10 +45,10 @@ def read_table(
     ending = _ending(path)
     if ending not in ENDINGS:
         raise UserError(f"'{path}' ends with none of {', '.join(ENDINGS)}")
-    told = f'; {other_columns}' if other_columns else ''
+    hint = f'; {other_columns}' if other_columns else ''
     if ending in _PARQUET:
-        return _parquet_rows(path, columns, advice, told)
-    return _text_rows(path, columns, advice, told, _DELIMITERS[ending])
+        return _parquet_rows(path, columns, advice, hint)
+    return _text_rows(path, columns, advice, hint, _DELIMITERS[ending])
 
 
 def text_of(value: Any, source: str) -> str:
@@ -93,17 +93,17 @@ def read_integers(path: str, count: int, expected: str) -> tuple[np.ndarray, lis
     header: list[str] | None = None
     for line, fields in _csv_rows(path, 'Check the path', ','):
         source = f'{path}:{line}'
-        told = ','.join(fields).strip()[:200]
+        text = ','.join(fields).strip()[:200]
         integers = all(map(_INTEGER.fullmatch, fields[:count]))
         integers = integers and len(fields) >= count
         if header is None:
             if integers:
                 raise UserError(
-                    f'{source}: expected a header line above {expected}, got {told!r}'
+                    f'{source}: expected a header line above {expected}, got {text!r}'
                 )
             header = fields
         elif not integers:
-            raise UserError(f'{source}: expected {expected}, got {told!r}')
+            raise UserError(f'{source}: expected {expected}, got {text!r}')
         else:
             rows.append([int(field) for field in fields[:count]])
             lines.append(line)
@@ -112,19 +112,23 @@ def read_integers(path: str, count: int, expected: str) -> tuple[np.ndarray, lis
     if len(fields) < len(header):
         # Where the fields that are read are there, a cut line would pass.
         raise UserError(
-            f'{source}: the last line has fewer fields than the header, got {told!r}: '
+            f'{source}: the last line has fewer fields than the header, got {text!r}: '
             'the file is cut off'
         )
     return np.array(rows, np.int64), lines
 
 
 def _text_rows(
-    path: str, columns: Sequence[str], advice: str, told: str, delimiter: str
+    path: str,
+    columns: Sequence[str],
+    advice: str,
+    hint: str,
+    delimiter: str,
 ) -> Iterator[tuple[int, list[str]]]:
     rows = _csv_rows(path, advice, delimiter)
     _, header = next(rows, (1, []))
-    told = f'{told}. Fields are separated by {delimiter!r}'
-    at = _find_columns(path, columns, header, told)
+    hint = f'{hint}. Fields are separated by {delimiter!r}'
+    at = _find_columns(path, columns, header, hint)
     for line, fields in rows:
         if len(fields) != len(header):
             raise UserError(
@@ -154,7 +158,7 @@ def _csv_rows(
 
 
 def _parquet_rows(
-    path: str, columns: Sequence[str], advice: str, told: str
+    path: str, columns: Sequence[str], advice: str, hint: str
 ) -> Iterator[tuple[int, Sequence[Any]]]:
     try:
         import pyarrow
@@ -166,7 +170,7 @@ def _parquet_rows(
         ) from None
     try:
         table = pyarrow.parquet.ParquetFile(path)
-        _find_columns(path, columns, table.schema_arrow.names, told)
+        _find_columns(path, columns, table.schema_arrow.names, hint)
         row = 0
         for batch in table.iter_batches(columns=list(columns)):
             values = (batch.column(name).to_pylist() for name in columns)
@@ -178,17 +182,17 @@ def _parquet_rows(
 
 
 def _find_columns(
-    path: str, columns: Sequence[str], found: Sequence[str], told: str
+    path: str, columns: Sequence[str], header: Sequence[str], advice: str
 ) -> list[int]:
     """Where these columns are."""
     for column in columns:
-        count = found.count(column)
+        count = header.count(column)
         if count != 1:
             raise UserError(
                 f'{path}:1: {f"{count} columns" if count else "no column"} {column!r} '
-                f'among {found!s:.300}{told}'
+                f'among {header!s:.300}{advice}'
             )
-    return [found.index(column) for column in columns]
+    return [header.index(column) for column in columns]
 
 
 def _ending(path: str) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from mmhyperface.datasets.face_dataset import FaceDataset
-from mmhyperface.datasets.test_sets.pair_sets import set_pairs
 from mmhyperface.registry import DATASETS
 
 from .face_renderer import (
@@ -244,8 +243,7 @@ class SyntheticFacePairs(SyntheticFaceBase):
         self._numbers = numbers
         index_a, index_b = pairs.reshape(2, -1)
         half = self.num_pairs // 2
-        set_pairs(
-            self,
+        self._set_pairs(
             name,
             source=type(self).__name__,
             num_images=len(numbers),

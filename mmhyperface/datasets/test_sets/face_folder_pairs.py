@@ -7,8 +7,6 @@ import numpy as np
 from mmhyperface.datasets.face_folder import FaceFolder
 from mmhyperface.registry import DATASETS
 
-from .pair_sets import set_pairs
-
 
 @DATASETS.register_module()
 class FaceFolderPairs(FaceFolder):
@@ -101,8 +99,7 @@ class FaceFolderPairs(FaceFolder):
 
         index_a, index_b = np.concatenate([pairs_same, pairs_different], axis=1)
         same = np.arange(len(index_a)) < pairs_same.shape[1]
-        set_pairs(
-            self,
+        self._set_pairs(
             self.name,
             num_images=len(labels),
             index_a=index_a,

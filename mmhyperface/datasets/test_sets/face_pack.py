@@ -11,7 +11,7 @@ from mmhyperface.datasets.readers.safe_pickle import as_array, load_data
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
 
-from .pair_sets import consecutive_folds, set_pairs
+from .pair_sets import consecutive_folds
 
 
 @DATASETS.register_module()
@@ -50,8 +50,7 @@ class FacePack(FaceDataset):
 
     def load_data_list(self) -> list[dict]:
         images, same = self._read()
-        set_pairs(
-            self,
+        self._set_pairs(
             self.name,
             num_images=len(images),
             index_a=np.arange(0, len(images), 2),
@@ -107,8 +106,8 @@ class FacePack(FaceDataset):
         ]
         if wrong:
             number, flag = wrong[0]
-            told = repr(flag) if isinstance(flag, int | float) else type(flag).__name__
-            raise self._no_pack(f'pair {number} is neither 0 nor 1, but {told}')
+            value = repr(flag) if isinstance(flag, int | float) else type(flag).__name__
+            raise self._no_pack(f'pair {number} is neither 0 nor 1, but {value}')
         return np.array([bool(flag) for flag in same])
 
     def _no_pack(self, why: str) -> UserError:

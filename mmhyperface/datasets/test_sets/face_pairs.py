@@ -13,7 +13,7 @@ from mmhyperface.datasets.readers.text_lists import is_number, read_lines, split
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
 
-from .pair_sets import consecutive_folds, folder_identities, set_pairs
+from .pair_sets import consecutive_folds, folder_identities
 
 #: (line number, or file within a folder and line; same person?, path, path)
 Pair = tuple[int | str, bool, str, str]
@@ -121,8 +121,7 @@ class FacePairs(FaceDataset):
             self._require_files(full_paths, first_places, lfw)
         same = np.array([same for _, same, *_ in pairs])
         self._check_pairs(pairs, index, same)
-        set_pairs(
-            self,
+        self._set_pairs(
             self.name,
             num_images=len(images),
             index_a=index[0],
@@ -175,15 +174,15 @@ class FacePairs(FaceDataset):
         pairs: list[Pair] = []
         different: dict[str, int] = {}  # where each notation of False came first
         for place, (*paths, label) in rows:
-            told = _label_text(label)
-            if told not in _SAME:
+            text = _label_text(label)
+            if text not in _SAME:
                 raise self._line_error(
                     place,
                     f'{self.columns[2]} is {label!r:.100}, expected 1 or true for the '
                     'same person, and 0, -1 or false for different people',
                 )
-            if not _SAME[told]:
-                different.setdefault(told, place)
+            if not _SAME[text]:
+                different.setdefault(text, place)
             if len(different) > 1:
                 (first, line), *_ = different.items()
                 raise self._line_error(
@@ -195,7 +194,7 @@ class FacePairs(FaceDataset):
                 text_of(value, f'{self.ann_file}:{place}: {column}')
                 for value, column in zip(paths, self.columns, strict=False)
             )
-            pairs.append((place, _SAME[told], first, second))
+            pairs.append((place, _SAME[text], first, second))
         return pairs
 
     def _refuse_folds(self, place: str, why: str) -> None:

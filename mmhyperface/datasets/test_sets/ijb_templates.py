@@ -63,15 +63,15 @@ class IJBTemplates(FaceDataset):
 
     def load_data_list(self) -> range:
         # Before the meta files, which take seconds.
-        found = self._files() if self.check_files else None
+        files = self._files() if self.check_files else None
         meta = read_ijb_meta(
             self.ann_file,
             self.subset,
             self.protocols,
             f'Set {self._option("data_root")}',
         )
-        if found is not None:
-            self._check(meta.names, found)
+        if files is not None:
+            self._check(meta.names, files)
         self._names, self._landmarks = meta.names, meta.landmarks
         self._set_test_set(self.name, meta.test_set(), self.ann_file, 'templates')
         return range(len(meta.names))
@@ -85,8 +85,8 @@ class IJBTemplates(FaceDataset):
                 f'{error.strerror}. Set {self._option("data_root")}'
             ) from None
 
-    def _check(self, names: np.ndarray, found: set[bytes]) -> None:
-        missing = [name for name in names.tolist() if name not in found]
+    def _check(self, names: np.ndarray, files: set[bytes]) -> None:
+        missing = [name for name in names.tolist() if name not in files]
         if missing:
             raise self._error(
                 f'{len(missing)} of the {len(names)} images that the meta files name '

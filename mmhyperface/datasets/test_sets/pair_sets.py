@@ -22,25 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.datasets.face_dataset import FaceDataset
 from mmhyperface.utils.errors import UserError
-
-
-def set_pairs(dataset: FaceDataset, name: str, source: str, **parts: Any) -> None:
-    """Checks one set of pairs and makes it the test set of `dataset`.
-
-    Args:
-        dataset: whose images those of the pairs are.
-        name: of the set, in reports.
-        source: where the pairs come from, for errors.
-        **parts: see :func:`pair_test_set`.
-
-    Raises:
-        UserError: see there; `indices` or `on_error` that would tear the pairs apart.
-    """
-    no_folds = dataset._option('folds', 'None')
-    test_set = pair_test_set(source=source, no_folds=no_folds, **parts)
-    dataset._set_test_set(name, test_set, source, 'pairs')
 
 
 def pair_test_set(
@@ -74,10 +56,7 @@ def pair_test_set(
 
 
 def require_both_kinds(same: np.ndarray, source: str) -> None:
-    """
-    Raises:
-        UserError: pairs of one kind only.
-    """
+    """Raises a UserError for pairs of one kind only."""
     if same.all() or not same.any():
         raise UserError(
             f'{source}: all {len(same)} pairs are of {_kind(same[0])}; a test needs '
@@ -91,10 +70,7 @@ def require_both_in_folds(
     source: str,
     no_folds: str = 'folds=None',
 ) -> None:
-    """
-    Raises:
-        UserError: a fold with pairs of one kind only; `no_folds` asks for none.
-    """
+    """Raises a UserError for a fold of one kind only; `no_folds` asks for none."""
     for fold in np.unique(folds) if folds is not None else ():
         inside = same[folds == fold]
         if inside.all() or not inside.any():

@@ -93,9 +93,6 @@ def subjects_of_templates(
 
 
 def refuse(source: str, what: str, ids: Sequence[int] | Ints) -> None:
-    """
-    Raises:
-        UserError: if there are such ids; `what` they are.
-    """
+    """Raises a UserError if there are such ids; `what` they are."""
     if len(ids):
         raise UserError(f'{source}: {what}: {some(ids)}')

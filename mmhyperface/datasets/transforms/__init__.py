@@ -1,7 +1,6 @@
 from .alignment import AlignFace, similarity, template
 from .augmentation import RandomFaceCrop, RandomFaceFlip, RandomLowResolution
-from .loading import LoadFace, decode_face, encoded_face
-from .packing import PackFace
+from .loading import LoadFace, PackFace, decode_face, encoded_face
 
 __all__ = [
     'AlignFace',

@@ -1,4 +1,4 @@
-"""Reading one aligned face crop."""
+"""The first and the last step: an image is read, and goes into a batch."""
 
 import os
 import re
@@ -102,9 +102,9 @@ def _decode_heic(data: bytes, source: str) -> np.ndarray:
     try:
         image = np.array(reader.open_heif(data, bgr_mode=True))
     except (EOFError, OSError, RuntimeError, ValueError) as error:
-        told = ' '.join(str(error).split())
+        reason = ' '.join(str(error).split())
         raise DamagedImage(
-            f'{source}: the HEIC is damaged: {told}. {_REPLACE}.'
+            f'{source}: the HEIC is damaged: {reason}. {_REPLACE}.'
         ) from None
     return _as_bgr(image, source)
 
@@ -228,3 +228,29 @@ def _sides(size: int | Sequence[int]) -> tuple[int, int]:
             f"image's own, got {size}"
         )
     return sides[0], sides[1]
+
+
+@TRANSFORMS.register_module()
+class PackFace(BaseTransform):
+    """Keeps of an item the pixels, the label and the number of the image.
+
+    In the place of mmpretrain's ``PackInputs``, which keeps more and takes longer;
+    batches are made by :func:`.collate_faces`. Takes ``img`` (uint8 [H, W, 3]),
+    ``sample_idx`` and, if it has one, ``gt_label``. Gives the first as ``inputs``, and
+    the others as they are.
+
+    Raises:
+        UserError: If the image is of another type.
+    """
+
+    def transform(self, results: dict) -> dict:
+        image = results['img']
+        if image.dtype != np.uint8 or image.ndim != 3:
+            raise UserError(
+                f'PackFace: expected uint8 [H, W, 3], got {image.dtype} '
+                f'{list(image.shape)}; normalisation is for FaceDataPreprocessor'
+            )
+        packed = {'inputs': image, 'sample_idx': results['sample_idx']}
+        if 'gt_label' in results:
+            packed['gt_label'] = results['gt_label']
+        return packed

@@ -16,21 +16,20 @@ from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError, free_space, size_of
 
 
-def saves_now(hook: _CheckpointHook, runner: Runner) -> bool:
-    """Whether a hook saves a checkpoint after the iteration that is being finished."""
-    if hook.by_epoch:
-        return False
-    return hook.every_n_train_iters(runner, hook.interval, hook.save_begin) or (
-        hook.save_last and hook.is_last_train_iter(runner)
-    )
+def saves_now(hook: _CheckpointHook, runner: Runner, epoch_ends: bool = False) -> bool:
+    """Whether a hook saves a checkpoint after the iteration that is being finished.
 
-
-def saves_epoch_now(hook: _CheckpointHook, runner: Runner) -> bool:
-    """Whether a hook saves a checkpoint after the epoch that is being finished."""
-    if not hook.by_epoch:
-        return False
-    return hook.every_n_epochs(runner, hook.interval, hook.save_begin) or (
-        hook.save_last and hook.is_last_train_epoch(runner)
+    Args:
+        hook: The hook.
+        runner: Its runner.
+        epoch_ends: Ask whether it does so after the epoch instead.
+    """
+    every, is_last = hook.every_n_train_iters, hook.is_last_train_iter
+    if epoch_ends:
+        every, is_last = hook.every_n_epochs, hook.is_last_train_epoch
+    return hook.by_epoch == epoch_ends and (
+        every(runner, hook.interval, hook.save_begin)
+        or (hook.save_last and is_last(runner))
     )
 
 
@@ -54,7 +53,8 @@ class CheckpointHook(_CheckpointHook):
             self._look_for_space(runner)
 
     def _look_for_space(self, runner: FaceRunner) -> None:
-        """
+        """Warn of a disk that is too small for all checkpoints.
+
         Raises:
             UserError: On all processes, if there is no space for a single checkpoint.
         """

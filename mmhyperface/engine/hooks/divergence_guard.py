@@ -29,7 +29,7 @@ from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
 
-from .checkpoint_hook import saves_epoch_now, saves_now
+from .checkpoint_hook import saves_now
 from .model_parts import bare_model, head_of
 
 ACTIONS = ('stop', 'rollback')
@@ -203,7 +203,7 @@ class DivergenceGuardHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         # Looked at when the epoch's last iteration was over.
         for hook in _savers(runner):
-            if saves_epoch_now(hook, runner):
+            if saves_now(hook, runner, epoch_ends=True):
                 self._remember(runner.iter, _path(hook, runner.epoch + 1))
 
     def after_val_epoch(

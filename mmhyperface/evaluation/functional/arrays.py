@@ -97,21 +97,25 @@ def as_counts(values: Any, name: str) -> Ints:
 
 
 def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
-    """Raises:
-    UserError: If the value of an option is none of those that it can be.
+    """Refuse a value of an option that is none of those that it can be.
+
+    Raises:
+        UserError: It names the option.
     """
     if value not in known:
         raise UserError(f'{name} is {value!r}; it can be {tuple(known)}')
 
 
 def check_lengths(**arrays: Any) -> None:
-    """Raises:
-    UserError: If the arrays, named as the user knows them, differ in length.
+    """Refuse arrays, named as the user knows them, that differ in length.
+
+    Raises:
+        UserError: It tells all lengths.
     """
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
-        told = ', '.join(f'{name} {length:,}' for name, length in lengths.items())
-        raise UserError(f'lengths differ: {told}')
+        parts = ', '.join(f'{name} {length:,}' for name, length in lengths.items())
+        raise UserError(f'lengths differ: {parts}')
 
 
 def blocks(count: int, width: int) -> list[slice]:

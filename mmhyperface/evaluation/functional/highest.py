@@ -23,15 +23,15 @@ class Highest:
         """Scores [B, G], whose rows are numbered from ``first_row``."""
         if self.count < 1:
             return
-        found = np.flatnonzero(block > self._least)
-        if len(found) > 4 * self.count:
+        places = np.flatnonzero(block > self._least)
+        if len(places) > 4 * self.count:
             # Nothing below the block's own highest is needed.
-            values = block.ravel()[found]
-            least = np.partition(values, len(found) - self.count)[-self.count]
-            found = found[values >= least]
-        self._scores.append(block.ravel()[found])
-        self._rows.append(first_row + found // max(block.shape[1], 1))
-        self._held += len(found)
+            values = block.ravel()[places]
+            least = np.partition(values, len(places) - self.count)[-self.count]
+            places = places[values >= least]
+        self._scores.append(block.ravel()[places])
+        self._rows.append(first_row + places // max(block.shape[1], 1))
+        self._held += len(places)
         if self._held > 4 * self.count:
             self._drop()
 
@@ -69,7 +69,7 @@ def thresholds_among(
         where not so many scores were kept, or there are none.
     """
     places = np.searchsorted(np.cumsum(weights), allowed, 'right')
-    found = np.append(descending.astype(np.float64), np.nan)[places]
+    thresholds = np.append(descending.astype(np.float64), np.nan)[places]
     if total:
-        found[allowed >= total] = -np.inf
-    return found
+        thresholds[allowed >= total] = -np.inf
+    return thresholds

@@ -96,8 +96,8 @@ def identify(
         # More than are needed, since identities that are drawn again may weigh less.
         kept = 4 * int(np.ceil(rates.max(initial=0) * len(searched[0]))) + 1024
     highest = Highest(kept)
-    found = [_search(*searched, *gallery, highest) for gallery in enrolled]
-    mates, places, others = (np.stack(part) for part in zip(*found, strict=True))
+    searches = [_search(*searched, *gallery, highest) for gallery in enrolled]
+    mates, places, others = (np.stack(part) for part in zip(*searches, strict=True))
     if not places.any():
         raise UserError('no probe has a mate in a gallery')
     impostors, impostor_probes = highest.result()

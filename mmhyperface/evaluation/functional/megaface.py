@@ -141,8 +141,10 @@ def _flags(flags: Array | None, count: int, name: str) -> Bools:
 
 
 def check_probes(subjects: Ints, noisy: Bools, noise: str) -> None:
-    """Raises:
-    UserError: If there is no mate to search for, or nothing to overwrite noise with.
+    """Refuse probes without a mate to search for, or nothing to overwrite noise with.
+
+    Raises:
+        UserError: It names a subject.
     """
     clean, counts = np.unique(subjects[~noisy], return_counts=True)
     lost = np.setdiff1d(subjects, clean)
@@ -193,10 +195,10 @@ def _ordered_pairs(people: Ints) -> tuple[Ints, Ints]:
 
 def _products(rows: Floats, first: Ints, second: Ints) -> Floats:
     """[Q], the products of these rows, in blocks."""
-    found = np.empty(len(first), rows.dtype)
+    products = np.empty(len(first), rows.dtype)
     for part in blocks(len(first), rows.shape[1]):
-        found[part] = row_dots(rows[first[part]], rows[second[part]])
-    return found
+        products[part] = row_dots(rows[first[part]], rows[second[part]])
+    return products
 
 
 def _ranks(
@@ -252,9 +254,9 @@ def _keep_nearest(nearest: Floats, product: Floats) -> None:
         return
     deepest = nearest.shape[1]
     rows = np.flatnonzero(product.max(1) > nearest.min(1))
-    together = np.concatenate([nearest[rows], product[rows]], axis=1)
-    cut = together.shape[1] - deepest
-    nearest[rows] = np.partition(together, cut, axis=1)[:, cut:]
+    scores = np.concatenate([nearest[rows], product[rows]], axis=1)
+    cut = scores.shape[1] - deepest
+    nearest[rows] = np.partition(scores, cut, axis=1)[:, cut:]
 
 
 def _convention(noise: str, any_noise: bool) -> str:

@@ -71,7 +71,7 @@ def _scores_among(
     place_a = np.cumsum(used_first, dtype=np.int32) - np.int32(1)
     place_b = np.cumsum(used_second, dtype=np.int32) - np.int32(1)
     width = np.int32(len(b))
-    # Each block of the product costs a walk over all pairs.
+    # Each block of the product costs a pass over all pairs.
     num_blocks = min(math.ceil(len(a) * len(b) / PRODUCT_ENTRIES), len(a))
     step = math.ceil(len(a) / num_blocks)
     scores = np.empty(len(first), rows.dtype)

@@ -76,15 +76,8 @@ class GlobalAccuracy(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    """Accepted pairs of each kind at each distinct score, from none to all.
+    """Accepted pairs of each kind at infinity and each distinct score, [K + 1] each."""
 
-    ``order`` [P] sorts the scores downwards and ``last`` [K] is the position in
-    it of the last pair of each distinct score. The other three are [K + 1]: they
-    begin with the threshold infinity, which accepts nothing.
-    """
-
-    order: Ints
-    last: Ints
     thresholds: Floats
     false_accepts: Ints
     true_accepts: Ints
@@ -98,7 +91,7 @@ def roc(scores: Array, same: Array) -> RocCurve:
         in descending order: what ``sklearn.metrics.roc_curve`` returns with
         ``drop_intermediate=False``.
     """
-    counts = _count(*_pairs(scores, same))
+    counts = SortedScores(scores, same).counts()
     return RocCurve(
         counts.false_accepts / counts.false_accepts[-1],
         counts.true_accepts / counts.true_accepts[-1],
@@ -135,7 +128,7 @@ def tar_at_far(
     if interpolation == 'exact':
         return SortedScores(scores, same).tar_at_far(fars)
     rates = as_rates(fars, 'false accept rates')
-    counts = _count(*_pairs(scores, same))
+    counts = SortedScores(scores, same).counts()
     tars, thresholds = (_linear if interpolation == 'linear' else _nearest)(
         counts, rates
     )
@@ -225,12 +218,14 @@ def global_accuracy(scores: Array, same: Array) -> GlobalAccuracy:
 
     OpenSphere's ACC; optimistic, for the threshold has seen the pairs it judges.
     """
-    counts = _count(*_pairs(scores, same))
-    correct = (
-        counts.true_accepts + counts.false_accepts[-1] - counts.false_accepts
-    ) / len(counts.order)
+    counts = SortedScores(scores, same).counts()
+    same_pairs, different_pairs = counts.true_accepts[-1], counts.false_accepts[-1]
+    correct = counts.true_accepts + different_pairs - counts.false_accepts
     best = int(np.argmax(correct))
-    return GlobalAccuracy(float(correct[best]), float(counts.thresholds[best]))
+    return GlobalAccuracy(
+        float(correct[best] / (same_pairs + different_pairs)),
+        float(counts.thresholds[best]),
+    )
 
 
 def equal_error_rate(scores: Array, same: Array) -> float:
@@ -317,6 +312,16 @@ class SortedScores:
         tars = self.positives.above(thresholds) / self.positives.total
         return TarAtFar(np.where(np.isnan(thresholds), np.nan, tars), thresholds)
 
+    def counts(self) -> _Counts:
+        """All points of the ROC, from accepting nothing to accepting everything."""
+        scores = np.concatenate([self.positives.scores, self.negatives.scores])
+        thresholds = np.append(np.inf, np.unique(scores)[::-1])
+        return _Counts(
+            thresholds,
+            self.negatives.from_(thresholds),
+            self.positives.from_(thresholds),
+        )
+
     def auc(self) -> float:
         # Twice the area in integers, so that nothing is rounded before the division.
         above = self.negatives.above(self.positives.scores)
@@ -396,14 +401,15 @@ class _Sorted:
 
     def moments(self) -> tuple[float, float]:
         """Mean and variance, in float64."""
-        # Of equal scores the variance is to be exactly 0.
-        apart = self.scores.astype(np.float64) - self.scores[0]
+        if self.scores[0] == self.scores[-1]:
+            return float(self.scores[0]), 0.0
         if self._before is None:
-            return float(self.scores[0] + apart.mean()), float(apart.var())
+            mean = self.scores.mean(dtype=np.float64)
+            return float(mean), float(self.scores.var(dtype=np.float64))
         weights = np.diff(self._before)
-        mean = np.average(apart, weights=weights)
-        variance = np.average((apart - mean) ** 2, weights=weights)
-        return float(self.scores[0] + mean), float(variance)
+        mean = np.average(self.scores, weights=weights)
+        variance = np.average((self.scores - mean) ** 2, weights=weights)
+        return float(mean), float(variance)
 
     def above(self, thresholds: npt.ArrayLike) -> Ints:
         """How many scores are > each threshold."""
@@ -419,15 +425,15 @@ class _Sorted:
         The (n + 1)-th highest score, minus infinity where all are allowed, or NaN where
         it was left out.
         """
-        found = np.full(len(allowed), -np.inf)
+        thresholds = np.full(len(allowed), -np.inf)
         inside = allowed < self.total
         rejected = self.total - allowed[inside]
         if self._before is None:
             places = rejected - 1
         else:
             places = np.searchsorted(self._before, rejected, 'left') - 1
-        found[inside] = np.where(places < 0, np.nan, self.scores[places])
-        return found
+        thresholds[inside] = np.where(places < 0, np.nan, self.scores[places])
+        return thresholds
 
     def next(self, threshold: float) -> float:
         """The lowest score above, or infinity."""
@@ -471,20 +477,6 @@ def _pairs(scores: Array, same: Array) -> tuple[Floats, Bools]:
     if values.min() == values.max():
         raise UserError(f'all {len(values)} scores equal {values[0]}: no pair differs')
     return values, labels
-
-
-def _count(scores: Floats, same: Bools) -> _Counts:
-    order = np.argsort(scores)[::-1]
-    descending = scores[order]
-    last = np.append(np.flatnonzero(descending[1:] != descending[:-1]), len(scores) - 1)
-    true_accepts = np.cumsum(same[order], dtype=np.int64)[last]
-    return _Counts(
-        order,
-        last,
-        np.concatenate([[np.inf], descending[last]]),
-        np.concatenate([[0], last + 1 - true_accepts]),
-        np.concatenate([[0], true_accepts]),
-    )
 
 
 def _linear(counts: _Counts, rates: Floats) -> tuple[Floats, Floats]:
@@ -554,17 +546,21 @@ def _kfold_exact(
     count: int,
     weights: Ints | None = None,
 ) -> tuple[Floats, Floats]:
-    counts = _count(scores, same)
+    order = np.argsort(scores)[::-1]
+    descending = scores[order]
+    # The last pair of each distinct score; infinity rejects all.
+    last = np.append(np.flatnonzero(descending[1:] != descending[:-1]), len(scores) - 1)
+    candidates = np.append(np.inf, descending[last])
     once = np.ones(len(scores), np.int64) if weights is None else weights
-    gain = np.where(same, once, -once)[counts.order]
-    fold_in_order = fold_of[counts.order]
+    gain = np.where(same, once, -once)[order]
+    fold_in_order = fold_of[order]
     accuracies, thresholds = np.empty(count), np.empty(count)
     for fold in range(count):
         # Correct decisions, but for a constant. A threshold at a held-out score
         # gains as much as the training score above it, which comes first.
         trained = np.cumsum(gain * (fold_in_order != fold), dtype=np.int64)
-        best = np.argmax(np.concatenate([[0], trained[counts.last]]))
-        thresholds[fold] = counts.thresholds[best]
+        best = np.argmax(np.concatenate([[0], trained[last]]))
+        thresholds[fold] = candidates[best]
         held = fold_of == fold
         correct = (scores[held] >= thresholds[fold]) == same[held]
         total = once[held].sum()

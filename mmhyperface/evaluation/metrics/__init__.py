@@ -2,8 +2,7 @@ from ..protocols import VerificationResult
 from .base import EmbeddingMetric
 from .face_verification import FaceVerification
 from .megaface_identification import MegaFaceIdentification
-from .template_identification import TemplateIdentification
-from .template_verification import TemplateVerification
+from .templates import TemplateIdentification, TemplateVerification
 
 __all__ = [
     'EmbeddingMetric',

@@ -69,8 +69,10 @@ class EmbeddingMetric(BaseMetric):
 
     @abstractmethod
     def check(self, test_set: dict) -> None:
-        """Raises:
-        UserError: a test set that cannot be examined.
+        """Refuse a test set that cannot be examined.
+
+        Raises:
+            UserError: what is wrong with it.
         """
 
     @abstractmethod
@@ -260,8 +262,10 @@ def naming(name: str) -> Generator[None, None, None]:
 
 
 def check_rows(name: str, rows: Ints, count: int, what: str) -> None:
-    """Raises:
-    UserError: If row numbers go beyond so many of something.
+    """Refuse row numbers that go beyond so many of something.
+
+    Raises:
+        UserError: It tells the range.
     """
     if len(rows) and not 0 <= rows.min() <= rows.max() < count:
         raise UserError(
@@ -271,8 +275,10 @@ def check_rows(name: str, rows: Ints, count: int, what: str) -> None:
 
 
 def check_pairs(first: Ints, second: Ints, same: Any, count: int, what: str) -> None:
-    """Raises:
-    UserError: If pairs do not fit one another, the set, or verification.
+    """Refuse pairs that do not fit one another, the set, or verification.
+
+    Raises:
+        UserError: It names the list.
     """
     first, second = as_integers(first, 'index_a'), as_integers(second, 'index_b')
     check_lengths(index_a=first, index_b=second, same=same)

@@ -15,10 +15,8 @@ from ..functional.arrays import (
     Ints,
     NoDirectionError,
     check_choice,
-    check_lengths,
     unusable_rows,
 )
-from ..functional.templates import image_weights
 
 # What is known of mirror images, in words; the keys are pool_templates' flips.
 FLIPS = {
@@ -53,31 +51,6 @@ class Pooling:
             f'image features: {NORMS[self.norm]}, {weight}weighted by detector score; '
             f'templates: {MEDIA[self.media]}, brought to length 1'
         )
-
-
-def check_templates(test_set: dict[str, Any], pooling: Pooling) -> int:
-    """The number of templates of a test set, which can be pooled so.
-
-    Raises:
-        UserError: If it cannot, or its lists disagree.
-    """
-    lists = {name: test_set[name] for name in ('template_ids', 'media_ids')}
-    if pooling.detector_scores:
-        lists['detector_scores'] = test_set['detector_scores']
-        if lists['detector_scores'] is None:
-            raise UserError(
-                'it has no detector scores; set detector_scores=False of the metric in '
-                'test_evaluator, or --no-detector-scores'
-            )
-    check_lengths(num_images=range(test_set['num_images']), **lists)
-    image_weights(lists.get('detector_scores'), np.asarray(test_set['template_ids']))
-    count = len(np.unique(test_set['template_ids']))
-    if len(test_set['protocol'].subjects) != count:
-        raise UserError(
-            f'subjects of {len(test_set["protocol"].subjects)} templates, but the set '
-            f'has {count}'
-        )
-    return count
 
 
 class SetFeatures:

@@ -6,7 +6,6 @@ from typing import Any
 from ..protocols import Figure, figure_of
 from .comparison import Compared
 from .figure_tables import (
-    Cell,
     Table,
     by_reason,
     escaped,
@@ -14,31 +13,33 @@ from .figure_tables import (
     figure_text,
     section_text,
     table_markdown,
-    words,
 )
 
 FORMAT = 1
+PARTS = (
+    *('rows', 'conventions', 'figures', 'differences', 'not_comparable'),
+    'no_intervals',
+)
 
 
 def comparison_json(
-    found: Sequence[Compared], names: Sequence[str], draws: int, level: float, seed: int
+    comparisons: Sequence[Compared],
+    names: Sequence[str],
+    draws: int,
+    level: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Plain data; what is not a finite number is None."""
     sets: dict[str, Any] = {}
-    for compared in found:
+    for compared in comparisons:
         sets.setdefault(compared.name, {})[compared.protocol] = {
             'first': compared.names[0],
-            'rows': compared.rows,
-            'conventions': compared.conventions,
-            'figures': compared.figures,
+            **{part: getattr(compared, part) for part in PARTS},
             'lower_is_better': [
                 name
                 for name in compared.figures
                 if figure_of(compared.protocol, name).lower_is_better
             ],
-            'differences': compared.differences,
-            'not_comparable': compared.not_comparable,
-            'no_intervals': compared.no_intervals,
         }
     return {
         'format': FORMAT,
@@ -62,12 +63,17 @@ def comparison_table(compared: Compared) -> Table:
         differences = compared.differences.get(key, {})
         lines.append(
             [
-                words(figure.label_of(key)),
-                *(_value(figure, compared, values, name) for name in compared.names),
+                figure.label_of(key),
+                *(
+                    figure_text(figure, values[name], compared.finite[name])
+                    if name in values
+                    else ''
+                    for name in compared.names
+                ),
                 *(_difference(figure, differences.get(name)) for name in others),
             ]
         )
-    return Table([words(title) for title in titles], lines)
+    return Table(titles, lines)
 
 
 def comparison_notes(compared: Compared, level: float) -> list[str]:
@@ -104,7 +110,7 @@ def comparison_notes(compared: Compared, level: float) -> list[str]:
     return notes
 
 
-def comparison_text(found: Sequence[Compared], level: float) -> str:
+def comparison_text(comparisons: Sequence[Compared], level: float) -> str:
     """For a terminal."""
     return '\n\n'.join(
         section_text(
@@ -112,13 +118,13 @@ def comparison_text(found: Sequence[Compared], level: float) -> str:
             comparison_table(compared),
             comparison_notes(compared, level),
         )
-        for compared in found
+        for compared in comparisons
     )
 
 
-def comparison_markdown(found: Sequence[Compared], level: float) -> str:
+def comparison_markdown(comparisons: Sequence[Compared], level: float) -> str:
     parts = ['# Comparison']
-    for compared in found:
+    for compared in comparisons:
         parts += [
             f'## {escaped(compared.name)}, {compared.protocol}',
             table_markdown(comparison_table(compared)),
@@ -127,24 +133,13 @@ def comparison_markdown(found: Sequence[Compared], level: float) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-def _value(
-    figure: Figure,
-    compared: Compared,
-    values: Mapping[str, float | None],
-    name: str,
-) -> Cell:
-    if name not in values:
-        return words('')
-    return words(figure_text(figure, values[name], compared.finite[name]))
-
-
-def _difference(figure: Figure, entry: Mapping[str, float | None] | None) -> Cell:
+def _difference(figure: Figure, entry: Mapping[str, float | None] | None) -> str:
     if entry is None or entry['value'] is None:
-        return words('')
+        return ''
     text = figure.unit.text(entry['value'], '+')
     low, high = entry['low'], entry['high']
     if low is not None and high is not None:
         text += f' ({figure.unit.text(low, "+")} to {figure.unit.text(high, "+")})'
     if entry['p_value'] is not None:
         text += f', p = {entry["p_value"]:.2g}'
-    return words(text)
+    return text

@@ -6,7 +6,7 @@ Made from the content (see :mod:`.content`), so that every number shown is one o
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
@@ -43,23 +43,33 @@ class Span:
 
 @dataclass(frozen=True)
 class Cell:
-    spans: tuple[Span, ...]
+    spans: tuple[Span, ...] = ()
 
     @property
     def text(self) -> str:
         return ''.join(span.text for span in self.spans)
 
 
-@dataclass(frozen=True)
 class Table:
-    """A line for each figure of each row; ``titles`` [C], ``lines`` [L][C]."""
+    """A line for each figure of each row.
 
-    titles: list[Cell]
-    lines: list[list[Cell]]
+    Args:
+        titles: [C].
+        lines: [L][C].
+    """
+
+    def __init__(
+        self, titles: Sequence[str], lines: Sequence[Sequence[Cell | str]]
+    ) -> None:
+        self.titles = list(titles)
+        self.lines = [
+            [words(cell) if isinstance(cell, str) else cell for cell in line]
+            for line in lines
+        ]
 
     @property
     def has_models(self) -> bool:
-        return MODEL in (title.text for title in self.titles[:2])
+        return MODEL in self.titles[:2]
 
     @property
     def groups(self) -> list[tuple[str, list[list[Cell]]]]:
@@ -91,18 +101,17 @@ def words(text: str) -> Cell:
 
 def sections_of(content: dict[str, Any]) -> list[Section]:
     level = 100 * content['intervals']['level']
-    return [
-        Section(
-            name,
-            protocol,
-            _table(protocol, section['rows'], root, level),
-            list(_notes(protocol, section['rows'], root)),
-            section['pictures'],
-        )
-        for name, protocols in content['sets'].items()
-        for protocol, section in protocols.items()
-        for root in [_pointer('sets', name, protocol, 'rows')]
-    ]
+    sections = []
+    for name, protocols in content['sets'].items():
+        for protocol, section in protocols.items():
+            root = _pointer('sets', name, protocol, 'rows')
+            rows = {
+                row: _Row(protocol, values, root + _pointer(row))
+                for row, values in section['rows'].items()
+            }
+            table, notes = _table(protocol, rows, level), list(_notes(rows))
+            sections.append(Section(name, protocol, table, notes, section['pictures']))
+    return sections
 
 
 def as_text(content: dict[str, Any], sections: Sequence[Section]) -> str:
@@ -120,7 +129,7 @@ def as_text(content: dict[str, Any], sections: Sequence[Section]) -> str:
 
 def section_text(title: str, table: Table, notes: Sequence[str]) -> str:
     wrapped = (textwrap.fill(note, TEXT_WIDTH) for note in notes)
-    return '\n'.join([title, table_text(table, box.ASCII2), *wrapped])
+    return '\n'.join([title, table_text(table), *wrapped])
 
 
 def as_markdown(content: dict[str, Any], sections: Sequence[Section]) -> str:
@@ -175,12 +184,12 @@ def reading(content: dict[str, Any]) -> list[str]:
     return lines
 
 
-def table_text(table: Table, style: box.Box) -> str:
+def table_text(table: Table, style: box.Box = box.ASCII2) -> str:
     shown = RichTable(box=style)
     for number, title in enumerate(table.titles):
-        named = number == 0 or title.text == MODEL
+        named = number == 0 or title == MODEL
         shown.add_column(
-            Text(title.text), justify='left' if named else 'right', no_wrap=True
+            Text(title), justify='left' if named else 'right', no_wrap=True
         )
     for line in table.lines:
         shown.add_row(*(Text(cell.text) for cell in line))
@@ -191,11 +200,9 @@ def table_text(table: Table, style: box.Box) -> str:
 
 
 def table_markdown(table: Table) -> str:
-    def escape(line: list[Cell]) -> list[Cell]:
-        return [words(escaped(cell.text)) for cell in line]
-
-    lines = [escape(line) for line in table.lines]
-    return table_text(Table(escape(table.titles), lines), box.MARKDOWN)
+    titles = map(escaped, table.titles)
+    lines = [[escaped(cell.text) for cell in line] for line in table.lines]
+    return table_text(Table(list(titles), lines), box.MARKDOWN)
 
 
 def escaped(text: str) -> str:
@@ -227,146 +234,144 @@ def _pointer(*keys: str | int) -> str:
     return ''.join(f'/{str(key).replace("~", "~0").replace("/", "~1")}' for key in keys)
 
 
-def _table(protocol: str, rows: dict[str, Any], root: str, level: float) -> Table:
+@dataclass(frozen=True)
+class _Row:
+    """What a report tells of one network, and the pointer to it."""
+
+    protocol: str
+    content: dict[str, Any]
+    pointer: str
+
+    def span(self, write: Callable[[Any], str], *keys: str | int) -> Span:
+        """The value that the keys lead to, as it is written."""
+        value: Any = self.content
+        for key in keys:
+            value = value[key]
+        return Span(write(value), self.pointer + _pointer(*keys), value)
+
+    def galleries(self, name: str) -> list[str]:
+        """A line for each of several galleries; one gallery's is the figure's own."""
+        entries = [x for x in self.content['thresholds'] if x['figure'] == name]
+        return [entry['gallery'] for entry in entries] if len(entries) > 1 else []
+
+    def cells(self, figure: Figure, name: str, gallery: str | None) -> list[Cell]:
+        """Value, interval and threshold; nothing if the row has no such figure."""
+        figures = self.content['figures']
+        places = [
+            number
+            for number, entry in enumerate(self.content['thresholds'])
+            if entry['figure'] == name and gallery in (None, entry['gallery'])
+        ]
+        if gallery is None and name in figures:
+            keys: tuple[str | int, ...] = 'figures', name
+        elif gallery is not None and places:
+            keys = 'thresholds', places[0], 'value'
+        else:
+            return []
+        finite = self.content.get('finite', True)
+        value = [self.span(partial(figure_text, figure, finite=finite), *keys)]
+        known = value[0].value is not None
+        write = partial(figure_text, figure)
+        if figures.get(figure.spread) is not None:
+            value += [Span(' ± '), self.span(write, 'figures', str(figure.spread))]
+        interval: list[Span] = []
+        if gallery is None and known and name in self.content['intervals']:
+            low, high = (self.span(write, 'intervals', name, end) for end in (0, 1))
+            interval = [low, Span(' to '), high]
+        threshold: list[Span] = []
+        if len(places) == 1 and known:
+            threshold = [self.span(_threshold, 'thresholds', places[0], 'threshold')]
+        return [Cell(tuple(spans)) for spans in (value, interval, threshold)]
+
+    def notes(self) -> Iterator[Cell]:
+        """Counts, distractors if only some are left, convention, and what is missing.
+
+        Each may be empty.
+        """
+        counts = [
+            [self.span('{:,}'.format, 'counts', what), Span(f' {what}')]
+            for what in self.content['counts']
+        ]
+        yield _listed(counts)
+        clean = [
+            [
+                self.span('{:,}'.format, 'distractors', number, 'used'),
+                Span(f' of {entry["asked"]:,}'),
+            ]
+            for number, entry in enumerate(self.content.get('distractors', []))
+            if entry['used'] != entry['asked']
+        ]
+        yield _listed(clean, 'Distractors without the noisy ones: ')
+        yield words(f'Convention: {self.content["convention"]}')
+        yield words(self._no_intervals())
+
+    def _no_intervals(self) -> str:
+        """By reason; without names where no figure has one."""
+        labels = by_reason(self.protocol, self.content['no_intervals'])
+        if not self.content['intervals']:
+            if len(labels) == 1:
+                return f'No intervals: {next(iter(labels))}'
+        elif any(map(self.galleries, self.content['figures'])):
+            labels[OF_A_GALLERY] = ['single galleries']
+        parts = [f'{", ".join(names)} ({reason})' for reason, names in labels.items()]
+        return f'No interval: {"; ".join(parts)}' if parts else ''
+
+
+def _table(protocol: str, rows: Mapping[str, _Row], level: float) -> Table:
     """All rows of a figure stand together; with one row it needs no name.
 
     Without intervals it has no column for them.
     """
-    drawn = any(row['intervals'] for row in rows.values())
-    names = dict.fromkeys(name for row in rows.values() for name in row['figures'])
-    figures = {name: figure_of(protocol, name) for name in names}
-    spreads = {figure.spread for figure in figures.values()}
+    drawn = any(row.content['intervals'] for row in rows.values())
+    named = len(rows) > 1
     keys = dict.fromkeys(
         (name, gallery)
         for row in rows.values()
-        for name in row['figures']
-        if name not in spreads
-        for gallery in [None, *_galleries(row, name)]
+        for name in row.content['figures']
+        for gallery in [None, *row.galleries(name)]
     )
-    lines = []
+    figures = {name: figure_of(protocol, name) for name, _ in keys}
+    spreads = {figure.spread for figure in figures.values()}
+    lines: list[list[Cell | str]] = []
     for name, gallery in keys:
-        figure = figures[name]
-        label = figure.label_of(name) + (f', {gallery}' if gallery else '')
+        if name in spreads:
+            continue
+        label = figures[name].label_of(name) + (f', {gallery}' if gallery else '')
         for row_name, row in rows.items():
-            cells = _cells(figure, row, root + _pointer(row_name), name, gallery)
+            cells = row.cells(figures[name], name, gallery)
             if cells:
-                rate, interval, threshold = cells
-                named = [words(row_name)] if len(rows) > 1 else []
+                value, interval, threshold = cells
                 between = [interval] if drawn else []
-                lines.append([words(label), *named, rate, *between, threshold])
+                model = [row_name] if named else []
+                lines.append([label, *model, value, *between, threshold])
     titles = [
-        'figure',
-        *([MODEL] if len(rows) > 1 else []),
-        '%',
+        *('figure', *([MODEL] if named else []), '%'),
         *([f'{level:g} % interval'] if drawn else []),
         'threshold',
     ]
-    return Table([words(title) for title in titles], lines)
+    return Table(titles, lines)
 
 
-def _galleries(row: dict[str, Any], name: str) -> list[str]:
-    """A line for each of several galleries; one gallery's is the figure's own."""
-    entries = [entry for entry in row['thresholds'] if entry['figure'] == name]
-    return [entry['gallery'] for entry in entries] if len(entries) > 1 else []
+def _notes(rows: Mapping[str, _Row]) -> Iterator[Cell]:
+    """All notes, of each row where they differ."""
+    for cells in zip(*(row.notes() for row in rows.values()), strict=True):
+        if len({cell.text for cell in cells}) == 1:
+            named = [cells[-1]]
+        else:
+            named = [
+                Cell((Span(f'{name}: '), *cell.spans)) if cell.text else cell
+                for name, cell in zip(rows, cells, strict=True)
+            ]
+        yield from (cell for cell in named if cell.text)
 
 
-def _cells(
-    figure: Figure, row: dict[str, Any], root: str, name: str, gallery: str | None
-) -> list[Cell] | None:
-    """Value, interval and threshold; None if the row has no such figure."""
-    places = [
-        number
-        for number, entry in enumerate(row['thresholds'])
-        if entry['figure'] == name and gallery in (None, entry['gallery'])
-    ]
-    figures = row['figures']
-    if gallery is None:
-        if name not in figures:
-            return None
-        value, pointer = figures[name], root + _pointer('figures', name)
-    elif places:
-        value = row['thresholds'][places[0]]['value']
-        pointer = root + _pointer('thresholds', places[0], 'value')
-    else:
-        return None
-    spans = [Span(figure_text(figure, value, row.get('finite', True)), pointer, value)]
-    spread = figures.get(figure.spread)
-    if spread is not None:
-        pointer = root + _pointer('figures', str(figure.spread))
-        spans += [Span(' ± '), Span(figure.unit.text(spread), pointer, spread)]
-    interval = words('')
-    if gallery is None and value is not None and name in row['intervals']:
-        low, high = (
-            Span(figure_text(figure, end), root + _pointer('intervals', name, i), end)
-            for i, end in enumerate(row['intervals'][name])
-        )
-        interval = Cell((low, Span(' to '), high))
-    threshold = words('')
-    if len(places) == 1 and value is not None:
-        threshold = _threshold(row['thresholds'][places[0]], root, places[0])
-    return [Cell(tuple(spans)), interval, threshold]
+def _threshold(value: float | None) -> str:
+    return NO_THRESHOLD if value is None else f'{value:.4f}'
 
 
-def _threshold(entry: dict[str, Any], root: str, place: int) -> Cell:
-    value = entry['threshold']
-    text = NO_THRESHOLD if value is None else f'{value:.4f}'
-    return Cell((Span(text, root + _pointer('thresholds', place, 'threshold'), value),))
-
-
-def _notes(protocol: str, rows: dict[str, Any], root: str) -> Iterator[Cell]:
-    """Counts, convention and what is missing; of each row where they differ."""
-    no_intervals = partial(_no_intervals, protocol)
-    for make in (_counts, _noisy, _convention, no_intervals):
-        notes = {name: make(row, root + _pointer(name)) for name, row in rows.items()}
-        alike = len({cell.text for cell in notes.values()}) == 1
-        for name, cell in list(notes.items())[-1:] if alike else notes.items():
-            if cell.spans:
-                yield cell if alike else Cell((Span(f'{name}: '), *cell.spans))
-
-
-def _counts(row: dict[str, Any], root: str) -> Cell:
-    spans = [
-        Span(f'{count:,}', root + _pointer('counts', what), count)
-        for what, count in row['counts'].items()
-    ]
-    names = [Span(f' {what}') for what in row['counts']]
-    return _listed([[count, name] for count, name in zip(spans, names, strict=True)])
-
-
-def _noisy(row: dict[str, Any], root: str) -> Cell:
-    """Of distractors only some may be left."""
-    spans = [
-        [
-            Span(
-                f'{e["used"]:,}', root + _pointer('distractors', i, 'used'), e['used']
-            ),
-            Span(f' of {e["asked"]:,}'),
-        ]
-        for i, e in enumerate(row.get('distractors', []))
-        if e['used'] != e['asked']
-    ]
-    if not spans:
-        return Cell(())
-    return Cell((Span('Distractors without the noisy ones: '), *_listed(spans).spans))
-
-
-def _listed(items: list[list[Span]]) -> Cell:
-    spans: list[Span] = []
-    for item in items:
-        spans += [Span(', '), *item] if spans else item
+def _listed(items: Sequence[Sequence[Span]], before: str = '') -> Cell:
+    """Items with commas between them; empty if there are none."""
+    spans = [Span(before)] if items and before else []
+    for number, item in enumerate(items):
+        spans += [Span(', '), *item] if number else item
     return Cell(tuple(spans))
-
-
-def _convention(row: dict[str, Any], root: str) -> Cell:
-    return words(f'Convention: {row["convention"]}')
-
-
-def _no_intervals(protocol: str, row: dict[str, Any], root: str) -> Cell:
-    """By reason; without names where no figure has one."""
-    labels = by_reason(protocol, row['no_intervals'])
-    if len(labels) == 1 and not row['intervals']:
-        return words(f'No intervals: {next(iter(labels))}')
-    if row['intervals'] and any(_galleries(row, name) for name in row['figures']):
-        labels[OF_A_GALLERY] = ['single galleries']
-    parts = [f'{", ".join(names)} ({reason})' for reason, names in labels.items()]
-    return words(f'No interval: {"; ".join(parts)}') if parts else Cell(())

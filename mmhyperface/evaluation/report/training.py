@@ -8,7 +8,6 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich import box
 
 from mmhyperface.utils.atomic_files import new_files
 
@@ -16,7 +15,7 @@ from ..protocols import VerificationResult, figure_of
 from ..protocols.base import finite
 from ..protocols.drawing import label
 from ..protocols.verification import curves_of, draw_roc, draw_scores
-from .figure_tables import TEXT_WIDTH, Table, figure_text, table_text, words
+from .figure_tables import TEXT_WIDTH, Table, figure_text, table_text
 
 SPREADS = {figure.spread for figure in VerificationResult.FIGURES}
 
@@ -34,8 +33,8 @@ def verification_table(rows: Mapping[str, VerificationResult]) -> str:
     for row, result in rows.items():
         pairs = f'{result.num_same:,} + {result.num_different:,}'
         cells = [_cell(figures[row], name, result.finite) for name in names]
-        lines.append([words(text) for text in (row, pairs, *cells)])
-    table = table_text(Table([words(title) for title in titles], lines), box.ASCII2)
+        lines.append([row, pairs, *cells])
+    table = table_text(Table(titles, lines))
     return f'{table}\n{_conventions(rows, TEXT_WIDTH)}'
 
 

@@ -246,11 +246,6 @@ class HypersphereHead(CentreState, BaseModule):
         if self.rows is not None and self.catch_up:
             self.rows.borrowed.catch_up()
 
-    def give_back(self) -> None:
-        """Let the optimizer hold all centres, and forget a step half made."""
-        if self.rows is not None:
-            self.rows.borrowed.give_back()
-
     def flush(self) -> None:
         """Bring all centres up to date with the steps that sampling skipped."""
         if self.rows is not None and self.rows.borrowed.skipped is not None:

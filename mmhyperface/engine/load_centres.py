@@ -7,10 +7,14 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmhyperface.centres.state import (
+    CentreState,
+    MappedRows,
+    StoredRows,
+    centres_saved_as,
+)
+from mmhyperface.engine.identities import Identities, mapped, places
 from mmhyperface.utils.errors import UserError, some
-
-from .identities import Identities, mapped, places
-from .state import CentreState, MappedRows, StoredRows, centres_saved_as
 
 #: Of the option ``load_centres``.
 CHOICES = ('all', 'drop', 'map')
@@ -24,7 +28,7 @@ _ANEW = 'let all start anew by --cfg-options load_centres=drop'
 class CheckpointCentres:
     """The centres of a head, and their average, in a checkpoint that was opened.
 
-    They become :class:`~.state.StoredRows` there, of which a head reads its own.
+    They become :class:`StoredRows` there, of which a head reads its own.
 
     Args:
         filename: The checkpoint's, for messages.

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from mmhyperface.datasets.readers.recordio import MOST_EXACT, chunks_of, pack_record
-from mmhyperface.datasets.transforms import decode_face
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
+
+from .readers.recordio import MOST_EXACT, chunks_of, pack_record
+from .transforms import decode_face
 
 
 class RecordWriter:
@@ -66,14 +67,14 @@ class RecordWriter:
 
     def __enter__(self) -> 'RecordWriter':
         folder, name = os.path.split(self.path)
-        told = os.path.join(folder, 'property')
+        property_file = os.path.join(folder, 'property')
         others = {*glob.glob('*.rec', root_dir=folder or None)} - {name}
-        if os.path.lexists(told) and others:
+        if os.path.lexists(property_file) and others:
             raise UserError(
-                f'{told} tells of {min(others)}, and can tell of one; choose another '
-                f'folder for {name}'
+                f'{property_file} tells of {min(others)}, and can tell of one; choose '
+                f'another folder for {name}'
             )
-        paths = [f'{self._name}.idx', f'{self._name}.lst', told, self.path]
+        paths = [f'{self._name}.idx', f'{self._name}.lst', property_file, self.path]
         self._index, self._list, self._property, self._records = (
             self._stack.enter_context(new_files(paths, self.overwrite))
         )

@@ -5,8 +5,8 @@ import torch
 from mmengine.dataset import BaseDataset
 from runs import small_config, train
 
-from mmhyperface.centres.identities import Identities, mapped, places
 from mmhyperface.datasets.wrappers import FaceSets
+from mmhyperface.engine.identities import Identities, mapped, places
 from mmhyperface.utils.errors import UserError
 
 
