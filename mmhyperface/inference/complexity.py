@@ -44,7 +44,8 @@ class Complexity:
             ``HypersphereHead`` of a known number of identities; its multiply-adds are
             those of the cosines to all centres, in training alone.
         activations: Bytes that wait for the backward pass, per image, in single
-            precision; of backbone and neck. :mod:`mmhyperface.engine.memory_plan` plans a training.
+            precision; of backbone and neck. A whole training is planned by
+            :mod:`mmhyperface.engine.memory_plan`.
     """
 
     input_size: tuple[int, int]
