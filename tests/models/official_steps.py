@@ -223,7 +223,7 @@ class Trainer:
     Args:
         name: See :class:`Official`.
         decay: Weight decay.
-        spared: Whether batch norms do not decay.
+        excluded: Whether batch norms do not decay.
         warm_up: Iterations of insightface's warm-up; the first is left out.
     """
 
@@ -233,7 +233,7 @@ class Trainer:
         backbone: nn.Module,
         head: nn.Module,
         decay: float,
-        spared: bool,
+        excluded: bool,
         warm_up: int,
         schedule: ModuleType | None,
     ) -> None:
@@ -242,7 +242,7 @@ class Trainer:
         options: dict[str, Any] = dict(lr=0.1, momentum=0.9, weight_decay=decay)
         if name == '032c31b':
             self.optimizers = [SGD(network, **options), SGD(classifier, **options)]
-        elif spared:
+        elif excluded:
             norms = [
                 p
                 for module in backbone
@@ -291,7 +291,7 @@ def official_steps(
     start: dict[str, Tensor],
     batches: list[tuple[Tensor, Tensor]],
     decay: float,
-    spared: bool,
+    excluded: bool,
     drawn: Sequence[list[int]] | None,
 ) -> list[dict[str, Tensor]]:
     """The parameters after each step, under our names.
@@ -303,7 +303,7 @@ def official_steps(
         start: The parameters to start from; only the head's are taken.
         batches: Inputs and labels of each step.
         decay: Weight decay.
-        spared: Whether batch norms do not decay.
+        excluded: Whether batch norms do not decay.
         drawn: Classes that are drawn besides those of the batch, in each step; None
             without sampling.
     """
@@ -329,7 +329,7 @@ def official_steps(
             backbone,
             head,
             decay,
-            spared,
+            excluded,
             2 if drawn else 0,
             schedule,
         )

@@ -290,31 +290,22 @@ def test_init_cfg_of_the_config_wins():
 
 
 @small
-@pytest.mark.parametrize('batch', [1, 3])
-def test_returns_a_tuple_of_one_embedding(cfg, batch):
+def test_returns_a_tuple_of_one_embedding(cfg):
     net = build(cfg).eval()
-    x = images(net, batch)
+    x = images(net, 3)
     with torch.no_grad():
         out = net(x)
         (alone,) = net(x[:1])
     assert isinstance(out, tuple)
-    assert len(out) == 1
-    assert out[0].shape == (batch, net.out_channels)
+    assert [embedding.shape for embedding in out] == [(3, net.out_channels)]
     assert net.out_channels == 32
     assert_same(out[0][:1], alone)
 
 
-@pytest.mark.parametrize('size', [40, 97, (112, 96)])
-@pytest.mark.parametrize('cfg', [SMALL['sfnet-paper'], SMALL['mobilefacenet']])
+@small
+@pytest.mark.parametrize('size', [40, (33, 17)])
 def test_any_input_size(cfg, size):
-    net = build(cfg, input_size=size).eval()
-    with torch.no_grad():
-        assert net(images(net, 2))[0].shape == (2, 32)
-
-
-@pytest.mark.parametrize('name', ['iresnet', 'ir-tface'])
-def test_size_that_does_not_divide(name):
-    net = build(SMALL[name], input_size=(33, 17), in_channels=1).eval()
+    net = build(cfg, input_size=size, in_channels=1).eval()
     with torch.no_grad():
         assert net(images(net, 2))[0].shape == (2, 32)
 

@@ -411,9 +411,8 @@ def test_detachment_gives_slope_one_and_the_exact_value(function):
 
 
 @pytest.mark.parametrize('kind', ['C', 'A', 'M'])
-@pytest.mark.parametrize('num_classes', [2, 10, 8631, 85_742, 10_000_000])
-@pytest.mark.parametrize('lam', [0.01, 0.5, 0.7, 0.99, 0.9999])
-@pytest.mark.parametrize('r', [1.0, 40.0, 64.0])
+@pytest.mark.parametrize('num_classes', [2, 10, 85_742, 10_000_000])
+@pytest.mark.parametrize(('lam', 'r'), [(0.01, 40), (0.7, 40), (0.99, 64), (0.9999, 1)])
 def test_initial_bias_balances_pull_and_push(kind, num_classes, lam, r):
     m, t = {'C': 0.4, 'A': 0.5, 'M': 1.7}[kind], 3.0
     loss = SphereFace2Loss(kind, lam, r, m, t).double()

@@ -31,8 +31,7 @@ def sampled_head(
     head = HypersphereHead(
         classes, D, loss, sharded=False, sample_rate=rate, init_std=1.0, **options
     )
-    if options.get('engine') == 'blocked' and not options.get('matmul_dtype'):
-        head.engine = Blocked(block=4)
+    head.engine = WALKER
     return head.double().train()
 
 

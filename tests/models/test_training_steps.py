@@ -244,7 +244,7 @@ class Step(NamedTuple):
             loss, which then takes them as they are.
         clip: ``network`` or ``all``, and the largest norm; or None.
         decay: Weight decay.
-        spared: Parameters that do not decay.
+        excluded: Parameters that do not decay.
         sampled: Whether some of the centres take part: ``all`` of them decay and
             have momentum, or those that are ``drawn``.
         first: Iteration of the first step.
@@ -254,7 +254,7 @@ class Step(NamedTuple):
     project: bool = False
     clip: tuple[str, float] | None = None
     decay: float = 5e-4
-    spared: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     sampled: str = ''
     first: int = 0
 
@@ -264,9 +264,9 @@ OPENSPHERE_HEAD = Step(project=True, clip=('all', 100.0))
 INSIGHTFACE = Step((0.1, 0.1 * 2 / 3, 0.1 / 3), clip=('network', 5.0))
 # Of two iterations of warm-up and two of decay the last three.
 PARTIAL_FC = INSIGHTFACE._replace(rates=(0.2, 0.4, 0.2), sampled='all', first=1)
-# Its first code, partial_fc.py, which lent the optimizer the drawn rows alone.
+# Its first code, partial_fc.py, which gave the optimizer the drawn rows alone.
 PARTIAL_FC_2021 = PARTIAL_FC._replace(sampled='drawn')
-SFACE = Step(spared=NORMS)
+SFACE = Step(excluded=NORMS)
 
 
 def features(p: Parameters, x: Tensor) -> Tensor:
@@ -324,7 +324,7 @@ def reference(
         stepped = {}
         for name, value in p.items():
             value = value.detach()
-            decay = 0 if name in how.spared else how.decay
+            decay = 0 if name in how.excluded else how.decay
             new = 0.9 * velocity[name] + grads[name] + decay * value
             if how.sampled == 'drawn' and name == 'head.weight':
                 new = velocity[name].index_copy(0, rows, new[rows])
@@ -621,7 +621,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:Detected call of')
     [
         *((name, 'dense', False) for name in CASES),
         *((name, 'blocked', False) for name in BLOCKED),
-        # Centres that step in the walk, while the network is clipped.
+        # Centres that step in the block loop, while the network is clipped.
         ('cosface-insightface', 'blocked', True),
         ('cosface-partialfc', 'blocked', True),
     ],
@@ -634,8 +634,8 @@ def test_steps_are_those_of_the_official_code(name, engine, fused):
         expected = sphereface2_bias(*BIASES[name], CLASSES)
         assert start[BIAS].item() == pytest.approx(expected, rel=1e-6)
     expected = reference(start, batches(), case.loss, case.step)
-    found = all_differences(ours(model, batches(), case), expected, case)
-    assert max(found) < 1e-10, found
+    differences = all_differences(ours(model, batches(), case), expected, case)
+    assert max(differences) < 1e-10, differences
 
 
 @pytest.mark.parametrize('name', OFFICIAL)
@@ -657,9 +657,9 @@ def test_steps_are_those_that_the_official_code_takes(name):
         start,
         batches(),
         case.step.decay,
-        bool(case.step.spared),
+        bool(case.step.excluded),
         DRAWN if case.step.sampled else None,
     )
-    found = all_differences(ours(model, batches(), case), theirs, case)
-    print(f'{name}: {max(found):.1e}')
-    assert max(found) < 1e-9, found
+    differences = all_differences(ours(model, batches(), case), theirs, case)
+    print(f'{name}: {max(differences):.1e}')
+    assert max(differences) < 1e-9, differences

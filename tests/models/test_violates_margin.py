@@ -2,6 +2,7 @@
 
 import math
 
+import oracles
 import pytest
 import torch
 
@@ -11,33 +12,23 @@ COSINES = [-1.0, -0.6, -0.1, 0.0, 0.2, 0.45, 0.6, 0.75, 0.9, 1.0]
 NORM = 7.0
 
 
-def sphereface2(own, other):
-    def g(z):
-        return 2 * ((z + 1) / 2) ** 3 - 1
+def g(cos):
+    return 2 * ((cos + 1) / 2) ** 3 - 1
 
-    bias = -1.5
-    return 40 * (g(own) - 0.3) + bias <= 0 or 40 * (g(other) + 0.3) + bias >= 0
+
+def sphereface2(own, other):
+    return 40 * (g(own) - 0.3) - 1.5 <= 0 or 40 * (g(other) + 0.3) - 1.5 >= 0
 
 
 def sphereface2_angle(own, other):
-    def g(z):
-        return 2 * ((z + 1) / 2) ** 3 - 1
-
-    moved = math.cos(min(math.pi, math.acos(own) + 0.2))
+    moved = oracles.additive(0.2, 'clip')(own)
     return 40 * g(moved) - 1.5 <= 0 or 40 * g(other) - 1.5 >= 0
-
-
-def magface(own, other):
-    margin = 0.45 + (0.8 - 0.45) / (110 - 10) * (10 - 10)  # of a norm below l_a
-    return math.cos(math.acos(own) + margin) <= other
 
 
 def curricularface(own, other):
     # Its running mean is 0: a harder class than cos(theta + m) counts cos^2.
-    threshold = math.cos(math.acos(own) + 0.5)
-    psi = threshold
-    if math.acos(own) >= math.pi - 0.5:
-        psi = own - 0.5 * math.sin(0.5)
+    threshold = oracles.additive(0.5)(own)
+    psi = oracles.additive(0.5, 'linear')(own)
     return psi <= (other * other if other > threshold else other)
 
 
@@ -49,17 +40,25 @@ CASES = {
     ),
     'arcface': (
         losses.ArcFaceLoss(m=0.5),
-        lambda own, other: math.cos(math.acos(own) + 0.5) <= other,
+        lambda own, other: oracles.additive(0.5)(own) <= other,
     ),
     'spherefacer v2': (
         losses.SphereFaceRLoss('v2', 'none', m=1.4),
-        lambda own, other: own <= math.cos(math.acos(other) / 1.4),
+        lambda own, other: own <= oracles.v2(1.4)(other),
     ),
     'spherefacer v1': (
         losses.SphereFaceRLoss('v1', 'hard', m=1.4),
-        lambda own, other: math.cos(min(math.pi, 1.4 * math.acos(own))) <= other,
+        lambda own, other: oracles.v1(1.4)(own) <= other,
     ),
-    'magface': (losses.MagFaceLoss(), magface),
+    # Of a norm below l_a.
+    'magface': (
+        losses.MagFaceLoss(),
+        lambda own, other: oracles.additive(0.45)(own) <= other,
+    ),
+    'uniface': (
+        losses.UniFaceLoss(s=16.0, m=0.4),
+        lambda own, other: 16 * (own - 0.4) <= -1.5 or 16 * other >= -1.5,
+    ),
     'curricularface': (losses.CurricularFaceLoss(m=0.5), curricularface),
     'sphereface2 C': (losses.SphereFace2Loss('C', r=40.0, m=0.3, t=3.0), sphereface2),
     'sphereface2 A': (
@@ -86,14 +85,14 @@ def test_a_sample_violates_where_the_formula_says_so(name):
     )
     own, other = own.clamp(-1, 1), other.clamp(-1, 1)
     context = loss.context(own, torch.full_like(own, NORM))
-    found = loss.violates_margin(own, other, context)
-    assert found.dtype == torch.bool
-    assert found.shape == own.shape
+    violating = loss.violates_margin(own, other, context)
+    assert violating.dtype == torch.bool
+    assert violating.shape == own.shape
     expected = [
         formula(a, b)
         for a, b in zip(own.flatten().tolist(), other.flatten().tolist(), strict=True)
     ]
-    assert found.flatten().tolist() == expected
+    assert violating.flatten().tolist() == expected
     assert len(set(expected)) == 2
 
 
@@ -106,5 +105,5 @@ def test_a_loss_that_does_not_say_compares_the_cosines():
             return cos
 
     own, other = torch.full((3, 1), 0.3), torch.tensor([[0.2], [0.3], [0.4]])
-    found = Plain().violates_margin(own, other, {})
-    assert found.flatten().tolist() == [False, True, True]
+    violating = Plain().violates_margin(own, other, {})
+    assert violating.flatten().tolist() == [False, True, True]

@@ -344,8 +344,8 @@ class HypersphereHead(CentreState, BaseModule):
             distinct = labels.unique()
             held, kept = self._kept(distinct)
             position = torch.searchsorted(rows.classes, kept)
-            found = directions.new_zeros(len(distinct), self.in_channels)
-            return shard.sum(found.index_put((held,), directions[position]))
+            gathered = directions.new_zeros(len(distinct), self.in_channels)
+            return shard.sum(gathered.index_put((held,), directions[position]))
 
         batch = Batch(own, norm, sizes, is_global, distinct_centres)
         learns = self.training and total > 0
