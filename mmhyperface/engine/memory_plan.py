@@ -45,6 +45,7 @@ from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.models.losses.batch import Batch
 from mmhyperface.models.recognizers import image_channels
 from mmhyperface.ops import Blocked, dense, unit
+from mmhyperface.ops.blocked import default_block
 from mmhyperface.registry import HOOKS, MODELS, OPTIMIZERS, is_a
 from mmhyperface.utils.errors import UserError
 
@@ -271,7 +272,7 @@ def measure_classifier(
     rate = head.get('sample_rate', 1.0)
     dim = head['in_channels']
     on_dense = engine_of(head) == 'dense'
-    block = min(block or gpu_block(samples), math.ceil(rate * rows))
+    block = min(block or default_block(samples, dim, True), math.ceil(rate * rows))
 
     def slopes(rate: float, size: int) -> tuple[int, list[np.ndarray]]:
         """Few rows, and their bytes: as they are, in longer blocks, twice as many."""
@@ -316,11 +317,6 @@ def engine_of(head: dict) -> str:
         head.get('matmul_dtype'),
     )
     return 'dense' if dense_one else 'blocked'
-
-
-def gpu_block(samples: int) -> int:
-    """Classes in a block for B samples, as the engines have it on a GPU."""
-    return max(1024, 2**24 // samples)
 
 
 def _measured_step(

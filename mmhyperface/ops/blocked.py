@@ -234,7 +234,8 @@ class Blocked:
             if not loss.additive and task.folded is not None:
                 outcome.folded = task.folded
         context = {name: value.detach() for name, value in task.context.items()}
-        size = min(self.block or default_block(features), max(count, 1))
+        usual = default_block(len(features), features.shape[1], features.is_cuda)
+        size = min(self.block or usual, max(count, 1))
         products = features.new_empty((size, len(features)))
         for i, start in enumerate(range(0, count, size)):
             stop = min(start + size, count)
@@ -389,10 +390,10 @@ class Blocked:
                     here.addcmul_(radial[tile].to(here), rows.to(here), value=-1)
 
 
-def default_block(features: Tensor) -> int:
+def default_block(samples: int, dims: int, on_gpu: bool) -> int:
     """Number of classes in a block for features [B, D]."""
-    samples, dims = max(1, features.shape[0]), features.shape[1]
-    if features.is_cuda:
+    samples = max(1, samples)
+    if on_gpu:
         return max(1024, 2**23 // samples)
     # Cosines of half a megabyte, in rows of four.
     return max(128, min(2**17 // samples, 2**20 // dims))

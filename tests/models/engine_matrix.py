@@ -322,7 +322,7 @@ def rank_step(case: Case) -> Outcome:
     samples = [DataSample().set_gt_label(int(label)) for label in y]
     out = head.train().loss((x,), samples)
     out['loss'].backward()
-    assert case.engine == 'dense' or not head._blocked._failed
+    assert case.engine == 'dense' or not head._engine()._failed
     for name, parameter in head.named_parameters():
         # As DDP does it.
         if name not in head.ddp_ignored:
@@ -377,7 +377,7 @@ def run_cases(cases: Sequence[Case], path: str) -> None:
         init_process_group('pytorch')
     rank, _ = get_dist_info()
     hypersphere_head.Batch = DrawnBatch
-    blocked.default_block = lambda features: BLOCK
+    blocked.default_block = lambda *_: BLOCK
     for loss, some in itertools.groupby(cases, lambda case: case.loss):
         torch._dynamo.reset()
         torch.save([rank_step(case) for case in some], f'{path}.{loss}.{rank}')

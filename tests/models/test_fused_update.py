@@ -23,7 +23,6 @@ from mmhyperface.models import (
     MagFaceLoss,
     SphereFaceRLoss,
 )
-from mmhyperface.ops import Blocked
 from mmhyperface.utils.errors import UserError
 
 LOSSES = {
@@ -105,7 +104,6 @@ def test_products_of_16_bits_are_those_of_the_ordinary_step(name, momentum):
     weights = []
     for fused, dtype in ((False, 'bfloat16'), (True, 'bfloat16'), (True, None)):
         head = fused_head(LOSSES[name](), fused_update=fused, matmul_dtype=dtype)
-        head.engine = 'blocked'
         optimizer = attached(head.float(), lr=0.1, momentum=momentum)
         for seed in range(2):
             step(head, features(3, seed).float(), [1, 4, 1], optimizer)
@@ -238,14 +236,13 @@ def test_rounding_of_the_expected_gradient_is_none_of_its_business(
     loss = LOSSES['sphereface2']()
     loss.loss_weight = loss_weight
     head = fused_head(loss, rate=rate).float()
-    head.engine = Blocked()
     optimizer = attached(head)
     labels = [seed % 3 for seed in range(samples)]
     step(head, features(samples).float(), labels, optimizer)
     loops = []
-    run = head.engine.run
+    run = head._engine().run
     monkeypatch.setattr(
-        head.engine, 'run', lambda *a, **k: loops.append(1) or run(*a, **k)
+        head._engine(), 'run', lambda *a, **k: loops.append(1) or run(*a, **k)
     )
     step(head, features(samples).float(), labels, optimizer)
     # One over the own rows, one over the others.

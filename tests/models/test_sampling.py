@@ -31,7 +31,8 @@ def sampled_head(
     head = HypersphereHead(
         classes, D, loss, sharded=False, sample_rate=rate, init_std=1.0, **options
     )
-    head.engine = WALKER
+    if options.get('engine') == 'blocked' and not options.get('matmul_dtype'):
+        head.engine = Blocked(block=4)
     return head.double().train()
 
 

@@ -74,7 +74,7 @@ def test_small_memory_is_left_to_torch(monkeypatch):
 @pytest.mark.parametrize('name', LOSSES)
 def test_gradients_that_are_kept_are_not_overwritten(name):
     """By later steps, while those that are dropped leave their memory behind."""
-    head = HypersphereHead(300, 8, LOSSES[name](), engine='blocked', sharded=False)
+    head = HypersphereHead(300, 8, LOSSES[name](), sharded=False)
     head.engine = Blocked(block=100)
     optimizer = torch.optim.SGD([head.weight], lr=0.1, momentum=0.9)
     kept, copies, pointers = [], [], []

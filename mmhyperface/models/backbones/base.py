@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -75,8 +76,8 @@ class FaceBackbone(BaseModule):
     A tuple of one, as mmpretrain's backbones return their feature maps: heads
     take the last entry. The embedding is not normalised.
 
-    Abstract: a subclass builds the layers, then calls :meth:`freeze`, and implements
-    :meth:`embed` and :meth:`stages`. Each of ours halves the image four times,
+    Abstract: a subclass builds the layers, then calls :meth:`freeze`, and says in
+    :meth:`stages` in which order they come. Each of ours halves the image four times,
     rounding up.
 
     Args:
@@ -110,14 +111,11 @@ class FaceBackbone(BaseModule):
         self.input_size = tuple(to_2tuple(input_size))
         self.map_size = tuple(-(-side // 16) for side in self.input_size)
         self.with_cp = with_cp
+        self.flatten = nn.Flatten()
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Images that fit [B, in_channels, H, W] to embeddings [B, D]."""
+    def stages(self) -> Sequence[Iterable[nn.Module]]:
+        """Layers of the stem, of each stage and of the end, in their order."""
         raise NotImplementedError
-
-    def stages(self) -> Sequence[Sequence[nn.Module]]:
-        """Layers of the stem and of each stage; all layers that learn are there."""
-        return ()
 
     def freeze(self) -> None:
         """Let what ``frozen_stages`` names not learn.
@@ -126,11 +124,11 @@ class FaceBackbone(BaseModule):
             UserError: If there are no such stages.
         """
         last = len(self.stages()) - 1
-        if not -1 <= self.frozen_stages <= max(last, -1):
-            allowed = f'0 (the stem) to {last} (all layers) or ' if last >= 0 else ''
+        if not -1 <= self.frozen_stages <= last:
             raise UserError(
                 f'{type(self).__name__} has no frozen_stages={self.frozen_stages!r}: '
-                f'set model.backbone.frozen_stages to {allowed}-1 (none)'
+                f'set model.backbone.frozen_stages to 0 (the stem) to {last} (all '
+                'layers) or -1 (none)'
             )
         for module in self._frozen():
             module.eval().requires_grad_(False)
@@ -161,10 +159,11 @@ class FaceBackbone(BaseModule):
                 'size), or build the backbone with another model.backbone.input_size '
                 'or model.backbone.in_channels.'
             )
-        return (self.embed(x),)
-
-    def run_blocks(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
-        """One block after the other, checkpointed if asked for."""
-        for block in blocks:
+        stem, *stages, end = self.stages()
+        for layer in stem:
+            x = layer(x)
+        for block in chain(*stages):
             x = checkpointed(block, x) if self.with_cp and self.training else block(x)
-        return x
+        for layer in end:
+            x = layer(x)
+        return (x,)

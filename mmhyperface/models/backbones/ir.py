@@ -127,7 +127,3 @@ class IR(FaceBackbone):
             *(list(islice(blocks, count)) for count in BLOCKS[self.depth]),
             [self.output_layer],
         ]
-
-    def embed(self, x: Tensor) -> Tensor:
-        x = self.run_blocks(self.body, self.input_layer(x))
-        return self.output_layer(x)

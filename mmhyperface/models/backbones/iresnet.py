@@ -4,6 +4,7 @@ Deng et al., ArcFace, CVPR 2019, arXiv:1801.07698, section 3.1; the block is
 that of Han et al., Deep Pyramidal Residual Networks, arXiv:1610.02915.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -93,22 +94,15 @@ class IResNet(FaceBackbone):
         self.features.weight.requires_grad_(not freeze_features)
         self.freeze()
 
-    def stages(self) -> list[list[nn.Module]]:
+    def stages(self) -> list[Iterable[nn.Module]]:
         return [
             [self.conv1, self.bn1, self.prelu],
-            [self.layer1],
-            [self.layer2],
-            [self.layer3],
-            [self.layer4],
-            [self.bn2, self.dropout, self.fc, self.features],
+            self.layer1,
+            self.layer2,
+            self.layer3,
+            self.layer4,
+            [self.bn2, self.flatten, self.dropout, self.fc, self.features],
         ]
-
-    def embed(self, x: Tensor) -> Tensor:
-        x = self.prelu(self.bn1(self.conv1(x)))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = self.run_blocks(stage, x)
-        x = self.dropout(self.bn2(x).flatten(1))
-        return self.features(self.fc(x))
 
 
 def _stage(in_channels: int, channels: int, blocks: int) -> nn.Sequential:

@@ -97,18 +97,5 @@ class MobileFaceNet(FaceBackbone):
             [self.dconv_23, self.res_3],
             [self.dconv_34, self.res_4],
             [self.dconv_45, self.res_5],
-            [self.conv_6sep, self.conv_6dw7_7, self.pre_fc1, self.fc1],
+            [self.conv_6sep, self.conv_6dw7_7, self.flatten, self.pre_fc1, self.fc1],
         ]
-
-    def embed(self, x: Tensor) -> Tensor:
-        blocks = (
-            self.dconv_23,
-            self.res_3,
-            self.dconv_34,
-            self.res_4,
-            self.dconv_45,
-            self.res_5,
-        )
-        x = self.run_blocks(blocks, self.conv_2_dw(self.conv_1(x)))
-        x = self.conv_6dw7_7(self.conv_6sep(x)).flatten(1)
-        return self.fc1(self.pre_fc1(x))

@@ -4,7 +4,7 @@ Liu et al., SphereFace, CVPR 2017, arXiv:1704.08063, table 2; as implemented in
 https://github.com/ydwen/opensphere, which has ReLU where the paper has PReLU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -134,18 +134,13 @@ class SFNet(FaceBackbone):
                 init(module.weight)
         self.freeze()
 
-    def stages(self) -> list[list[nn.Module]]:
+    def stages(self) -> list[Iterable[nn.Module]]:
         # Without a stem.
         return [
             [],
-            [self.layer1],
-            [self.layer2],
-            [self.layer3],
-            [self.layer4],
-            [self.dropout, self.fc, self.features],
+            self.layer1,
+            self.layer2,
+            self.layer3,
+            self.layer4,
+            [self.flatten, self.dropout, self.fc, self.features],
         ]
-
-    def embed(self, x: Tensor) -> Tensor:
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = self.run_blocks(stage, x)
-        return self.features(self.fc(self.dropout(x.flatten(1))))

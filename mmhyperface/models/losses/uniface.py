@@ -67,8 +67,14 @@ class UniFaceLoss(DecoupledLoss):
         bias = self.bias.to(batch.own.dtype).view(1, 1)
         return {**super().context(batch), 'bias': bias}
 
+    def psi(self, own: Tensor, context: Context) -> Tensor:
+        return own - context['m']
+
+    def eta(self, cos: Tensor, context: Context) -> Tensor:
+        return cos
+
     def target(self, own: Tensor, context: Context) -> Tensor:
-        return -F.logsigmoid(self.s * (own - context['m']) - context['bias'])
+        return -F.logsigmoid(self.s * self.psi(own, context) - context['bias'])
 
     def others(self, cos: Tensor, context: Context) -> Tensor:
         return -self.lam * F.logsigmoid(context['bias'] - self.s * cos)
