@@ -113,8 +113,8 @@ def test_types_are_found_from_every_scope(tmp_path):
         prefix = '' if scope == 'mmhyperface' else 'mmhyperface.'
         paths.append(tmp_path / f'{scope}.py')
         paths[-1].write_text(CONFIG.format(scope=line, prefix=prefix))
-    told = python(BUILD, *map(str, paths)).splitlines()
-    assert told == ['mmhyperface ' * 4 + str(scope) for scope in scopes]
+    message = python(BUILD, *map(str, paths)).splitlines()
+    assert message == ['mmhyperface ' * 4 + str(scope) for scope in scopes]
 
 
 def test_new_style_config(tmp_path):

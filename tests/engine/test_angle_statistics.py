@@ -99,8 +99,8 @@ def test_figures_are_those_of_a_loop(alone):
                 'q95': np.quantile(values, 0.95),
             }
             for suffix, value in expected.items():
-                found = line[f'angles/{name}_{suffix}']
-                assert found == pytest.approx(value, rel=1e-4), (name, suffix)
+                actual = line[f'angles/{name}_{suffix}']
+                assert actual == pytest.approx(value, rel=1e-4), (name, suffix)
         assert line['angles/classes_seen'] == len(alive)
         assert line['angles/dead_centres'] == len(alive) - sum(alive.values())
         closer = np.mean(np.array(own) >= np.array(nearest))
@@ -133,19 +133,19 @@ def samples(own, nearest, target):
 
 
 def test_a_centre_is_dead_if_no_sample_is_nearest_to_it():
-    found = samples(
+    actual = samples(
         own=[50, 80, 80, 70, 90, 60],
         nearest=[60, 70, 70, 70, 80, 70],
         target=[3, 3, 5, 7, 9, 9],
     )
     # 3 and 9 have a sample; 5 none; a tie, as of 7, is no life.
-    assert found.dead_centres() == (2, 4)
+    assert actual.dead_centres() == (2, 4)
 
 
 def test_samples_that_are_not_finite_are_left_out():
-    found = samples([50, np.nan, 40], [60, 60, np.inf], [0, 1, 2]).finite()
-    assert found.own.tolist() == [50]
-    assert found.target.tolist() == [0]
+    actual = samples([50, np.nan, 40], [60, 60, np.inf], [0, 1, 2]).finite()
+    assert actual.own.tolist() == [50]
+    assert actual.target.tolist() == [0]
 
 
 def test_vanished_centres_are_counted():
@@ -187,8 +187,8 @@ def test_tensorboard_has_scalars_and_pictures(tmp_path):
     cfg = config(tmp_path, **{'visualizer.vis_backends': backends})
     build_runner(cfg).train()
     (events,) = tmp_path.glob('**/events*')
-    found = EventAccumulator(str(events))
-    found.Reload()
-    tags = found.Tags()
+    actual = EventAccumulator(str(events))
+    actual.Reload()
+    tags = actual.Tags()
     assert 'angles/own_median' in tags['scalars']
     assert {'angles', 'norms'} <= set(tags['images'])

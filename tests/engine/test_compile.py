@@ -67,13 +67,13 @@ def test_an_error_without_a_message_is_passed_over_too(monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(torch, 'compile', fails)
-    told = []
+    message = []
     runner = SimpleNamespace(
         model=SimpleNamespace(backbone=torch.nn.Linear(1, 1)),
-        logger=SimpleNamespace(warning=told.append),
+        logger=SimpleNamespace(warning=message.append),
     )
     CompileHook(fallback=True).before_train(runner)
-    assert 'does not work: AssertionError:. Training goes on' in told[0]
+    assert 'does not work: AssertionError:. Training goes on' in message[0]
 
 
 def run_in_parallel(work_dir: str) -> None:

@@ -113,17 +113,17 @@ def test_thresholds_of_a_test(tmp_path):
     check(path)
     after = storage.read(path)['state_dict']
     assert all(torch.equal(after[key], value) for key, value in before.items())
-    for name, value, told in (
+    for name, value, message in (
         ('flip_fusion', 'none', "examined with 'none'"),
         ('data_preprocessor', dict(to_rgb=False), "examined with 'BGR'"),
     ):
         other = copy.deepcopy(cfg)
         other.model[name] = value
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             examined_convention(path, other)
     metric = runner.test_loop.evaluator.metrics[0]
     (result,) = metric.results_by_set.values()
-    found = result.thresholds.copy()
+    actual = result.thresholds.copy()
     # The advice, for pairs that resolve none of the FARs, is one that they resolve.
     result.thresholds[:] = np.nan
     with pytest.raises(UserError, match=r'set test_evaluator\.fars=\[') as refused:
@@ -131,7 +131,7 @@ def test_thresholds_of_a_test(tmp_path):
     (far,) = re.findall(r'fars=\[(.*)\]', str(refused.value))
     tar = tar_at_far(result.scores, result.same, float(far))
     assert np.isfinite(tar.thresholds).all()
-    result.thresholds[:] = found
+    result.thresholds[:] = actual
     metric.results_by_set.clear()
     with pytest.raises(UserError, match=r'no thresholds to save: .*--test-sets lfw'):
         save_operating_points(path, convention, runner.test_loop.evaluator)

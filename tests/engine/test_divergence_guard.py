@@ -135,8 +135,8 @@ def test_a_rollback_restores_and_trains_on_with_a_lower_learning_rate(tmp_path):
     assert f'Rolled back to {tmp_path}/bad/iter_2.pth, 1 of at most 3' in log
     for name, values in before.kept[2].items():
         assert len(values)
-        for found, value in zip(after.kept[6][name], values, strict=True):
-            assert torch.equal(found, value), name
+        for actual, value in zip(after.kept[6][name], values, strict=True):
+            assert torch.equal(actual, value), name
     rates, usual = (scalars(tmp_path / name, 'lr') for name in ('bad', 'clean'))
     # The log of iteration 6 begins anew, after its rate has been noted.
     np.testing.assert_allclose(rates[:5], usual[:5])
@@ -198,8 +198,8 @@ def test_lent_rows_in_the_middle_of_an_accumulation_are_restored(tmp_path):
     runner.register_hook(Poison(at=[5]))
     runner.train()
     for name in ('weights', 'momentum'):
-        for found, value in zip(watch.kept[5][name], watch.kept[2][name], strict=True):
-            assert torch.equal(found, value), name
+        for actual, value in zip(watch.kept[5][name], watch.kept[2][name], strict=True):
+            assert torch.equal(actual, value), name
     assert is_good(str(tmp_path / 'iter_10.pth'))
 
 
@@ -349,8 +349,8 @@ def test_only_epochs_that_are_saved_are_remembered(tmp_path, number):
     saver = CheckpointHook(interval=2, by_epoch=True, out_dir=str(tmp_path))
     guard = DivergenceGuardHook('rollback')
     guard.after_train_epoch(stub(iter=7, epoch=number - 1, max_epochs=3, hooks=[saver]))
-    found = [Path(saved.path).name for saved in guard.saved]
-    assert found == ([f'epoch_{number}.pth'] if number > 1 else [])
+    actual = [Path(saved.path).name for saved in guard.saved]
+    assert actual == ([f'epoch_{number}.pth'] if number > 1 else [])
 
 
 def test_a_collapse_is_caught(tmp_path):
@@ -388,9 +388,9 @@ def geometry(**options) -> BatchGeometry:
 
 
 def step(**options) -> Step:
-    found = geometry(**options)
-    outputs = {'loss': found.loss.mean()}
-    return Step(9, outputs, (5, 6, 7, 8), found, 0.1, None, None)
+    actual = geometry(**options)
+    outputs = {'loss': actual.loss.mean()}
+    return Step(9, outputs, (5, 6, 7, 8), actual, 0.1, None, None)
 
 
 def test_the_mean_cosine_is_that_of_all_pairs():
@@ -431,7 +431,7 @@ def test_one_odd_batch_is_no_collapse():
 
 
 @pytest.mark.parametrize(
-    ('usual', 'bad', 'found'),
+    ('usual', 'bad', 'actual'),
     [
         ((2.0, 2.5, 2.2, 2.1), 30.0, True),
         ((2.0, 2.5, 2.2, 2.1), 20.0, False),
@@ -444,11 +444,11 @@ def test_one_odd_batch_is_no_collapse():
         ((2.0,), 1e9, False),  # too short a history
     ],
 )
-def test_a_loss_that_rises_far_above_its_median(usual, bad, found):
+def test_a_loss_that_rises_far_above_its_median(usual, bad, actual):
     watcher = signs(patience=1)
     for loss in usual:
         assert watcher.see(State(loss, 1, 0)) is None
-    assert bool(watcher.see(State(bad, 1, 0))) == found
+    assert bool(watcher.see(State(bad, 1, 0))) == actual
 
 
 def test_the_sample_is_named_with_its_file():
@@ -509,6 +509,6 @@ def test_options_out_of_range_are_refused(options):
 
 
 def test_a_model_without_our_head_is_guarded_too():
-    found = Step(3, {'loss': torch.tensor(math.nan)}, [1, 2], None, 0.1, None, None)
-    assert explain(found, None, None) == ''
-    assert math.isnan(state_of(found).norm)
+    actual = Step(3, {'loss': torch.tensor(math.nan)}, [1, 2], None, 0.1, None, None)
+    assert explain(actual, None, None) == ''
+    assert math.isnan(state_of(actual).norm)

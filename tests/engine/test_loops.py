@@ -59,9 +59,9 @@ def test_epochs_on_a_base_that_counts_iterations(tmp_path):
     assert len(scalars(tmp_path / 'whole')) == 18
     saved = {path.name for path in (tmp_path / 'whole').glob('*.pth')}
     assert saved == {'epoch_1.pth', 'epoch_2.pth'}
-    told = logged(tmp_path / 'whole')
-    assert 'the sampler is DefaultSampler' in told
-    assert 'step_size and T_max of param_scheduler.0, param_scheduler.1 by 0.' in told
+    text = logged(tmp_path / 'whole')
+    assert 'the sampler is DefaultSampler' in text
+    assert 'step_size and T_max of param_scheduler.0, param_scheduler.1 by 0.' in text
     resumed = {'resume': True, 'load_from': str(tmp_path / 'whole' / 'epoch_1.pth')}
     train(small_config(tmp_path / 'resumed', **options, **resumed))
     assert scalars(tmp_path / 'resumed') == scalars(tmp_path / 'whole')[9:]
@@ -143,19 +143,19 @@ def test_what_is_not_known_is_left_alone():
 
 
 def test_the_advice_on_a_schedule_ends_it_with_the_training(monkeypatch):
-    told: list[str] = []
-    monkeypatch.setattr(loops, '_say', lambda message, *_: told.append(message))
+    text: list[str] = []
+    monkeypatch.setattr(loops, '_say', lambda message, *_: text.append(message))
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
     loop._max_epochs, loop._max_iters = 1, 20
 
     def check(*schedules: dict) -> str:
-        told.clear()
+        text.clear()
         built = [
             PARAM_SCHEDULERS.build({**x, 'optimizer': optimizer}) for x in schedules
         ]
         loops.check_schedules(built, list(schedules), loop)
-        return ' '.join(told)
+        return ' '.join(text)
 
     warmup = dict(type='LinearLR', by_epoch=False, end=10)
     steps = dict(type='MultiStepLR', by_epoch=False, begin=10, milestones=[20], end=40)

@@ -119,7 +119,7 @@ def test_what_has_changed_is_in_force_and_told(stopped, tmp_path):
     assert {g['weight_decay'] for g in runner.optim_wrapper.param_groups} == {0.25}
     assert {g['momentum'] for g in runner.optim_wrapper.param_groups} == {0.9}
     log = log_of(tmp_path)
-    for told in (
+    for message in (
         'optim_wrapper.optimizer.weight_decay: 0.0005 -> 0.25',
         'optim_wrapper.optimizer.lr: 0.1 -> 0.05',
         'train_dataloader.batch_size: 8 -> 4',
@@ -129,7 +129,7 @@ def test_what_has_changed_is_in_force_and_told(stopped, tmp_path):
         'the learning rate is not scaled',
         'set param_scheduler.1.end=5',
     ):
-        assert told in log
+        assert message in log
     assert 'work_dir:' not in log.partition('is in force')[2]
 
 
@@ -180,12 +180,12 @@ a = dict(b=[1, dict(type='X', c=(2, 3))], d={{'e.f': dict(g=None)}})
 h = __import__('pathlib').Path('{path}').touch()
 empty = []
 """
-    found = entries(text)
-    assert found['a.b.1.c.1'] == 3
-    assert found['a.d.e.f.g'] is None
-    assert found['h'].startswith('__import__')
+    actual = entries(text)
+    assert actual['a.b.1.c.1'] == 3
+    assert actual['a.d.e.f.g'] is None
+    assert actual['h'].startswith('__import__')
     assert not path.exists()
     assert entries('no ( config') == {}
-    new = {**found, 'a.b.0': 9, 'work_dir': 'x'}
+    new = {**actual, 'a.b.0': 9, 'work_dir': 'x'}
     del new['h']
-    assert changes(found, new) == {'a.b.0': (1, 9), 'h': (found['h'], 'not set')}
+    assert changes(actual, new) == {'a.b.0': (1, 9), 'h': (actual['h'], 'not set')}

@@ -18,7 +18,7 @@ class Logger(list):
         self.append(('warning', text))
 
 
-def told(dataset) -> list[tuple[str, str]]:
+def logged(dataset) -> list[tuple[str, str]]:
     runner = SimpleNamespace(
         logger=Logger(), train_dataloader=SimpleNamespace(dataset=dataset)
     )
@@ -44,17 +44,17 @@ def faces(folder, **options) -> FaceFolder:
 
 def test_what_was_met_is_told(folder, monkeypatch):
     data = faces(folder, on_error='skip')
-    assert told(data) == [('info', 'no image was damaged')]
+    assert logged(data) == [('info', 'no image was damaged')]
     assert [data[i]['sample_idx'] for i in range(8)] == [0, 1, 3, 3, 5, 5, 6, 7]
-    ((level, text),) = told(data)
+    ((level, text),) = logged(data)
     assert level == 'warning'
     assert text.startswith('2 of 8 images of the training set are damaged')
     assert 'a/2.jpg: cannot be decoded' in text
     assert 'b/0.jpg: the file is empty' in text
     monkeypatch.setattr(module, 'MOST_TOLD', 1)
-    ((_, text),) = told(data)
+    ((_, text),) = logged(data)
     assert text.endswith('... (2 in all)')
 
 
 def test_nothing_is_told_where_damage_ends_the_run(folder):
-    assert told(faces(folder)) == []
+    assert logged(faces(folder)) == []

@@ -54,9 +54,9 @@ def opensphere(tmp_path) -> dict:
 def test_a_converted_checkpoint_is_loaded_strictly(tmp_path, convert, opensphere):
     # The config's head is that of SphereFace2, which has a bias.
     ours = tmp_path / 'new' / 'sfnet4.pth'
-    told = convert('opensphere_to_mmhyperface', tmp_path / 'model_7.pth', ours)
-    assert 'SFNet-4 (opensphere), 32 x 32 pixels' in told
-    assert "'widths': [8, 8, 8, 8]" in told
+    message = convert('opensphere_to_mmhyperface', tmp_path / 'model_7.pth', ours)
+    assert 'SFNet-4 (opensphere), 32 x 32 pixels' in message
+    assert "'widths': [8, 8, 8, 8]" in message
     runner = build_runner(small_config(tmp_path / 'run', load_from=str(ours)))
     runner.load_checkpoint(str(ours), strict=True)
     state = runner.model.state_dict()
@@ -73,8 +73,8 @@ def test_a_converted_checkpoint_is_loaded_strictly(tmp_path, convert, opensphere
     assert convention.mean == convention.std == (127.5, 127.5, 127.5)
 
     back = tmp_path / 'back'
-    told = convert('mmhyperface_to_opensphere', ours, back, '--revision', '2022')
-    assert told.splitlines()[-2:] == ['  backbone_0.pth', '  head_0.pth']
+    message = convert('mmhyperface_to_opensphere', ours, back, '--revision', '2022')
+    assert message.splitlines()[-2:] == ['  backbone_0.pth', '  head_0.pth']
     again = tmp_path / 'again.pth'
     convert(
         'opensphere_to_mmhyperface',
@@ -132,11 +132,11 @@ def test_insightface_there_and_back(tmp_path, convert):
     for rank, part in enumerate(rows.split([2, 2, *[1] * 9])):
         torch.save({'weight': part}, run / f'softmax_fc_gpu_{rank}.pt')
     ours = tmp_path / 'ours.pth'
-    told = convert(
+    message = convert(
         'insightface_to_mmhyperface', run / 'model.pt', ours, '--classifier', run
     )
-    assert 'IResNet-18, 16 x 16 pixels' in told
-    assert '13 class centres' in told
+    assert 'IResNet-18, 16 x 16 pixels' in message
+    assert '13 class centres' in message
     assert torch.equal(read(ours)['state_dict']['head.weight'], rows)
     convert('mmhyperface_to_insightface', ours, tmp_path / 'back', '--world-size', 2)
     files = sorted(path.name for path in (tmp_path / 'back').iterdir())
@@ -169,9 +169,9 @@ def test_checkpoints_of_all_processes_hold_the_head(tmp_path, convert):
         torch.save(content, tmp_path / f'checkpoint_gpu_{rank}.pt')
     tool, source = 'insightface_to_mmhyperface', tmp_path / 'checkpoint_gpu_1.pt'
     convert(tool, source, tmp_path / 'ours.pth', '--num-classes', 5)
-    found = read(tmp_path / 'ours.pth')
-    assert torch.equal(found['state_dict']['head.weight'], rows)
-    assert found['meta']['converted_from']['files'][1:] == [
+    actual = read(tmp_path / 'ours.pth')
+    assert torch.equal(actual['state_dict']['head.weight'], rows)
+    assert actual['meta']['converted_from']['files'][1:] == [
         'checkpoint_gpu_0.pt',
         'checkpoint_gpu_1.pt',
     ]
@@ -201,9 +201,9 @@ def test_sface_there_and_back(tmp_path, convert, origin, peer, factor):
     ours, back = tmp_path / 'ours.pth', tmp_path / 'back'
     convert('sface_to_mmhyperface', source, ours, '--head', head, '--origin', origin)
     name = 'input_layer.0.weight'
-    found = read(ours)
-    assert torch.equal(found['state_dict'][f'backbone.{name}'], state[name] * factor)
-    assert found['meta']['converted_from']['peer'] == peer
+    actual = read(ours)
+    assert torch.equal(actual['state_dict'][f'backbone.{name}'], state[name] * factor)
+    assert actual['meta']['converted_from']['peer'] == peer
     convert('mmhyperface_to_sface', ours, back, '--origin', origin)
     returned = read(back / 'Backbone_IR_18_checkpoint.pth')
     torch.testing.assert_close(returned[name], state[name])
@@ -218,9 +218,9 @@ def test_adaface_there_and_back(tmp_path, convert):
     state = {f'model.{key}': value for key, value in tface.items()}
     state['head.kernel'] = torch.randn(DIM, CLASSES)
     source = written(tmp_path / 'last.ckpt', {'epoch': 25, 'state_dict': state})
-    told = convert('adaface_to_mmhyperface', source, tmp_path / 'ours.pth')
-    assert 'IR-18 (tface)' in told
-    assert '11 class centres' in told
+    message = convert('adaface_to_mmhyperface', source, tmp_path / 'ours.pth')
+    assert 'IR-18 (tface)' in message
+    assert '11 class centres' in message
     convert('mmhyperface_to_adaface', tmp_path / 'ours.pth', tmp_path / 'back')
     returned = read(tmp_path / 'back' / 'adaface_ir18.ckpt')['state_dict']
     assert all(torch.equal(returned[key], value) for key, value in state.items())
@@ -229,9 +229,9 @@ def test_adaface_there_and_back(tmp_path, convert):
 def test_publish(tmp_path, convert, opensphere):
     ours = tmp_path / 'ours.pth'
     convert('opensphere_to_mmhyperface', tmp_path / 'model_7.pth', ours)
-    told = convert('publish_model', ours, tmp_path / 'zoo' / 'sfnet4.pth')
+    message = convert('publish_model', ours, tmp_path / 'zoo' / 'sfnet4.pth')
     (file,) = (tmp_path / 'zoo').iterdir()
-    assert told.startswith(f'{file}: ')
+    assert message.startswith(f'{file}: ')
 
 
 def test_one_message_and_no_traceback(tmp_path, convert, capsys):

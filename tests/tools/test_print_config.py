@@ -217,7 +217,7 @@ def settings(cfg: Config) -> dict:
     optimizer, loader = dict(wrapper.optimizer), cfg.train_dataloader
     assert optimizer.pop('type') == 'SGD'
     assert optimizer.pop('momentum') == 0.9
-    found = dict(
+    actual = dict(
         rate=optimizer.pop('lr'),
         decay=optimizer.pop('weight_decay'),
         wrapper=wrapper.type,
@@ -239,11 +239,11 @@ def settings(cfg: Config) -> dict:
     if isinstance(scheduler, dict):
         assert scheduler.type == 'MultiStepLR'
         assert scheduler.gamma == 0.1
-        assert scheduler.end == found['iterations']
-        found['milestones'] = scheduler.milestones
-    if found['dataset'] == 'LabelNoise':
-        found['noise'] = loader.dataset.share, loader.dataset.seed
-    return found
+        assert scheduler.end == actual['iterations']
+        actual['milestones'] = scheduler.milestones
+    if actual['dataset'] == 'LabelNoise':
+        actual['noise'] = loader.dataset.share, loader.dataset.seed
+    return actual
 
 
 def printed(monkeypatch, capsys, *arguments: object) -> str:
@@ -254,14 +254,14 @@ def printed(monkeypatch, capsys, *arguments: object) -> str:
 
 
 def check(name: str, cfg: Config) -> None:
-    found = settings(cfg)
+    actual = settings(cfg)
     expected = dict(PUBLISHED[name])
     size, gpus = expected.pop('batch')
-    assert found.pop('batch') == (size, size * gpus)
-    network = {**DEFAULTS, **found.pop('network')}
+    assert actual.pop('batch') == (size, size * gpus)
+    network = {**DEFAULTS, **actual.pop('network')}
     assert network.pop('embedding_size') == 512
     assert network == {**DEFAULTS, **expected.pop('network')}
-    assert found == expected
+    assert actual == expected
 
 
 @pytest.mark.parametrize('name', sorted(PUBLISHED))
@@ -300,9 +300,9 @@ def test_a_place_that_is_none_is_told_before(monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit) as stop:
         printed(monkeypatch, capsys, config, '--save', tmp_path)
     assert stop.value.code == 1
-    told = capsys.readouterr()
-    assert not told.out
-    assert told.err == f'error: {tmp_path} is a folder; name a file\n'
+    message = capsys.readouterr()
+    assert not message.out
+    assert message.err == f'error: {tmp_path} is a folder; name a file\n'
     with pytest.raises(SystemExit):
         printed(monkeypatch, capsys, config, '--save', tmp_path / 'mine')
     assert capsys.readouterr().err.endswith('name a config file, FILE.py\n')

@@ -24,21 +24,21 @@ def minimal(**model):
 
 
 def test_the_quickstart():
-    found = convention_of(Config.fromfile(CONFIGS / 'sphereface2_quickstart.py'))
-    assert found.input_size == (64, 64)
-    assert found.mean == found.std == (127.5, 127.5, 127.5)
-    assert found.channel_order == 'RGB'
-    assert found.flip_fusion == 'sum'
-    assert found.embedding_size == 128
-    assert not found.resize
-    assert found.loss['type'] == 'SphereFace2Loss'
-    assert found.data == {
+    actual = convention_of(Config.fromfile(CONFIGS / 'sphereface2_quickstart.py'))
+    assert actual.input_size == (64, 64)
+    assert actual.mean == actual.std == (127.5, 127.5, 127.5)
+    assert actual.channel_order == 'RGB'
+    assert actual.flip_fusion == 'sum'
+    assert actual.embedding_size == 128
+    assert not actual.resize
+    assert actual.loss['type'] == 'SphereFace2Loss'
+    assert actual.data == {
         'type': 'SyntheticFaces',
         'num_classes': 500,
         'config': 'sphereface2_quickstart.py',
     }
-    assert 'head' not in found.network
-    assert set(found.versions) == {'mmhyperface', 'torch', 'mmengine'}
+    assert 'head' not in actual.network
+    assert set(actual.versions) == {'mmhyperface', 'torch', 'mmengine'}
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_the_quickstart():
     [('sphereface2_facefolder', 64, True), ('sphereface2_r100_ms1m', 112, False)],
 )
 def test_crops_are_resized_where_training_did(name, size, resize):
-    found = convention_of(Config.fromfile(CONFIGS / f'{name}.py'))
-    assert found.input_size == (size, size)
-    assert found.resize == resize
+    actual = convention_of(Config.fromfile(CONFIGS / f'{name}.py'))
+    assert actual.input_size == (size, size)
+    assert actual.resize == resize
 
 
 def test_crops_are_not_resized_where_landmarks_aligned_them():
@@ -62,14 +62,14 @@ def test_crops_are_not_resized_where_landmarks_aligned_them():
 def test_a_config_without_data():
     preprocessor = dict(to_rgb=False, mean=[1, 2, 3], std=4)
     cfg = minimal(flip_fusion='concat', data_preprocessor=preprocessor)
-    found = convention_of(cfg)
-    assert found.input_size == (112, 96)
-    assert found.channel_order == 'BGR'
-    assert found.mean == (1, 2, 3)
-    assert found.std == (4, 4, 4)
-    assert found.embedding_size == 16
-    assert found.data is None
-    assert found.loss is None
+    actual = convention_of(cfg)
+    assert actual.input_size == (112, 96)
+    assert actual.channel_order == 'BGR'
+    assert actual.mean == (1, 2, 3)
+    assert actual.std == (4, 4, 4)
+    assert actual.embedding_size == 16
+    assert actual.data is None
+    assert actual.loss is None
 
 
 def test_types_may_be_classes_and_data_sets_nested():
@@ -77,9 +77,9 @@ def test_types_may_be_classes_and_data_sets_nested():
     cfg.model.backbone = dict(type='mmpretrain.ResNet', depth=18)
     inner = dict(type='X', pipeline=[dict(type='mmhyperface.LoadFace', size=(48, 40))])
     cfg.test_dataloader = dict(dataset=dict(type='Sets', datasets=[inner]))
-    found = convention_of(cfg)
-    assert found.input_size == (48, 40)
-    assert found.network['type'] == 'FaceRecognizer'
+    actual = convention_of(cfg)
+    assert actual.input_size == (48, 40)
+    assert actual.network['type'] == 'FaceRecognizer'
 
 
 def test_no_convention():
@@ -96,14 +96,14 @@ def test_no_convention():
 
 
 def test_it_survives_json():
-    found = convention_of(Config.fromfile(CONFIGS / 'sface_r100_ms1m.py'))
-    found = dataclasses.replace(
-        found, operating_points=POINTS, fingerprint='ab', image_sizes=((112, 92),)
+    actual = convention_of(Config.fromfile(CONFIGS / 'sface_r100_ms1m.py'))
+    actual = dataclasses.replace(
+        actual, operating_points=POINTS, fingerprint='ab', image_sizes=((112, 92),)
     )
-    text = json.dumps(found.to_dict())
-    assert Convention.from_dict(json.loads(text), 'here') == found
+    text = json.dumps(actual.to_dict())
+    assert Convention.from_dict(json.loads(text), 'here') == actual
     later = json.loads(text) | {'of_a_later_version': 1}
-    assert Convention.from_dict(later, 'here') == found
+    assert Convention.from_dict(later, 'here') == actual
 
 
 @pytest.mark.parametrize('fault', [None, [], {}, {'input_size': 3}, {'image_sizes': 3}])
@@ -116,13 +116,13 @@ def test_operating_points():
     empty = convention_of(minimal())
     assert empty.operating_point() is None
     assert empty.operating_point(1e-3) is None
-    found = dataclasses.replace(empty, operating_points=POINTS)
-    assert found.operating_point() == POINTS[1]
-    assert found.operating_point(0.01) == POINTS[0]
-    assert found.operating_point(0.001) == POINTS[2]
+    actual = dataclasses.replace(empty, operating_points=POINTS)
+    assert actual.operating_point() == POINTS[1]
+    assert actual.operating_point(0.01) == POINTS[0]
+    assert actual.operating_point(0.001) == POINTS[2]
     # Fewer than ten pairs stand on either.
-    assert found.operating_point(test_set='agedb') == POINTS[4]
+    assert actual.operating_point(test_set='agedb') == POINTS[4]
     with pytest.raises(UserError, match=r'only for 0\.01, 0\.005, 0\.001'):
-        found.operating_point(1e-6)
+        actual.operating_point(1e-6)
     with pytest.raises(UserError, match='only of lfw, agedb'):
-        found.operating_point(test_set='cfp')
+        actual.operating_point(test_set='cfp')

@@ -150,8 +150,8 @@ def embeddings(network: Network, images: torch.Tensor) -> torch.Tensor:
 def test_a_converted_network_gives_the_same_embeddings(name, images):
     state, _, embed, *_ = CASES[name]
     expected = embed(state, images)
-    found = embeddings(to_ours_of(name), images)
-    assert (found - expected).abs().max() < 1e-5 * expected.norm(dim=1).min()
+    actual = embeddings(to_ours_of(name), images)
+    assert (actual - expected).abs().max() < 1e-5 * expected.norm(dim=1).min()
     # The oracle sees the images, and not only biases.
     assert (expected[0] - expected[1]).norm() > 0.1 * expected[0].norm()
 
@@ -210,8 +210,8 @@ def test_a_factor_is_not_lost_in_half_precision(images):
     state = {k: v.half() for k, v in CASES['SFace IR'][0].items()}
     exact = {k: v.float() for k, v in state.items()}
     expected = peers.ir(exact, (images - 127.5) * 0.078125, SMALL, tface=False)
-    found = embeddings(sface.to_ours(state), images)
-    assert (found - expected).abs().max() < 1e-5 * expected.norm(dim=1).min()
+    actual = embeddings(sface.to_ours(state), images)
+    assert (actual - expected).abs().max() < 1e-5 * expected.norm(dim=1).min()
 
 
 def test_prefixes_and_missing_counters_do_no_harm():
@@ -221,12 +221,12 @@ def test_prefixes_and_missing_counters_do_no_harm():
         for key, value in state.items()
         if not key.endswith('num_batches_tracked')
     }
-    found = insightface.to_ours(older).backbone
+    actual = insightface.to_ours(older).backbone
     for key, value in state.items():
         if key.endswith('num_batches_tracked'):
-            assert found[key] == 0
+            assert actual[key] == 0
         else:
-            assert torch.equal(found[key], value)
+            assert torch.equal(actual[key], value)
 
 
 # ---- class centres
@@ -266,14 +266,14 @@ def test_rows_of_ranks_come_back(world_size):
 
 
 @pytest.mark.parametrize(
-    ('sizes', 'told'),
+    ('sizes', 'message'),
     [
         ([3, 4, 3], 'rank 0 has 3 class centres, where 10 on 3 processes make 4'),
         ([2, 8], 'rank 0 has 2'),
     ],
 )
-def test_rows_of_different_runs_are_noticed(sizes, told):
-    with pytest.raises(UserError, match=told):
+def test_rows_of_different_runs_are_noticed(sizes, message):
+    with pytest.raises(UserError, match=message):
         insightface.to_ours(CASES['insightface'][0], centres().split(sizes))
 
 
@@ -315,7 +315,7 @@ def test_opensphere_has_columns_and_later_rows(classes):
 
 def test_the_newer_opensphere_has_no_sfnet_of_the_papers():
     state = CASES['opensphere 2023'][0]
-    for variant, told in (('paper', '--revision 2022'), (None, 'give --variant')):
+    for variant, message in (('paper', '--revision 2022'), (None, 'give --variant')):
         network = opensphere.to_ours(state, variant='paper')
         checkpoint = to_checkpoint(network, '', [])
         if variant is None:  # as a training saves it
@@ -323,7 +323,7 @@ def test_the_newer_opensphere_has_no_sfnet_of_the_papers():
         network = from_checkpoint(checkpoint)
         assert network.config.get('variant') == variant
         assert 'backbone_0.pth' in opensphere.from_ours(network, '2022')
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             opensphere.from_ours(network, '2023')
     network = from_checkpoint(checkpoint, 'opensphere')
     assert 'model_0.pth' in opensphere.from_ours(network, '2023')
@@ -331,11 +331,11 @@ def test_the_newer_opensphere_has_no_sfnet_of_the_papers():
 
 def test_opensphere_without_class_centres():
     backbone = CASES['opensphere 2023'][0]
-    for head, told in (
+    for head, message in (
         ({'bias': torch.zeros(1)}, 'class centres `w` belong'),
         ({'w': centres(), 'b': torch.zeros(1, CLASSES)}, 'a bias per class'),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             opensphere.to_ours({'backbone': backbone, 'head': head})
         both = {'model': {'backbone': backbone, 'head': head}}
         assert opensphere.to_ours(both, with_head=False).centres is None
@@ -418,7 +418,7 @@ def test_cvlface_adds_classes_until_the_processes_divide_them():
 
 
 @pytest.mark.parametrize(
-    ('state', 'told'),
+    ('state', 'message'),
     [
         ({'layers.0.layers.0.weight': torch.zeros(1)}, 'another, wider net'),
         ({'patch_embed.proj.weight': torch.zeros(1)}, 'vision transformer'),
@@ -427,8 +427,8 @@ def test_cvlface_adds_classes_until_the_processes_divide_them():
         ({'layer1.0.prelu.weight': torch.zeros(1)}, '1, 0, 0, 0 blocks'),
     ],
 )
-def test_other_networks_are_named(state, told):
-    with pytest.raises(UserError, match=told):
+def test_other_networks_are_named(state, message):
+    with pytest.raises(UserError, match=message):
         network_of(state)
 
 

@@ -44,15 +44,15 @@ def test_the_averaged_weights_are_published(run, tmp_path):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert file.name == f'sfnet4-{digest[:8]}.pth'
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
-    found = load(file)
-    assert set(found) == {'meta', 'state_dict'}
-    assert set(found['state_dict']) == set(whole['state_dict'])
+    actual = load(file)
+    assert set(actual) == {'meta', 'state_dict'}
+    assert set(actual['state_dict']) == set(whole['state_dict'])
     for key, value in whole['state_dict'].items():
-        assert torch.equal(found['state_dict'][key], value)
+        assert torch.equal(actual['state_dict'][key], value)
     # mmengine keeps the weights that are not averaged elsewhere.
     other = whole['ema_state_dict']['module.backbone.fc.weight']
-    assert not torch.equal(found['state_dict']['backbone.fc.weight'], other)
-    assert found['meta']['iter'] == 2
+    assert not torch.equal(actual['state_dict']['backbone.fc.weight'], other)
+    assert actual['meta']['iter'] == 2
 
 
 def test_the_same_weights_have_the_same_name(run, tmp_path):
@@ -75,14 +75,14 @@ def test_no_path_of_the_machine_is_told(run, tmp_path):
 def test_a_folder_becomes_one_file(run, tmp_path):
     source = run / 'parts' / 'iter_4.pth'
     assert source.is_dir()
-    found = load(publish(str(source), str(tmp_path / 'a.pth'), False, ''))
-    assert found['state_dict']['head.weight'].shape == (11, 16)
+    actual = load(publish(str(source), str(tmp_path / 'a.pth'), False, ''))
+    assert actual['state_dict']['head.weight'].shape == (11, 16)
     cfg = small_config(tmp_path / 'again')
     runner = build_runner(cfg)
     (file,) = tmp_path.glob('a-*.pth')
     runner.load_checkpoint(str(file), strict=True)
     assert torch.equal(
-        runner.model.state_dict()['head.weight'], found['state_dict']['head.weight']
+        runner.model.state_dict()['head.weight'], actual['state_dict']['head.weight']
     )
 
 
@@ -91,11 +91,11 @@ def test_only_the_embedding_in_half_precision(run, tmp_path):
     whole = publish(source, str(tmp_path / 'a.pth'), False, '')
     half = publish(source, str(tmp_path / 'b.pth'), True, 'float16')
     assert half.stat().st_size < 0.7 * whole.stat().st_size
-    found = load(half)
-    assert not [key for key in found['state_dict'] if key.startswith('head.')]
-    assert 'dataset_meta' not in found['meta']
+    actual = load(half)
+    assert not [key for key in actual['state_dict'] if key.startswith('head.')]
+    assert 'dataset_meta' not in actual['meta']
     expected = load(whole)['state_dict']
-    for key, value in found['state_dict'].items():
+    for key, value in actual['state_dict'].items():
         assert torch.equal(value, expected[key].half())
 
 

@@ -39,7 +39,7 @@ def test_no_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('content', 'told'),
+    ('content', 'message'),
     [
         (b'', 'is empty'),
         (
@@ -58,10 +58,10 @@ def test_no_file(tmp_path):
         ),
     ],
 )
-def test_files_of_other_kinds(tmp_path, content, told):
+def test_files_of_other_kinds(tmp_path, content, message):
     file = tmp_path / 'weights.pth'
     file.write_bytes(content)
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_weights(file)
     assert str(file) in str(caught.value)
     assert '\n' not in str(caught.value)
