@@ -91,7 +91,7 @@ class Task:
         """Which of them do not count, bool [n, 1]; None for none."""
         if self.update is None or self.update.excluded is None:
             return None
-        return self.update.excluded[start:stop]
+        return self.update.excluded[start:stop].clone()
 
 
 @dataclass
@@ -239,11 +239,14 @@ class Blocked:
         products = features.new_empty((size, len(features)))
         for i, start in enumerate(range(0, count, size)):
             stop = min(start + size, count)
+            if stop - start != len(products):
+                # No view: torch's compiler would look at what it is a view of.
+                products = features.new_empty((stop - start, len(features)))
             known = task.norms[i] if task.norms else None
             block = self._multiplied(x, task, start, stop, products, known)
             terms = evaluate(
                 loss,
-                products[: stop - start],
+                products,
                 block.to_cosine,
                 (task.target - start).to(torch.int32)[None],
                 task.excluded(start, stop),
@@ -310,14 +313,13 @@ class Blocked:
             x: The features [B, D], in the type of the product's operands.
             task: Its rows are put on the sphere, in place, for ``project``.
             start, stop: The rows.
-            products: Filled in, [at least n, B].
+            products: Filled in, [n, B].
             norms: Those of the rows, [n], if they are known.
         """
         raw = task.rows(start, stop)
         if task.centres == 'project':
             project(raw)
         block = Block(start, raw, raw.to(products.dtype))
-        products = products[: stop - start]
         measures = task.centres == 'normalize' and norms is None
         lengths = []
         for tile in self._tiles(block.rows):
@@ -491,7 +493,7 @@ class _BlockLoop(torch.autograd.Function):
                     ctx.centres,
                     ctx.update,
                     upstream,
-                    folded,
+                    folded.detach(),
                     ctx.wants[1],
                     ctx.norms,
                 )

@@ -19,8 +19,8 @@ from mmhyperface.models import (
     SphereFace2Loss,
 )
 from mmhyperface.ops import Blocked, dense
-from mmhyperface.ops.fold import neutral
 from mmhyperface.ops.denormals import denormals_flushed
+from mmhyperface.ops.fold import neutral
 from mmhyperface.utils.errors import UserError
 
 LOSSES = {
