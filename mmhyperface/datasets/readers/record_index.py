@@ -4,6 +4,7 @@ An index is parsed once and kept in a file that all processes map: 8 bytes a rec
 where keys are 0, 1, 2, ... or 1, 2, 3, ..., else 16.
 """
 
+import bisect
 import hashlib
 import os
 from array import array
@@ -38,10 +39,13 @@ class Places:
         self.path = path
         # Plain arrays: items of a memmap are several times as slow.
         plain = np.asarray(numbers)
-        self._gapless = not len(plain) or plain[0] >= 0
-        count = len(plain) // 2
-        self.offsets = plain[1 if self._gapless else 1 + count :]
-        self._keys = plain[:1] if self._gapless else plain[1 : 1 + count]
+        self.keys: range | np.ndarray
+        if not len(plain) or plain[0] >= 0:
+            self.offsets = plain[1:]
+            first = plain.item(0) if len(plain) else 0
+            self.keys = range(first, first + len(self.offsets))
+        else:
+            self.keys, self.offsets = np.split(plain[1:], 2)
 
     @classmethod
     def of(cls, keys: np.ndarray, offsets: np.ndarray) -> 'Places':
@@ -62,15 +66,11 @@ class Places:
         self.__init__(np.load(path, 'r') if path else numbers, path)  # type: ignore
 
     def key(self, place: int) -> int:
-        if self._gapless:
-            return self._keys.item(0) + place
-        return self._keys.item(place)
+        return int(self.keys[place])
 
     def find(self, key: int) -> int:
         """The first place with this key or a greater one."""
-        if self._gapless:
-            return min(max(key - self._keys.item(0), 0), len(self))
-        return int(np.searchsorted(self._keys, key))
+        return bisect.bisect_left(self.keys, key)
 
 
 def places_of(

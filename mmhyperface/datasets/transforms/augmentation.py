@@ -84,13 +84,8 @@ class RandomFaceCrop(BaseTransform):
         ratio: Sequence[float] = (3 / 4, 4 / 3),
     ) -> None:
         _require_share(self, prob)
-        for name, (low, high) in (('scale', scale), ('ratio', ratio)):
-            most = 1 if name == 'scale' else np.inf
-            if not 0 < low <= high <= most:
-                raise UserError(
-                    f'RandomFaceCrop: {name} is a range of positive numbers, up to '
-                    f'{most}, got {low} to {high}'
-                )
+        _require_range(self, 'scale', scale, 1)
+        _require_range(self, 'ratio', ratio, np.inf)
         self.prob = prob
         self.scale = tuple(scale)
         self.ratio = tuple(ratio)
@@ -140,13 +135,9 @@ class RandomLowResolution(BaseTransform):
 
     def __init__(self, prob: float = 0.2, scale: Sequence[float] = (0.2, 1.0)) -> None:
         _require_share(self, prob)
-        low, high = scale
-        if not 0 < low <= high <= 1:
-            raise UserError(
-                f'RandomLowResolution: scale is a range in (0, 1], got {low} to {high}'
-            )
+        _require_range(self, 'scale', scale, 1)
         self.prob = prob
-        self.scale = low, high
+        self.scale = tuple(scale)
 
     @cache_randomness
     def _change(self) -> tuple[float, int, int] | None:
@@ -174,4 +165,15 @@ def _require_share(transform: BaseTransform, prob: float) -> None:
     if not 0 <= prob <= 1:
         raise UserError(
             f'{type(transform).__name__}: prob is a share, 0 to 1, got {prob!r}'
+        )
+
+
+def _require_range(
+    transform: BaseTransform, name: str, limits: Sequence[float], most: float
+) -> None:
+    low, high = limits
+    if not 0 < low <= high <= most:
+        raise UserError(
+            f'{type(transform).__name__}: {name} is a range of positive numbers, up to '
+            f'{most}, got {low} to {high}'
         )
