@@ -5,49 +5,25 @@ import math
 import numpy as np
 import pytest
 import torch
-from mixed_sets import feed
+from mixed_sets import PAIRS, SIZE, embeddings, feed, pair_set, template_set
 
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.metrics import FaceVerification, VerificationResult
 from mmhyperface.registry import METRICS
 from mmhyperface.utils.errors import UserError
 
-DIM = 24
-IMAGES = {'folds': 61, 'free': 46}  # and two of a set of another kind between them
-SIZE = 61 + 2 + 46
-
-
-def _pairs(offset, images, folds, seed):
-    generator = np.random.default_rng(seed)
-    person = np.arange(images) // 2
-    a, b = generator.integers(0, images, (2, 143))
-    b[::2] = np.minimum(a[::2] ^ 1, images - 1)
-    return {
-        'kind': 'pairs',
-        'offset': offset,
-        'num_images': images,
-        'index_a': a,
-        'index_b': b,
-        'same': person[a] == person[b],
-        'folds': generator.permutation(np.arange(143) % 5) if folds else None,
-    }
-
 
 def _meta():
+    """Two lists of the same pairs, one with folds, and a set of another kind."""
+    pairs = {**pair_set(), 'identities': None}
+    folds = np.random.default_rng(0).permutation(np.arange(143) % 5)
     return {
         'test_sets': {
-            'lfw': _pairs(0, IMAGES['folds'], True, 0),
-            'other': {'kind': 'templates', 'offset': 61, 'num_images': 2},
-            'free': _pairs(63, IMAGES['free'], False, 1),
+            'lfw': {**pairs, 'folds': folds},
+            'other': template_set(),
+            'free': pairs,
         }
     }
-
-
-def _embeddings():
-    generator = torch.Generator().manual_seed(0)
-    people = torch.randn(SIZE, DIM, generator=generator)
-    people[1::2] = people[:-1:2]
-    return 7 * people + 9 * torch.randn(SIZE, DIM, generator=generator)
 
 
 def _metric(meta=None, **kwargs):
@@ -56,15 +32,15 @@ def _metric(meta=None, **kwargs):
     return metric
 
 
-def _evaluate(embeddings=None, numbers=range(SIZE), **kwargs):
+def _evaluate(rows=None, numbers=range(SIZE), **kwargs):
     metric = _metric(**kwargs)
-    feed(metric, list(numbers), _embeddings() if embeddings is None else embeddings)
+    feed(metric, numbers, rows)
     return metric, metric.evaluate(SIZE)
 
 
 def test_figures_are_those_of_the_functions():
     metric, figures = _evaluate()
-    unit = torch.nn.functional.normalize(_embeddings().double(), dim=1)
+    unit = torch.nn.functional.normalize(embeddings().double(), dim=1)
     for name, entry in _meta()['test_sets'].items():
         if entry['kind'] != 'pairs':
             continue
@@ -91,7 +67,7 @@ def test_figures_are_those_of_the_functions():
 
 def test_evidence_for_intervals():
     meta = _meta()
-    people = np.arange(IMAGES['folds']) // 2
+    people = np.arange(PAIRS) // 2
     meta['test_sets']['lfw']['identities'] = people
     metric, _ = _evaluate(meta=meta)
     pairs, result = meta['test_sets']['lfw'], metric.results_by_set['lfw']
@@ -140,7 +116,7 @@ def test_registered_with_prefix_and_interpolation():
         {'type': 'FaceVerification', 'prefix': 'val', 'interpolation': 'linear'}
     )
     metric.dataset_meta = _meta()
-    feed(metric, range(SIZE), _embeddings())
+    feed(metric, range(SIZE), embeddings())
     figures = metric.evaluate(SIZE)
     assert 'val/lfw/accuracy' in figures
     assert 'linear' in metric.results_by_set['lfw'].convention
@@ -148,7 +124,7 @@ def test_registered_with_prefix_and_interpolation():
 
 def test_two_evaluations_in_a_row():
     metric, first = _evaluate()
-    feed(metric, range(SIZE), _embeddings())
+    feed(metric, range(SIZE), embeddings())
     assert repr(metric.evaluate(SIZE)) == repr(first)
 
 
@@ -156,7 +132,7 @@ def test_fresh_shares_nothing_that_changes():
     metric, first = _evaluate()
     other = metric.fresh()
     assert not other.results_by_set
-    feed(other, range(SIZE), -(_embeddings() ** 3))
+    feed(other, range(SIZE), -(embeddings() ** 3))
     assert metric.store.gather() is None
     other.evaluate(SIZE)
     assert metric.results_by_set['lfw'].accuracy == first['lfw/accuracy']
@@ -177,7 +153,7 @@ def test_constant_scores():
 
 
 def _spoil(**changes):
-    meta = {'test_sets': {'lfw': _pairs(0, 61, True, 0)}}
+    meta = {'test_sets': {'lfw': _meta()['test_sets']['lfw']}}
     meta['test_sets']['lfw'].update(changes)
     return meta
 

@@ -10,7 +10,7 @@ from small_results import identification, megaface, verification
 from mmhyperface.evaluation import functional as F
 from mmhyperface.evaluation.protocols import (
     NUMBER,
-    Figure,
+    FigureOfMerit,
     Unit,
     VerificationResult,
     figure_of,
@@ -19,6 +19,7 @@ from mmhyperface.evaluation.report import (
     compare,
     comparison_json,
     comparison_text,
+    read_report,
     verification_table,
     write_report,
     write_verification_json,
@@ -103,24 +104,35 @@ def test_a_plain_number_in_all_outputs(tmp_path):
     assert rows['strong']['d_prime'] == strong
 
 
-def test_a_result_that_does_not_know_a_newer_figure(tmp_path):
-    """As evidence of an older version: it is left out, also of comparisons."""
-    older, newer = verification(0.6), verification(1.2)
-    older.d_prime = float('nan')
-    assert 'd_prime' not in older.figures()
-    reports = {
-        name: write_report({'lfw': {'1:1': {'net': x}}}, tmp_path / name, draws=0)
-        for name, x in (('older', older), ('newer', newer))
-    }
+def test_a_report_that_does_not_know_a_newer_figure(tmp_path):
+    """One of an older version: the figure is left out, also of comparisons."""
+    for name in ('older', 'newer'):
+        sets = {'lfw': {'1:1': {'net': verification(0.6 if name == 'older' else 1.2)}}}
+        write_report(sets, tmp_path / name, draws=0)
+    (evidence,) = (tmp_path / 'older').glob('evidence/*')
+    with np.load(evidence) as archive:
+        arrays = dict(archive)
+    rest = json.loads(str(arrays['rest']))
+    del rest['values']['d_prime']
+    np.savez(evidence, **{**arrays, 'rest': np.array(json.dumps(rest))})
+    path = tmp_path / 'older/report.json'
+    content = json.loads(path.read_text())
+    del content['sets']['lfw']['1:1']['rows']['net']['figures']['d_prime']
+    path.write_text(json.dumps(content))
+
+    reports = {name: read_report(tmp_path / name) for name in ('older', 'newer')}
+    assert 'd_prime' not in reports['older'].result('lfw', '1:1', 'net').figures()
     (compared,) = compare(reports, draws=5)
+    assert set(compared.differences['auc']) == {'newer'}
     assert 'd_prime' not in compared.figures
     assert 'd_prime' not in compared.differences
+    assert "d'" not in comparison_text([compared], 0.95)
 
 
 @pytest.mark.filterwarnings('error')
 def test_a_figure_is_added_in_one_place(tmp_path, monkeypatch):
     """FNMR at FMR, as vendor tests have it: percent with three digits, low is good."""
-    fnmr = Figure(
+    fnmr = FigureOfMerit(
         *('fnmr@fmr={fars}', 'FNMR at FMR {fars}', 'tars', ('fars',)),
         unit=Unit(scale=100, digits=3),
         lower_is_better=True,

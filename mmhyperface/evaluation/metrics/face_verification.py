@@ -32,13 +32,13 @@ from .embeddings import SetFeatures
 
 @METRICS.register_module()
 class FaceVerification(EmbeddingMetric):
-    """Accuracy, EER, AUC and TAR@FAR of each list of pairs in the data set.
+    """Accuracy, EER, AUC, d' and TAR@FAR of each list of pairs in the data set.
 
     Its sets are ``dict(kind='pairs', offset, num_images, index_a, index_b, same,
     folds, identities)``; see :mod:`.pair_sets`.
 
     The figures of a set are ``accuracy``, ``accuracy_std`` (not for
-    ``accuracy='global'``), ``eer``, ``auc`` and ``tar@far=1e-03`` …
+    ``accuracy='global'``), ``eer``, ``auc``, ``d_prime`` and ``tar@far=1e-03`` …
 
     Args:
         fars: false accept rates at which to report the true accept rate.

@@ -4,6 +4,13 @@ Each class holds the evidence of one test (scores, ranks) and owns what follows 
 the figures with their units, how they are drawn again for an interval, why one has
 none, what a report says besides, and the pictures. Metrics, intervals and reports ask
 the class and know no protocol by name.
+
+To add a figure, give the class a :class:`FigureOfMerit` in ``FIGURES``: in which unit
+and to how many digits it is written, and which attribute holds its value. A new
+attribute has a default, for results that were saved without it, and is computed where
+its kind is: in ``_numbers`` what follows from the scores of pairs, in ``rates`` or
+``drawn_rates`` what follows from searches. Tables, files, intervals and comparisons
+need nothing more.
 """
 
 from .base import (
@@ -11,8 +18,8 @@ from .base import (
     NOT_RESOLVABLE,
     NUMBER,
     PERCENT,
-    Figure,
-    Picture,
+    FigureOfMerit,
+    Plot,
     Result,
     Unit,
     rate_name,
@@ -27,10 +34,10 @@ __all__ = [
     'NUMBER',
     'PERCENT',
     'PROTOCOLS',
-    'Figure',
+    'FigureOfMerit',
     'IdentificationResult',
     'MegaFaceResult',
-    'Picture',
+    'Plot',
     'Result',
     'Unit',
     'VerificationResult',
@@ -44,11 +51,11 @@ PROTOCOLS: dict[str, type[Result]] = {
 }
 
 
-def figure_of(protocol: str, name: str) -> Figure:
+def figure_of(protocol: str, name: str) -> FigureOfMerit:
     """The figure that has this name in metrics and files.
 
     One that no protocol knows, of a newer version's report, counts as a rate.
     """
     figures = PROTOCOLS[protocol].FIGURES if protocol in PROTOCOLS else ()
     fitting = (figure for figure in figures if figure.fits(name))
-    return next(fitting, Figure(name, name, name))
+    return next(fitting, FigureOfMerit(name, name, name))

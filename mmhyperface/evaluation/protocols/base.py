@@ -48,7 +48,7 @@ NUMBER = Unit('plain number')
 
 
 @dataclass(frozen=True)
-class Figure:
+class FigureOfMerit:
     """A figure of a protocol, or one for each of several rates, ranks or numbers.
 
     Attributes:
@@ -105,7 +105,7 @@ class Figure:
         return {k: int(x) if x.isdigit() else x for k, x in match.groupdict().items()}
 
 
-class Picture(NamedTuple):
+class Plot(NamedTuple):
     """A picture of a report: ``name`` of its file, title, and who draws it."""
 
     name: str
@@ -129,7 +129,7 @@ class Result(ABC):
     """
 
     protocol: ClassVar[str]
-    FIGURES: ClassVar[tuple[Figure, ...]]
+    FIGURES: ClassVar[tuple[FigureOfMerit, ...]]
 
     convention: str
     counts: dict[str, int] = field(default_factory=dict)
@@ -175,7 +175,7 @@ class Result(ABC):
 
     @staticmethod
     @abstractmethod
-    def pictures(rows: Mapping[str, Any]) -> Iterator[Picture]:
+    def pictures(rows: Mapping[str, Any]) -> Iterator[Plot]:
         """What there is to draw of results of this protocol, by name."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -184,9 +184,9 @@ class Result(ABC):
         So it is what ``torch.load`` admits by default.
         """
         return {
-            item.name: torch.from_numpy(value) if is_array(value) else value
+            item.name: torch.from_numpy(x) if isinstance(x, np.ndarray) else x
             for item in fields(self)
-            for value in [getattr(self, item.name)]
+            for x in [getattr(self, item.name)]
         }
 
     @classmethod
@@ -202,10 +202,6 @@ class Result(ABC):
         for figure in self.FIGURES:
             named |= figure.named(self, values)
         return named
-
-
-def is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray)
 
 
 def unknown() -> Floats:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..functional.arrays import Floats, Ints
-from .base import Picture
+from .base import Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,13 +73,11 @@ def deviate_axis(ax: 'Axes', which: str, low: float, high: float) -> None:
     ax.set(**{f'{which}lim': (limits[0] - 0.1, limits[1] + 0.1)})
 
 
-def histograms_of(
-    draw: Callable[..., None], rows: Mapping[str, Any]
-) -> Iterator[Picture]:
+def histograms_of(draw: Callable[..., None], rows: Mapping[str, Any]) -> Iterator[Plot]:
     """A picture of the scores of each result."""
     for number, (name, result) in enumerate(rows.items()):
         title = f'scores, {name}'
-        yield Picture(f'scores_{number}', title, partial(draw, result=result))
+        yield Plot(f'scores_{number}', title, partial(draw, result=result))
 
 
 def histograms(

@@ -11,8 +11,8 @@ from ..functional.arrays import Floats, Ints, floor_product, rounding
 from ..functional.highest import thresholds_among
 from . import drawing
 from .base import (
-    Figure,
-    Picture,
+    FigureOfMerit,
+    Plot,
     Result,
     above_all,
     finite,
@@ -54,9 +54,9 @@ class IdentificationResult(Result):
     """
 
     protocol: ClassVar[str] = '1:N'
-    FIGURES: ClassVar[tuple[Figure, ...]] = (
-        Figure('rank-{ranks}', 'rank-{ranks}', 'rank_rates', ('ranks',)),
-        Figure('tpir@fpir={fpirs}', 'TPIR at FPIR {fpirs}', 'tpirs', ('fpirs',)),
+    FIGURES: ClassVar[tuple[FigureOfMerit, ...]] = (
+        FigureOfMerit('rank-{ranks}', 'rank-{ranks}', 'rank_rates', ('ranks',)),
+        FigureOfMerit('tpir@fpir={fpirs}', 'TPIR at FPIR {fpirs}', 'tpirs', ('fpirs',)),
     )
 
     galleries: list[str]
@@ -192,9 +192,9 @@ class IdentificationResult(Result):
         }
 
     @staticmethod
-    def pictures(rows: Mapping[str, 'IdentificationResult']) -> Iterator[Picture]:
-        yield Picture('cmc', 'CMC', partial(draw_cmc, results=rows))
-        yield Picture('tpir', 'TPIR over FPIR', partial(draw_open_set, results=rows))
+    def pictures(rows: Mapping[str, 'IdentificationResult']) -> Iterator[Plot]:
+        yield Plot('cmc', 'CMC', partial(draw_cmc, results=rows))
+        yield Plot('tpir', 'TPIR over FPIR', partial(draw_open_set, results=rows))
         yield from drawing.histograms_of(draw_searches, rows)
 
 

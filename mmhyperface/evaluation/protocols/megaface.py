@@ -10,7 +10,7 @@ import numpy as np
 from ..functional.arrays import Floats, Ints, floor_product, rounding
 from ..functional.highest import thresholds_among
 from . import drawing
-from .base import Figure, Picture, Result, above_all, far_thresholds, unknown
+from .base import FigureOfMerit, Plot, Result, above_all, far_thresholds, unknown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,14 +35,14 @@ class MegaFaceResult(Result):
     """
 
     protocol: ClassVar[str] = 'MegaFace'
-    FIGURES: ClassVar[tuple[Figure, ...]] = (
-        Figure(
+    FIGURES: ClassVar[tuple[FigureOfMerit, ...]] = (
+        FigureOfMerit(
             'rank-{ranks}@{distractors}',
             'rank-{ranks}, {distractors:,} distractors',
             'rates',
             ('distractors', 'ranks'),
         ),
-        Figure('tar@far={fars}', 'TAR at FAR {fars}', 'tars', ('fars',)),
+        FigureOfMerit('tar@far={fars}', 'TAR at FAR {fars}', 'tars', ('fars',)),
     )
 
     distractors: Ints
@@ -61,9 +61,9 @@ class MegaFaceResult(Result):
 
     def set_rates(self) -> None:
         """Compute all rates and thresholds from the searches."""
-        vars(self).update(self.weighted_rates())
+        vars(self).update(self.drawn_rates())
 
-    def weighted_rates(self, weights: Ints | None = None) -> dict[str, Floats]:
+    def drawn_rates(self, weights: Ints | None = None) -> dict[str, Floats]:
         """``rates``, ``tars`` and ``thresholds``.
 
         Args:
@@ -91,7 +91,7 @@ class MegaFaceResult(Result):
 
     def _resampler(self) -> tuple[int, Callable[[Ints], dict[str, Any]]]:
         def draw(weights: Ints) -> dict[str, Any]:
-            drawn = self.weighted_rates(weights)
+            drawn = self.drawn_rates(weights)
             return {**drawn, 'tars': above_all(drawn['tars'])}
 
         return len(self.num_impostors), draw
@@ -112,9 +112,9 @@ class MegaFaceResult(Result):
         }
 
     @staticmethod
-    def pictures(rows: Mapping[str, 'MegaFaceResult']) -> Iterator[Picture]:
+    def pictures(rows: Mapping[str, 'MegaFaceResult']) -> Iterator[Plot]:
         title = 'identification among distractors'
-        yield Picture('distractors', title, partial(draw_distractors, results=rows))
+        yield Plot('distractors', title, partial(draw_distractors, results=rows))
 
 
 def draw_distractors(ax: 'Axes', results: Mapping[str, MegaFaceResult]) -> None:

@@ -19,8 +19,8 @@ from . import drawing
 from .base import (
     NOT_FINITE,
     NUMBER,
-    Figure,
-    Picture,
+    FigureOfMerit,
+    Plot,
     Result,
     far_thresholds,
     finite,
@@ -70,19 +70,19 @@ class VerificationResult(Result):
     """
 
     protocol: ClassVar[str] = '1:1'
-    FIGURES: ClassVar[tuple[Figure, ...]] = (
-        Figure(
+    FIGURES: ClassVar[tuple[FigureOfMerit, ...]] = (
+        FigureOfMerit(
             *('accuracy', 'accuracy', 'accuracy'), optional=True, spread='accuracy_std'
         ),
-        Figure(
+        FigureOfMerit(
             *('accuracy_std', 'accuracy, std over folds', 'accuracy_std'),
             optional=True,
             lower_is_better=True,
         ),
-        Figure('eer', 'EER', 'eer', lower_is_better=True),
-        Figure('auc', 'AUC', 'auc'),
-        Figure('d_prime', "d'", 'd_prime', unit=NUMBER, optional=True),
-        Figure('tar@far={fars}', 'TAR at FAR {fars}', 'tars', ('fars',)),
+        FigureOfMerit('eer', 'EER', 'eer', lower_is_better=True),
+        FigureOfMerit('auc', 'AUC', 'auc'),
+        FigureOfMerit('d_prime', "d'", 'd_prime', unit=NUMBER, optional=True),
+        FigureOfMerit('tar@far={fars}', 'TAR at FAR {fars}', 'tars', ('fars',)),
     )
 
     scores: Floats
@@ -171,7 +171,12 @@ class VerificationResult(Result):
             'different pairs': self.num_different,
         }
         if self.identity_a is not None and self.identity_b is not None:
-            counts['identities'] = len(np.union1d(self.identity_a, self.identity_b))
+            # A sort of very many pairs would take longer.
+            shown = np.zeros(
+                1 + max(self.identity_a.max(), self.identity_b.max()), bool
+            )
+            shown[self.identity_a] = shown[self.identity_b] = True
+            counts['identities'] = int(shown.sum())
         median = self.accuracy_threshold
         return {
             'counts': counts,
@@ -226,10 +231,10 @@ class VerificationResult(Result):
         return identities, draw
 
     @staticmethod
-    def pictures(rows: Mapping[str, 'VerificationResult']) -> Iterator[Picture]:
+    def pictures(rows: Mapping[str, 'VerificationResult']) -> Iterator[Plot]:
         curves = curves_of(rows)
         for name, title, draw in (('roc', 'ROC', draw_roc), ('det', 'DET', draw_det)):
-            yield Picture(name, title, partial(draw, results=rows, curves=curves))
+            yield Plot(name, title, partial(draw, results=rows, curves=curves))
         yield from drawing.histograms_of(draw_scores, rows)
 
 

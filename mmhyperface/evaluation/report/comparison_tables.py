@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..protocols import Figure, figure_of
+from ..protocols import FigureOfMerit, figure_of
 from .comparison import Compared
 from .figure_tables import (
     Table,
@@ -133,7 +133,7 @@ def comparison_markdown(comparisons: Sequence[Compared], level: float) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-def _difference(figure: Figure, entry: Mapping[str, float | None] | None) -> str:
+def _difference(figure: FigureOfMerit, entry: Mapping[str, float | None] | None) -> str:
     if entry is None or entry['value'] is None:
         return ''
     text = figure.unit.text(entry['value'], '+')

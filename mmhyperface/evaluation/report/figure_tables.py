@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..protocols import NOT_FINITE, NOT_RESOLVABLE, Figure, figure_of
+from ..protocols import NOT_FINITE, NOT_RESOLVABLE, FigureOfMerit, figure_of
 
 NO_THRESHOLD = 'none'  # accepts everything, or nothing
 
@@ -210,7 +210,7 @@ def escaped(text: str) -> str:
     return re.sub(r'([\\`*_\[\]<>|#~&])', r'\\\1', ' '.join(text.split()))
 
 
-def figure_text(figure: Figure, value: float | None, finite: bool = True) -> str:
+def figure_text(figure: FigureOfMerit, value: float | None, finite: bool = True) -> str:
     """The value in its unit, or why there is none; not if the result is not finite."""
     if value is None:
         return NOT_RESOLVABLE if finite else NOT_FINITE
@@ -254,7 +254,9 @@ class _Row:
         entries = [x for x in self.content['thresholds'] if x['figure'] == name]
         return [entry['gallery'] for entry in entries] if len(entries) > 1 else []
 
-    def cells(self, figure: Figure, name: str, gallery: str | None) -> list[Cell]:
+    def cells(
+        self, figure: FigureOfMerit, name: str, gallery: str | None
+    ) -> list[Cell]:
         """Value, interval and threshold; nothing if the row has no such figure."""
         figures = self.content['figures']
         places = [
