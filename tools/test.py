@@ -44,8 +44,11 @@ def main() -> None:
 
     import mmengine
 
-    from mmhyperface.inference.model import examined_convention, save_operating_points
-    from mmhyperface.inference.network import refuse_other_networks
+    from mmhyperface.inference.loading import (
+        examined_convention,
+        refuse_other_networks,
+        save_operating_points,
+    )
 
     require_checkpoint(args.checkpoint)
     if args.out and not args.out.endswith(('.json', '.pkl')):

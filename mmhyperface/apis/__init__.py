@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     from mmhyperface.engine.launch import load_config as load_config
     from mmhyperface.gallery import FaceGallery as FaceGallery
     from mmhyperface.inference import FaceInferencer as FaceInferencer
-    from mmhyperface.inference.model import get_model as get_model
+    from mmhyperface.inference.loading import get_model as get_model
 
 _PLACES = {
     'FaceGallery': 'mmhyperface.gallery',
     'FaceInferencer': 'mmhyperface.inference',
     'build_runner': 'mmhyperface.engine.launch',
     'count_classes': 'mmhyperface.engine.launch',
-    'get_model': 'mmhyperface.inference.model',
+    'get_model': 'mmhyperface.inference.loading',
     'load_config': 'mmhyperface.engine.launch',
 }
 # What programs may still import from here; ours take it from where it is.
 _MOVED = {
     'mmhyperface.engine.launch': 'config_from require_checkpoint require_entries',
     'mmhyperface.engine.testing': 'is_recogniser save_features take_test_sets',
-    'mmhyperface.inference.model': 'read_convention',
+    'mmhyperface.inference.loading': 'read_convention',
     'mmhyperface.utils.command_line': 'Overrides argument_parser report_errors',
     'mmhyperface.utils.configs': 'dataset_config type_name',
     'mmhyperface.utils.paths': 'require_file require_folder',

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,22 +19,14 @@ from mmhyperface.datasets.transforms import AlignFace, LoadFace
 from mmhyperface.evaluation.functional.arrays import unusable_rows
 from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.evaluation.metrics.embeddings import Embeddings
+from mmhyperface.inference.backends import EmbeddingNetwork
+from mmhyperface.inference.dataset_embeddings import build_dataset
 from mmhyperface.inference.inputs import images_below
-from mmhyperface.inference.network import build_dataset
 from mmhyperface.registry import DATASETS, METRICS, TRANSFORMS, is_a
 from mmhyperface.utils.configs import metrics_of
 from mmhyperface.utils.errors import UserError, some
 
 BATCH = 32
-
-
-class Embeds(Protocol):
-    """An :class:`.EmbeddingNetwork` or a :class:`.Client`."""
-
-    @property
-    def crop_size(self) -> tuple[int, int]: ...
-
-    def embed(self, crops: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -69,12 +61,15 @@ class Verified:
     difference: float
 
 
-def compare(reference: Embeds, exported: Embeds, crops: np.ndarray) -> Parity:
-    """
+def compare(
+    reference: EmbeddingNetwork, exported: EmbeddingNetwork, crops: np.ndarray
+) -> Parity:
+    """Compare what two networks make of the same crops.
+
     Args:
         reference: The network, in torch.
         exported: What was made of it, in whatever client.
-        crops: uint8 [N, H, W, 3] BGR, N > 1. They are brought to the sizes of both by
+        crops: uint8 [N, H, W, 3] BGR, N > 1. They are resized to those of both by
             the rule of ``LoadFace``.
 
     Raises:
@@ -95,7 +90,7 @@ def compare(reference: Embeds, exported: Embeds, crops: np.ndarray) -> Parity:
 
 
 def crops_of_folder(folder: str, size: tuple[int, int], most: int) -> np.ndarray:
-    """Evenly chosen images below a folder, uint8 [N, H, W, 3], brought to a size.
+    """Evenly chosen images below a folder, uint8 [N, H, W, 3], resized.
 
     Raises:
         UserError: If there are fewer than two, or one is damaged.
@@ -114,10 +109,10 @@ def rendered_crops(size: tuple[int, int], count: int) -> np.ndarray:
     """Drawn faces, two of each person, uint8 [N, H, W, 3]."""
     faces = SyntheticFaces(-(-count // 2), 2, image_size=max(size))
     items = [faces.get_data_info(number)['img'] for number in range(count)]
-    return brought(np.stack(items), size)
+    return resize_crops(np.stack(items), size)
 
 
-def brought(crops: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_crops(crops: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Crops in another size, as ``LoadFace`` does it."""
     if crops.shape[1:3] == size:
         return crops
@@ -132,19 +127,19 @@ def dataset_of(cfg: Config, size: tuple[int, int]) -> Any:
         UserError: If it has none.
     """
     cfg = copy.deepcopy(cfg)
-    _resize(cfg.get('test_dataloader'), size)
+    _set_crop_size(cfg.get('test_dataloader'), size)
     return build_dataset(cfg, 'test')
 
 
 def verify(
-    cfg: Config, dataset: Any, networks: Mapping[str, Embeds], reference: str
+    cfg: Config, dataset: Any, networks: Mapping[str, EmbeddingNetwork], reference: str
 ) -> dict[str, Verified]:
     """Verification figures of several networks, all of which see the same crops.
 
     Args:
         cfg: Tells the figures, by the ``FaceVerification`` of its ``test_evaluator``.
         dataset: Of :func:`dataset_of`.
-        networks: By name. Those with a method ``cosine`` compare with it.
+        networks: By name; each compares with its own ``cosine``.
         reference: The name of the one that the others are compared with.
 
     Raises:
@@ -193,14 +188,14 @@ def _finite(node: Any) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-def _rows(network: Embeds, crops: np.ndarray) -> np.ndarray:
-    crops = brought(crops, network.crop_size)
+def _rows(network: EmbeddingNetwork, crops: np.ndarray) -> np.ndarray:
+    crops = resize_crops(crops, network.crop_size)
     starts = range(0, len(crops), BATCH)
     try:
         rows = np.concatenate([network.embed(crops[i : i + BATCH]) for i in starts])
     except cv2.error as error:
-        told = str(error).strip().splitlines()[0]
-        raise UserError(f'OpenCV cannot run the graph it has read: {told}') from None
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f'OpenCV cannot run the graph it has read: {reason}') from None
     bad = unusable_rows(rows)
     if len(bad):
         raise UserError(
@@ -227,12 +222,11 @@ def _batches(dataset: Any) -> Iterator[np.ndarray]:
 
 
 def _examine(
-    configs: list[dict], dataset: Any, network: Any, rows: np.ndarray
+    configs: list[dict], dataset: Any, network: EmbeddingNetwork, rows: np.ndarray
 ) -> tuple[dict[str, float], np.ndarray]:
     """Figures, and the cosines of all pairs of all sets as the network has them."""
     figures: dict[str, float] = {}
     scores: list[float] = []
-    cosine = getattr(network, 'cosine', _cosine)
     for config in configs:
         metric: Any = METRICS.build(dict(config))
         metric.dataset_meta = dataset.metainfo
@@ -241,20 +235,15 @@ def _examine(
         for test_set in metric.test_sets.values():
             own = rows[test_set['offset'] :]
             pairs = zip(test_set['index_a'], test_set['index_b'], strict=True)
-            scores += [cosine(own[a], own[b]) for a, b in pairs]
+            scores += [network.cosine(own[a], own[b]) for a, b in pairs]
     return figures, np.array(scores)
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-def _resize(node: Any, size: tuple[int, int]) -> None:
+def _set_crop_size(node: Any, size: tuple[int, int]) -> None:
     """Let whatever makes crops make them of a size."""
     if isinstance(node, list | tuple):
         for child in node:
-            _resize(child, size)
+            _set_crop_size(child, size)
     if not isinstance(node, Mapping):
         return
     # Without a size AlignFace follows, whose landmarks are in the image's own pixels.
@@ -268,4 +257,4 @@ def _resize(node: Any, size: tuple[int, int]) -> None:
             raise UserError(f'{kind} draws squares only, not {size[0]} x {size[1]}')
         node['image_size'] = size[0]  # type: ignore[index]
     for child in node.values():
-        _resize(child, size)
+        _set_crop_size(child, size)

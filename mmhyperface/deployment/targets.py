@@ -60,10 +60,11 @@ class Target:
         return (height, width) if fits else (ALIGNED, ALIGNED)
 
     def require(self, convention: Convention, preprocessing: str) -> None:
-        """Whether it can be had with pixels as the client gives them.
+        """Refuse what would feed other pixels than the network takes.
 
         Raises:
-            UserError: If it would feed others than the network takes.
+            UserError: If the client cannot leave the preprocessing outside of the graph
+                and feed what the network takes.
         """
         if preprocessing == 'inside' or not self.multiples:
             return
@@ -72,21 +73,13 @@ class Target:
                 f'{self.name} feeds pixels from 0 to 255 and cannot be told otherwise: '
                 f'it needs {INSIDE}'
             )
-        self._require_arcface(convention)
-
-    def _require_arcface(self, convention: Convention) -> None:
-        """What ArcFaceONNX does where it finds no Sub and Mul."""
-        half = (127.5,) * 3
-        if (convention.channel_order, convention.mean, convention.std) != (
-            'RGB',
-            half,
-            half,
-        ):
+        # What ArcFaceONNX does where it finds no Sub and Mul.
+        order, mean, std = convention.channel_order, convention.mean, convention.std
+        if order != 'RGB' or not mean == std == (127.5,) * 3:
             raise UserError(
                 f'{self.name} feeds (x - 127.5) / 127.5 in RGB to a graph without '
-                f'preprocessing, and the network takes {convention.channel_order}, '
-                f'mean {convention.mean}, std {convention.std}: it needs '
-                f'{INSIDE}'
+                f'preprocessing, and the network takes {order}, mean {mean}, std '
+                f'{std}: it needs {INSIDE}'
             )
         if self.size(convention) != convention.input_size:
             raise UserError(
@@ -129,9 +122,16 @@ def plan(
         UserError: If there is no such choice, or the client does not allow it.
     """
     preprocessing = preprocessing or 'inside'
-    _require_one('target', target, TARGETS)
-    _require_one('precision', precision, PRECISIONS)
-    _require_one('preprocessing', preprocessing, PREPROCESSINGS)
+    choices: tuple[tuple[str, str, Collection[str]], ...] = (
+        ('target', target, TARGETS),
+        ('precision', precision, PRECISIONS),
+        ('preprocessing', preprocessing, PREPROCESSINGS),
+    )
+    for name, value, known in choices:
+        if value not in known:
+            raise UserError(
+                f'there is no {name} {value!r}: choose from {", ".join(known)}'
+            )
     client = TARGETS[target]
     if batch is not None and batch < 1:
         raise UserError(f'batch is a number of images from 1 on (--batch), got {batch}')
@@ -151,8 +151,3 @@ def plan(
         precision=precision,
         target=target,
     )
-
-
-def _require_one(name: str, value: str, known: Collection[str]) -> None:
-    if value not in known:
-        raise UserError(f'there is no {name} {value!r}: choose from {", ".join(known)}')

@@ -56,11 +56,11 @@ def export_torch(
             warnings.simplefilter('ignore')
             program = torch.export.export(deployable, (images,), dynamic_shapes=shapes)
     except (RuntimeError, ValueError, TypeError) as error:
-        told = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f'torch {torch.__version__} cannot export this network: {told}'
+            f'torch {torch.__version__} cannot export this network: {reason}'
         ) from None
-    _let_move(program)
+    _drop_device_checks(program)
     files = {PT2_FILE: to_json(model.convention, graph)}
     with new_files([str(path)], overwrite) as (file,), warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -68,7 +68,7 @@ def export_torch(
     return graph
 
 
-def _let_move(program: Any) -> None:
+def _drop_device_checks(program: Any) -> None:
     """Without checks that everything is on the CPU, which hold on no GPU."""
     check = torch.ops.aten._assert_tensor_metadata.default
     for node in list(program.graph.nodes):

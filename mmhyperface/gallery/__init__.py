@@ -1,4 +1,4 @@
 from .gallery import FaceGallery
-from .matches import Match
+from .search import Match
 
 __all__ = ['FaceGallery', 'Match']

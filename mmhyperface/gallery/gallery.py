@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,19 +13,21 @@ import numpy as np
 from mmhyperface.evaluation.functional.arrays import (
     Array,
     Floats,
+    as_rates,
     as_rows,
     check_lengths,
+    floor_product,
+    rounding,
     unit_rows,
     unusable_rows,
 )
+from mmhyperface.evaluation.functional.highest import thresholds_among
 from mmhyperface.utils.errors import UserError, some
 
 from . import storage
-from .calibration import threshold_at
-from .ids import UNKNOWN, Origin, require_ids, require_list, require_new
-from .matches import Match
-from .rows import Members, OwnedRows
-from .searching import Search
+from .rows import OwnedRows
+from .search import Match, Search
+from .storage import Origin, require_ids
 
 if TYPE_CHECKING:
     from mmhyperface.weights.convention import Convention
@@ -66,16 +69,16 @@ class FaceGallery:
         self.fingerprint = fingerprint
         self.dimensions = dimensions
         self.score = score
-        self._people: list[str] = []
-        self._numbers: dict[str, int] = {}
-        self._images: list[str] = []
-        self._image_set: set[str] = set()
-        self._origins: list[Origin] = []
+        # The number of each person.
+        self._people: dict[str, int] = {}
+        # Of each image, in the order of its rows.
+        self._origins: dict[str, Origin] = {}
+        self._enrolled = OwnedRows(
+            np.empty((0, dimensions), np.float32), np.empty(0, np.int32)
+        )
         # Of the files that this gallery was read from or written to.
         self._stamps: dict[str, storage.Stamp] = {}
-        self._enrolled = OwnedRows(dimensions)
         # True until the next change.
-        self._known_members: Members | None = None
         self._known_search: Search | None = None
 
     @classmethod
@@ -100,7 +103,7 @@ class FaceGallery:
 
     def __len__(self) -> int:
         """The number of images."""
-        return len(self._images)
+        return len(self._origins)
 
     def images(self, person: str) -> list[str]:
         """Those of a person, in the order in which they were enrolled.
@@ -108,17 +111,18 @@ class FaceGallery:
         Raises:
             UserError: If there is no such person.
         """
-        return [self._images[row] for row in self._members.of(self._number(person))]
+        rows = self._search.members.of(self._number(person))
+        return [self._search.images[row] for row in rows]
 
     @property
     def origins(self) -> dict[str, Origin]:
         """Of each image, by its id."""
-        return dict(zip(self._images, self._origins, strict=True))
+        return dict(self._origins)
 
     @property
     def alignments(self) -> set[str]:
         """How the faces of the gallery were found, as far as it is known."""
-        return {origin.alignment for origin in set(self._origins)} - {''}
+        return {origin.alignment for origin in self._origins.values()} - {''}
 
     def enrol(
         self,
@@ -137,7 +141,7 @@ class FaceGallery:
         Raises:
             UserError: If anything of it cannot be enrolled; then nothing is.
         """
-        images = require_list(images, 'images')
+        images = _listed(images, 'images')
         if not images:
             raise UserError(f'{person!r} has no images to enrol')
         self.enrol_many([person] * len(images), embeddings, images, origins)
@@ -160,24 +164,21 @@ class FaceGallery:
         Raises:
             UserError: If anything of it cannot be enrolled; then nothing is.
         """
-        people, images = require_list(people, 'people'), require_list(images, 'images')
+        people, images = _listed(people, 'people'), _listed(images, 'images')
         rows = as_rows(embeddings, 'embeddings')
-        known = [UNKNOWN] * len(images) if origins is None else list(origins)
+        known = [Origin()] * len(images) if origins is None else list(origins)
         check_lengths(people=people, embeddings=rows, images=images, origins=known)
         require_ids(people, 'person')
         require_ids(images, 'image')
-        require_new(images, self._image_set)
+        self._require_new(images)
         self._require_usable(rows, 'embeddings', images)
         self._enrolled.reserve(len(rows))
         for person in people:
-            if self._numbers.setdefault(person, len(self._people)) == len(self._people):
-                self._people.append(person)
-        owners = np.array([self._numbers[person] for person in people], np.int32)
+            self._people.setdefault(person, len(self._people))
+        owners = np.array([self._people[person] for person in people], np.int32)
         self._enrolled.add(rows, owners)
-        self._images += images
-        self._image_set.update(images)
-        self._origins += known
-        self._change()
+        self._origins.update(zip(images, known, strict=True))
+        self._known_search = None
 
     def remove(self, person: str, image: str | Collection[str] | None = None) -> int:
         """Remove one or some images of a person, or all, and whoever has none left.
@@ -188,30 +189,26 @@ class FaceGallery:
         Raises:
             UserError: If there is no such person, or an image is not of it.
         """
-        number = self._number(person)
-        rows = self._members.of(number)
-        left = 0
-        if image is not None:
-            wanted = {image} if isinstance(image, str) else set(image)
-            missing = wanted - {self._images[row] for row in rows}
-            if missing:
-                raise UserError(
-                    f'{person!r} has no image {some(sorted(map(repr, missing)))} in '
-                    'the gallery'
-                )
-            left = len(rows) - len(wanted)
-            rows = rows[[self._images[row] in wanted for row in rows]]
-        gone = set(rows.tolist())
-        self._image_set.difference_update(self._images[row] for row in gone)
-        self._images = [x for row, x in enumerate(self._images) if row not in gone]
-        self._origins = [x for row, x in enumerate(self._origins) if row not in gone]
-        self._enrolled.remove(rows)
-        if not left:
-            self._people.pop(number)
-            self._numbers = {name: place for place, name in enumerate(self._people)}
-            self._enrolled.renumber(number)
-        self._change()
-        return len(rows)
+        there = self.images(person)
+        chosen = there if image is None else image
+        wanted = {chosen} if isinstance(chosen, str) else set(chosen)
+        missing = wanted.difference(there)
+        if missing:
+            raise UserError(
+                f'{person!r} has no image {some(sorted(map(repr, missing)))} in '
+                'the gallery'
+            )
+        rows = self._search.members.of(self._number(person))
+        self._enrolled.remove(rows[[name in wanted for name in there]])
+        for name in wanted:
+            del self._origins[name]
+        if len(wanted) == len(there):
+            number = self._people.pop(person)
+            self._people = {name: place for place, name in enumerate(self._people)}
+            owners = self._enrolled.owners
+            owners[owners > number] -= 1
+        self._known_search = None
+        return len(wanted)
 
     def search(
         self,
@@ -247,23 +244,17 @@ class FaceGallery:
             raise UserError('the threshold is NaN')
         least = -math.inf if threshold is None else float(threshold)
         approximate = self._is_approximate(index, len(queries))
-        matches: list[list[Match]] = [[] for _ in queries]
         if not len(self) or not len(queries):
-            return matches
+            return [[] for _ in queries]
         wanted = min(int(top_k), len(self._people))
-        found = self._search.find(queries, wanted, least, approximate)
-        columns = (found.queries, found.owners, found.scores, found.rows)
-        for query, owner, score, row in zip(
-            *(column.tolist() for column in columns), strict=True
-        ):
-            matches[query].append(Match(self._people[owner], score, self._images[row]))
-        return matches
+        return self._search.matches(queries, wanted, least, approximate)
 
     def calibrate(self, strangers: Array, fpir: float) -> float:
         """The threshold at which a share of strangers is taken for somebody.
 
-        :meth:`search` finds at most ⌊FPIR·n⌋ of these n strangers from it on. See
-        :func:`.threshold_at`.
+        :meth:`search` finds at most ⌊FPIR·n⌋ of these n strangers from it on. The rule
+        is that of :func:`mmhyperface.evaluation.functional.identify`: the
+        (⌊FPIR·n⌋ + 1)-th highest score, which one must exceed by more than rounding.
 
         Args:
             strangers: Embeddings [n, D] of people who are not in the gallery.
@@ -276,8 +267,24 @@ class FaceGallery:
         queries = self._queries(strangers)
         if not len(self):
             raise UserError('the gallery is empty: nobody can be taken for somebody')
-        found = self._search.find(queries, 1, -math.inf, approximate=False)
-        return threshold_at(found.scores, fpir)
+        (rate,) = as_rates([fpir], 'a false positive identification rate')
+        count = len(queries)
+        allowed = floor_product(np.array([rate]), count)
+        if not allowed[0]:
+            raise UserError(
+                f'{count:,} strangers cannot tell of a false positive identification '
+                f'rate of {rate:g}: give at least 1 / rate of them, or a higher fpir '
+                '(--fpir)'
+            )
+        best = self._search.find(queries, 1, -math.inf, approximate=False)
+        descending = np.sort(best.scores)[::-1]
+        once = np.ones(count, np.int64)
+        (highest,) = thresholds_among(descending, once, allowed, count)
+        if math.isinf(highest):
+            return -math.inf
+        # The scores are of float64, but two runs of a network differ by this much.
+        least = highest + rounding(np.empty(0, np.float32))
+        return math.nextafter(least, math.inf)
 
     def save(self, path: str | Path, overwrite: bool = True) -> None:
         """Write it to a file, which has the old gallery or the new one at any time.
@@ -295,18 +302,19 @@ class FaceGallery:
         contents = storage.Contents(
             self.fingerprint,
             self.score,
-            self._people,
-            self._images,
+            list(self._people),
+            list(self._origins),
             self._enrolled.rows,
             self._enrolled.owners,
-            self._origins,
+            list(self._origins.values()),
         )
         stamp = storage.write(str(path), contents, overwrite, self._stamps.get(file))
         self._stamps[file] = stamp
 
     @classmethod
     def load(cls, path: str | Path, fingerprint: str | None = None) -> 'FaceGallery':
-        """
+        """Read a gallery that was saved.
+
         Args:
             fingerprint: Of the model that it is to be used with.
 
@@ -323,17 +331,14 @@ class FaceGallery:
         if contents.score not in SCORES:
             raise UserError(f'{path} is damaged: its score is {contents.score!r}')
         gallery = cls(contents.fingerprint, contents.rows.shape[1], contents.score)
-        gallery._people = contents.people
-        gallery._numbers = {name: place for place, name in enumerate(contents.people)}
-        gallery._images = contents.images
-        gallery._image_set = set(contents.images)
-        gallery._origins = contents.origins
+        gallery._people = {name: place for place, name in enumerate(contents.people)}
+        gallery._origins = dict(zip(contents.images, contents.origins, strict=True))
+        gallery._enrolled = OwnedRows(contents.rows, contents.owners)
         gallery._stamps[os.path.realpath(path)] = stamp
-        gallery._enrolled.adopt(contents.rows, contents.owners)
         return gallery
 
     def _number(self, person: str) -> int:
-        number = self._numbers.get(person)
+        number = self._people.get(person)
         if number is None:
             raise UserError(f'there is no {person!r} in the gallery')
         return number
@@ -343,6 +348,17 @@ class FaceGallery:
         rows = as_rows(embeddings, 'embeddings')
         self._require_usable(rows, 'queries')
         return unit_rows(rows.astype(np.float64))
+
+    def _require_new(self, images: Sequence[str]) -> None:
+        there = sorted(self._origins.keys() & set(images))
+        if there:
+            raise UserError(
+                f'the gallery has image {some(there)} already; remove it first '
+                '(FaceGallery.remove), or give the new one another name'
+            )
+        twice = [image for image, count in Counter(images).items() if count > 1]
+        if twice:
+            raise UserError(f'image {some(twice)} is given more than once')
 
     def _require_usable(
         self, rows: Floats, what: str, names: Sequence[str] | None = None
@@ -368,24 +384,21 @@ class FaceGallery:
             return there and len(self) >= AUTO_ROWS and queries <= AUTO_QUERIES
         return index == 'faiss'
 
-    def _change(self) -> None:
-        self._known_members = self._known_search = None
-
-    @property
-    def _members(self) -> Members:
-        if self._known_members is None:
-            owners = self._enrolled.owners
-            self._known_members = Members(owners, len(self._people))
-        return self._known_members
-
     @property
     def _search(self) -> Search:
         if self._known_search is None:
             self._known_search = Search(
                 self._enrolled.rows,
                 self._enrolled.owners,
-                self._people,
-                self._members,
+                list(self._people),
+                list(self._origins),
                 self.score == 'mean',
             )
         return self._known_search
+
+
+def _listed(names: Sequence[str], what: str) -> list[str]:
+    """Refuses one string, which is a sequence of its letters."""
+    if isinstance(names, str | bytes):
+        raise UserError(f'{what} must be a list of names, not the string {names!r}')
+    return list(names)

@@ -2,26 +2,30 @@
 
 import numpy as np
 
-from mmhyperface.evaluation.functional.arrays import Floats, Ints, blocks, unit_rows
+from mmhyperface.evaluation.functional.arrays import (
+    Floats,
+    Ints,
+    blocks,
+    row_dots,
+    unit_rows,
+)
+from mmhyperface.utils.errors import UserError
 
-# Rows that are moved at a time.
-MOVED = 4096
+# Rows of images that are added up at a time, if no person has more.
+AT_ONCE = 4096
+# Means that are shorter than this have a direction of rounding alone.
+SHORTEST = 1e-4
 
 
 class OwnedRows:
     """Rows float32 [N, D] of length 1, and their owners int32 [N], in order of entry.
 
     Args:
-        width: D.
+        rows, owners: Those to begin with.
     """
 
-    def __init__(self, width: int) -> None:
-        self._rows: Floats = np.empty((0, width), np.float32)
-        self._owners: Ints = np.empty(0, np.int32)
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+    def __init__(self, rows: Floats, owners: Ints) -> None:
+        self._rows, self._owners, self._count = rows, owners, len(rows)
 
     @property
     def rows(self) -> Floats:
@@ -52,34 +56,16 @@ class OwnedRows:
     def add(self, rows: Floats, owners: Ints) -> None:
         """Enter rows [n, D] of any lengths, of these owners [n]."""
         self.reserve(len(rows))
-        end = self._count + len(rows)
+        start, self._count = self._count, self._count + len(rows)
         for part in blocks(*rows.shape):
-            place = slice(self._count + part.start, self._count + part.stop)
-            self._rows[place][: end - place.start] = unit_rows(rows[part])
-        self._owners[self._count : end] = owners
-        self._count = end
-
-    def adopt(self, rows: Floats, owners: Ints) -> None:
-        """Have these unit rows, float32 [N, D], instead of all others."""
-        self._rows, self._owners, self._count = rows, owners, len(rows)
+            self.rows[start:][part] = unit_rows(rows[part])
+        self.owners[start:] = owners
 
     def remove(self, places: Ints) -> None:
-        """Let rows go, in ascending order; those that follow move up."""
-        keep = np.ones(self._count, np.bool_)
-        keep[places] = False
-        kept = np.flatnonzero(keep)
-        first = int(places[0]) if len(places) else self._count
-        # A row moves to a lower place only, so that none is overwritten before it
-        # has moved.
-        for start in range(first, len(kept), MOVED):
-            moving = kept[start : start + MOVED]
-            self._rows[start : start + len(moving)] = self._rows[moving]
-            self._owners[start : start + len(moving)] = self._owners[moving]
-        self._count = len(kept)
-
-    def renumber(self, gone: int) -> None:
-        """Owners after one that has no rows any more have a number less."""
-        self.owners[self.owners > gone] -= 1
+        """Let rows go; those that follow move up."""
+        self._rows = np.delete(self.rows, places, axis=0)
+        self._owners = np.delete(self.owners, places)
+        self._count = len(self._rows)
 
 
 class Members:
@@ -104,3 +90,36 @@ class Members:
         which = np.repeat(np.arange(len(owners)), counts)
         within = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
         return which, self._order[self.starts[owners][which] + within]
+
+
+def mean_rows(rows: Floats, members: Members, names: list[str]) -> Floats:
+    """The mean of each owner's rows, of length 1, float32 [P, D].
+
+    The sums are of float64.
+
+    Args:
+        rows: [N, D] of length 1.
+        names: [P], of the owners.
+
+    Raises:
+        UserError: If the images of a person cancel each other out.
+    """
+    means = np.empty((len(names), rows.shape[1]), np.float32)
+    starts = members.starts
+    first = 0
+    while first < len(names):
+        last = int(np.searchsorted(starts, starts[first] + AT_ONCE, 'right')) - 1
+        people = np.arange(first, max(last, first + 1))
+        _, places = members.of_each(people)
+        block = rows[places].astype(np.float64)
+        sums = np.add.reduceat(block, starts[people] - starts[first], axis=0)
+        lengths = np.sqrt(row_dots(sums, sums))
+        short = np.flatnonzero(lengths < SHORTEST * np.diff(starts)[people])
+        if len(short):
+            raise UserError(
+                f'the images of {names[first + short[0]]!r} cancel each other out, so '
+                'that they have no mean; remove the wrong ones'
+            )
+        means[people] = sums / lengths[:, None]
+        first = int(people[-1]) + 1
+    return means

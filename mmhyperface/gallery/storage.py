@@ -8,8 +8,9 @@ alignment] of each image, is JSON likewise; files of mmhyperface 0.1.0 have none
 import errno
 import json
 import os
+import re
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -19,8 +20,6 @@ import numpy.typing as npt
 from mmhyperface.evaluation.functional.arrays import Floats, Ints, blocks, row_dots
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
-
-from .ids import UNKNOWN, Origin, require_ids
 
 try:
     import fcntl
@@ -32,6 +31,46 @@ VERSION = 1
 ARRAYS = ('header', 'people', 'images', 'rows', 'owners')
 # How far rounding to float32 leaves the square of a length from 1, with room.
 ROUNDED = 2.0**-22
+# Control characters, breaks of lines, and halves of characters (which stand for bytes
+# of a file name that are no UTF-8).
+_UNFIT = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')
+
+
+class Origin(NamedTuple):
+    """Where the embedding of an image is from; each empty where it is not known.
+
+    Attributes:
+        digest: Of the content of the image, see :class:`.Picture`.
+        alignment: How the face was found, see :class:`.Face`.
+    """
+
+    digest: str = ''
+    alignment: str = ''
+
+
+def require_ids(ids: Sequence[str], what: str) -> None:
+    """Refuse names that cannot be shown and written to a file.
+
+    Args:
+        what: ``person`` or ``image``, for messages.
+
+    Raises:
+        UserError: If one is no string, has nothing to show, or holds a character that
+            is none.
+    """
+    for number, name in enumerate(ids):
+        if not isinstance(name, str):
+            raise UserError(
+                f'{what} {number}: the name must be a string, not {name!r} '
+                f'({type(name).__name__})'
+            )
+        if not name.strip():
+            raise UserError(f'{what} {number}: the name is empty')
+        if _UNFIT.search(name):
+            raise UserError(
+                f'{what} {number}: the name {name!a} holds a control character, a '
+                'line break or bytes that are no UTF-8; rename it'
+            )
 
 
 class Contents(NamedTuple):
@@ -56,8 +95,8 @@ class Stamp(NamedTuple):
     @classmethod
     def of(cls, path: str | int) -> 'Stamp':
         """Of a path, or of a file that is open."""
-        found = os.stat(path)
-        return cls(found.st_ino, found.st_mtime_ns, found.st_size)
+        status = os.stat(path)
+        return cls(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 _held = threading.local()
@@ -120,17 +159,31 @@ def _lock(path: str) -> int:
 def write(
     path: str, contents: Contents, overwrite: bool, expected: Stamp | None = None
 ) -> Stamp:
-    """
+    """Write a gallery, and give the stamp of the new file.
+
     Args:
         expected: Of the file as it was read; None if nobody knows it.
-
-    Returns:
-        That of the new file.
 
     Raises:
         UserError: If it cannot be written, is there and may not be replaced, or is not
             the one that was read.
     """
+    header = dict(
+        format=FORMAT,
+        version=VERSION,
+        fingerprint=contents.fingerprint,
+        score=contents.score,
+    )
+    arrays: dict[str, npt.NDArray[Any]] = dict(
+        header=_bytes(header),
+        people=_bytes(contents.people),
+        images=_bytes(contents.images),
+        rows=contents.rows,
+        owners=contents.owners,
+    )
+    # Earlier versions pass over what they do not know.
+    if any(map(any, contents.origins)):
+        arrays['origins'] = _bytes(contents.origins)
     with locked(path):
         is_known = expected is not None and os.path.exists(path)
         if is_known and Stamp.of(path) != expected:
@@ -139,35 +192,14 @@ def write(
                 'as it is, and nothing is saved. Load it again (FaceGallery.load) and '
                 'repeat the change, or save under another name'
             )
-        _write(path, contents, overwrite)
+        with new_files([path], overwrite) as (file,):
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         return Stamp.of(path)
 
 
-def _write(path: str, contents: Contents, overwrite: bool) -> None:
-    header = {
-        'format': FORMAT,
-        'version': VERSION,
-        'fingerprint': contents.fingerprint,
-        'score': contents.score,
-    }
-    # Earlier versions pass over what they do not know.
-    origins: dict[str, Any] = {}
-    if any(origin != UNKNOWN for origin in contents.origins):
-        origins['origins'] = _bytes(contents.origins)
-    with new_files([path], overwrite) as (file,):
-        np.savez(
-            file,
-            header=_bytes(header),
-            people=_bytes(contents.people),
-            images=_bytes(contents.images),
-            rows=contents.rows,
-            owners=contents.owners,
-            **origins,
-        )
-
-
 def read(path: str) -> tuple[Contents, Stamp]:
-    """
+    """What a file holds, and its stamp.
+
     Raises:
         UserError: If it is no gallery, or is damaged.
     """
@@ -212,26 +244,22 @@ def _arrays(path: str, file: Any) -> dict[str, npt.NDArray[Any]]:
 
 
 def _checked(path: str, arrays: dict[str, npt.NDArray[Any]]) -> Contents:
-    """
+    """Contents whose parts fit each other.
+
     Raises:
-        UserError: If the arrays do not fit each other.
+        UserError: If they do not.
     """
     try:
         header, people, images = (_json(arrays[name]) for name in ARRAYS[:3])
         origins = _origins(arrays.get('origins'), len(images))
+        require_ids(people, 'person')
+        require_ids(images, 'image')
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(f'{path} is damaged: {error}') from None
     rows, owners = arrays['rows'], arrays['owners']
-    for ids, what in ((people, 'person'), (images, 'image')):
-        if isinstance(ids, list):
-            try:
-                require_ids(ids, what)
-            except UserError as error:
-                raise UserError(f'{path} is damaged: {error}') from None
     sound = (
         all(isinstance(header.get(x), str) for x in ('fingerprint', 'score'))
-        and _names(people)
-        and _names(images)
+        and all(isinstance(x, list) and len(set(x)) == len(x) for x in (people, images))
         and rows.dtype == np.float32
         and rows.ndim == 2
         and rows.shape[1] > 0
@@ -248,27 +276,16 @@ def _checked(path: str, arrays: dict[str, npt.NDArray[Any]]) -> Contents:
 
 
 def _origins(array: npt.NDArray[Any] | None, count: int) -> list[Origin]:
-    """
-    Raises:
-        ValueError: If they are not as many pairs of strings.
-    """
+    """One of each image; ``ValueError`` if they are not as many pairs of strings."""
     if array is None:
-        return [UNKNOWN] * count
-    listed = _json(array)
-    if not isinstance(listed, list) or len(listed) != count:
+        return [Origin()] * count
+    pairs = _json(array)
+    if not isinstance(pairs, list) or len(pairs) != count:
         raise ValueError('origins are not as many as images')
-    known: dict[tuple, Origin] = {}
-    origins = []
-    for pair in listed:
+    for pair in pairs:
         if not isinstance(pair, list) or [type(x) for x in pair] != [str, str]:
             raise ValueError('an origin is no pair of strings')
-        origins.append(known.setdefault(tuple(pair), Origin(*pair)))
-    return origins
-
-
-def _names(value: Any) -> bool:
-    """Whether it is a list of which none comes twice."""
-    return isinstance(value, list) and len(set(value)) == len(value)
+    return [Origin(*pair) for pair in pairs]
 
 
 def _of_length_one(rows: Floats) -> bool:

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from mmhyperface.utils.optional_imports import importing
 
 if TYPE_CHECKING:
+    from .backends import EmbeddingNetwork as EmbeddingNetwork
+    from .backends import ExportedNetwork as ExportedNetwork
+    from .backends import OnnxNetwork as OnnxNetwork
+    from .backends import TorchNetwork as TorchNetwork
+    from .backends import open_network as open_network
     from .detection import DetectedFace as DetectedFace
     from .detection import YuNet as YuNet
     from .inferencer import FaceInferencer as FaceInferencer
-    from .networks import EmbeddingNetwork as EmbeddingNetwork
-    from .networks import ExportedNetwork as ExportedNetwork
-    from .networks import OnnxNetwork as OnnxNetwork
-    from .networks import TorchNetwork as TorchNetwork
-    from .networks import open_network as open_network
     from .results import Face as Face
     from .results import FaceEmbeddings as FaceEmbeddings
     from .results import Identification as Identification
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 _PLACES = {
     'DetectedFace': '.detection',
-    'EmbeddingNetwork': '.networks',
-    'ExportedNetwork': '.networks',
+    'EmbeddingNetwork': '.backends',
+    'ExportedNetwork': '.backends',
     'Face': '.results',
     'FaceEmbeddings': '.results',
     'FaceInferencer': '.inferencer',
     'Identification': '.results',
-    'OnnxNetwork': '.networks',
-    'TorchNetwork': '.networks',
+    'OnnxNetwork': '.backends',
+    'TorchNetwork': '.backends',
     'Verification': '.results',
     'YuNet': '.detection',
-    'open_network': '.networks',
+    'open_network': '.backends',
 }
 
 __all__ = list(_PLACES)

@@ -1,4 +1,4 @@
-"""Pictures with the faces that were found in them, and two faces side by side."""
+"""Pictures with their faces marked, and two faces side by side."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import cv2
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.choices import MAX_MEGAPIXELS
@@ -62,8 +62,10 @@ def draw_faces(picture: Picture, faces: Sequence[tuple[Face, Label]]) -> Image.I
     width = max(2, round(max(canvas.size) / 320))
     for face, label in placed:
         points = turned(np.asarray(face.landmarks), -picture.turns, size) * scale
+        radius = 1.2 * width
         for x, y in points:
-            pen.ellipse(_around(x, y, 1.2 * width), fill='white', outline='black')
+            around = (x - radius, y - radius, x + radius, y + radius)
+            pen.ellipse(around, fill='white', outline='black')
         pen.rectangle(_box(face, picture, scale), outline=_color(label), width=width)
     # Over all boxes.
     for face, label in placed:
@@ -79,33 +81,27 @@ def draw_verification(result: Verification) -> Image.Image:
         UserError: If a face has no crop; see ``keep_crops``.
     """
     crops = [_enlarged(face) for face in result.faces]
-    widths = [crop.width for crop in crops]
     height = max(crop.height for crop in crops)
-    least = f'score {result.score:.4f}'
+    width = 2 * _SHEET_SIDE + 3 * _MARGIN
+    large, small = _font(26), _font(15)
+    sheet = Image.new('RGB', (width, height + 150), 'white')
+    pen = ImageDraw.Draw(sheet)
+    for number, (crop, face) in enumerate(zip(crops, result.faces, strict=True)):
+        centre = round(width * (2 * number + 1) / 4)
+        sheet.paste(crop, (centre - crop.width // 2, _MARGIN))
+        place = (centre, height + _MARGIN + 14)
+        pen.text(place, _short(Path(face.source).name, 32), 'black', small, 'mm')
+    score = f'score {result.score:.4f}'
     if result.threshold is not None:
-        sign = '≥' if result.same else '<'
-        least += f' {sign} {result.threshold:.4f}'
-    rate = ''
+        score += f' {"≥" if result.same else "<"} {result.threshold:.4f}'
+    color = {True: _KNOWN, False: _UNKNOWN, None: 'black'}[result.same]
+    lines = [(result.decision, color, large), (score, 'black', small)]
     if result.far is not None:
         rate = f'threshold for FAR {result.far:g} on {result.test_set}'
-    names = [_short(Path(face.source).name, 32) for face in result.faces]
-    large, small = _font(26), _font(15)
-    total = max(sum(widths) + 3 * _MARGIN, 2 * _SHEET_SIDE + 3 * _MARGIN)
-    sheet = Image.new('RGB', (total, height + 150), 'white')
-    pen = ImageDraw.Draw(sheet)
-    for number, crop in enumerate(crops):
-        centre = round(total * (2 * number + 1) / 4)
-        sheet.paste(crop, (centre - crop.width // 2, _MARGIN))
-        pen.text(
-            (centre, height + _MARGIN + 14), names[number], 'black', small, anchor='mm'
-        )
-    color = {True: _KNOWN, False: _UNKNOWN, None: 'black'}[result.same]
-    lines = [(result.decision, color, large), (least, 'black', small)]
-    lines += [(rate, '#555555', small)] * bool(rate)
-    y = height + _MARGIN + 52
-    for text, fill, font in lines:
-        pen.text((total // 2, y), text, fill, font, anchor='mm')
-        y += 32
+        lines.append((rate, '#555555', small))
+    for number, (text, fill, font) in enumerate(lines):
+        place = (width // 2, height + _MARGIN + 52 + 32 * number)
+        pen.text(place, text, fill, font, 'mm')
     return sheet
 
 
@@ -134,7 +130,7 @@ def draw_pictures(
         text = label if isinstance(label, Label) else Label(label)
         of_source.setdefault(face.source, []).append((face, text))
     paths = []
-    for number, (source, found) in enumerate(of_source.items(), start=1):
+    for number, (source, labelled) in enumerate(of_source.items(), start=1):
         data = (arrays or {}).get(source, source)
         try:
             picture = read_picture(data, source, max_megapixels)
@@ -142,16 +138,13 @@ def draw_pictures(
             continue  # as the results tell
         # Of a name as long as a file system takes there must be room for more.
         path = os.path.join(folder, f'{number:05}_{Path(source).stem[:50]}.png')
-        save_picture(draw_faces(picture, found), path)
+        save_picture(draw_faces(picture, labelled), path)
         paths.append(path)
     return paths
 
 
 def require_image(path: str | Path) -> None:
-    """
-    Raises:
-        UserError: If no picture of that name can be written.
-    """
+    """Refuse a name under which no picture can be written, by ``UserError``."""
     _format_of(path)
     require_file(path)
 
@@ -242,19 +235,12 @@ def _with_lines(
 def _enlarged(face: Face) -> Image.Image:
     if face.crop is None:
         raise UserError(f'{face.source}: its crop was not kept (keep_crops=True)')
-    height, width = face.crop.shape[:2]
-    scale = _SHEET_SIDE / max(height, width)
-    size = round(width * scale), round(height * scale)
     crop = cv2.cvtColor(np.ascontiguousarray(face.crop), cv2.COLOR_BGR2RGB)
-    return Image.fromarray(crop).resize(size, Image.Resampling.BICUBIC)
+    return ImageOps.contain(Image.fromarray(crop), (_SHEET_SIDE, _SHEET_SIDE))
 
 
 def _color(label: Label) -> str:
     return {True: _KNOWN, False: _UNKNOWN, None: _PLAIN}[label.known]
-
-
-def _around(x: float, y: float, radius: float) -> tuple[float, float, float, float]:
-    return x - radius, y - radius, x + radius, y + radius
 
 
 @lru_cache

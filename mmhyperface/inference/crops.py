@@ -17,6 +17,11 @@ from .results import Face
 
 #: Smaller faces are none: there is nothing to be seen of them.
 MIN_SIDE = 16
+_CHOSEN = {
+    'largest': 'the largest',
+    'central': 'the most central',
+    'best': 'that of the best score',
+}
 
 
 @dataclass
@@ -43,7 +48,7 @@ class Cropper:
 
     def __post_init__(self) -> None:
         self.align = AlignFace(self.size)
-        self.bring = LoadFace(self.size)
+        self.load = LoadFace(self.size)
 
     def __call__(self, item: Item, picture: Picture, choose: str) -> list[Face]:
         """Faces with their crops, or with a problem.
@@ -64,23 +69,22 @@ class Cropper:
             face = Face(item.source, landmarks=item.landmarks, alignment='landmarks')
             return [self._aligned(face, picture)]
         if self.detector is not None:
-            return self._found(self.detector, item.source, picture, choose)
+            return self._detected(self.detector, item.source, picture, choose)
         if item.needs_landmarks:
             raise UserError(f'{item.source}: no landmarks are given for it')
         return [self._as_it_is(item.source, picture)]
 
-    def _found(
+    def _detected(
         self, detector: YuNet, source: str, picture: Picture, choose: str
     ) -> list[Face]:
-        found = detector.detect(picture.pixels, picture.turns)
-        if not found:
+        detected = detector.detect(picture.pixels, picture.turns)
+        if not detected:
             raise UserError(f'{source}: no face: YuNet found none')
         remarks = picture.remarks
-        if choose in CHOICES and len(found) > 1:
-            kind = {'best': 'that of the best score'}.get(choose, f'the most {choose}')
-            kind = 'the largest' if choose == 'largest' else kind
-            remarks += (f'of {len(found)} faces {kind} is taken',)
-            found = [found[choose_face(found, choose, picture.pixels.shape[:2])]]
+        if choose in CHOICES and len(detected) > 1:
+            remarks += (f'of {len(detected)} faces {_CHOSEN[choose]} is taken',)
+            place = choose_face(detected, choose, picture.pixels.shape[:2])
+            detected = [detected[place]]
         return [
             self._aligned(
                 Face(
@@ -93,7 +97,7 @@ class Cropper:
                 ),
                 Picture(picture.pixels, picture.turns, remarks),
             )
-            for number, face in enumerate(found)
+            for number, face in enumerate(detected)
         ]
 
     def _aligned(self, face: Face, picture: Picture) -> Face:
@@ -114,15 +118,16 @@ class Cropper:
         self, points: npt.NDArray[np.float64], pixels: np.ndarray, source: str
     ) -> None:
         height, width = pixels.shape[:2]
-        target = template(*self.size)
-        matrix = similarity(points, target)
+        matrix = similarity(points, template(*self.size))
         x, y = points.mean(0)
         if not (0 <= x < width and 0 <= y < height):
             raise UserError(
                 f'{source}: the landmarks lie outside of the picture, which is '
                 f'{height}x{width} (height x width)'
             )
-        if _handedness(points) <= 0:
+        # From eye to eye, and from the eyes to the mouth: clockwise in a face.
+        (x, y), (u, v) = points[1] - points[0], points[3:].mean(0) - points[:2].mean(0)
+        if x * v - y * u <= 0:
             raise UserError(
                 f'{source}: the landmarks are those of a mirrored face, or in another '
                 'order. Expected left eye, right eye, nose, left and right corner of '
@@ -146,7 +151,7 @@ class Cropper:
                 if not self.resize:
                     raise UserError(f'{source}: {self._no_crop(height, width)}')
                 alignment = 'resized'
-            pixels = self.bring.transform(dict(img=pixels, img_path=source))['img']
+            pixels = self.load.transform(dict(img=pixels, img_path=source))['img']
             remarks += (
                 f'resized from {height}x{width} to {self.size[0]}x{self.size[1]} '
                 '(height x width), taken for an aligned crop',
@@ -171,12 +176,6 @@ class Cropper:
 def problem_of(error: Exception, source: str) -> str:
     """What is wrong with a picture, in one line and without its name."""
     return ' '.join(str(error).removeprefix(f'{source}: ').split())
-
-
-def _handedness(points: npt.NDArray[np.float64]) -> float:
-    """Positive if the mouth is below the eyes when the left eye is on the left."""
-    (x, y), (u, v) = points[1] - points[0], points[3:].mean(0) - points[:2].mean(0)
-    return float(x * v - y * u)
 
 
 def _with_contrast(crop: np.ndarray, source: str) -> np.ndarray:

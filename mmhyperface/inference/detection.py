@@ -160,7 +160,7 @@ def turned(points: Floats, quarters: int, size: tuple[int, int]) -> Floats:
 
 
 def turned_box(box: Floats, quarters: int, size: tuple[int, int]) -> Floats:
-    """Likewise a box: left, top, width and height, [4]."""
+    """Where a box lies then: left, top, width and height, [4]."""
     corners = turned(np.stack([box[:2], box[:2] + box[2:]]), quarters, size)
     low, high = corners.min(0), corners.max(0)
     return np.concatenate([low, high - low])

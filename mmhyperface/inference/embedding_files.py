@@ -16,7 +16,7 @@ from mmhyperface.utils.optional_imports import require
 from mmhyperface.utils.paths import require_file
 from mmhyperface.weights.convention import Convention
 
-from .landmarks import NUMBERS
+from .inputs import NUMBERS
 from .results import FaceEmbeddings, Floats
 
 ENDINGS = ('.npz', '.parquet')
@@ -24,10 +24,7 @@ _BOX = ('left', 'top', 'width', 'height')
 
 
 def require_embedding_file(path: str | Path, overwrite: bool = False) -> None:
-    """
-    Raises:
-        UserError: If no embeddings can be written there.
-    """
+    """Refuse a path to which no embeddings can be written, by ``UserError``."""
     if Path(path).suffix not in ENDINGS:
         raise UserError(f'{path}: embeddings are written to {" or ".join(ENDINGS)}')
     if Path(path).suffix == '.parquet':
@@ -39,7 +36,7 @@ def require_embedding_file(path: str | Path, overwrite: bool = False) -> None:
 
 def save_embeddings(
     path: str | Path,
-    found: FaceEmbeddings,
+    result: FaceEmbeddings,
     convention: Convention,
     overwrite: bool = False,
 ) -> None:
@@ -59,10 +56,10 @@ def save_embeddings(
         UserError: If it cannot be written, or is there and not to be replaced.
     """
     require_embedding_file(path, overwrite=True)
-    told = json.dumps(convention.to_dict())
+    text = json.dumps(convention.to_dict())
     write = _write_npz if Path(path).suffix == '.npz' else _write_parquet
     with new_files([str(path)], overwrite) as (file,):
-        write(file, found, told)
+        write(file, result, text)
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,8 @@ def read_embeddings(path: str | Path) -> SavedEmbeddings:
     """
     read = _read_npz if Path(path).suffix == '.npz' else _read_parquet
     try:
-        paths, rows, problems, told = read(path)
-        convention = Convention.from_dict(json.loads(told), str(path))
+        paths, rows, problems, text = read(path)
+        convention = Convention.from_dict(json.loads(text), str(path))
     except UserError:
         raise
     # A damaged file, and one without what is looked for, have many names.
@@ -123,36 +120,36 @@ def _read_parquet(path: str | Path) -> tuple[list[str], Floats, dict[str, str], 
     usable = table.filter(table['embedding'].is_valid())
     column = usable['embedding'].combine_chunks()
     rows = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
-    paths, told = table['path'].to_pylist(), table['problem'].to_pylist()
-    problems = {name: why for name, why in zip(paths, told, strict=True) if why}
+    both = zip(table['path'].to_pylist(), table['problem'].to_pylist(), strict=True)
+    problems = {name: why for name, why in both if why}
     return usable['path'].to_pylist(), rows, problems, convention
 
 
-def _write_npz(file: BinaryIO, found: FaceEmbeddings, convention: str) -> None:
-    faces = found.usable
+def _write_npz(file: BinaryIO, result: FaceEmbeddings, convention: str) -> None:
+    faces = result.usable
     arrays: dict[str, Any] = {
-        'embeddings': found.embeddings,
+        'embeddings': result.embeddings,
         'paths': _texts([face.source for face in faces]),
-        'numbers': found.numbers,
+        'numbers': result.numbers,
         'norms': _numbers([face.quality for face in faces]),
         'boxes': _rows([face.box for face in faces], (4,)),
         'landmarks': _rows([face.landmarks for face in faces], (5, 2)),
         'detection_scores': _numbers([face.detection_score for face in faces]),
         'remarks': _texts(['; '.join(face.remarks) for face in faces]),
-        'problem_paths': _texts([face.source for face in found.problems]),
-        'problems': _texts([face.problem for face in found.problems]),
+        'problem_paths': _texts([face.source for face in result.problems]),
+        'problems': _texts([face.problem for face in result.problems]),
         'convention': np.array(convention),
     }
     np.savez(file, **arrays)
 
 
-def _write_parquet(file: BinaryIO, found: FaceEmbeddings, convention: str) -> None:
+def _write_parquet(file: BinaryIO, result: FaceEmbeddings, convention: str) -> None:
     pyarrow = require('pyarrow', 'parquet')
     parquet = require('pyarrow.parquet', 'parquet')
-    faces = found.faces
+    faces = result.faces
     boxes = _rows([face.box for face in faces], (4,))
     points = _rows([face.landmarks for face in faces], (5, 2)).reshape(-1, 10)
-    row = pyarrow.list_(pyarrow.float32(), found.dimensions)
+    row = pyarrow.list_(pyarrow.float32(), result.dimensions)
     columns = {
         'path': [_text(face.source) for face in faces],
         'number': [face.number for face in faces],

@@ -42,10 +42,7 @@ def to_json(convention: Convention, graph: Graph) -> str:
 
 
 def from_json(text: str | bytes, source: str) -> tuple[Convention, Graph]:
-    """
-    Args:
-        text: See :func:`to_json`.
-        source: The exported model, for messages.
+    """What :func:`to_json` wrote; `source` names the exported model in messages.
 
     Raises:
         UserError: If it is damaged.

@@ -1,7 +1,7 @@
 """A trained network put to use: embed, verify and identify faces of any pictures."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,19 +11,19 @@ import torch
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 from mmpretrain.structures import DataSample
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from mmhyperface.models.recognizers import FaceRecognizer
 from mmhyperface.registry import INFERENCERS
 from mmhyperface.utils.choices import BATCH_SIZE, MAX_MEGAPIXELS
 from mmhyperface.utils.errors import UserError
 
+from .backends import EmbeddingNetwork, open_network
 from .crops import MIN_SIDE, Cropper, problem_of
-from .decisions import decide_threshold
 from .detection import CHOICES, LONGEST, SCORE_THRESHOLD, YuNet
 from .inputs import Item, arrays_of, expand
-from .networks import EmbeddingNetwork, open_network
 from .pictures import read_picture
-from .progress import with_progress
 from .results import (
     Face,
     FaceEmbeddings,
@@ -142,9 +142,11 @@ class FaceInferencer(BaseInferencer):
         Raises:
             UserError: If nothing can be read of `inputs` as a whole.
         """
-        found = self.embed(inputs, batch_size, landmarks, show_progress=show_progress)
-        drawn = self.visualize(inputs, found.faces, out_dir=out_dir)
-        return self.postprocess(found.faces, drawn, return_datasamples)
+        faces = self.embed(
+            inputs, batch_size, landmarks, show_progress=show_progress
+        ).faces
+        drawn = self.visualize(inputs, faces, out_dir=out_dir)
+        return self.postprocess(faces, drawn, return_datasamples)
 
     def embed(
         self,
@@ -160,9 +162,8 @@ class FaceInferencer(BaseInferencer):
         Args:
             inputs, landmarks: See :func:`expand`.
             batch_size: Crops that pass through the network at a time.
-            choose: Instead of the inferencer's.
+            choose, show_progress: Instead of the inferencer's.
             keep_crops: Keep what the network saw.
-            show_progress: Instead of the inferencer's.
         """
         options = (batch_size, landmarks, choose, keep_crops, show_progress)
         faces = list(self.stream(inputs, *options))
@@ -177,13 +178,13 @@ class FaceInferencer(BaseInferencer):
         keep_crops: bool = False,
         show_progress: bool | None = None,
     ) -> Iterator[Face]:
-        """Likewise one after the other: no more than a batch is held in memory.
+        """The faces of :meth:`embed` one by one, with no more than a batch in memory.
 
         `inputs` may be a generator that never ends.
         """
         items: Iterable[Item] = expand(inputs, landmarks)
         if self.show_progress if show_progress is None else show_progress:
-            items = with_progress(items, inputs)
+            items = _with_progress(items, inputs)
         for faces in self.preprocess(items, batch_size, choose):
             yield from self.forward(faces, keep_crops=keep_crops)
 
@@ -259,7 +260,7 @@ class FaceInferencer(BaseInferencer):
         threshold: float | None = None,
         far: float | None = None,
     ) -> Verification:
-        """Likewise, of two faces that are embedded."""
+        """Whether two faces that are embedded are of one person; see :meth:`verify`."""
         score = cosine(a, b)
         least, rate, test_set = self.threshold(threshold, far)
         same = None if least is None else score >= least
@@ -268,8 +269,33 @@ class FaceInferencer(BaseInferencer):
     def threshold(
         self, threshold: float | None = None, far: float | None = None
     ) -> tuple[float | None, float | None, str | None]:
-        """The least cosine of one person, its FAR and test set: see :meth:`verify`."""
-        return decide_threshold(self.convention, self.network.source, threshold, far)
+        """The least cosine of one person, its FAR and test set: see :meth:`verify`.
+
+        Three times None where no threshold is known.
+
+        Raises:
+            UserError: If both are given, the threshold is no cosine, or the network has
+                none for this rate.
+        """
+        if threshold is not None:
+            if far is not None:
+                raise UserError(
+                    'give a threshold or a false accept rate (far), not both'
+                )
+            if not -1 <= threshold <= 1:
+                raise UserError(f'a threshold is a cosine, -1 to 1, got {threshold}')
+            return float(threshold), None, None
+        point = self.convention.operating_point(far)
+        if point is not None:
+            return point.threshold, point.far, point.test_set
+        if far is not None:
+            raise UserError(
+                f'{self.network.source} carries no thresholds, so none for a false '
+                f'accept rate of {far:g}: give a threshold (threshold=..., '
+                '--threshold), or examine the checkpoint with tools/test.py '
+                '--save-thresholds'
+            )
+        return None, None, None
 
     def single(
         self, given: Any, landmarks: Any = None, numbers: Iterator[int] | None = None
@@ -325,10 +351,12 @@ class FaceInferencer(BaseInferencer):
         self.require_gallery(gallery)
         choose = 'largest' if self.choose == 'all' else self.choose
         items = list(expand(inputs, landmarks))
-        found = self.embed(items, batch_size, choose=choose)
-        if not found.usable:
-            told = '; '.join(f'{face.source}: {face.problem}' for face in found.faces)
-            raise UserError(f'{person}: none of the pictures can be enrolled: {told}')
+        result = self.embed(items, batch_size, choose=choose)
+        if not result.usable:
+            reasons = '; '.join(f'{face.source}: {face.problem}' for face in result)
+            raise UserError(
+                f'{person}: none of the pictures can be enrolled: {reasons}'
+            )
         names = images
         if names is None:
             # The number of an array is that of one call.
@@ -336,21 +364,19 @@ class FaceInferencer(BaseInferencer):
                 f'array {face.digest[:8]}'
                 if isinstance(item.data, np.ndarray)
                 else face.source
-                for item, face in zip(items, found.faces, strict=True)
+                for item, face in zip(items, result, strict=True)
             ]
-        if len(names) != len(found.faces):
-            raise UserError(
-                f'{len(names)} ids are given for {len(found.faces)} pictures'
-            )
+        if len(names) != len(result):
+            raise UserError(f'{len(names)} ids are given for {len(result)} pictures')
         kept = [
             name
-            for name, face in zip(names, found.faces, strict=True)
+            for name, face in zip(names, result, strict=True)
             if face.embedding is not None
         ]
-        tell_alignment(found.usable, gallery)
-        origins = [face.origin for face in found.usable]
-        gallery.enrol(person, found.embeddings, kept, origins)
-        return found
+        add_alignment_remarks(result.usable, gallery)
+        origins = [face.origin for face in result.usable]
+        gallery.enrol(person, result.embeddings, kept, origins)
+        return result
 
     def identify(
         self,
@@ -382,26 +408,22 @@ class FaceInferencer(BaseInferencer):
         """
         self.require_gallery(gallery)
         least = self.threshold(threshold, far)[0]
-        found = inputs
         if not isinstance(inputs, FaceEmbeddings):
             options = dict(batch_size=batch_size, landmarks=landmarks)
-            found = self.embed(inputs, **options, show_progress=show_progress)
+            inputs = self.embed(inputs, **options, show_progress=show_progress)
         matches: Iterator[Sequence] = iter(())
-        for face in found.usable:
+        for face in inputs.usable:
             require_same_network(face.fingerprint, gallery.fingerprint, face.source)
-        tell_alignment(found.usable, gallery)
-        if found.usable:
-            matches = iter(gallery.search(found.embeddings, top_k, least, index))
+        add_alignment_remarks(inputs.usable, gallery)
+        if inputs.usable:
+            matches = iter(gallery.search(inputs.embeddings, top_k, least, index))
         return [
             Identification(face, () if face.embedding is None else next(matches), least)
-            for face in found.faces
+            for face in inputs
         ]
 
     def require_gallery(self, gallery: 'FaceGallery') -> None:
-        """
-        Raises:
-            UserError: If a gallery was made with another model.
-        """
+        """Refuse a gallery that was made with another model, by ``UserError``."""
         own = self.convention.fingerprint
         require_same_network(own, gallery.fingerprint, self.network.source)
 
@@ -451,7 +473,7 @@ class FaceInferencer(BaseInferencer):
         return faces
 
 
-def tell_alignment(faces: Iterable[Face], gallery: 'FaceGallery') -> None:
+def add_alignment_remarks(faces: Iterable[Face], gallery: 'FaceGallery') -> None:
     """Faces that were found in another way than those of a gallery get a remark."""
     known = gallery.alignments
     for face in faces:
@@ -466,6 +488,22 @@ def tell_alignment(faces: Iterable[Face], gallery: 'FaceGallery') -> None:
             )
 
 
+def _with_progress(items: Iterable[Item], inputs: Any) -> Iterator[Item]:
+    """The items, with a bar on stderr while they are taken."""
+    total = None
+    # Nobody knows the end of a generator.
+    if isinstance(inputs, str | Path | Sized):
+        items = list(items)
+        total = len(items)
+    columns = ('embedding', BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, transient=True, console=console) as progress:
+        bar = progress.add_task('', total=total)
+        for item in items:
+            yield item
+            progress.advance(bar)
+
+
 def _one_of(name: str, value: str, values: Sequence[str]) -> str:
     if value not in values:
         raise UserError(f'{name} is {value!r}; it can be {", ".join(values)}')
@@ -475,9 +513,9 @@ def _one_of(name: str, value: str, values: Sequence[str]) -> str:
 def _data_sample(face: Face) -> DataSample:
     """With the embedding as a tensor, as ``FaceRecognizer.predict`` gives it."""
     sample = DataSample()
-    told = face.to_dict()
-    del told['embedding']
-    sample.set_metainfo(told)
+    facts = face.to_dict()
+    del facts['embedding']
+    sample.set_metainfo(facts)
     if face.embedding is not None:
         sample.set_field(torch.from_numpy(face.embedding), 'embedding')
     return sample

@@ -1,9 +1,11 @@
-"""What an inferencer is asked for: pictures in files, folders, lists and arrays."""
+"""What an inferencer is asked for: pictures in files, folders, lists and arrays, and
+their landmarks."""
 
 import glob
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -17,12 +19,13 @@ from mmhyperface.datasets.readers.image_files import (
     is_image_name,
     is_of_no_account,
 )
-from mmhyperface.datasets.readers.tables import ENDINGS, is_table
-from mmhyperface.datasets.readers.text_lists import read_lines
+from mmhyperface.datasets.readers.tables import ENDINGS, is_table, read_table
+from mmhyperface.datasets.readers.text_lists import read_lines, split_fields
 from mmhyperface.utils.errors import UserError, some
 
-from .landmarks import as_points, landmark_rows, read_landmarks
-
+#: Columns of the five landmarks of a picture.
+NUMBERS = tuple(f'{axis}{point}' for point in range(1, 6) for axis in 'xy')
+COLUMNS = ('path', *NUMBERS)
 LIST_EXTENSIONS = ('.txt', *ENDINGS)
 MISNAMED = (
     'is an image by its content, but its name does not end as that of one that can be '
@@ -76,10 +79,38 @@ def expand(
     if landmarks is None:
         return items
     if isinstance(landmarks, str | os.PathLike):
-        return _by_table(items, inputs, os.fspath(landmarks))
+        if not (isinstance(inputs, str | os.PathLike) and os.path.isdir(inputs)):
+            raise UserError(
+                f"the paths of '{landmarks}' start from a folder: give that folder "
+                'alone as input. A table whose paths start from its own place can be '
+                'the input itself'
+            )
+        known = read_landmarks(os.fspath(landmarks))
+        return (
+            _with(item, known.get(os.path.relpath(item.source, inputs)))
+            for item in items
+        )
     if isinstance(landmarks, Mapping):
-        return _by_path(items, landmarks)
-    return _in_turn(items, landmarks)
+        given = {os.fspath(path): points for path, points in landmarks.items()}
+        return (_with(item, given.get(item.source)) for item in items)
+    if not isinstance(landmarks, Iterable):
+        raise UserError(f'expected landmarks, got {type(landmarks).__name__}')
+    points = list(landmarks)
+    if len(points) == 5 and all(np.shape(point) == (2,) for point in points):
+        points = [points]
+    listed = list(items)
+    if len(points) != len(listed):
+        raise UserError(
+            f'landmarks are given for {len(points)} pictures, and there are '
+            f'{len(listed)}'
+        )
+    return map(_with, listed, points)
+
+
+def _with(item: Item, landmarks: Any) -> Item:
+    if landmarks is None:
+        return replace(item, needs_landmarks=True)
+    return replace(item, landmarks=as_points(landmarks, item.source))
 
 
 def images_below(folder: str) -> tuple[list[str], list[str]]:
@@ -129,12 +160,12 @@ def _pictures_below(folder: str) -> dict[str, Item]:
     """Items by their paths from there on, in the order of these."""
     images, others = images_below(folder)
     misnamed = set(misnamed_among(folder, others))
-    found = {}
+    items = {}
     for name in sorted([*images, *misnamed]):
         path = os.path.join(folder, name)
         problem = MISNAMED if name in misnamed else ''
-        found[name] = Item(path, path, problem=problem)
-    return found
+        items[name] = Item(path, path, problem=problem)
+    return items
 
 
 def _leads_up(parent: str, name: str) -> bool:
@@ -147,7 +178,7 @@ def _leads_up(parent: str, name: str) -> bool:
 
 
 def _expand(inputs: Any, numbers: Iterator[int]) -> Iterator[Item]:
-    """Likewise; arrays are numbered from 1."""
+    """The items of inputs without landmarks; `numbers` are for the names of arrays."""
     if isinstance(inputs, Item):
         return iter([inputs])
     if isinstance(inputs, np.ndarray):
@@ -177,82 +208,39 @@ def _of_each(inputs: Iterable, numbers: Iterator[int]) -> Iterator[Item]:
 
 def _of_path(path: str) -> Iterator[Item]:
     if os.path.isdir(path):
-        found = _pictures_below(path)
-        if not found:
+        items = _pictures_below(path)
+        if not items:
             raise UserError(f"there is no picture below '{path}'")
-        return iter(found.values())
+        return iter(items.values())
     if not os.path.lexists(path) and glob.has_magic(path):
-        names = sorted(glob.glob(path, recursive=True))
         files = [
             name
-            for name in names
+            for name in sorted(glob.glob(path, recursive=True))
             if not (os.path.isdir(name) or is_of_no_account(os.path.basename(name)))
         ]
         if not files:
             raise UserError(f"no file fits the pattern '{path}'")
-        return map(_file, files)
+        return (Item(name, name) for name in files)
     if path.lower().endswith(LIST_EXTENSIONS):
         return _of_list(path)
-    return iter([_file(path)])
-
-
-def _file(path: str) -> Item:
-    return Item(path, path)
+    return iter([Item(path, path)])
 
 
 def _of_list(file: str) -> Iterator[Item]:
     folder = os.path.dirname(file)
     empty = True
     if is_table(file):
-        for row in landmark_rows(file):
+        for _, name, numbers in landmark_rows(file):
             empty = False
-            path = os.path.join(folder, row.path)
-            yield replace(_file(path), landmarks=as_points(row.numbers, path))
+            path = os.path.join(folder, name)
+            yield Item(path, path, as_points(numbers, path))
     else:
-        for _, line in read_lines(file, 'Name a list of pictures'):
+        for _, name in read_lines(file, 'Name a list of pictures'):
             empty = False
-            yield _file(os.path.join(folder, line))
+            path = os.path.join(folder, name)
+            yield Item(path, path)
     if empty:
         raise UserError(f"the list '{file}' names no picture")
-
-
-def _by_table(items: Iterator[Item], inputs: Any, file: str) -> Iterator[Item]:
-    if not (isinstance(inputs, str | os.PathLike) and os.path.isdir(inputs)):
-        raise UserError(
-            f"the paths of '{file}' start from a folder: give that folder alone as "
-            'input. A table whose paths start from its own place can be the input '
-            'itself'
-        )
-    known = read_landmarks(file)
-    return (
-        _with(item, known.get(os.path.relpath(item.source, inputs))) for item in items
-    )
-
-
-def _by_path(items: Iterator[Item], landmarks: Mapping) -> Iterator[Item]:
-    known = {os.fspath(path): points for path, points in landmarks.items()}
-    return (_with(item, known.get(item.source)) for item in items)
-
-
-def _in_turn(items: Iterator[Item], landmarks: Any) -> Iterator[Item]:
-    if not isinstance(landmarks, Iterable):
-        raise UserError(f'expected landmarks, got {type(landmarks).__name__}')
-    points = list(landmarks)
-    if len(points) == 5 and all(np.shape(point) == (2,) for point in points):
-        points = [points]
-    given = list(items)
-    if len(points) != len(given):
-        raise UserError(
-            f'landmarks are given for {len(points)} pictures, and there are '
-            f'{len(given)}'
-        )
-    return (_with(item, of) for item, of in zip(given, points, strict=True))
-
-
-def _with(item: Item, landmarks: Any) -> Item:
-    if landmarks is None:
-        return replace(item, needs_landmarks=True)
-    return replace(item, landmarks=as_points(landmarks, item.source))
 
 
 def arrays_of(inputs: Any) -> dict[str, npt.NDArray[Any]]:
@@ -275,21 +263,101 @@ def people_below(folder: str | Path) -> dict[str, list[Item]]:
     folder = str(folder)
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder '{folder}'")
-    pictures = _pictures_below(folder)
     # One without any picture is a person, too.
-    found: dict[str, list[Item]] = {
+    people: dict[str, list[Item]] = {
         name: []
         for name in sorted(os.listdir(folder))
         if os.path.isdir(os.path.join(folder, name))
         and not is_of_no_account(name)
         and not _leads_up(folder, name)
     }
-    for name, item in pictures.items():
-        if os.sep not in name:
+    for name, item in _pictures_below(folder).items():
+        person, separator, _ = name.partition(os.sep)
+        if not separator:
             raise UserError(
                 f"'{item.source}' lies in no subfolder; expected PERSON/image"
             )
-        found[name.partition(os.sep)[0]].append(item)
-    if not pictures:
+        people[person].append(item)
+    if not any(people.values()):
         raise UserError(f"there is no picture below '{folder}', as PERSON/image")
-    return found
+    return people
+
+
+# ---- landmarks
+
+
+def landmark_rows(file: str) -> Iterator[tuple[int, str, Sequence[float]]]:
+    """Line or row, from 1, path and ten numbers, x1 y1 to x5 y5, of each picture.
+
+    From lines ``path x1 y1 ... x5 y5``, perhaps with a score, or rows of a table, a
+    .csv, .tsv or .parquet file with columns path, x1, y1 ... x5, y5. Left eye, right
+    eye, nose, left and right corner of the mouth, left and right as one looks at the
+    picture; in pixels as they are stored, NaN where a table has none.
+
+    Raises:
+        UserError: With file and line, for a list or table of another kind.
+    """
+    for place, path, numbers in _table_rows(file) if is_table(file) else _lines(file):
+        try:
+            yield place, path, array('d', map(float, numbers))
+        except ValueError as error:
+            raise UserError(
+                f'{file}:{place}: {error}; paths with spaces need tabs between fields'
+            ) from None
+
+
+def _table_rows(file: str) -> Iterator[tuple[int, str, Sequence[Any]]]:
+    for place, (path, *values) in read_table(file, COLUMNS, 'Set --landmarks'):
+        # What is empty in a table is no number, as for a picture without a face.
+        yield place, str(path or ''), [np.nan if v in ('', None) else v for v in values]
+
+
+def _lines(file: str) -> Iterator[tuple[int, str, Sequence[str]]]:
+    for number, line in read_lines(file, 'Set --landmarks'):
+        path, *numbers = split_fields(line)
+        if len(numbers) not in (10, 11):
+            raise UserError(
+                f'{file}:{number}: expected `path x1 y1 x2 y2 x3 y3 x4 y4 x5 y5`, '
+                f'perhaps with a score, got {line!r}. Paths with spaces need tabs '
+                'between the fields'
+            )
+        yield number, path, numbers[:10]
+
+
+def read_landmarks(file: str) -> dict[str, Sequence[float]]:
+    """Ten numbers, x1 y1 to x5 y5, of each picture that a list or table names.
+
+    Raises:
+        UserError: Also for a path that is absolute or leads out of the folder that
+            paths start from, or comes a second time.
+    """
+    known: dict[str, Sequence[float]] = {}
+    for place, name, numbers in landmark_rows(file):
+        path = os.path.normpath(name)
+        if os.path.isabs(path) or path.split(os.sep)[0] in ('.', '..'):
+            raise UserError(
+                f'{file}:{place}: expected a path that starts from SOURCE and stays in '
+                f'it, got {name!r}'
+            )
+        if path in known:
+            raise UserError(f'{file}:{place}: {name!r} comes a second time')
+        known[path] = numbers
+    return known
+
+
+def as_points(numbers: Any, source: str) -> npt.NDArray[np.float64]:
+    """Landmarks of any kind as float64 [5, 2].
+
+    Raises:
+        UserError: If they are not ten numbers.
+    """
+    try:
+        points = np.asarray(numbers, np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.shape not in ((5, 2), (10,)):
+        raise UserError(
+            f'{source}: landmarks are five points (x, y): left eye, right eye, nose, '
+            f'left and right corner of the mouth; got {str(numbers)[:80]}'
+        )
+    return points.reshape(5, 2)

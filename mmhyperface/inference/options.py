@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmhyperface.utils.choices import BATCH_SIZE, MAX_MEGAPIXELS
+from mmhyperface.utils.errors import UserError
 
 from .detection import CHOICES, LONGEST, SCORE_THRESHOLD, quiet_opencv
-from .results import Face
+from .results import Face, FaceEmbeddings
 
 if TYPE_CHECKING:
     from .inferencer import FaceInferencer
@@ -112,19 +113,36 @@ def inferencer_from(args: argparse.Namespace, **options: Any) -> 'FaceInferencer
     )
 
 
+def inputs_of(args: argparse.Namespace) -> str | list[str]:
+    """The one input, which may then be a folder with landmarks, or several."""
+    return args.inputs[0] if len(args.inputs) == 1 else args.inputs
+
+
+def tell_faces(faces: FaceEmbeddings) -> None:
+    """Write to stderr what was done to pictures, which are left out, and why."""
+    tell_remarks(faces.usable)
+    tell_problems(faces.problems)
+
+
 def tell_problems(faces: Sequence[Face]) -> None:
     """Write to stderr which pictures are left out and why."""
     for face in faces:
         tell(f'left out: {face.source}: {face.problem}')
 
 
+def require_some(faces: FaceEmbeddings) -> None:
+    """Refuse to go on without any embedding, by ``UserError``."""
+    if not faces.usable:
+        raise UserError(f'none of {len(faces)} pictures can be embedded')
+
+
 def tell_remarks(faces: Sequence[Face]) -> None:
     """Write to stderr what was done to pictures, the same only once for each kind."""
-    count: dict[str, list[str]] = {}
+    sources_of: dict[str, list[str]] = {}
     for face in faces:
         for remark in face.remarks:
-            count.setdefault(remark, []).append(face.source)
-    for remark, sources in count.items():
+            sources_of.setdefault(remark, []).append(face.source)
+    for remark, sources in sources_of.items():
         more = f' and {len(sources) - 1} more' if len(sources) > 1 else ''
         tell(f'remark: {sources[0]}{more}: {remark}')
 

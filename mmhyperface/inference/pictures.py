@@ -70,13 +70,6 @@ class Picture:
         return np.rot90(self.pixels, self.turns)
 
 
-@dataclass(frozen=True)
-class _Header:
-    turns: int
-    remarks: tuple[str, ...]
-    is_deep: bool
-
-
 def read_picture(
     data: str | os.PathLike | npt.NDArray[Any],
     source: str,
@@ -103,16 +96,15 @@ def read_picture(
         alpha = (_ALPHA,) if has_alpha else ()
         return Picture(loaded['img'], 0, alpha, digest_of(content))
     encoded = read_bytes(data, source)
-    header = _look(encoded, source, max_megapixels)
+    turns, remarks, is_deep = _read_header(encoded, source, max_megapixels)
     _require_sound_jpeg(encoded, source)
     pixels = decode_face(encoded, source)
-    remarks = header.remarks
-    if header.is_deep:
+    if is_deep:
         remarks += (
             'more than 8 bits are reduced to 8, and the brightest value left is '
             f'{pixels.max()} of 255',
         )
-    return Picture(pixels, header.turns, remarks, digest_of(encoded))
+    return Picture(pixels, turns, remarks, digest_of(encoded))
 
 
 def digest_of(content: bytes) -> str:
@@ -147,8 +139,10 @@ def read_bytes(path: str | os.PathLike, source: str) -> bytes:
         raise DamagedImage(f'{source}: cannot be read: {error}') from None
 
 
-def _look(data: bytes, source: str, max_megapixels: float) -> _Header:
-    """What the header tells."""
+def _read_header(
+    data: bytes, source: str, max_megapixels: float
+) -> tuple[int, tuple[str, ...], bool]:
+    """Quarters to turn, remarks, and whether values have more than 8 bits."""
     if not data:
         raise DamagedImage(f'{source}: the file is empty')
     if is_heic(data):
@@ -158,7 +152,13 @@ def _look(data: bytes, source: str, max_megapixels: float) -> _Header:
         warnings.simplefilter('ignore')
         try:
             image = Image.open(io.BytesIO(data))
-            _require_pixels(image.size, source, max_megapixels)
+            width, height = image.size
+            if width * height > max_megapixels * 1e6:
+                raise UserError(
+                    f'{source}: has {width * height / 1e6:.1f} megapixels '
+                    f'({height}x{width}), more than {max_megapixels:g}; reduce it, or '
+                    'allow more (max_megapixels=..., --max-megapixels)'
+                )
             frames = getattr(image, 'n_frames', 1)
             turns, orientation = _orientation(image, data)
             is_deep = _is_deep(image, data)
@@ -180,17 +180,7 @@ def _look(data: bytes, source: str, max_megapixels: float) -> _Header:
         remarks.append(_ALPHA)
     if frames > 1:
         remarks.append(f'the first of {frames} frames is taken')
-    return _Header(turns, (*remarks, *orientation), is_deep)
-
-
-def _require_pixels(size: tuple[int, int], source: str, most: float) -> None:
-    width, height = size
-    if width * height > most * 1e6:
-        raise UserError(
-            f'{source}: has {width * height / 1e6:.1f} megapixels ({height}x{width}), '
-            f'more than {most:g}; reduce it, or allow more (max_megapixels=..., '
-            '--max-megapixels)'
-        )
+    return turns, (*remarks, *orientation), is_deep
 
 
 def _orientation(image: Any, data: bytes) -> tuple[int, tuple[str, ...]]:
@@ -217,8 +207,8 @@ def _is_deep(image: Any, data: bytes) -> bool:
         return data[24] > 8
     if image.format == 'TIFF':
         return max(image.tag_v2.get(258, (8,))) > 8
-    found = _MAXVAL.match(data) if image.format == 'PPM' else None
-    return found is not None and int(found[1]) > 255
+    header = _MAXVAL.match(data) if image.format == 'PPM' else None
+    return header is not None and int(header[1]) > 255
 
 
 def _require_sound_jpeg(data: bytes, source: str) -> None:

@@ -1,4 +1,4 @@
-"""What an inferencer finds out."""
+"""What an inferencer gives: faces, and what was decided of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
     from mmhyperface.gallery import Match
-    from mmhyperface.gallery.ids import Origin
+    from mmhyperface.gallery.storage import Origin
 
 Floats = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float64]
@@ -54,15 +54,15 @@ class Face:
     alignment: str = ''
 
     def __repr__(self) -> str:
-        told = self.problem or 'not embedded'
+        state = self.problem or 'not embedded'
         if self.embedding is not None:
-            told = f'{len(self.embedding)} values, norm {self.quality:.4g}'
-        return f'Face({self.source!r}, {self.number}: {told})'
+            state = f'{len(self.embedding)} values, norm {self.quality:.4g}'
+        return f'Face({self.source!r}, {self.number}: {state})'
 
     @property
     def origin(self) -> 'Origin':
         """What a gallery keeps of where the embedding is from."""
-        from mmhyperface.gallery.ids import Origin
+        from mmhyperface.gallery.storage import Origin
 
         return Origin(self.digest, self.alignment)
 
@@ -192,7 +192,7 @@ class Identification:
 
 
 def cosine(one: Face, other: Face) -> float:
-    """Of two embeddings, in float64.
+    """The cosine of two embeddings, in float64.
 
     Raises:
         UserError: If a face has none, it is zero or not finite, or they are of
@@ -216,14 +216,12 @@ def cosine(one: Face, other: Face) -> float:
 
 
 def require_same_network(own: str, gallery: str, source: str) -> None:
-    """
+    """Refuse a gallery of another network, by ``UserError``.
+
     Args:
         own: Fingerprint of the network of an embedding.
         gallery: That of the gallery.
         source: Whose embedding, or the network.
-
-    Raises:
-        UserError: If they differ.
     """
     if own != gallery:
         raise UserError(

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
+from tiny_network import BACKBONE, SIZE
 
 from mmhyperface.apis import get_model
 from mmhyperface.datasets import SyntheticFaces
@@ -14,7 +15,6 @@ from mmhyperface.models.recognizers import FaceRecognizer
 from mmhyperface.weights.convention import OperatingPoint
 
 CONFIGS = Path(__file__).parent.parent.parent / 'configs'
-SIZE = 32
 THRESHOLD = 0.5
 POINTS = (OperatingPoint('drawn', 0.01, THRESHOLD, 0.9, 1000),)
 
@@ -22,9 +22,7 @@ POINTS = (OperatingPoint('drawn', 0.01, THRESHOLD, 0.9, 1000),)
 def checkpoint(path: Path, points: tuple[OperatingPoint, ...] = POINTS) -> str:
     """A checkpoint of the quickstart's kind, small and untrained, with thresholds."""
     cfg = Config.fromfile(CONFIGS / 'sphereface2_quickstart.py')
-    cfg.model.backbone = dict(
-        type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=SIZE, embedding_size=8
-    )
+    cfg.model.backbone = BACKBONE
     cfg.model.head.in_channels = 8
     torch.manual_seed(0)
     model = get_model(cfg, None, 'cpu')

@@ -102,7 +102,7 @@ def scores(inferencer, query, groups):
     return [found[start:end].max() for start, end in pairwise(ends)]
 
 
-def test_comparison(page, inferencer, faces):
+def test_comparison(modules, page, inferencer, faces):
     a, b = faces[0][0], faces[1][0]
     expected = inferencer.verify(a, b)
     assert page.first_choice() == '0'
@@ -115,42 +115,29 @@ def test_comparison(page, inferencer, faces):
     sources = [attrs['src'] for tag, attrs in shown.tags if tag == 'img']
     assert len(sources) == 2
     for source, path in zip(sources, (a, b), strict=True):
-        assert source == page_url(path)
+        assert source == modules.markup.data_url(cv2.imread(path))
 
 
-def page_url(path):
-    import markup
-
-    return markup.data_url(cv2.imread(path))
-
-
-@pytest.mark.parametrize(
-    ('threshold', 'kind', 'text'),
-    [
+def test_own_threshold(page, inferencer, faces):
+    pair = faces[0][:2]
+    score = inferencer.verify(*pair).score
+    for threshold, kind, text in (
         (-1.0, 'same', 'Same person'),
+        (score, 'same', 'Same person'),
+        (np.nextafter(score, 2), 'different', 'Different people'),
         (1.0, 'different', 'Different people'),
-    ],
-)
-def test_own_threshold(page, faces, threshold, kind, text):
-    shown = Page(page.compare(faces[0][0], faces[0][1], 'own', threshold))
-    assert kind in shown.classes
-    assert text in shown.words
-    assert f'Your threshold is {threshold:.3f}' in shown.words
-
-
-def test_a_score_at_the_threshold_is_the_same_person(page, inferencer, faces):
-    score = inferencer.verify(*faces[0][:2]).score
-    assert 'same' in Page(page.compare(*faces[0][:2], 'own', score)).classes
-    above = np.nextafter(score, 2)
-    assert 'different' in Page(page.compare(*faces[0][:2], 'own', above)).classes
-
-
-def test_a_threshold_that_was_cleared(page, faces):
-    for told in (
-        page.compare(*faces[0][:2], 'own', None),
-        page.enrol('Ada', faces[0][:1]) and page.identify(faces[0][1], 'own', None),
     ):
-        assert 'Give a threshold' in Page(told).words
+        shown = Page(page.compare(*pair, 'own', threshold))
+        assert kind in shown.classes
+        assert text in shown.words
+        assert f'Your threshold is {threshold:.3f}' in shown.words
+    # It was cleared.
+    page.enrol('Ada', faces[0][:1])
+    for answer in (
+        page.compare(*pair, 'own', None),
+        page.identify(faces[0][1], 'own', None),
+    ):
+        assert 'Give a threshold' in Page(answer).words
 
 
 def test_other_files_of_the_machine_are_not_shown(modules, page, faces):
@@ -167,10 +154,15 @@ def test_other_files_of_the_machine_are_not_shown(modules, page, faces):
             compare({'path': str(upload)}, {'path': str(other)}, '0', 0.0)
 
 
-def test_no_threshold_is_known(modules, tmp_path, faces):
+def test_nothing_is_chosen_or_known_yet(modules, page, tmp_path, faces):
+    for pair in ((None, None), (faces[0][0], None), (None, faces[0][0])):
+        assert 'hint' in Page(page.compare(*pair, '0', 0.0)).classes
+    assert 'hint' in Page(page.identify(None, '0', 0.0)).classes
+    assert 'Enrol somebody first' in page.identify(faces[0][0], '0', 0.0)
+    assert 'Nobody is enrolled' in page.people()
+    # A network without a threshold.
     plain = FaceInferencer(checkpoint(tmp_path / 'plain.pth', points=()))
-    gallery = FaceGallery.of(plain.convention)
-    page = modules.answers.Answers(plain, gallery)
+    page = modules.answers.Answers(plain, FaceGallery.of(plain.convention))
     assert page.first_choice() == 'open'
     assert [value for _, value in page.choices()] == ['open', 'own']
     shown = Page(page.compare(*faces[0][:2], 'open', 0.0))
@@ -179,14 +171,6 @@ def test_no_threshold_is_known(modules, tmp_path, faces):
     page.enrol('Ada', faces[0][:1])
     shown = Page(page.identify(faces[1][0], 'open', 0.0))
     assert 'nearest, not decided' in shown.words
-
-
-def test_nothing_is_chosen_yet(page, faces):
-    for pair in ((None, None), (faces[0][0], None), (None, faces[0][0])):
-        assert 'hint' in Page(page.compare(*pair, '0', 0.0)).classes
-    assert 'hint' in Page(page.identify(None, '0', 0.0)).classes
-    assert 'Enrol somebody first' in page.identify(faces[0][0], '0', 0.0)
-    assert 'Nobody is enrolled' in page.people()
 
 
 def test_enrol_identify_remove(page, inferencer, faces, tmp_path):
@@ -227,16 +211,6 @@ def test_what_another_enrols_meanwhile_is_not_lost(page, faces, tmp_path):
     assert not is_done
     assert 'was changed by another process since it was read' in text
     assert FaceGallery.load(tmp_path / 'gallery.npz').people == ['Émile']
-
-
-def test_many_people_are_not_all_listed(modules, page, monkeypatch):
-    names = [f'person {i}' for i in range(5)]
-    page.gallery.enrol_many(names, np.eye(8)[:5], names)
-    monkeypatch.setattr(modules.answers, 'LISTED', 3)
-    assert page.names() == names[:3]
-    words = Page(page.people()).words
-    assert 'and 2 others' in words
-    assert 'person 3' not in words
 
 
 def test_the_same_picture_twice(page, faces, tmp_path):
@@ -288,20 +262,27 @@ def test_bad_pictures(page, faces, tmp_path, name, content, message):
     assert page.names() == ['Ada']
 
 
-def test_mistakes_with_people(page, faces):
+def test_mistakes_with_people(page, faces, tmp_path):
     assert 'Give the person a name' in page.enrol('  ', faces[0])[0]
     assert 'one or more pictures' in page.enrol('Ada', [])[0]
     assert 'one or more pictures' in page.enrol('Ada', None)[0]
     assert 'Choose whom' in page.remove(None)
     assert 'wrong' in Page(page.remove('Nobody')).classes
-
-
-def test_a_gallery_that_cannot_be_written(page, faces, tmp_path):
     page.gallery_file = tmp_path / 'folder.npz'
     page.gallery_file.mkdir()
     text, is_done = page.enrol('Ada', faces[0][:1])
     assert not is_done
     assert 'until the server ends' in text
+
+
+def test_many_people_are_not_all_listed(modules, page, monkeypatch):
+    names = [f'person {i}' for i in range(5)]
+    page.gallery.enrol_many(names, np.eye(8)[:5], names)
+    monkeypatch.setattr(modules.answers, 'LISTED', 3)
+    assert page.names() == names[:3]
+    words = Page(page.people()).words
+    assert 'and 2 others' in words
+    assert 'person 3' not in words
 
 
 def test_names_are_escaped(page, faces, tmp_path):
@@ -364,21 +345,23 @@ def test_model(page):
         assert text in words
 
 
-def test_landmarks_do_not_grow_with_the_place_of_a_face(modules):
-    image = np.zeros((20, 400, 3), np.uint8)
+def test_marks_fit_their_face(modules):
     points = np.array([[2, 2], [8, 2], [5, 5], [3, 8], [7, 8.0]])
-    drawn = modules.markup.photo(image, '', [points, points + np.array([380.0, 0.0])])
-    radii = {a['r'] for _, a in Page(drawn).tags if a.get('class') == 'landmark'}
-    assert len(radii) == 1
-
-
-def test_long_names_are_cut_to_their_box(modules):
-    image = np.zeros((100, 1000, 3), np.uint8)
-    names, boxes = ['1 Ada Lovelace', 'Ken'], [np.array([400, 30, 90, 60.0])] * 2
-    words = Page(modules.markup.photo(image, '', [], boxes, names)).words
-    assert 'Ken' in words
-    assert 'Lovelace' not in words
-    assert '1 A' in words
+    names, boxes = ['1 Ada Lovelace', 'Ken'], [np.array([40, 30, 90, 60.0])] * 2
+    shown = Page(
+        modules.markup.photo(
+            np.zeros((100, 1000, 3), np.uint8),
+            '',
+            [points, points + np.array([380.0, 0.0])],
+            boxes,
+            names,
+        )
+    )
+    # Landmarks do not grow with the place, and names are cut to the box.
+    assert len({a['r'] for _, a in shown.tags if a.get('class') == 'landmark'}) == 1
+    assert 'Ken' in shown.words
+    assert 'Lovelace' not in shown.words
+    assert '1 A' in shown.words
 
 
 def test_samples(modules, tmp_path):

@@ -7,14 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from tiny_network import BACKBONE, build
 from torch import nn
 
-from mmhyperface.inference.model import get_model
-
-SFNET = dict(
-    type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=32, embedding_size=8
-)
 MEAN, STD = (120.0, 110.0, 131.0), (127.5, 60.0, 128.0)
 
 
@@ -24,23 +19,14 @@ def require_torch_export():
         pytest.skip('torch.export is too old')
 
 
-def network(backbone=SFNET, flip_fusion='sum', to_rgb=True, mean=MEAN, std=STD):
+def network(backbone=BACKBONE, flip_fusion='sum', to_rgb=True, mean=MEAN, std=STD):
     """As of ``get_model``, with unequal means and norms of the channels."""
-    torch.manual_seed(0)
-    preprocessor = dict(type='FaceDataPreprocessor', mean=mean, std=std, to_rgb=to_rgb)
-    model = get_model(
-        Config(
-            dict(
-                model=dict(
-                    type='FaceRecognizer',
-                    backbone=dict(backbone),
-                    flip_fusion=flip_fusion,
-                    data_preprocessor=preprocessor,
-                )
-            )
+    model = build(
+        backbone=dict(backbone),
+        flip_fusion=flip_fusion,
+        data_preprocessor=dict(
+            type='FaceDataPreprocessor', mean=mean, std=std, to_rgb=to_rgb
         ),
-        None,
-        'cpu',
     )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):

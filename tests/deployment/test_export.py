@@ -12,8 +12,8 @@ from deployables import crops, difference, network, oracle, with_convention
 from onnx import numpy_helper
 
 from mmhyperface.deployment import export_onnx, export_torch, onnx_export, plan
+from mmhyperface.inference.backends import open_network
 from mmhyperface.inference.exported_metadata import KEY, from_json
-from mmhyperface.inference.networks import open_network
 from mmhyperface.utils.errors import UserError
 
 
@@ -40,14 +40,6 @@ def test_what_the_file_tells(model, file):
     assert loaded.producer_name == 'mmhyperface'
     assert '112 x 112' in loaded.doc_string
     assert not [node for node in loaded.graph.node if node.op_type == 'Identity']
-
-
-def test_our_own_network_takes_it(model, file):
-    opened = open_network(file)
-    assert opened.convention.fingerprint == model.convention.fingerprint
-    assert opened.crop_size == (112, 112)
-    images = crops(3, (112, 112))
-    assert difference(opened.embed(images), oracle(model, images)) < 2e-5
 
 
 def test_model_stays_as_it_is(model, file, tmp_path):
@@ -113,11 +105,6 @@ def test_files_that_are_there(model, tmp_path):
     assert onnx.load(path).graph.node
 
 
-def test_too_old_for_onnx(model, tmp_path):
-    with pytest.raises(UserError, match='a number from 13 on, got 7'):
-        export_onnx(model, tmp_path / 'model.onnx', opset=7)
-
-
 def test_programs_may_move(model, tmp_path):
     """To a GPU; torch's checks of the device would stop them there."""
     deployables.require_torch_export()
@@ -143,50 +130,39 @@ def test_what_torch_cannot_export(model, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_wrong_files(model, tmp_path):
+    onnx_file = tmp_path / 'model.onnx'
+    with pytest.raises(UserError, match='a number from 13 on, got 7'):
+        export_onnx(model, onnx_file, opset=7)
+    with pytest.raises(UserError, match='torch-export is no ONNX'):
+        export_onnx(model, onnx_file, 'torch-export')
+    with pytest.raises(UserError, match=r'is a \.pt2 file'):
+        export_torch(model, tmp_path / 'model.pt')
+
+
 def test_old_torch(model, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.export, 'export', lambda f, args, constraints=None: f)
     with pytest.raises(UserError, match='too old to export a program'):
         export_torch(model, tmp_path / 'model.pt2')
 
 
-def test_wrong_files(model, tmp_path):
-    with pytest.raises(UserError, match=r'is a \.pt2 file'):
-        export_torch(model, tmp_path / 'model.pt')
-    with pytest.raises(UserError, match='torch-export is no ONNX'):
-        export_onnx(model, tmp_path / 'model.onnx', 'torch-export')
-
-
+OUTSIDE = dict(target='insightface', preprocessing='outside')
+HALVES = dict(mean=(127.5,) * 3, std=(127.5,) * 3)
 REFUSED = [
     (dict(target='tensorrt'), {}, "no target 'tensorrt': choose from onnxruntime"),
     (dict(precision='int8'), {}, "no precision 'int8'"),
     (dict(preprocessing='beside'), {}, "no preprocessing 'beside'"),
     (dict(batch=0), {}, 'batch is a number of images from 1 on'),
     (dict(target='opencv-sface', batch=2), {}, 'feeds 1 image at a time'),
-    (
-        dict(target='opencv-sface', preprocessing='outside'),
-        {},
-        'feeds pixels from 0 to 255 and cannot be told',
-    ),
+    (OUTSIDE | dict(target='opencv-sface'), {}, 'from 0 to 255 and cannot be told'),
     (
         dict(target='opencv-sface'),
         dict(input_size=(112, 96)),
         'has square crops only, and the network takes 112 x 96',
     ),
-    (
-        dict(target='insightface', preprocessing='outside'),
-        dict(input_size=(112, 112)),
-        r'feeds \(x - 127.5\) / 127.5 in RGB .* mean \(120.0',
-    ),
-    (
-        dict(target='insightface', preprocessing='outside'),
-        dict(mean=(127.5,) * 3, std=(127.5,) * 3),
-        'gives crops of 112 x 112, and the network takes 32 x 32',
-    ),
-    (
-        dict(target='insightface', preprocessing='outside'),
-        dict(mean=(127.5,) * 3, std=(127.5,) * 3, channel_order='BGR'),
-        'the network takes BGR',
-    ),
+    (OUTSIDE, dict(input_size=(112, 112)), r'\(x - 127.5\) / 127.5 .* mean \(120.0'),
+    (OUTSIDE, HALVES, 'gives crops of 112 x 112, and the network takes 32 x 32'),
+    (OUTSIDE, HALVES | dict(channel_order='BGR'), 'the network takes BGR'),
 ]
 
 
@@ -203,15 +179,15 @@ def test_plans_that_no_client_has(model, tmp_path, options, changes, message):
 
 
 def test_plans(model):
-    told = model.convention
-    graph = plan(told, 'onnxruntime', preprocessing='outside')
+    convention = model.convention
+    graph = plan(convention, 'onnxruntime', preprocessing='outside')
     assert (graph.size, graph.channel_order) == ((32, 32), 'RGB')
     assert (graph.mean, graph.std) == (deployables.MEAN, deployables.STD)
-    graph = plan(dataclasses.replace(told, channel_order='BGR'), 'opencv-dnn')
+    graph = plan(dataclasses.replace(convention, channel_order='BGR'), 'opencv-dnn')
     assert (graph.channel_order, graph.mean, graph.std) == ('RGB', (0,) * 3, (1,) * 3)
     sides = {112: 112, 224: 224, 128: 128, 256: 256, 64: 112, 120: 112, 160: 112}
     for side, crop in sides.items():
-        other = dataclasses.replace(told, input_size=(side, side))
+        other = dataclasses.replace(convention, input_size=(side, side))
         assert plan(other, 'insightface').size == (crop, crop)
         assert plan(other, 'opencv-sface').size == (112, 112)
         assert plan(other, 'opencv-dnn').size == (side, side)

@@ -9,19 +9,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from deployables import MEAN, SFNET, STD, crops, network
+from deployables import MEAN, STD, crops, network
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from tiny_network import BACKBONE
 
 from mmhyperface.deployment.parity import (
-    brought,
     compare,
     crops_of_folder,
     dataset_of,
     rendered_crops,
+    resize_crops,
     verify,
 )
-from mmhyperface.inference.networks import TorchNetwork, open_network
+from mmhyperface.inference.backends import TorchNetwork, open_network
 from mmhyperface.utils.errors import UserError
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'deployment'
@@ -58,7 +59,7 @@ def trained(tmp_path_factory):
     cfg = Config(
         dict(
             model=dict(
-                type='FaceRecognizer', backbone=SFNET, data_preprocessor=preprocessor
+                type='FaceRecognizer', backbone=BACKBONE, data_preprocessor=preprocessor
             ),
             test_dataloader=dict(dataset=PAIRS),
             test_evaluator=[dict(type='FaceVerification'), dict(type='Other')],
@@ -114,7 +115,7 @@ def test_images_of_a_folder(tmp_path):
         cv2.imwrite(str(tmp_path / 'a[1]' / f'{number}.png'), image)
     (tmp_path / 'notes.txt').write_text('no image')
     got = crops_of_folder(str(tmp_path), (10, 12), most=3)
-    expected = brought(crops(7, (20, 30))[[0, 3, 6]], (10, 12))
+    expected = resize_crops(crops(7, (20, 30))[[0, 3, 6]], (10, 12))
     np.testing.assert_array_equal(got, expected)
     (tmp_path / 'empty').mkdir()
     with pytest.raises(UserError, match='has 0 images; at least two'):

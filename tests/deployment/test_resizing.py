@@ -7,7 +7,7 @@ import torch
 from deployables import crops
 
 from mmhyperface.datasets.transforms import LoadFace
-from mmhyperface.deployment.resizing import resizing
+from mmhyperface.deployment.module import resizing
 
 
 @pytest.mark.parametrize('new', [28, 32, 56, 64, 80, 96, 100, 111, 113, 128, 144, 224])

@@ -16,12 +16,12 @@ from mmhyperface.datasets import FaceFolder, FaceSets, SyntheticFacePairs
 from mmhyperface.engine.hooks.convention_hook import image_sizes
 from mmhyperface.engine.testing import is_recogniser, save_features
 from mmhyperface.evaluation.functional import tar_at_far
-from mmhyperface.inference.model import (
+from mmhyperface.inference.backends import TorchNetwork
+from mmhyperface.inference.loading import (
     examined_convention,
     read_convention,
     save_operating_points,
 )
-from mmhyperface.inference.networks import TorchNetwork
 from mmhyperface.models import FaceDataPreprocessor, FaceRecognizer
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError

@@ -8,16 +8,16 @@ import pickle
 import signal
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_network import build
 
 from mmhyperface.gallery import FaceGallery
-from mmhyperface.gallery.ids import Origin
-from mmhyperface.gallery.storage import locked
+from mmhyperface.gallery.storage import Origin, locked
 from mmhyperface.utils.errors import UserError
-from mmhyperface.weights.convention import Convention
 
 FINGERPRINT = 'b' * 64
 
@@ -139,61 +139,36 @@ def test_processes_that_change_one_file_take_turns(tmp_path):
     assert os.listdir(tmp_path) == ['g.npz']
 
 
-def test_a_file_that_is_there(tmp_path):
-    path = tmp_path / 'g.npz'
+def test_what_is_there_already(tmp_path):
+    path, link = tmp_path / 'g.npz', tmp_path / 'link.npz'
     path.write_text('mine')
+    path.chmod(0o600)
+    link.symlink_to(path)
     with pytest.raises(UserError, match='is there already; to replace it'):
         gallery_of().save(path, overwrite=False)
     assert path.read_text() == 'mine'
-    gallery_of().save(path)
+    gallery_of().save(link)
+    # The link and the rights of the file stay.
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
     assert len(FaceGallery.load(path)) == 7
     with pytest.raises(UserError, match='cannot be written'):
         gallery_of().save(tmp_path)
 
 
-def test_a_link_and_the_rights_of_a_file_stay(tmp_path):
-    path, link = tmp_path / 'real.npz', tmp_path / 'link.npz'
-    gallery = FaceGallery('a model', 2)
-    gallery.save(path)
-    path.chmod(0o600)
-    link.symlink_to(path)
-    gallery.enrol('Anna', [[1, 0]], ['1'])
-    gallery.save(link)
-    assert link.is_symlink()
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert FaceGallery.load(path).people == ['Anna']
-
-
-def test_a_gallery_of_another_model(tmp_path):
+def test_a_gallery_is_of_one_model(tmp_path):
     gallery_of().save(tmp_path / 'g.npz')
     with pytest.raises(
         UserError, match=r'g\.npz is a gallery of another model.* bbbbbbbb, .* cc;'
     ):
         FaceGallery.load(tmp_path / 'g.npz', 'cc')
-
-
-def convention(**changes: object) -> Convention:
-    facts = dict(
-        input_size=(32, 32),
-        mean=(127.5,) * 3,
-        std=(127.5,) * 3,
-        channel_order='RGB',
-        flip_fusion='sum',
-        embedding_size=16,
-        resize=True,
-        network={},
-        fingerprint='abc',
-    )
-    return Convention(**{**facts, **changes})
-
-
-def test_a_gallery_for_a_model():
-    gallery = FaceGallery.of(convention(), 'mean')
+    convention = build().convention
+    gallery = FaceGallery.of(convention, 'mean')
     facts = (gallery.fingerprint, gallery.dimensions, gallery.score)
-    assert facts == ('abc', 16, 'mean')
+    assert facts == (convention.fingerprint, 8, 'mean')
     for missing in (dict(fingerprint=''), dict(embedding_size=0)):
         with pytest.raises(UserError, match='a gallery needs a model with weights'):
-            FaceGallery.of(convention(**missing))
+            FaceGallery.of(replace(convention, **missing))
 
 
 # ---- what is no gallery
@@ -203,12 +178,6 @@ def saved(tmp_path: Path, count: int = 7) -> tuple[Path, bytes]:
     path = tmp_path / 'g.npz'
     gallery_of(count).save(path)
     return path, path.read_bytes()
-
-
-def test_no_file_or_a_folder(tmp_path):
-    for path in (tmp_path / 'none.npz', tmp_path):
-        with pytest.raises(UserError, match='there is no gallery'):
-            FaceGallery.load(path)
 
 
 def test_a_file_that_is_cut_off_anywhere(tmp_path):
@@ -237,18 +206,13 @@ def test_a_byte_that_is_damaged_anywhere(tmp_path):
 
 
 def others() -> dict[str, bytes]:
-    array = io.BytesIO()
-    np.save(array, np.eye(3))
-    archive = io.BytesIO()
+    archive, bare = io.BytesIO(), io.BytesIO()
     np.savez(archive, a=np.eye(3))
-    bare = io.BytesIO()
     with zipfile.ZipFile(bare, 'w') as file:
         file.writestr('header', b'{}')
     return {
         'empty': b'',
-        'text': b'people,images\n',
         'a pickle': pickle.dumps({'people': ['a']}),
-        'an array': array.getvalue(),
         'an archive of arrays': archive.getvalue(),
         'an archive of files': bare.getvalue(),
         'the beginning of an archive': b'PK',
@@ -261,6 +225,9 @@ def test_files_of_another_kind(tmp_path, kind):
     path.write_bytes(others()[kind])
     with pytest.raises(UserError, match=r'g\.npz (is|cannot be read)'):
         FaceGallery.load(path)
+    for path in (tmp_path / 'none.npz', tmp_path):
+        with pytest.raises(UserError, match='there is no gallery'):
+            FaceGallery.load(path)
 
 
 class Evil:
@@ -285,36 +252,36 @@ WRONG = {
     'header': (dict(header=text([1])), 'not of a gallery'),
     'no bytes': (dict(header=np.zeros(3)), 'cannot be read'),
     'no JSON': (dict(people=np.frombuffer(b'["a"', np.uint8)), 'is damaged'),
-    'no UTF-8': (dict(people=np.frombuffer(b'["\xff"]', np.uint8)), 'is damaged'),
     'deep': (dict(people=np.frombuffer(b'[' * 9999, np.uint8)), 'is damaged'),
     'score': (dict(header=header(score='x')), "its score is 'x'"),
     'fingerprint': (dict(header=header(fingerprint=3)), 'parts do not fit'),
     'fewer people': (dict(people=text(['a', 'b'])), 'parts do not fit'),
-    'more people': (dict(people=text(['a', 'b', 'c', 'd'])), 'parts do not fit'),
     'people twice': (dict(people=text(['a', 'b', 'a'])), 'parts do not fit'),
     'no people': (dict(people=text({'a': 1})), 'parts do not fit'),
     'fewer images': (dict(images=text(['a'] * 6)), 'parts do not fit'),
-    'images twice': (dict(images=text(['a'] * 7)), 'parts do not fit'),
     'images of numbers': (dict(images=text([*range(7)])), 'must be a string'),
     'control': (dict(people=text(['a', 'b', '\x1b[2J'])), 'control character'),
     'fewer origins': (dict(origins=text([['', '']])), 'not as many'),
     'origins of numbers': (dict(origins=text([[1, 2]] * 7)), 'no pair of strings'),
-    'lengths': (dict(rows=np.ones((7, 5), np.float32)), 'parts do not fit'),
     'NaN': (dict(rows=np.full((7, 5), np.nan, np.float32)), 'parts do not fit'),
     'another type': (dict(rows=np.eye(7)), 'parts do not fit'),
-    'one dimension': (dict(rows=np.ones(7, np.float32)), 'parts do not fit'),
     'owners': (dict(owners=np.full(7, -1, np.int32)), 'parts do not fit'),
     'shape': (dict(owners=np.zeros((7, 1), np.int32)), 'parts do not fit'),
 }
 
 
+def rewrite(path: Path, **changes: np.ndarray | None) -> None:
+    """Other arrays in an archive; None: without it."""
+    with np.load(path) as archive:
+        arrays = {**archive, **changes}
+    np.savez(path, **{name: x for name, x in arrays.items() if x is not None})
+
+
 @pytest.mark.parametrize('kind', WRONG)
 def test_archives_whose_parts_do_not_fit(tmp_path, kind):
     path, _ = saved(tmp_path)
-    with np.load(path) as archive:
-        arrays = dict(archive)
     changes, message = WRONG[kind]
-    np.savez(path, **{**arrays, **changes})
+    rewrite(path, **changes)
     with pytest.raises(UserError, match=rf'g\.npz.*{message}'):
         FaceGallery.load(path)
 
@@ -322,12 +289,9 @@ def test_archives_whose_parts_do_not_fit(tmp_path, kind):
 @pytest.mark.parametrize('part', ['header', 'rows'])
 def test_nothing_is_unpickled(tmp_path, part):
     path, _ = saved(tmp_path)
-    with np.load(path) as archive:
-        arrays = dict(archive)
     evil = Evil()
     evil.folder = str(tmp_path / 'evil')
-    arrays[part] = np.array([evil], object)
-    np.savez(path, **arrays)
+    rewrite(path, **{part: np.array([evil], object)})
     with pytest.raises(UserError, match='cannot be read as a gallery'):
         FaceGallery.load(path)
     assert not (tmp_path / 'evil').exists()
@@ -335,10 +299,7 @@ def test_nothing_is_unpickled(tmp_path, part):
 
 def test_an_archive_without_a_part(tmp_path):
     path, _ = saved(tmp_path)
-    with np.load(path) as archive:
-        arrays = dict(archive)
-    del arrays['owners']
-    np.savez(path, **arrays)
+    rewrite(path, owners=None)
     with pytest.raises(UserError, match=r'cannot be read as a gallery.*KeyError'):
         FaceGallery.load(path)
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmhyperface.inference.inputs import expand, images_below, people_below
-from mmhyperface.inference.landmarks import COLUMNS
+from mmhyperface.inference.inputs import COLUMNS, expand, images_below, people_below
 from mmhyperface.utils.errors import UserError
 
 POINTS = np.arange(10.0).reshape(5, 2)
@@ -154,23 +153,25 @@ def test_what_a_folder_holds_besides(folder, caplog):
 
 
 def test_nothing_to_be_read(tmp_path):
-    with pytest.raises(UserError, match='there is no picture below'):
-        expand(tmp_path)
+    for name, content in (
+        ('empty.txt', b'\n'),
+        ('binary.txt', b'\x89PNG\0'),
+        ('l.csv', b'path,x1\na.png,1'),
+    ):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / 'folder').mkdir()
+    for inputs, message in (
+        (tmp_path / 'folder', 'there is no picture below'),
+        (str(tmp_path / '*.png'), 'no file fits the pattern'),
+        (tmp_path / 'none.txt', 'cannot read the list'),
+        (tmp_path / 'empty.txt', 'names no picture'),
+        (tmp_path / 'binary.txt', r'binary.txt:1: not UTF-8'),
+        (tmp_path / 'l.csv', r"l.csv:1: no column 'y1'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(expand(inputs))
     with pytest.raises(UserError, match='expected landmarks, got int'):
         expand('x.png', landmarks=3)
-    with pytest.raises(UserError, match='no file fits the pattern'):
-        expand(str(tmp_path / '*.png'))
-    with pytest.raises(UserError, match='cannot read the list'):
-        list(expand(tmp_path / 'none.txt'))
-    (tmp_path / 'empty.txt').write_text('\n')
-    with pytest.raises(UserError, match='names no picture'):
-        list(expand(tmp_path / 'empty.txt'))
-    (tmp_path / 'binary.txt').write_bytes(b'\x89PNG\0')
-    with pytest.raises(UserError, match=r'binary.txt:1: not UTF-8'):
-        list(expand(tmp_path / 'binary.txt'))
-    (tmp_path / 'l.csv').write_text('path,x1\na.png,1')
-    with pytest.raises(UserError, match=r"l.csv:1: no column 'y1'"):
-        list(expand(tmp_path / 'l.csv'))
 
 
 def test_people_of_a_folder(folder):

@@ -18,7 +18,7 @@ import pytest
 from drawn_faces import COLOURS, draw_dots, draw_face, moved, write_model
 
 from mmhyperface.datasets.transforms import template
-from mmhyperface.inference.landmarks import read_landmarks
+from mmhyperface.inference.inputs import read_landmarks
 from mmhyperface.utils.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent

@@ -7,17 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny_network
 import torch
-from mmengine.config import Config
 from test_tools import ROOT
+from tiny_network import build
 
 from mmhyperface.apis import get_model
-from mmhyperface.inference.networks import EmbeddingNetwork, TorchNetwork
+from mmhyperface.inference.backends import EmbeddingNetwork, TorchNetwork
 from mmhyperface.utils.errors import UserError
-
-BACKBONE = dict(
-    type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=32, embedding_size=8
-)
 
 
 class Clock:
@@ -58,9 +55,8 @@ def clock(tool, monkeypatch):
 
 @pytest.fixture
 def config(tmp_path):
-    cfg = Config({'model': dict(type='FaceRecognizer', backbone=BACKBONE)})
     path = tmp_path / 'config.py'
-    cfg.dump(path)
+    tiny_network.config().dump(path)
     return path
 
 
@@ -196,9 +192,7 @@ def test_a_compiled_network_computes_the_same(tool, config):
 def test_a_deep_network_of_chance_gives_numbers(tool):
     """Its activations would grow with each block to nan."""
     backbone = dict(type='IResNet', depth=100, input_size=32, embedding_size=8)
-    model = get_model(
-        Config({'model': dict(type='FaceRecognizer', backbone=backbone)}), None, 'cpu'
-    )
+    model = build(backbone=backbone)
     crops = np.zeros((1, 32, 32, 3), np.uint8)
     assert not np.isfinite(TorchNetwork(model).embed(crops)).all()
     found = TorchNetwork(tool.settled(model)).embed(crops)

@@ -42,8 +42,8 @@ from mmhyperface.utils.paths import require_file
 if TYPE_CHECKING:
     import torch
 
+    from mmhyperface.inference.backends import EmbeddingNetwork, TorchNetwork
     from mmhyperface.inference.complexity import Complexity
-    from mmhyperface.inference.networks import EmbeddingNetwork, TorchNetwork
     from mmhyperface.models.recognizers import FaceRecognizer
 
 BACKENDS = ('eager', 'compiled', 'onnxruntime')
@@ -98,7 +98,7 @@ def compiled_network(model: FaceRecognizer, source: str) -> TorchNetwork:
 
     import torch
 
-    from mmhyperface.inference.networks import TorchNetwork
+    from mmhyperface.inference.backends import TorchNetwork
 
     class CompiledNetwork(TorchNetwork):
         @torch.inference_mode()
@@ -129,7 +129,7 @@ def exported_file(model: FaceRecognizer, given: Path | None) -> Iterator[Path]:
 def open_onnx(
     model: FaceRecognizer, args: argparse.Namespace, device: torch.device
 ) -> EmbeddingNetwork:
-    from mmhyperface.inference.networks import OnnxNetwork
+    from mmhyperface.inference.backends import OnnxNetwork
 
     with exported_file(model, args.exported) as path:
         network = OnnxNetwork(path, device, args.threads)
@@ -151,7 +151,7 @@ def open_networks(
     model: FaceRecognizer, args: argparse.Namespace
 ) -> tuple[dict[str, EmbeddingNetwork], dict[str, str]]:
     """The engines that are there, and why others are not."""
-    from mmhyperface.inference.networks import TorchNetwork
+    from mmhyperface.inference.backends import TorchNetwork
 
     device = next(model.parameters()).device
     networks: dict[str, EmbeddingNetwork] = {}
@@ -174,7 +174,7 @@ def open_networks(
 
 
 @dataclass(frozen=True)
-class Speed:
+class EngineSpeed:
     """An engine at one batch size.
 
     Attributes:
@@ -216,8 +216,8 @@ def warmed_up(
         except Exception as error:  # a compiler has many ways to be missing
             if name != 'compiled':
                 raise
-            told = str(error).strip().splitlines() or ['']
-            failed[name] = f'{type(error).__name__}: {told[0]}'
+            lines = str(error).strip().splitlines() or ['']
+            failed[name] = f'{type(error).__name__}: {lines[0]}'
     return embeddings, failed
 
 
@@ -255,7 +255,7 @@ def measure(
     batch_size: int,
     size: tuple[int, int],
     args: argparse.Namespace,
-) -> tuple[list[Speed], dict[str, str]]:
+) -> tuple[list[EngineSpeed], dict[str, str]]:
     """Speeds at one batch size, and why others are missing.
 
     Raises:
@@ -279,7 +279,7 @@ def measure(
             )
     times = take_turns(ready, crops, args.repeats, args.seconds)
     return [
-        Speed(
+        EngineSpeed(
             backend=name,
             batch_size=batch_size,
             median=statistics.median(own),
@@ -306,7 +306,7 @@ def place_of(device: torch.device, threads: int) -> str:
     return f'{platform.machine()} processor, {threads} thread{"s" * (threads != 1)}'
 
 
-def table_of(speeds: Sequence[Speed], place: str) -> Table:
+def table_of(speeds: Sequence[EngineSpeed], place: str) -> Table:
     first = speeds[0].backend
     table = Table(
         'crops at once',
@@ -335,13 +335,15 @@ def table_of(speeds: Sequence[Speed], place: str) -> Table:
     return table
 
 
-def network_line(found: Complexity, flip_fusion: str) -> str:
+def network_line(complexity: Complexity, flip_fusion: str) -> str:
     """Parameters and multiply-adds of the network, in words."""
-    parts = [part for part in (found.backbone, found.neck) if part is not None]
+    parts = [
+        part for part in (complexity.backbone, complexity.neck) if part is not None
+    ]
     parameters = sum(part.parameters for part in parts)
     macs = sum(part.macs for part in parts)
     runs = 1 if flip_fusion == 'none' else 2
-    height, width = found.input_size
+    height, width = complexity.input_size
     mirror = 'with the mirror image' if runs == 2 else 'without a mirror image'
     return (
         f'Images of {height} x {width}; {parameters:,} parameters; '
@@ -353,17 +355,17 @@ def network_line(found: Complexity, flip_fusion: str) -> str:
 def save(
     path: Path,
     args: argparse.Namespace,
-    found: Complexity,
-    speeds: Sequence[Speed],
+    complexity: Complexity,
+    speeds: Sequence[EngineSpeed],
     missing: Mapping[str, str],
     place: str,
 ) -> None:
     from mmhyperface.utils.atomic_files import new_files
 
-    told: dict[str, Any] = {
+    report: dict[str, Any] = {
         'model': args.model,
         'measured_on': place,
-        'network': asdict(found),
+        'network': asdict(complexity),
         'speeds': [
             {**asdict(speed), 'faces_per_second': speed.faces_per_second}
             for speed in speeds
@@ -371,7 +373,7 @@ def save(
         'missing': dict(missing),
     }
     with new_files([str(path)], overwrite=True) as (file,):
-        file.write(json.dumps(told, indent=1).encode() + b'\n')
+        file.write(json.dumps(report, indent=1).encode() + b'\n')
 
 
 def load(args: argparse.Namespace) -> FaceRecognizer:
@@ -424,16 +426,16 @@ def main() -> None:
     model = load(args)
     convention = model.convention
     network = Config({'model': convention.network})
-    found = complexity_of(network, convention.input_size)
+    complexity = complexity_of(network, convention.input_size)
     networks, missing = open_networks(model, args)
-    speeds: list[Speed] = []
+    speeds: list[EngineSpeed] = []
     for batch_size in args.batch_sizes:
         more, failed = measure(networks, batch_size, convention.input_size, args)
         speeds += more
         missing |= failed
         networks = {name: networks[name] for name in networks if name not in failed}
     console = Console(width=100)
-    console.print(network_line(found, convention.flip_fusion), highlight=False)
+    console.print(network_line(complexity, convention.flip_fusion), highlight=False)
     place = place_of(next(model.parameters()).device, args.threads)
     if speeds:
         console.print(table_of(speeds, place))
@@ -442,7 +444,7 @@ def main() -> None:
     if not speeds:
         raise UserError('none of the engines can run')
     if args.out:
-        save(args.out, args, found, speeds, missing, place)
+        save(args.out, args, complexity, speeds, missing, place)
 
 
 if __name__ == '__main__':

@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
 
-    from mmhyperface.inference.network import require_names
+    from mmhyperface.inference.dataset_embeddings import require_names
     from mmhyperface.visualization import require_picture
 
     if args.identities < 1 or args.images < 1:
@@ -73,13 +73,13 @@ def chosen(people: np.ndarray, identities: int, images: int) -> np.ndarray:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.inference.network import (
+    from mmhyperface.inference.dataset_embeddings import (
         build_dataset,
         embed,
         head_of,
-        load_runner,
         people_of,
     )
+    from mmhyperface.inference.loading import load_runner
     from mmhyperface.visualization import Cloud, draw_hypersphere, save_figure
 
     cfg = load_config(args.config, args.cfg_options)

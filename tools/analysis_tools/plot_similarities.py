@@ -64,7 +64,7 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
 
-    from mmhyperface.inference.network import require_names
+    from mmhyperface.inference.dataset_embeddings import require_names
     from mmhyperface.visualization import require_picture
 
     if args.train_images < 0:
@@ -110,7 +110,7 @@ def training_angles(
     """Of so many images of a training set."""
     import torch
 
-    from mmhyperface.inference.network import embed, head_of
+    from mmhyperface.inference.dataset_embeddings import embed, head_of
     from mmhyperface.visualization import centre_angles
 
     head = head_of(runner.model, cfg.filename)
@@ -123,8 +123,9 @@ def training_angles(
 def main() -> None:
     args = parse_args()
 
+    from mmhyperface.inference.dataset_embeddings import build_dataset
     from mmhyperface.inference.feature_evaluation import examine_config
-    from mmhyperface.inference.network import build_dataset, load_runner
+    from mmhyperface.inference.loading import load_runner
     from mmhyperface.visualization import draw_similarities, save_figure
 
     cfg = load_config(args.config, args.cfg_options, args.test_sets)

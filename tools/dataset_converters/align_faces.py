@@ -292,7 +292,7 @@ def landmark_lines(table: Path) -> Iterator[tuple[str, str]]:
 
 def begin_tables(todo: Sequence[str], args: argparse.Namespace) -> None:
     """Take what will be found out anew from the tables beside the crops."""
-    from mmhyperface.inference.landmarks import COLUMNS
+    from mmhyperface.inference.inputs import COLUMNS
 
     destination = Path(args.destination)
     destination.mkdir(parents=True, exist_ok=True)
@@ -408,8 +408,11 @@ def report(counts: Counter, others: int) -> None:
 def main() -> None:
     args = parse_args()
 
-    from mmhyperface.inference.inputs import images_below, misnamed_among
-    from mmhyperface.inference.landmarks import read_landmarks
+    from mmhyperface.inference.inputs import (
+        images_below,
+        misnamed_among,
+        read_landmarks,
+    )
 
     prepare_opencv()
     require_apart(args.source, args.destination)

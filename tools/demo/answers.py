@@ -14,7 +14,7 @@ import numpy as np
 from mmhyperface.gallery import FaceGallery
 from mmhyperface.inference import FaceInferencer
 from mmhyperface.inference.detection import turned, turned_box
-from mmhyperface.inference.inferencer import tell_alignment
+from mmhyperface.inference.inferencer import add_alignment_remarks
 from mmhyperface.inference.inputs import Item
 from mmhyperface.inference.pictures import read_picture
 from mmhyperface.inference.results import Face
@@ -28,7 +28,7 @@ NEAREST = 3
 LISTED = 500
 
 
-def told(method: Callable[..., str]) -> Callable[..., str]:
+def answered(method: Callable[..., str]) -> Callable[..., str]:
     """A mistake of the user becomes a message."""
 
     @functools.wraps(method)
@@ -43,7 +43,8 @@ def told(method: Callable[..., str]) -> Callable[..., str]:
 
 
 class Answers:
-    """
+    """What the page answers.
+
     Args:
         inferencer: Of the network, with or without a detector.
         gallery: Whom it knows.
@@ -113,7 +114,7 @@ class Answers:
 
     # ---- compare
 
-    @told
+    @answered
     def compare(
         self, first: str | None, second: str | None, choice: str, own: float | None
     ) -> str:
@@ -123,9 +124,9 @@ class Answers:
         threshold = self._threshold(choice, own)
         paths = (first, second)
         faces = [self._one(path) for path in paths]
-        found = self.inferencer.compare(*faces, threshold=threshold)
+        result = self.inferencer.compare(*faces, threshold=threshold)
         verdict = markup.verdict(
-            found.score, threshold, found.same, self._why(choice, threshold)
+            result.score, threshold, result.same, self._why(choice, threshold)
         )
         shown = [
             markup.face(
@@ -173,7 +174,7 @@ class Answers:
         if not files:
             raise UserError('Choose one or more pictures of the person.')
         faces = [self._one(file) for file in files]
-        tell_alignment(faces, self.gallery)
+        add_alignment_remarks(faces, self.gallery)
         rows = np.stack([face.embedding for face in faces])
         self.gallery.enrol(
             name,
@@ -189,7 +190,7 @@ class Answers:
             'done',
         )
 
-    @told
+    @answered
     def remove(self, person: str | None) -> str:
         """Forgets a person."""
         if not person:
@@ -211,7 +212,7 @@ class Answers:
             counts = [(name, len(self.gallery.images(name))) for name in listed]
         return markup.people(counts, len(people) - len(listed))
 
-    @told
+    @answered
     def identify(self, file: str | None, choice: str, own: float | None) -> str:
         """Who is in a picture."""
         if not file:
@@ -222,7 +223,7 @@ class Answers:
         faces = self._faces(file, 'all')
         if all(face.problem for face in faces):
             raise UserError(f'{faces[0].source}: {faces[0].problem}')
-        tell_alignment(faces, self.gallery)
+        add_alignment_remarks(faces, self.gallery)
         names, shown = [], []
         for number, face in enumerate(faces, 1):
             several = len(faces) > 1
@@ -236,7 +237,7 @@ class Answers:
                 f' That is one comparison: a stranger meets {len(self.gallery)} '
                 'enrolled pictures, so that false matches are more frequent.'
             )
-        return markup.found(_photo(file, faces, names), shown, why)
+        return markup.identified(_photo(file, faces, names), shown, why)
 
     def _who(self, face: Face, title: str, threshold: float | None) -> tuple[str, str]:
         """The name of a face, and what is told of it."""
@@ -280,12 +281,12 @@ def _photo(path: str, faces: Sequence[Face], names: Sequence[str] = ()) -> str:
     picture = read_picture(path, Path(path).name)
     size = picture.pixels.shape[:2]
     # A crop that is aligned already is taken as it is stored, whatever EXIF tells.
-    found = [face for face in faces if face.box is not None]
-    turns = picture.turns if found else 0
-    points = [turned(face.landmarks, -turns, size) for face in found]
-    boxes = [turned_box(face.box, -turns, size) for face in found]
-    count = f'{len(found)} face{"s" * (len(found) != 1)} found'
-    title = f'{Path(path).name}, {count if found else "taken as an aligned crop"}'
+    detected = [face for face in faces if face.box is not None]
+    turns = picture.turns if detected else 0
+    points = [turned(face.landmarks, -turns, size) for face in detected]
+    boxes = [turned_box(face.box, -turns, size) for face in detected]
+    count = f'{len(detected)} face{"s" * (len(detected) != 1)} found'
+    title = f'{Path(path).name}, {count if detected else "taken as an aligned crop"}'
     return markup.photo(np.rot90(picture.pixels, turns), title, points, boxes, names)
 
 

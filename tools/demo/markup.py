@@ -26,10 +26,7 @@ def hint(text: str) -> str:
 
 
 def message(text: str, kind: str = 'wrong') -> str:
-    """
-    Args:
-        kind: ``wrong`` or ``done``.
-    """
+    """A message of a kind, ``wrong`` or ``done``."""
     sign, role = ('!', 'alert') if kind == 'wrong' else ('✓', 'status')
     return (
         f'<div class="message {kind}" role="{role}">'
@@ -39,8 +36,8 @@ def message(text: str, kind: str = 'wrong') -> str:
 
 
 def head(title: str, lines: Iterable[str]) -> str:
-    told = ''.join(f'<p>{escape(line)}</p>' for line in lines)
-    return f'<header class="head"><h1>{escape(title)}</h1>{told}</header>'
+    below = ''.join(f'<p>{escape(line)}</p>' for line in lines)
+    return f'<header class="head"><h1>{escape(title)}</h1>{below}</header>'
 
 
 # ---- pictures
@@ -235,7 +232,7 @@ def match(
     )
 
 
-def found(whole: str, matches: Iterable[str], why: str) -> str:
+def identified(whole: str, matches: Iterable[str], why: str) -> str:
     """A picture and who is in it."""
     return (
         f'<section role="status"><div class="face whole">{whole}'
@@ -304,9 +301,9 @@ def _config(config: dict | None) -> str:
     if not config:
         return 'not recorded'
     options = {key: value for key, value in config.items() if key != 'type'}
-    told = ', '.join(f'{key} {value}' for key, value in options.items())
+    listed = ', '.join(f'{key} {value}' for key, value in options.items())
     name = config.get('type')
-    return f'{name}: {told}' if name and told else name or told
+    return f'{name}: {listed}' if name and listed else name or listed
 
 
 def _points_table(points: Sequence[OperatingPoint]) -> str:

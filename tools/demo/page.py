@@ -17,7 +17,8 @@ IDENTIFY = 'Choose a picture to see who it is.'
 def build_page(
     answers: Answers, notes: Sequence[str], pairs: Sequence[Sequence[str]] = ()
 ) -> Any:
-    """
+    """The page with its three tabs.
+
     Args:
         answers: Of the network.
         notes: Lines below the title.

@@ -98,8 +98,8 @@ def main() -> None:
 
     from mmhyperface.deployment.clients import open_client
     from mmhyperface.deployment.parity import dataset_of, verify
-    from mmhyperface.inference.model import get_model
-    from mmhyperface.inference.networks import TorchNetwork
+    from mmhyperface.inference.backends import TorchNetwork
+    from mmhyperface.inference.loading import get_model
 
     if args.out_dir:
         require_folder(args.out_dir)

@@ -125,8 +125,8 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.deployment.parity import compare, dataset_of, verify
-    from mmhyperface.inference.model import get_model
-    from mmhyperface.inference.networks import TorchNetwork
+    from mmhyperface.inference.backends import TorchNetwork
+    from mmhyperface.inference.loading import get_model
 
     out = Path(args.out)
     _require_place(out, args)
@@ -274,11 +274,12 @@ def _write_report(
 def _require_parity(
     parity: Parity, verified: dict[str, Verified], args: argparse.Namespace
 ) -> None:
-    found = [parity.cosine_distance, parity.pair_difference]
-    found += [each.difference for each in verified.values()]
-    if not max(found) <= args.tolerance:
+    differences = [parity.cosine_distance, parity.pair_difference]
+    differences += [each.difference for each in verified.values()]
+    worst = float(np.max(differences))
+    if not worst <= args.tolerance:
         raise UserError(
-            f'{args.out} is not written: cosines differ by up to {max(found):.1e}, and '
+            f'{args.out} is not written: cosines differ by up to {worst:.1e}, and '
             f'--tolerance is {args.tolerance:g}'
         )
 

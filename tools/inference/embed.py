@@ -20,11 +20,12 @@ from mmhyperface.inference.options import (
     add_choice,
     add_model,
     inferencer_from,
-    tell_problems,
-    tell_remarks,
+    inputs_of,
+    require_some,
+    tell_faces,
 )
 from mmhyperface.utils.command_line import report_errors
-from mmhyperface.utils.errors import INCOMPLETE, UserError
+from mmhyperface.utils.errors import INCOMPLETE
 from mmhyperface.utils.paths import require_folder
 
 
@@ -62,23 +63,20 @@ def main() -> None:
     if args.out_dir:
         require_folder(args.out_dir)
     inferencer = inferencer_from(args)
-    inputs = args.inputs[0] if len(args.inputs) == 1 else args.inputs
-    found = inferencer.embed(
-        inputs, args.batch_size, args.landmarks, show_progress=True
+    faces = inferencer.embed(
+        inputs_of(args), args.batch_size, args.landmarks, show_progress=True
     )
-    tell_remarks(found.usable)
-    tell_problems(found.problems)
-    if not found.usable:
-        raise UserError(f'none of {len(found)} pictures can be embedded')
-    save_embeddings(args.out, found, inferencer.convention, args.overwrite)
+    tell_faces(faces)
+    require_some(faces)
+    save_embeddings(args.out, faces, inferencer.convention, args.overwrite)
     if args.out_dir:
-        labels = [(face, f'{face.number}') for face in found]
+        labels = [(face, f'{face.number}') for face in faces]
         draw_pictures(labels, args.out_dir, max_megapixels=args.max_megapixels)
     print(
-        f'{len(found.usable)} embeddings of {found.dimensions} values in {args.out}, '
-        f'{len(found.problems)} left out'
+        f'{len(faces.usable)} embeddings of {faces.dimensions} values in {args.out}, '
+        f'{len(faces.problems)} left out'
     )
-    if found.problems:
+    if faces.problems:
         raise SystemExit(INCOMPLETE)
 
 

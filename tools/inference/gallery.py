@@ -43,9 +43,10 @@ from mmhyperface.inference.options import (
     add_model,
     add_threshold,
     inferencer_from,
+    inputs_of,
+    require_some,
     tell,
-    tell_problems,
-    tell_remarks,
+    tell_faces,
 )
 from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import INCOMPLETE, UserError, some
@@ -54,7 +55,7 @@ from mmhyperface.weights.convention import Convention
 
 if TYPE_CHECKING:
     from mmhyperface.gallery import FaceGallery
-    from mmhyperface.gallery.ids import Origin
+    from mmhyperface.gallery.storage import Origin
     from mmhyperface.inference.annotation import Label
     from mmhyperface.inference.inputs import Item
 
@@ -145,7 +146,7 @@ def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     add_batches(parser)
 
 
-class Picture(NamedTuple):
+class PersonPicture(NamedTuple):
     """A picture of a person, in a folder.
 
     Attributes:
@@ -184,11 +185,11 @@ def enrol(args: argparse.Namespace) -> int:
             'no fingerprint of their content: they are embedded anew'
         )
     items = [one.item for one in todo]
-    found = inferencer.embed(items, args.batch_size, show_progress=True)
-    both = zip(todo, found.faces, strict=True)
+    faces = inferencer.embed(items, args.batch_size, show_progress=True)
+    both = zip(todo, faces, strict=True)
     usable = [(one, face) for one, face in both if face.embedding is not None]
     if not usable and len(todo) == len(pictures):
-        tell_problems(found.problems)
+        tell_faces(faces)
         raise UserError(f'none of {len(todo)} pictures can be enrolled')
     # Another process may have changed it in the meantime.
     with locked(args.gallery):
@@ -205,23 +206,32 @@ def enrol(args: argparse.Namespace) -> int:
                 gallery.remove(person, images)
         if counts.total() or (gone and args.remove_gone):
             gallery.save(args.gallery)
-    tell_remarks(found.usable)
-    tell_problems(found.problems)
-    _tell_stale(gallery, found.problems, todo)
-    _tell_gone(gone, args)
-    told = [f'{counts[kind]} {kind}' for kind in ('new', 'changed', 'renamed')]
+    tell_faces(faces)
+    bad = {face.source for face in faces.problems}
+    images = {one.image for one in todo if one.item.source in bad}
+    stale = sorted(images & gallery.origins.keys())
+    if stale:
+        tell(
+            f'the former embedding stays of {some(stale)}: mend the picture, or '
+            'remove the image'
+        )
+    if gone:
+        names = [image for of_person in gone.values() for image in of_person]
+        fate = 'are removed' if args.remove_gone else 'stay enrolled (--remove-gone)'
+        tell(f'{len(names)} images are not in {args.folder} and {fate}: {some(names)}')
+    done = [f'{counts[kind]} {kind}' for kind in ('new', 'changed', 'renamed')]
     print(
-        f'{", ".join(told)}, {len(pictures) - len(todo)} unchanged, '
-        f'{len(found.problems)} left out: {args.gallery} has {len(gallery.people)} '
+        f'{", ".join(done)}, {len(pictures) - len(todo)} unchanged, '
+        f'{len(faces.problems)} left out: {args.gallery} has {len(gallery.people)} '
         f'people with {len(gallery)} images'
     )
     missing = people.keys() - set(gallery.people)
     if missing:
         tell(f'without any image in the gallery: {", ".join(sorted(missing))}')
-    return INCOMPLETE if found.problems or missing else 0
+    return INCOMPLETE if faces.problems or missing else 0
 
 
-def _picture(person: str, item: Item, folder: str) -> Picture:
+def _picture(person: str, item: Item, folder: str) -> PersonPicture:
     from mmhyperface.inference.pictures import digest_of, read_bytes
 
     image = Path(os.path.relpath(item.source, folder)).as_posix()
@@ -229,7 +239,7 @@ def _picture(person: str, item: Item, folder: str) -> Picture:
         digest = digest_of(read_bytes(item.source, item.source))
     except UserError:  # as the inferencer will tell
         digest = ''
-    return Picture(person, image, item, digest)
+    return PersonPicture(person, image, item, digest)
 
 
 def _ways(args: argparse.Namespace) -> set[str]:
@@ -239,18 +249,18 @@ def _ways(args: argparse.Namespace) -> set[str]:
     return {'crop', 'resized'} if args.resize else {'crop'}
 
 
-def _is_known(one: Picture, origins: dict[str, Origin], ways: set[str]) -> bool:
+def _is_known(one: PersonPicture, origins: dict[str, Origin], ways: set[str]) -> bool:
     """Whether a picture of this content is enrolled, with its face found likewise."""
-    from mmhyperface.gallery.ids import UNKNOWN
-
-    digest, alignment = origins.get(one.image, UNKNOWN)
-    return bool(one.digest) and one.digest == digest and alignment in ways
+    origin = origins.get(one.image)
+    if origin is None or not one.digest:
+        return False
+    return one.digest == origin.digest and origin.alignment in ways
 
 
 def _put(
     gallery: FaceGallery,
-    pictures: Sequence[Picture],
-    usable: Sequence[tuple[Picture, Face]],
+    pictures: Sequence[PersonPicture],
+    usable: Sequence[tuple[PersonPicture, Face]],
     ways: set[str],
 ) -> Counter[str]:
     """Enrol pictures of a folder with their faces; how many of each kind.
@@ -259,7 +269,7 @@ def _put(
     another way now (with a detector, or without); one whose content is there under a
     name that the folder no longer has was renamed.
     """
-    from mmhyperface.inference.inferencer import tell_alignment
+    from mmhyperface.inference.inferencer import add_alignment_remarks
 
     origins = gallery.origins
     former = {
@@ -283,7 +293,7 @@ def _put(
         counts[kind] += 1
     for person, images in replaced.items():
         gallery.remove(person, images)
-    tell_alignment([face for _, face in todo], gallery)
+    add_alignment_remarks([face for _, face in todo], gallery)
     if todo:
         gallery.enrol_many(
             [one.person for one, _ in todo],
@@ -294,36 +304,16 @@ def _put(
     return counts
 
 
-def _gone(gallery: FaceGallery, pictures: Sequence[Picture]) -> dict[str, list[str]]:
+def _gone(
+    gallery: FaceGallery, pictures: Sequence[PersonPicture]
+) -> dict[str, list[str]]:
     """Images of a gallery that are not among these, by person."""
     there = {one.image for one in pictures}
-    found = {
+    gone = {
         person: [image for image in gallery.images(person) if image not in there]
         for person in gallery.people
     }
-    return {person: images for person, images in found.items() if images}
-
-
-def _tell_stale(
-    gallery: FaceGallery, problems: Sequence[Face], todo: Sequence[Picture]
-) -> None:
-    bad = {face.source for face in problems}
-    images = {one.image for one in todo if one.item.source in bad}
-    stale = sorted(images & gallery.origins.keys())
-    if stale:
-        tell(
-            f'the former embedding stays of {some(stale)}: mend the picture, or '
-            'remove the image'
-        )
-
-
-def _tell_gone(gone: dict[str, list[str]], args: argparse.Namespace) -> None:
-    images = [image for of_person in gone.values() for image in of_person]
-    if images:
-        fate = 'are removed' if args.remove_gone else 'stay enrolled (--remove-gone)'
-        tell(
-            f'{len(images)} images are not in {args.folder} and {fate}: {some(images)}'
-        )
+    return {person: images for person, images in gone.items() if images}
 
 
 def _gallery(args: argparse.Namespace, convention: Convention) -> FaceGallery:
@@ -353,9 +343,8 @@ def identify(args: argparse.Namespace) -> int:
     inferencer = inferencer_from(args)
     gallery = FaceGallery.load(args.gallery, inferencer.convention.fingerprint)
     threshold, far, test_set = inferencer.threshold(args.threshold, args.far)
-    inputs = args.inputs[0] if len(args.inputs) == 1 else args.inputs
-    found = inferencer.identify(
-        inputs,
+    results = inferencer.identify(
+        inputs_of(args),
         gallery,
         args.top_k,
         threshold,
@@ -363,16 +352,15 @@ def identify(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         show_progress=True,
     )
-    faces = FaceEmbeddings([one.face for one in found], gallery.dimensions)
+    faces = FaceEmbeddings([one.face for one in results], gallery.dimensions)
     _tell_unknown(gallery, args)
-    tell_remarks(faces.usable)
-    tell_problems(faces.problems)
+    tell_faces(faces)
     if args.out:
-        write(args.out, found)
+        write(args.out, results)
     if args.out_dir:
-        labels = [(one.face, label_of(one)) for one in found]
+        labels = [(one.face, label_of(one)) for one in results]
         draw_pictures(labels, args.out_dir, max_megapixels=args.max_megapixels)
-    show(found)
+    show(results)
     if threshold is None:
         tell(
             'no threshold is known, so nobody is a stranger: the best match is named '
@@ -381,39 +369,35 @@ def identify(args: argparse.Namespace) -> int:
     else:
         of = f', for FAR {far:g} on {test_set}' if far is not None else ''
         print(f'threshold {threshold:.6f}{of}')
-    if not faces.usable:
-        raise UserError(f'none of {len(found)} pictures can be embedded')
+    require_some(faces)
     return INCOMPLETE if faces.problems else 0
 
 
 def calibrate(args: argparse.Namespace) -> int:
     from mmhyperface.gallery import FaceGallery
-    from mmhyperface.inference.inferencer import tell_alignment
+    from mmhyperface.inference.inferencer import add_alignment_remarks
 
     inferencer = inferencer_from(args)
     gallery = FaceGallery.load(args.gallery, inferencer.convention.fingerprint)
-    inputs = args.inputs[0] if len(args.inputs) == 1 else args.inputs
-    found = inferencer.embed(inputs, args.batch_size, show_progress=True)
+    faces = inferencer.embed(inputs_of(args), args.batch_size, show_progress=True)
     _tell_unknown(gallery, args)
-    tell_alignment(found.usable, gallery)
-    tell_remarks(found.usable)
-    tell_problems(found.problems)
-    if not found.usable:
-        raise UserError(f'none of {len(found)} pictures can be embedded')
+    add_alignment_remarks(faces.usable, gallery)
+    tell_faces(faces)
+    require_some(faces)
     enrolled = {origin.digest for origin in gallery.origins.values()} - {''}
-    known = [face.source for face in found.usable if face.digest in enrolled]
+    known = [face.source for face in faces.usable if face.digest in enrolled]
     if known:
         raise UserError(
             'strangers must not be in the gallery, but these pictures are: '
             f'{some(known)}'
         )
-    threshold = max(gallery.calibrate(found.embeddings, args.fpir), -1)
+    threshold = max(gallery.calibrate(faces.embeddings, args.fpir), -1)
     # Rounded up: at a lower one there would be one more.
     print(
         f'threshold {math.ceil(threshold * 1e6) / 1e6:.6f} (FPIR {args.fpir:g} of '
-        f'{len(found.usable)} strangers): give it to identify as --threshold'
+        f'{len(faces.usable)} strangers): give it to identify as --threshold'
     )
-    return INCOMPLETE if found.problems else 0
+    return INCOMPLETE if faces.problems else 0
 
 
 def _tell_unknown(gallery: FaceGallery, args: argparse.Namespace) -> None:
@@ -438,10 +422,10 @@ def label_of(one: Identification) -> Label:
     return Label(f'{name} {best.score:.3f}', True)
 
 
-def show(found: Sequence[Identification]) -> None:
+def show(results: Sequence[Identification]) -> None:
     picture = Column('picture', overflow='fold')
     table = Table(picture, 'face', 'person', 'score', 'then', box=box.SIMPLE)
-    for one in found[:SHOWN]:
+    for one in results[:SHOWN]:
         if one.face.problem:
             continue
         person, score, then = 'unknown', '', ''
@@ -454,21 +438,21 @@ def show(found: Sequence[Identification]) -> None:
     if not console.is_terminal:  # whoever reads a pipe wants each face in a line
         console.width = 100_000
     console.print(table)
-    if len(found) > SHOWN:
-        print(f'and {len(found) - SHOWN} more')
+    if len(results) > SHOWN:
+        print(f'and {len(results) - SHOWN} more')
 
 
-def write(path: Path, found: Sequence[Identification]) -> None:
+def write(path: Path, results: Sequence[Identification]) -> None:
     from mmhyperface.utils.atomic_files import new_files
 
-    text = _json(found) if path.suffix == '.json' else _csv(found)
+    text = _json(results) if path.suffix == '.json' else _csv(results)
     with new_files([str(path)], overwrite=True) as (file,):
         file.write(text.encode('utf-8', 'backslashreplace'))
 
 
-def _json(found: Sequence[Identification]) -> str:
+def _json(results: Sequence[Identification]) -> str:
     rows = []
-    for one in found:
+    for one in results:
         row = one.face.to_dict()
         del row['embedding']
         row['threshold'] = one.threshold
@@ -477,12 +461,12 @@ def _json(found: Sequence[Identification]) -> str:
     return json.dumps(rows, indent=1, ensure_ascii=False)
 
 
-def _csv(found: Sequence[Identification]) -> str:
+def _csv(results: Sequence[Identification]) -> str:
     """A line for each match; without a person for a stranger, or a problem."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(COLUMNS)
-    for one in found:
+    for one in results:
         face = one.face
         start = (face.source, face.number)
         for rank, match in enumerate(one.matches, start=1):

@@ -1,10 +1,19 @@
-"""A trained network, ready to embed, with the convention that it carries."""
+"""Trained networks are loaded: as a model that embeds, or as a runner with its data.
+
+:func:`get_model` builds a network without head from its convention, for whoever has
+faces; :func:`load_runner` builds all of a config, for whoever wants its class centres
+and data sets. Weights of another network are refused by both.
+"""
 
 import copy
 import dataclasses
 import hashlib
+import io
 import math
+import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +21,23 @@ import torch
 from mmengine import registry as mmengine_registry
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import Evaluator
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from mmpretrain import registry as mmpretrain_registry
 from torch import Tensor
 
 import mmhyperface.models  # registers what a network is built of
 from mmhyperface.centres import storage
 from mmhyperface.engine.hooks.convention_hook import operating_points
-from mmhyperface.engine.launch import load_config
+from mmhyperface.engine.launch import (
+    MMENGINE_HOOKS,
+    build_runner,
+    count_classes,
+    load_config,
+    require_checkpoint,
+)
 from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.models.recognizers import FaceDataPreprocessor, FaceRecognizer
 from mmhyperface.registry import MODELS
@@ -41,10 +59,10 @@ def get_model(
     """The network of a config or a checkpoint, without head, to be evaluated.
 
     Args:
-        config: Its path, ``mmhyperface::NAME.py`` or itself. None: the network that
-            the checkpoint tells of.
-        checkpoint: A file, or a folder with centres in parts. None: weights of
-            chance, to measure a network that is not trained yet.
+        config: Its path, ``mmhyperface::NAME.py`` or itself. None: the network of the
+            checkpoint's convention.
+        checkpoint: A file, or a folder with centres in parts. None: random weights,
+            to measure a network that is not trained yet.
         device: By default a GPU if there is one.
         flip_fusion: Instead of the config's or the checkpoint's, ``sum``, ``none`` or
             ``concat``. The thresholds of another fusion do not hold and go.
@@ -60,8 +78,8 @@ def get_model(
     if config is None and checkpoint is None:
         raise UserError('give a config, a checkpoint, or both')
     source = str(checkpoint or config)
-    state, told = _read(checkpoint)
-    convention = _convention(config, told, source)
+    state, stored = _read(checkpoint)
+    convention = _convention(config, stored, source)
     if flip_fusion not in (None, convention.flip_fusion):
         network = {**convention.network, 'flip_fusion': flip_fusion}
         convention = dataclasses.replace(
@@ -87,41 +105,37 @@ def read_convention(checkpoint: str | Path) -> Convention | None:
 
 
 def examined_convention(checkpoint: str, cfg: Config) -> Convention:
-    """The convention of a checkpoint that is to be examined.
+    """The convention of a checkpoint that is tested with a config.
 
-    Args:
-        checkpoint: Its path.
-        cfg: What it is examined with; if the checkpoint tells no convention yet, that
-            of this config.
+    If the checkpoint carries none yet, that of the config.
 
     Raises:
-        UserError: If it is examined in another way than its convention has it, so that
+        UserError: If it is tested in another way than its convention has it, so that
             thresholds would not hold.
     """
-    examined = convention_of(cfg)
-    told = read_convention(checkpoint)
-    if told is None:
-        # Which versions it was trained with nobody knows.
-        return dataclasses.replace(examined, versions={})
+    tested = convention_of(cfg)
+    stored = read_convention(checkpoint)
+    if stored is None:
+        return _of_unknown_versions(tested)
     for name in (*_PIXELS, 'flip_fusion'):
-        has, was = getattr(told, name), getattr(examined, name)
+        has, was = getattr(stored, name), getattr(tested, name)
         if has != was:
             raise UserError(
                 f'{checkpoint} has {name} {has!r}, and is examined with {was!r}: such '
                 'thresholds do not hold for it'
             )
-    return told
+    return stored
 
 
 def save_operating_points(
     checkpoint: str, convention: Convention, evaluator: Evaluator
 ) -> None:
-    """Write the thresholds of an examination into the checkpoint that had it.
+    """Write the thresholds of a test into the checkpoint that was tested.
 
     Args:
         checkpoint: Its path.
         convention: Of :func:`examined_convention`.
-        evaluator: After the examination.
+        evaluator: After the test.
 
     Raises:
         UserError: If there was no verification, or the file cannot be written.
@@ -129,16 +143,14 @@ def save_operating_points(
     points = operating_points(evaluator)
     if not points:
         raise UserError(f'no thresholds to save: {_unresolved(evaluator)}')
-    told = dataclasses.replace(convention, operating_points=points)
-    storage.update_meta(checkpoint, META_KEY, told.to_dict())
+    convention = dataclasses.replace(convention, operating_points=points)
+    storage.update_meta(checkpoint, META_KEY, convention.to_dict())
 
 
 def _unresolved(evaluator: Evaluator) -> str:
-    """Why an examination has given no threshold."""
+    """Why a test has given no threshold."""
     metrics = [each for each in evaluator.metrics if isinstance(each, FaceVerification)]
-    results: list[Any] = [
-        each for one in metrics for each in one.results_by_set.values()
-    ]
+    results: list[Any] = [x for one in metrics for x in one.results_by_set.values()]
     if not results:
         return (
             'test_evaluator has no FaceVerification, or there was no set of pairs; '
@@ -175,51 +187,55 @@ def _read(checkpoint: str | Path | None) -> tuple[dict, Convention | None]:
     if '://' in str(checkpoint):
         raise UserError(f'{checkpoint}: download it first, and give its path')
     content = storage.read(str(checkpoint))
-    if not isinstance(content, dict) or not isinstance(
-        content.get('state_dict', content), dict
-    ):
+    state = content.get('state_dict', content) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
         raise UserError(f'{checkpoint} is no checkpoint: it holds no weights')
     state = {
         name.removeprefix('module.'): value
-        for name, value in content.get('state_dict', content).items()
+        for name, value in state.items()
         if isinstance(name, str)
     }
     state = {name: value for name, value in state.items() if name.startswith(_PARTS)}
     meta = content.get('meta')
-    told = meta.get(META_KEY) if isinstance(meta, dict) else None
-    if told is not None:
-        return state, Convention.from_dict(told, str(checkpoint))
-    return state, None
+    stored = meta.get(META_KEY) if isinstance(meta, dict) else None
+    if stored is None:
+        return state, None
+    return state, Convention.from_dict(stored, str(checkpoint))
+
+
+def _of_unknown_versions(convention: Convention) -> Convention:
+    """A config does not tell which versions its checkpoint was trained with."""
+    return dataclasses.replace(convention, versions={})
 
 
 def _convention(
-    config: str | Path | Config | None, told: Convention | None, source: str
+    config: str | Path | Config | None, stored: Convention | None, source: str
 ) -> Convention:
+    """That of a checkpoint, with the network and the fusion of a config."""
     if config is None:
-        if told is None:
+        if stored is None:
             raise UserError(
                 f'{source} tells no convention (size, order and scale of its pixels): '
                 'give the config that it was trained with'
             )
-        return told
+        return stored
     cfg = config if isinstance(config, Config) else load_config(str(config))
     wanted = convention_of(cfg)
-    if told is None:
-        # Which versions it was trained with nobody knows.
-        return dataclasses.replace(wanted, versions={})
+    if stored is None:
+        return _of_unknown_versions(wanted)
     for name in _PIXELS:
-        asked, trained = getattr(wanted, name), getattr(told, name)
+        asked, trained = getattr(wanted, name), getattr(stored, name)
         if asked != trained:
             raise UserError(
                 f'{source} was trained with {name} {trained}, and {cfg.filename} has '
                 f'{asked}; leave the config out to take what the checkpoint tells'
             )
-    same = wanted.flip_fusion == told.flip_fusion
+    same = wanted.flip_fusion == stored.flip_fusion
     return dataclasses.replace(
-        told,
+        stored,
         network=wanted.network,
         flip_fusion=wanted.flip_fusion,
-        operating_points=told.operating_points if same else (),
+        operating_points=stored.operating_points if same else (),
     )
 
 
@@ -240,30 +256,30 @@ def _build(convention: Convention, source: str) -> FaceRecognizer:
             f'{source}: its network cannot be built, perhaps as it is of another '
             f'version of mmhyperface: {error}'
         ) from None
-    _require_told(model, convention, source)
+    _require_fitting(model, convention, source)
     return model
 
 
-def _require_told(model: Any, convention: Convention, source: str) -> None:
-    """A checkpoint's own words must not contradict what will be computed."""
+def _require_fitting(model: Any, convention: Convention, source: str) -> None:
+    """What a convention says must be what its network computes."""
     pixels = getattr(model, 'data_preprocessor', None)
     if not isinstance(model, FaceRecognizer) or not isinstance(
         pixels, FaceDataPreprocessor
     ):
         raise UserError(f'{source}: its network is no FaceRecognizer of ours')
+
+    def same(computed: Tensor, declared: tuple[float, float, float]) -> bool:
+        return torch.equal(computed.flatten().expand(3), torch.tensor(declared))
+
     fits = {
         'channel_order': pixels.to_rgb == (convention.channel_order == 'RGB'),
-        'mean': _same(pixels.mean, convention.mean),
-        'std': _same(pixels.std, convention.std),
+        'mean': same(pixels.mean, convention.mean),
+        'std': same(pixels.std, convention.std),
         'flip_fusion': model.flip_fusion == convention.flip_fusion,
     }
     for name, fit in fits.items():
         if not fit:
             raise UserError(f'{source}: its {name} contradicts its network')
-
-
-def _same(computed: Tensor, told: tuple[float, float, float]) -> bool:
-    return torch.equal(computed.flatten().expand(3), torch.tensor(told))
 
 
 def _types(node: Any) -> Iterator[str]:
@@ -304,12 +320,11 @@ def require_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         device = 'cuda' if torch.cuda.is_available() else 'cpu'
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-        return found
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        told = str(error).splitlines()[0]
-        raise UserError(f'the device {device} cannot be used: {told}') from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f'the device {device} cannot be used: {reason}') from None
+    return torch.device(device)
 
 
 @torch.inference_mode()
@@ -321,7 +336,78 @@ def _embedding_size(model: FaceRecognizer, convention: Convention, source: str) 
         return model.embed(images).shape[1]
     except (RuntimeError, TypeError, ValueError) as error:
         size = ' x '.join(map(str, convention.input_size))
-        told = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f'{source}: the network does not take images of {size}: {told}'
+            f'{source}: the network does not take images of {size}: {reason}'
         ) from None
+
+
+def load_runner(cfg: Config, checkpoint: str, test: bool = False) -> Runner:
+    """A runner whose model holds the weights of a checkpoint.
+
+    What it logs goes to a temporary folder, which goes when the runner does.
+
+    Args:
+        cfg: Stays as it is. Its training is left out.
+        test: Whether the runner is to test.
+
+    Raises:
+        UserError: If there is no such checkpoint, or it is of another network.
+    """
+    require_checkpoint(checkpoint)
+    cfg = copy.deepcopy(cfg)
+    count_classes(cfg)
+    for phase in ('train', 'val') if test else ('train', 'val', 'test'):
+        cfg[f'{phase}_dataloader'] = cfg[f'{phase}_cfg'] = None
+        cfg[f'{phase}_evaluator'] = None
+    cfg.optim_wrapper = cfg.param_scheduler = None
+    cfg.auto_scale_lr = cfg.load_from = None
+    cfg.custom_hooks, cfg.resume = [], False
+    cfg.log_level = 'WARNING'
+    hooks = cfg.get('default_hooks') or {}
+    cfg.default_hooks = dict.fromkeys({*MMENGINE_HOOKS, *hooks})
+    folder = tempfile.TemporaryDirectory(prefix='mmhyperface_')
+    cfg.work_dir, cfg.experiment_name = folder.name, uuid.uuid4().hex
+    runner = build_runner(cfg)
+    runner.temporary_folder = folder  # type: ignore[attr-defined]
+    refuse_other_networks(runner, cfg, checkpoint, centres=True)
+    # mmengine prints which weights do not match; those of a loss may well be others.
+    with redirect_stdout(io.StringIO()):
+        runner.load_checkpoint(checkpoint)
+    runner.model.eval()
+    return runner
+
+
+def refuse_other_networks(
+    runner: Runner, cfg: Config, checkpoint: str, centres: bool = False
+) -> None:
+    """Let a runner raise ``UserError`` if what it is going to load is another network.
+
+    mmengine only warns: of weights that are missing, and keeps those of chance; and of
+    those that are too much, as a deeper network has them.
+
+    Args:
+        cfg: The runner's.
+        checkpoint: What it is going to load.
+        centres: Whether the class centres are needed, too.
+    """
+    parts = ('backbone.', 'neck.', *(['head.weight'] if centres else []))
+    hook = _FitHook(str(cfg.filename), checkpoint, parts)
+    runner.register_hook(hook, 'HIGHEST')
+
+
+class _FitHook(Hook):
+    def __init__(self, config: str, checkpoint: str, parts: tuple[str, ...]) -> None:
+        self.config, self.checkpoint, self.parts = config, checkpoint, parts
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Called before the model, or a hook's copy of it, takes anything."""
+        model: Any = runner.model
+        # With EMAHook the averaged weights, which are tested.
+        require_fit(
+            (model.module if is_model_wrapper(model) else model).state_dict(),
+            checkpoint.get('state_dict', checkpoint),
+            self.parts,
+            self.checkpoint,
+            self.config,
+        )

@@ -3,21 +3,20 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from tiny_network import build
 
-from mmhyperface.apis import get_model
+from mmhyperface.inference.backends import (
+    ExportedNetwork,
+    OnnxNetwork,
+    TorchNetwork,
+    open_network,
+)
 from mmhyperface.inference.exported_metadata import (
     KEY,
     PT2_FILE,
     Graph,
     from_json,
     to_json,
-)
-from mmhyperface.inference.networks import (
-    ExportedNetwork,
-    OnnxNetwork,
-    TorchNetwork,
-    open_network,
 )
 from mmhyperface.utils.errors import UserError
 
@@ -27,15 +26,8 @@ OUTSIDE = Graph((4, 5), 'RGB', MEAN, STD, None, 'fp32', 'onnxruntime')
 
 @pytest.fixture(scope='module')
 def model():
-    torch.manual_seed(0)
-    backbone = dict(
-        type='SFNet', depth=4, widths=(4, 4, 8, 8), input_size=32, embedding_size=8
-    )
     preprocessor = dict(mean=[100, 110, 120], std=[50, 60, 70], channels_last=True)
-    network = dict(
-        type='FaceRecognizer', backbone=backbone, data_preprocessor=preprocessor
-    )
-    return get_model(Config({'model': network}), None)
+    return build(data_preprocessor=preprocessor)
 
 
 def crops(*shape):
@@ -146,32 +138,28 @@ def test_programs_of_torch_export(model, tmp_path):
 
 def test_foreign_and_damaged_onnx(tmp_path):
     path = tmp_path / 'x.onnx'
-    sums_model(path, None)
-    with pytest.raises(UserError, match='not one of our exported models'):
-        open_network(path)
-    sums_model(path, '{"convention": {}}')
-    with pytest.raises(UserError, match='damaged'):
-        open_network(path)
+    for told, message in (
+        (None, 'not one of our exported models'),
+        ('{"convention": {}}', 'damaged'),
+    ):
+        sums_model(path, told)
+        with pytest.raises(UserError, match=message):
+            open_network(path)
+    for device in ('mps', 'cuda:x'):
+        with pytest.raises(UserError, match='cpu or cuda'):
+            open_network(path, device=device)
     path.write_text('no model')
     with pytest.raises(UserError, match='no ONNX model that onnxruntime can run'):
         open_network(path)
     with pytest.raises(UserError, match='there is no model'):
         open_network(tmp_path / 'none.onnx')
-    sums_model(path, 'x')
-    with pytest.raises(UserError, match='cpu or cuda'):
-        open_network(path, device='mps')
-    with pytest.raises(UserError, match='cpu or cuda'):
-        open_network(path, device='cuda:x')
-
-
-def test_a_config_needs_weights(model, tmp_path):
-    with pytest.raises(UserError, match='give the weights'):
-        open_network('mmhyperface::sface_quickstart.py')
-    network = open_network(model)
-    assert open_network(network) is network
 
 
 def test_nothing_that_is_given_is_passed_over(model, tmp_path):
+    network = open_network(model)
+    assert open_network(network) is network
+    with pytest.raises(UserError, match='give the weights'):
+        open_network('mmhyperface::sface_quickstart.py')
     checkpoint, config = tmp_path / 'a.pth', 'mmhyperface::sface_quickstart.py'
     for given in (model, TorchNetwork(model), checkpoint, tmp_path / 'x.onnx'):
         with pytest.raises(UserError, match=r'b\.pth is too much'):

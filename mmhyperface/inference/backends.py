@@ -1,4 +1,8 @@
-"""One interface to a network, whatever runs it: torch, onnxruntime, torch.export."""
+"""From crops to embeddings, whatever runs the network.
+
+One interface to torch, onnxruntime and torch.export; the clients in
+:mod:`mmhyperface.deployment.clients` have it, too.
+"""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -10,13 +14,13 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from mmhyperface.inference.model import get_model, require_device
 from mmhyperface.models.recognizers import FaceRecognizer
 from mmhyperface.utils.errors import UserError
 from mmhyperface.utils.optional_imports import require
 from mmhyperface.weights.convention import Convention
 
 from .exported_metadata import KEY, PT2_FILE, Graph, from_json
+from .loading import get_model, require_device
 
 
 class EmbeddingNetwork(ABC):
@@ -53,9 +57,14 @@ class EmbeddingNetwork(ABC):
             return np.empty((0, self.convention.embedding_size), np.float32)
         return self._embed(crops)
 
+    def cosine(self, a: np.ndarray, b: np.ndarray) -> float:
+        """The score of two embeddings [D]; clients may have a function of their own."""
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
     @abstractmethod
     def _embed(self, crops: np.ndarray) -> np.ndarray:
-        """Likewise, of B > 0 crops that fit."""
+        """Embeddings of B > 0 crops of the right size."""
 
 
 class TorchNetwork(EmbeddingNetwork):
@@ -84,32 +93,32 @@ class TorchNetwork(EmbeddingNetwork):
         return self.model.embed(inputs).cpu().numpy()
 
 
-class _GraphNetwork(EmbeddingNetwork):
-    """What exported graphs have in common."""
+class GraphNetwork(EmbeddingNetwork):
+    """What runs an exported graph, which may take a fixed number of crops alone.
+
+    Attributes:
+        graph: How it is to be fed.
+    """
 
     graph: Graph
 
     def _embed(self, crops: np.ndarray) -> np.ndarray:
         size = self.graph.batch or len(crops)
+        # A fixed batch is filled up with black, whose embeddings are dropped.
+        rest = np.zeros((-len(crops) % size, *crops.shape[1:]), np.uint8)
+        filled = np.concatenate([crops, rest])
         parts = [
-            self._of_batch(crops[start : start + size], size)
-            for start in range(0, len(crops), size)
+            self._run(filled[start : start + size])
+            for start in range(0, len(filled), size)
         ]
-        return np.concatenate(parts)
-
-    def _of_batch(self, crops: np.ndarray, size: int) -> np.ndarray:
-        """A fixed batch is filled up with black, whose embeddings are dropped."""
-        inputs = as_input(crops, self.graph)
-        if len(inputs) < size:
-            shape = (size - len(inputs), *inputs.shape[1:])
-            inputs = np.concatenate([inputs, np.zeros(shape, np.float32)])
-        return self._run(inputs)[: len(crops)]
+        return np.concatenate(parts)[: len(crops)]
 
     @abstractmethod
-    def _run(self, inputs: np.ndarray) -> np.ndarray: ...
+    def _run(self, crops: np.ndarray) -> np.ndarray:
+        """Embeddings of a whole batch of crops, float32 [B, D]."""
 
 
-class OnnxNetwork(_GraphNetwork):
+class OnnxNetwork(GraphNetwork):
     """An ONNX model of ``tools/deployment/export.py``, on onnxruntime.
 
     Args:
@@ -128,7 +137,6 @@ class OnnxNetwork(_GraphNetwork):
         threads: int | None = None,
     ) -> None:
         onnxruntime = require('onnxruntime', 'export')
-        self.source = str(path)
         _require_file(path)
         options = onnxruntime.SessionOptions()
         if threads is not None:
@@ -140,26 +148,27 @@ class OnnxNetwork(_GraphNetwork):
         except UserError:
             raise
         except Exception as error:  # onnxruntime has a class for each fault
-            told = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             raise UserError(
-                f'{path} is no ONNX model that onnxruntime can run: {told}'
+                f'{path} is no ONNX model that onnxruntime can run: {reason}'
             ) from None
-        told = self.session.get_modelmeta().custom_metadata_map.get(KEY)
-        if told is None:
+        metadata = self.session.get_modelmeta().custom_metadata_map.get(KEY)
+        if metadata is None:
             raise UserError(
                 f'{path} is not one of our exported models: it does not tell the size, '
                 'order and scale of its pixels. tools/deployment/export.py makes those '
                 'that do'
             )
-        self.convention, self.graph = from_json(told, str(path))
+        self.source = str(path)
+        self.convention, self.graph = from_json(metadata, self.source)
         self.crop_size = self.graph.size
         self.input_name = self.session.get_inputs()[0].name
 
-    def _run(self, inputs: np.ndarray) -> np.ndarray:
-        return self.session.run(None, {self.input_name: inputs})[0]
+    def _run(self, crops: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {self.input_name: as_input(crops, self.graph)})[0]
 
 
-class ExportedNetwork(_GraphNetwork):
+class ExportedNetwork(GraphNetwork):
     """A program of ``torch.export``, made by ``tools/deployment/export.py``.
 
     Args:
@@ -173,7 +182,6 @@ class ExportedNetwork(_GraphNetwork):
     def __init__(
         self, path: str | Path, device: str | torch.device | None = None
     ) -> None:
-        self.source = str(path)
         _require_file(path)
         extra = {PT2_FILE: ''}
         try:
@@ -181,24 +189,26 @@ class ExportedNetwork(_GraphNetwork):
                 warnings.simplefilter('ignore')
                 program = torch.export.load(str(path), extra_files=extra)
         except Exception as error:  # it is a zip file of many parts
-            told = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
             raise UserError(
                 f'{path} is no program of torch.export that torch {torch.__version__} '
-                f'can load: {told}'
+                f'can load: {reason}'
             ) from None
         if not extra[PT2_FILE]:
             raise UserError(
                 f'{path} is not one of our exported models: it does not tell the size, '
                 'order and scale of its pixels'
             )
-        self.convention, self.graph = from_json(extra[PT2_FILE], str(path))
+        self.source = str(path)
+        self.convention, self.graph = from_json(extra[PT2_FILE], self.source)
         self.crop_size = self.graph.size
         self.device = require_device(device)
         self.module: Any = program.module().to(self.device)
 
     @torch.inference_mode()
-    def _run(self, inputs: np.ndarray) -> np.ndarray:
-        outputs: Tensor = self.module(torch.from_numpy(inputs).to(self.device))
+    def _run(self, crops: np.ndarray) -> np.ndarray:
+        inputs = torch.from_numpy(as_input(crops, self.graph))
+        outputs: Tensor = self.module(inputs.to(self.device))
         return outputs.float().cpu().numpy()
 
 
@@ -230,7 +240,11 @@ def open_network(
     Raises:
         UserError: If it is none of these.
     """
-    if _is_config(model):
+    is_config = isinstance(model, Config)
+    if isinstance(model, str | Path):
+        endings = ('.py', '.json', '.yaml', '.yml')
+        is_config = '::' in str(model) or Path(model).suffix in endings
+    if is_config:
         name = getattr(model, 'filename', model)
         if weights is None:
             raise UserError(
@@ -254,12 +268,6 @@ def open_network(
             f'{model} tells its convention: leave the config out (--config)'
         )
     return kind(model, device)
-
-
-def _is_config(model: Any) -> bool:
-    if not isinstance(model, str | Path):
-        return isinstance(model, Config)
-    return '::' in str(model) or Path(model).suffix in ('.py', '.json', '.yaml', '.yml')
 
 
 def _require_file(path: str | Path) -> None:
