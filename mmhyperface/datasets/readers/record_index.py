@@ -185,6 +185,8 @@ def _store(numbers: np.ndarray, path: Path) -> bool:
     try:
         with new_files([str(path)], overwrite=True) as (file,):
             np.save(file, numbers)
-    except UserError:
+        # Others who train on these records may read it too.
+        path.chmod(0o644)
+    except (OSError, UserError):
         return False
     return True
