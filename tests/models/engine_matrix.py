@@ -126,8 +126,8 @@ FEW_LOSSES = (
     'sphereface2-C-full',
     'sphereface2-A-full',
     'sphereface2-M-full',
-    'wespeaker',
-    'elasticface-arc',
+    'wespeaker-full',
+    'elasticface-arc-full',
     'elasticface-cos+',
     'uniface',
 )

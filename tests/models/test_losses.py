@@ -224,10 +224,10 @@ def cases() -> dict[str, Callable[[], tuple[HypersphereLoss, Oracle]]]:
             CosFaceLoss(12.0, 0.35, 0.9), lambda cos: cos - 0.35, False
         ),
         'sface': sface,
-        'wespeaker': lambda: wespeaker(0.25),
-        'wespeaker-start': lambda: wespeaker(0.0),
-        'elasticface-arc': lambda: elasticface('arc', plus=False),
-        'elasticface-arc+': lambda: elasticface('arc', plus=True),
+        'wespeaker-full': lambda: wespeaker(0.25),
+        'wespeaker-start-full': lambda: wespeaker(0.0),
+        'elasticface-arc-full': lambda: elasticface('arc', plus=False),
+        'elasticface-arc+-full': lambda: elasticface('arc', plus=True),
         'elasticface-cos+': lambda: elasticface('cos', plus=True),
         'uniface': uniface,
     }
