@@ -47,8 +47,8 @@ class FaceGallery:
     """People, each with the embeddings of one or more images, of one model.
 
     Scores are cosines. Embeddings are kept as float32 of length 1, in memory: 4·D bytes
-    each, and up to thrice that while images are enrolled. Several threads may search a
-    gallery while nobody changes it.
+    each, and up to thrice that while images are enrolled, twice while some are removed.
+    Several threads may search a gallery while nobody changes it.
 
     A person's number is its place in the order in which people were first enrolled;
     equal scores are in this order.

@@ -1,4 +1,4 @@
-"""How large a network is, what an image costs it, and how fast it is here.
+"""How large a network is, and what an image costs it.
 
 Parameters and multiply-adds are counted on tensors without data, of the true size; a
 multiply-add is one multiplication with its addition, which others count as two
@@ -6,8 +6,6 @@ operations (FLOPs). Those of convolutions and matrix products count; normalisati
 activations and additions, some per cent of the time, do not.
 """
 
-import statistics
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +19,6 @@ from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.models.recognizers import image_channels
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
-
-WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,8 @@ class Complexity:
             ``HypersphereHead`` of a known number of identities; its multiply-adds are
             those of the cosines to all centres, in training alone.
         activations: Bytes that wait for the backward pass, per image, in single
-            precision; of backbone and neck. :mod:`.memory` plans a whole training.
+            precision; of backbone and neck. A whole training is planned by
+            :mod:`mmhyperface.engine.memory_plan`.
     """
 
     input_size: tuple[int, int]
@@ -56,25 +53,6 @@ class Complexity:
     neck: Size | None
     head: Size | None
     activations: int
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Embeddings per second.
-
-    Attributes:
-        batch_size: Images at once.
-        seconds: Of a batch, the median.
-        repeats: Of how many.
-    """
-
-    batch_size: int
-    seconds: float
-    repeats: int
-
-    @property
-    def images_per_second(self) -> float:
-        return self.batch_size / self.seconds
 
 
 def complexity_of(cfg: Config, input_size: tuple[int, int] | None = None) -> Complexity:
@@ -163,33 +141,3 @@ def _head_size(cfg: Config) -> Size | None:
     if not isinstance(built, HypersphereHead):
         return None
     return Size(_parameters(built), built.num_classes * built.in_channels)
-
-
-def speed_of(
-    modules: list[nn.Module],
-    batch_size: int,
-    input_size: tuple[int, int],
-    device: torch.device,
-    repeats: int = 10,
-    amp: bool = False,
-) -> Speed:
-    """Time the network on random pixels, without loading of images and without flips.
-
-    Args:
-        modules: Backbone and neck, on the device.
-        repeats: Batches that are timed, after others that are not.
-        amp: Whether to compute in 16 bits where autocast does.
-    """
-    network = nn.Sequential(*modules).eval()
-    channels = image_channels(modules[0])
-    images = torch.rand(batch_size, channels, *input_size, device=device)
-    times = []
-    with torch.inference_mode(), torch.autocast(device.type, enabled=amp):
-        for turn in range(WARM_UP + repeats):
-            start = time.perf_counter()
-            network(images)
-            if device.type == 'cuda':  # which is only asked, and goes on
-                torch.cuda.synchronize(device)
-            if turn >= WARM_UP:
-                times.append(time.perf_counter() - start)
-    return Speed(batch_size, statistics.median(times), repeats)
