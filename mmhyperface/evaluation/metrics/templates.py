@@ -77,8 +77,9 @@ class TemplateVerification(TemplateMetric):
 
     Args:
         fars: false accept rates at which to report the true accept rate.
+        norm, detector_scores, media: see :class:`TemplateMetric`.
         interpolation: of TAR@FAR, see :func:`tar_at_far`.
-        kwargs: see :class:`TemplateMetric`.
+        kwargs: see :class:`EmbeddingMetric`.
     """
 
     RESULT = VerificationResult
@@ -86,11 +87,13 @@ class TemplateVerification(TemplateMetric):
     def __init__(
         self,
         fars: Sequence[float] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
-        *args: Any,
+        norm: str = 'keep',
+        detector_scores: bool = True,
+        media: str = 'mean',
         interpolation: str = 'exact',
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(norm, detector_scores, media, **kwargs)
         check_choice('interpolation', interpolation, TARS)
         self.fars = as_rates(fars, 'fars').tolist()
         self.interpolation = interpolation
@@ -149,7 +152,8 @@ class TemplateIdentification(TemplateMetric):
         merged: search all galleries as one, by OpenSphere's rule, instead of each by
             itself; see :func:`identify`.
         threshold: how it follows from the FPIR; see :func:`identify`.
-        kwargs: see :class:`TemplateMetric`.
+        norm, detector_scores, media: see :class:`TemplateMetric`.
+        kwargs: see :class:`EmbeddingMetric`.
     """
 
     RESULT = IdentificationResult
@@ -160,10 +164,12 @@ class TemplateIdentification(TemplateMetric):
         fpirs: Sequence[float] = (0.01, 0.1),
         merged: bool = False,
         threshold: str = 'exact',
-        *args: Any,
+        norm: str = 'keep',
+        detector_scores: bool = True,
+        media: str = 'mean',
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(norm, detector_scores, media, **kwargs)
         check_choice('threshold', threshold, THRESHOLDS)
         self.ranks = as_counts(ranks, 'ranks').tolist()
         self.fpirs = as_rates(fpirs, 'fpirs').tolist()

@@ -1,5 +1,6 @@
-from .comparison import Compared, compare
-from .comparison_tables import (
+from .comparison import (
+    Compared,
+    compare,
     comparison_json,
     comparison_markdown,
     comparison_notes,

@@ -1,9 +1,10 @@
-"""The tables and notes of a report, and how they look as text and as Markdown.
+"""The tables and notes of a report, and how they look as text, Markdown and a page.
 
 Made from the content (see :mod:`.content`), so that every number shown is one of
 ``report.json``; each bears the JSON pointer (RFC 6901) of where it stands there.
 """
 
+import base64
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 from io import StringIO
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -133,7 +136,7 @@ def section_text(title: str, table: Table, notes: Sequence[str]) -> str:
 
 
 def as_markdown(content: dict[str, Any], sections: Sequence[Section]) -> str:
-    parts = [f'# {escaped(content["title"])}', *map(escaped, facts(content).values())]
+    parts = [f'# {escaped(content["title"])}', *map(escaped, facts(content))]
     for section in sections:
         parts += [
             f'## {escaped(section.title)}',
@@ -145,16 +148,43 @@ def as_markdown(content: dict[str, Any], sections: Sequence[Section]) -> str:
     return '\n\n'.join(parts) + '\n'
 
 
-def facts(content: dict[str, Any]) -> dict[str, str]:
+def as_page(content: dict[str, Any], sections: Sequence[Section], folder: Path) -> str:
+    """HTML without scripts that needs no other file and no network.
+
+    Each number is a ``data`` element: its value is that of ``report.json``, where
+    the pointer of its attribute ``data-json`` (RFC 6901) leads.
+
+    Args:
+        folder: of the pictures.
+    """
+
+    def inlined(file: str) -> str:
+        data = base64.b64encode((folder / file).read_bytes()).decode()
+        return f'data:image/png;base64,{data}'
+
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    template = environment.get_template('report.html.jinja')
+    return template.render(
+        title=content['title'],
+        facts=facts(content),
+        reading=[*reading(content), ABOUT_FILES],
+        sections=sections,
+        inlined=inlined,
+    )
+
+
+def facts(content: dict[str, Any]) -> list[str]:
     """When, of what, and with which versions the report was made; what is known."""
     versions = ', '.join(f'{name} {x}' for name, x in content['versions'].items())
-    lines = {
-        'date': content['date'],
-        'config': content['config'],
-        'checkpoint': content['checkpoint'],
-        'versions': versions,
-    }
-    return {name: f'{name}: {line}' for name, line in lines.items() if line}
+    known = {name: content[name] for name in ('date', 'config', 'checkpoint')}
+    known['versions'] = versions
+    return [f'{name}: {x}' for name, x in known.items() if x]
 
 
 def reading(content: dict[str, Any]) -> list[str]:

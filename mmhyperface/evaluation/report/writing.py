@@ -53,8 +53,7 @@ from mmhyperface.utils.errors import UserError
 from ..protocols import Result
 from .content import FORMAT, Sets, content_of
 from .evidence import load_evidence, save_evidence
-from .figure_tables import as_markdown, as_text, sections_of
-from .page import as_page
+from .figure_tables import as_markdown, as_page, as_text, sections_of
 from .pictures import draw_pictures, file_name
 
 JSON = 'report.json'
