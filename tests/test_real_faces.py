@@ -7,7 +7,14 @@ from runs import CONFIGS, train
 from mmhyperface.engine.launch import count_classes
 
 
-@pytest.mark.parametrize('method', ['sphereface2', 'spherefacer', 'sface'])
+@pytest.mark.parametrize(
+    'method',
+    [
+        'sphereface2',
+        pytest.param('spherefacer', marks=pytest.mark.slow),
+        pytest.param('sface', marks=pytest.mark.slow),
+    ],
+)
 def test_real_faces_train_and_verify(real_faces, tmp_path, method):
     cfg = Config.fromfile(CONFIGS / f'{method}_facefolder.py')
     cfg.work_dir = str(tmp_path)

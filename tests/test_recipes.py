@@ -185,8 +185,12 @@ def test_two_iterations(name, tmp_path):
         assert type(dataset).__name__ == 'SyntheticFaces'
 
 
-# The others differ from it in what test_two_iterations has a look at.
 FLAGSHIP = 'sphereface2_r100_ms1m'
+# One of each kind of network, of training set and of validation besides.
+OTHERS = (
+    *('sface_facefolder', 'sface_ir50_casia', 'spherefacer_quickstart'),
+    *('sphereface2_sfnet20_vggface2', 'cosface_r50_webface42m'),
+)
 FACES, EACH = 12, 2
 
 
@@ -264,11 +268,7 @@ def at_full_size(name: str, root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    'name',
-    [
-        name if name == FLAGSHIP else pytest.param(name, marks=pytest.mark.slow)
-        for name in LEAVES
-    ],
+    'name', [FLAGSHIP, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )
 def test_at_full_size(name, small_files, tmp_path, monkeypatch):
     """Depth, image size, hooks, validation and saving are the recipe's own."""
