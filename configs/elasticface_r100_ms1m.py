@@ -1,6 +1,6 @@
 # ElasticFace-Arc (arXiv 2109.09416), IResNet-100, MS1M: the authors' config/config.py,
-# 4 GPUs x 128. The others of the paper: -Arc+ with sigma=0.0175, plus=True; -Cos with
-# margin_type='cos', m=0.35; -Cos+ with sigma=0.025, plus=True besides. Not run here.
+# 4 GPUs x 128. Others of the paper: ElasticFace-Arc+ with sigma=0.0175, plus=True; -Cos
+# with margin_type='cos', m=0.35; -Cos+ with sigma=0.025, plus=True besides. Not run.
 _base_ = [
     '_base_/models/iresnet100.py',
     '_base_/datasets/ms1m.py',

@@ -101,18 +101,6 @@ def state_of(step: Step) -> State:
     return State(float(host[0]), float(host[1]), cosine)
 
 
-class Past(NamedTuple):
-    """What the signs of a collapse are compared with.
-
-    Attributes:
-        losses: Those that make the median, oldest first.
-        spread_once: Whether the embeddings have been apart.
-    """
-
-    losses: tuple[float, ...]
-    spread_once: bool
-
-
 class CollapseSigns:
     """Watches for what shows long before a loss is NaN, or instead of it.
 
@@ -136,16 +124,6 @@ class CollapseSigns:
         self.window = window
         self.losses: deque[float] = deque(maxlen=window)
         self.spread_once = False
-        self.in_a_row = 0
-
-    def past(self) -> Past:
-        """What has been seen until now that later states are compared with."""
-        return Past(tuple(self.losses), self.spread_once)
-
-    def go_back(self, past: Past) -> None:
-        """Compare with what had been seen when the network was as it is again."""
-        self.losses = deque(past.losses, maxlen=self.window)
-        self.spread_once = past.spread_once
         self.in_a_row = 0
 
     def see(self, state: State) -> str | None:

@@ -71,9 +71,7 @@ def _classifier(shard: Any) -> State:
 
 
 def _without_added(rows: Tensor, world_size: int, num_classes: int | None) -> Tensor:
-    if num_classes is None:
-        return rows
-    if not 0 <= len(rows) - num_classes < world_size:
+    if num_classes is not None and not 0 <= len(rows) - num_classes < world_size:
         raise UserError(
             f'there are {len(rows)} class centres of {world_size} processes, which is '
             f'not what {num_classes} classes make; files of processes are missing, or '

@@ -1,5 +1,6 @@
 """Ends, or rolls back, a training that has gone wrong, and says why."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,6 @@ from mmhyperface.centres.storage import write_text
 from mmhyperface.engine.divergence import (
     ADVICE,
     CollapseSigns,
-    Past,
     Step,
     explain,
     first_bad,
@@ -42,12 +42,12 @@ class Saved(NamedTuple):
     Attributes:
         steps: After how many steps it was saved.
         path: Where.
-        past: What the signs of a collapse were compared with then.
+        signs: With what the signs of a collapse were compared with then.
     """
 
     steps: int
     path: str
-    past: Past
+    signs: CollapseSigns
 
 
 @HOOKS.register_module()
@@ -235,7 +235,7 @@ class DivergenceGuardHook(Hook):
         )
 
     def _remember(self, steps: int, path: str) -> None:
-        self.saved.append(Saved(steps, path, self.signs.past()))
+        self.saved.append(Saved(steps, path, copy.deepcopy(self.signs)))
 
     def _look(self, runner: Runner, regular: bool) -> None:
         steps, self.steps = self.steps, []
@@ -365,7 +365,8 @@ class DivergenceGuardHook(Hook):
         # Those after it are of the training that went wrong, however finite.
         number = max(i for i, saved in enumerate(self.saved) if saved.path == path)
         del self.saved[number + 1 :]
-        self.signs.go_back(self.saved[-1].past)
+        self.signs = copy.deepcopy(self.saved[-1].signs)
+        self.signs.in_a_row = 0
         self.before = None
         self.sane = runner.iter + 1
         self.bad_validations = 0
