@@ -18,7 +18,7 @@ from mmhyperface.registry import TRANSFORMS
 from mmhyperface.utils.errors import UserError
 
 from .damage import DamagedImage, Skipped
-from .test_sets.pair_sets import pair_test_set
+from .pair_sets import pair_test_set
 
 #: So many damaged images one after the other are more than some damage.
 MOST_IN_A_ROW = 1000

@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from mmhyperface.datasets import SyntheticFaces
 from mmhyperface.datasets.synthetic.synthetic_faces import SyntheticFaceBase
 from mmhyperface.datasets.transforms import AlignFace, LoadFace
-from mmhyperface.evaluation.functional.arrays import unusable_rows
+from mmhyperface.evaluation.arrays import unusable_rows
 from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.evaluation.metrics.embeddings import Embeddings
 from mmhyperface.inference.backends import EmbeddingNetwork

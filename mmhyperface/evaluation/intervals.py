@@ -17,7 +17,7 @@ import numpy as np
 
 from mmhyperface.utils.errors import UserError
 
-from .functional.arrays import Floats, Ints
+from .arrays import Floats, Ints
 from .protocols import Result
 
 

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from mmhyperface.evaluation.functional.arrays import Floats, Ints
+from mmhyperface.evaluation.arrays import Floats, Ints
 from mmhyperface.utils.optional_imports import require
 
 # Of N rows √N·LISTS lists, a share PROBED of which is looked through. Of 1/16 the right

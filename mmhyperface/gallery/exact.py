@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmhyperface.evaluation.functional.arrays import (
+from mmhyperface.evaluation.arrays import (
     Bools,
     Floats,
     Ints,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmhyperface.evaluation.functional.arrays import (
+from mmhyperface.evaluation.arrays import (
     Array,
     Floats,
     as_rates,
@@ -21,7 +21,7 @@ from mmhyperface.evaluation.functional.arrays import (
     unit_rows,
     unusable_rows,
 )
-from mmhyperface.evaluation.functional.highest import thresholds_among
+from mmhyperface.evaluation.highest import thresholds_among
 from mmhyperface.utils.errors import UserError, some
 
 from . import storage

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmhyperface.evaluation.functional.arrays import (
+from mmhyperface.evaluation.arrays import (
     Floats,
     Ints,
     blocks,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmhyperface.evaluation.functional.arrays import Floats, Ints
+from mmhyperface.evaluation.arrays import Floats, Ints
 
 from . import exact
 from .approximate import ApproximateIndex

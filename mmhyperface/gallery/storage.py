@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mmhyperface.evaluation.functional.arrays import Floats, Ints, blocks, row_dots
+from mmhyperface.evaluation.arrays import Floats, Ints, blocks, row_dots
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
 

@@ -12,19 +12,19 @@ import numpy.typing as npt
 from mmengine.config import Config
 
 from mmhyperface.datasets import FacePack, FacePairs
+from mmhyperface.datasets.pair_sets import (
+    consecutive_folds,
+    pair_test_set,
+    require_both_in_folds,
+)
 from mmhyperface.datasets.readers.ijb_meta import read_ijb_meta
 from mmhyperface.datasets.readers.megaface_lists import (
     feature_width,
     read_feature_files,
     read_megaface_lists,
 )
-from mmhyperface.datasets.test_sets.pair_sets import (
-    consecutive_folds,
-    pair_test_set,
-    require_both_in_folds,
-)
+from mmhyperface.evaluation.arrays import Bools
 from mmhyperface.evaluation.evaluator import FaceEvaluator, set_places
-from mmhyperface.evaluation.functional.arrays import Bools
 from mmhyperface.evaluation.metrics import EmbeddingMetric, MegaFaceIdentification
 from mmhyperface.evaluation.metrics.base import naming
 from mmhyperface.evaluation.metrics.embeddings import FLIPS, Embeddings

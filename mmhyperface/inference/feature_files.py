@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from mmengine.logging import print_log
 
-from mmhyperface.evaluation.functional.arrays import Bools, Floats, unusable_rows
+from mmhyperface.evaluation.arrays import Bools, Floats, unusable_rows
 from mmhyperface.evaluation.metrics.embeddings import Embeddings
 from mmhyperface.utils.errors import UserError, some
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from mmhyperface.datasets import FaceTestSets, IJBTemplates, collate_faces
 from mmhyperface.datasets.readers import ijb_meta
 from mmhyperface.datasets.readers.ijb_meta import read_ijb_meta
-from mmhyperface.datasets.test_sets.template_sets import TemplateProtocols
+from mmhyperface.datasets.template_sets import TemplateProtocols
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from mmhyperface.datasets.test_sets.template_sets import TemplateProtocols
+from mmhyperface.datasets.template_sets import TemplateProtocols
 
 DIM = 24
 PAIRS, TEMPLATES, PROBES, DISTRACTORS = 61, 83, 18, 37

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmhyperface.evaluation.functional import identify
-from mmhyperface.evaluation.functional.highest import Highest, thresholds_among
+from mmhyperface.evaluation.highest import Highest, thresholds_among
 from mmhyperface.utils.errors import UserError
 
 DIM = 8

@@ -16,6 +16,8 @@ Peak memory counts from before the head is built, inputs excluded, W and the sta
 the optimizer included: on the CPU the resident memory of a process of its own (Linux
 only), after a step on a few classes; on a GPU what the caching allocator gave out.
 
+A loss is compiled, where that pays and can be done, before time and memory are taken.
+
 glibc gives large buffers back to the kernel and pays for their pages anew, up to a
 size that grows with use: the script lets it grow to its end first (32 MB), for all
 alike. MALLOC_* and LD_PRELOAD stand in the output.
@@ -365,8 +367,12 @@ def settle_malloc() -> None:
 
 def measure_resident(args: argparse.Namespace) -> None:
     """Print the peak of one row above the start, in MB; for a process of its own."""
+    from mmhyperface.ops import terms
+
     (classes,) = args.classes
     build = contenders(args)[args.memory_of]
+    # What many classes let compile, few should: torch's compiler is some 40 MB large.
+    terms.FEW_CLASSES = 0
     settle_malloc()
     few = build(problem_of(args, min(classes, 1000)))
     few()

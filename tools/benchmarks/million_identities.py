@@ -6,7 +6,7 @@ gradient clipping. With several processes the class centres are split over them.
 
 Images per second are those of all processes in the iterations after the first few,
 by the clock on the wall; the share of it that an iteration waited for pictures is
-shown apart. Memory is the peak of each process that trains, and of its largest data
+told apart. Memory is the peak of each process that trains, and of its largest data
 loader worker, since it started (VmHWM); pages that a worker shares with its parent
 count for both.
 
@@ -63,11 +63,7 @@ def parse_args() -> argparse.Namespace:
     add('--batch-size', type=int, default=64, help='of all processes together')
     add('--loss', default='SphereFace2', help='name of a loss without "Loss"')
     add('--engine', default='blocked', choices=['dense', 'blocked', 'fused'])
-    add(
-        '--fused-update',
-        action='store_true',
-        help='update in the loop over the classes',
-    )
+    add('--fused-update', action='store_true', help='update in the block loop')
     add('--sample-rate', type=float, default=1.0)
     add('--processes', type=int, default=2, help='they split the class centres')
     add('--threads', type=int, help='of each process; 2 for one process, else 1')
@@ -176,7 +172,7 @@ def table_of(args: argparse.Namespace, figures: list[dict]) -> Table:
         'peak MB',
         'of a worker',
         title=f'{args.identities:,} identities, {args.loss}, {args.engine}'
-        + ', update in the loop' * args.fused_update
+        + ', update in the block loop' * args.fused_update
         + f', sample rate {args.sample_rate:g}' * (args.sample_rate < 1)
         + f'; {args.processes} x {args.threads} threads, batch {args.batch_size}',
     )

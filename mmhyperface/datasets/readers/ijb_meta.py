@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from mmengine.logging import print_log
 
-from mmhyperface.datasets.test_sets.pair_sets import require_both_kinds
-from mmhyperface.datasets.test_sets.template_sets import (
+from mmhyperface.datasets.pair_sets import require_both_kinds
+from mmhyperface.datasets.template_sets import (
     Ints,
     TemplateProtocols,
     refuse,

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from mmhyperface.datasets.face_dataset import FaceDataset
+from mmhyperface.datasets.pair_sets import consecutive_folds
 from mmhyperface.datasets.readers.safe_pickle import as_array, load_data
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
-
-from .pair_sets import consecutive_folds
 
 
 @DATASETS.register_module()

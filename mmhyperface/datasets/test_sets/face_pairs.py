@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from mmhyperface.datasets.face_dataset import FaceDataset
+from mmhyperface.datasets.pair_sets import consecutive_folds, folder_identities
 from mmhyperface.datasets.readers.cfp_splits import read_cfp
 from mmhyperface.datasets.readers.tables import is_table, read_table, text_of
 from mmhyperface.datasets.readers.text_lists import is_number, read_lines, split_fields
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
-
-from .pair_sets import consecutive_folds, folder_identities
 
 #: (line number, or file within a folder and line; same person?, path, path)
 Pair = tuple[int | str, bool, str, str]

@@ -8,12 +8,12 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mmhyperface.datasets.face_dataset import building, option
+from mmhyperface.datasets.pair_sets import join_identities
 from mmhyperface.datasets.wrappers import Joined
 from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
 
 from .face_pack import FacePack
-from .pair_sets import join_identities
 
 
 @DATASETS.register_module()

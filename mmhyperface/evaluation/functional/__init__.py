@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmhyperface.utils.optional_imports import importing
 
-from .pair_scores import score_pairs
-from .templates import Templates, pool_templates, template_rows
-from .verification import (
+from ..pair_rates import (
     INSIGHTFACE_GRID,
     GlobalAccuracy,
     KFoldAccuracy,
@@ -26,6 +24,8 @@ from .verification import (
     stratified_folds,
     tar_at_far,
 )
+from .pair_scores import score_pairs
+from .templates import Templates, pool_templates, template_rows
 
 if TYPE_CHECKING:
     from .identification import identify

@@ -11,8 +11,7 @@ import numpy as np
 from mmhyperface.utils.choices import THRESHOLDS
 from mmhyperface.utils.errors import UserError, some
 
-from ..protocols.identification import IdentificationResult
-from .arrays import (
+from ..arrays import (
     Array,
     Bools,
     Floats,
@@ -27,7 +26,8 @@ from .arrays import (
     unit_rows,
     unusable_rows,
 )
-from .highest import Highest
+from ..highest import Highest
+from ..protocols.identification import IdentificationResult
 
 # Entries of the products of a block of probes with a gallery.
 BLOCK_ENTRIES = 2**20

@@ -10,8 +10,7 @@ import numpy as np
 from mmhyperface.utils.choices import NOISE
 from mmhyperface.utils.errors import UserError, some
 
-from ..protocols.megaface import MegaFaceResult
-from .arrays import (
+from ..arrays import (
     Array,
     Bools,
     Floats,
@@ -30,7 +29,8 @@ from .arrays import (
     unit_rows,
     unusable_rows,
 )
-from .highest import Highest
+from ..highest import Highest
+from ..protocols.megaface import MegaFaceResult
 
 COUNTS = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 # Entries of the products of a block of probes with a block of distractors.

@@ -7,7 +7,7 @@ import torch
 
 from mmhyperface.utils.errors import UserError, some
 
-from .arrays import (
+from ..arrays import (
     Array,
     Bools,
     Floats,

@@ -15,7 +15,7 @@ from mmhyperface.utils.choices import MEDIA, NORMS
 from mmhyperface.utils.errors import UserError, some
 from mmhyperface.utils.lookup import rows_of
 
-from .arrays import (
+from ..arrays import (
     Array,
     Floats,
     Ints,

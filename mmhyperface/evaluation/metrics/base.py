@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 
 from mmhyperface.utils.errors import UserError
 
-from ..functional.arrays import Ints, NoDirectionError, as_integers, check_lengths
+from ..arrays import Ints, NoDirectionError, as_integers, check_lengths
 from ..protocols import Result
 from .embedding_store import EmbeddingStore
 from .embeddings import Embeddings, SetFeatures

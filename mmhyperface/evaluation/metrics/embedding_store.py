@@ -13,7 +13,7 @@ from mmengine.dist import (
 
 from mmhyperface.utils.errors import UserError
 
-from ..functional.arrays import Floats, Ints
+from ..arrays import Floats, Ints
 from .embeddings import Embeddings
 
 # Embeddings are kept, and travel, in pieces; those of all processes have so many bytes:

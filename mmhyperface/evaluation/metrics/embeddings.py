@@ -9,14 +9,14 @@ import numpy as np
 from mmhyperface.utils.choices import MEDIA, NORMS
 from mmhyperface.utils.errors import UserError, some
 
-from ..functional import Templates, pool_templates
-from ..functional.arrays import (
+from ..arrays import (
     Floats,
     Ints,
     NoDirectionError,
     check_choice,
     unusable_rows,
 )
+from ..functional import Templates, pool_templates
 
 # What is known of mirror images, in words; the keys are pool_templates' flips.
 FLIPS = {

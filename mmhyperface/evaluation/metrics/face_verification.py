@@ -9,14 +9,7 @@ from mmhyperface.registry import METRICS
 from mmhyperface.utils.choices import ACCURACIES, TARS
 from mmhyperface.utils.errors import UserError
 
-from ..functional import (
-    INSIGHTFACE_GRID,
-    global_accuracy,
-    kfold_accuracy,
-    score_pairs,
-    stratified_folds,
-)
-from ..functional.arrays import (
+from ..arrays import (
     Bools,
     Floats,
     Ints,
@@ -24,7 +17,14 @@ from ..functional.arrays import (
     check_choice,
     check_lengths,
 )
-from ..functional.verification import check_folds
+from ..functional import (
+    INSIGHTFACE_GRID,
+    global_accuracy,
+    kfold_accuracy,
+    score_pairs,
+    stratified_folds,
+)
+from ..pair_rates import check_folds
 from ..protocols import VerificationResult
 from .base import EmbeddingMetric, check_pairs
 from .embeddings import SetFeatures

@@ -9,8 +9,8 @@ from mmhyperface.registry import METRICS
 from mmhyperface.utils.choices import NOISE
 from mmhyperface.utils.errors import UserError
 
+from ..arrays import Floats, as_counts, as_rates, check_choice, check_lengths
 from ..functional import megaface_identification
-from ..functional.arrays import Floats, as_counts, as_rates, check_choice, check_lengths
 from ..functional.megaface import COUNTS, check_probes
 from ..protocols import MegaFaceResult
 from .base import EmbeddingMetric

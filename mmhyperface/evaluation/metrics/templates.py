@@ -9,8 +9,8 @@ from mmhyperface.registry import METRICS
 from mmhyperface.utils.choices import TARS, THRESHOLDS
 from mmhyperface.utils.errors import UserError, some
 
+from ..arrays import Ints, as_counts, as_rates, check_choice, check_lengths
 from ..functional import identify, score_pairs
-from ..functional.arrays import Ints, as_counts, as_rates, check_choice, check_lengths
 from ..functional.templates import image_weights
 from ..protocols import IdentificationResult, VerificationResult
 from .base import EmbeddingMetric, check_pairs, check_rows

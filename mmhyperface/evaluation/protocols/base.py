@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..functional.arrays import Floats, Ints
+from ..arrays import Floats, Ints
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..functional.arrays import Floats, Ints
+from ..arrays import Floats, Ints
 from .base import Plot
 
 if TYPE_CHECKING:

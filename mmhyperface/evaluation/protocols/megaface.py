@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..functional.arrays import Floats, Ints, floor_product, rounding
-from ..functional.highest import thresholds_among
+from ..arrays import Floats, Ints, floor_product, rounding
+from ..highest import thresholds_among
 from . import drawing
 from .base import FigureOfMerit, Plot, Result, above_all, far_thresholds, unknown
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from mmhyperface.utils.choices import TARS
 
-from ..functional.arrays import Bools, Floats, Ints
-from ..functional.verification import (
+from ..arrays import Bools, Floats, Ints
+from ..pair_rates import (
     SortedScores,
     tar_at_far,
     weighted_fold_accuracy,
