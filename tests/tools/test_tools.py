@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import record_files
 from runs import as_main, call_tool, run_script, small_config, spawn
 
 from mmhyperface.apis import build_runner
@@ -202,6 +204,39 @@ def test_flagship_inherited_from_another_folder(tmp_path):
         'default_hooks.checkpoint=None',
     )
     assert 'Iter(train) [2/2]' in done.stdout + done.stderr
+
+
+@pytest.mark.slow  # on one process it has a test in test_recipes.py
+def test_flagship_on_the_files_as_they_lie(tmp_path):
+    """A RecordIO set and verification packs: trained, verified, resumed."""
+    records = record_files.insightface_records(
+        [[record_files.picture(4 * i + k, 112) for k in range(4)] for i in range(5)]
+    )
+    record_files.write(tmp_path / 'set', records, 5)
+    pack = [record_files.picture(i, 112) for i in range(8)], [True, False, False, True]
+    for name in ('lfw', 'cfp_fp', 'agedb_30'):
+        (tmp_path / 'set' / f'{name}.bin').write_bytes(pickle.dumps(pack, 2))
+    options = [
+        f'data_root={tmp_path / "set"}',
+        *('model.head.num_classes=5', 'val_dataloader.dataset.folds=2'),
+        *('train_dataloader.batch_size=2', 'train_dataloader.num_workers=1'),
+        *('val_dataloader.num_workers=1', 'default_hooks.logger.interval=1'),
+        *('default_hooks.checkpoint.interval=2', 'train_cfg.val_interval=2'),
+    ]
+    command = ['tools/dist_train.sh', 'configs/sphereface2_r100_ms1m.py', 2]
+    for more, iterations in (([], 2), (['--resume'], 4)):
+        done = call(
+            *(*command, '--work-dir', tmp_path / 'work', *more, '--cfg-options'),
+            *(*options, f'train_cfg.max_iters={iterations}'),
+        )
+        output = done.stdout + done.stderr
+        assert f'Iter(train) [{iterations}/{iterations}]' in output
+        figures = json.loads((tmp_path / 'work' / 'verification.json').read_text())
+        for name in ('lfw', 'cfp_fp', 'agedb_30'):
+            assert f'{name}/accuracy' in output
+            assert figures[name]['untrained']['finite']
+    assert 'Iter(train) [3/4]' in output
+    assert 'Iter(train) [2/4]' not in output
 
 
 def broken_image(root: Path) -> str:
