@@ -73,6 +73,7 @@ class FaceRecord(FaceDataset):
         if not count:
             greatest = int(self.labels().max())
             if greatest < 0:
+                self._fully_initialized = False
                 raise self._error(
                     f'no record of {self.ann_file} has a label; set '
                     f'{self._option("num_classes")}, or take another file'

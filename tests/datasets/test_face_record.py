@@ -138,6 +138,12 @@ def test_labels_out_of_range(tmp_path):
             data[i]
     assert data.labels().tolist() == [0, 1, -1, -1, -1, -1, -1]
     assert dataset(tmp_path, on_error='skip')[2]['gt_label'] == 0
+    write(tmp_path, records[3:5])
+    (tmp_path / 'property').unlink()
+    lazy = dataset(tmp_path, lazy_init=True)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r'no record of .* has a label'):
+            lazy.full_init()
 
 
 def test_identities_beyond_what_float32_can_count(tmp_path, monkeypatch):

@@ -348,6 +348,10 @@ def test_items(shared, subset):
         np.testing.assert_array_equal(item['landmarks'], truth.landmarks[i])
         assert item['sample_idx'] == i
     assert dataset[-1]['sample_idx'] == len(dataset) - 1
+    few = dataset.get_subset([7, 3])
+    assert [few.get_data_info(i)['img_path'] for i in range(2)] == [
+        dataset.get_data_info(i)['img_path'] for i in (7, 3)
+    ]
     for idx in (len(dataset), -len(dataset) - 1):
         with pytest.raises(IndexError):
             dataset.get_data_info(idx)

@@ -242,6 +242,8 @@ def test_items(tmp_path):
     assert len(dataset) == len(probes) + len(others)
     for i, path in enumerate(probes + others):
         assert dataset.get_data_info(i) == dict(img_path=str(path), sample_idx=i)
+    last = dataset.get_subset(-1).get_data_info(0)
+    assert last == dict(img_path=str(others[-1]), sample_idx=0)
     assert dataset.get_data_info(-1)['sample_idx'] == len(dataset) - 1
     with pytest.raises(IndexError):
         dataset.get_data_info(len(dataset))

@@ -98,9 +98,10 @@ class IJBTemplates(FaceDataset):
         """``img_path``, ``sample_idx`` and ``landmarks``, float32 [5, 2], (x, y) in
         the image's pixels."""
         idx = self._number(idx)
-        name = self._names[idx].decode()
+        place = self.data_list[idx]
+        name = self._names[place].decode()
         return dict(
             img_path=os.path.join(self.img_prefix, name),
-            landmarks=np.array(self._landmarks[idx]),
+            landmarks=np.array(self._landmarks[place]),
             sample_idx=idx,
         )

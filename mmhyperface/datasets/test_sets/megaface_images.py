@@ -111,9 +111,10 @@ class MegaFaceImages(FaceDataset):
 
     def get_data_info(self, idx: int) -> dict:
         """``img_path`` and ``sample_idx`` of an image."""
-        place = idx = self._number(idx)
+        idx = self._number(idx)
+        place = self.data_list[idx]
         folder, paths = self._parts[0]
-        if idx >= len(paths):
+        if place >= len(paths):
             place -= len(paths)
             folder, paths = self._parts[1]
         path = os.path.join(folder, paths[place].decode())
