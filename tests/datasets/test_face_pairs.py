@@ -77,60 +77,10 @@ def test_opensphere(tmp_path):
     assert dataset.get_data_info(3) == dict(img_path='b/2.jpg', sample_idx=3)
 
 
-@pytest.mark.parametrize(
-    'data',
-    [
-        OPENSPHERE.replace(b'\n', b'\r\n'),
-        b'\xef\xbb\xbf' + OPENSPHERE,
-        b'\n' + OPENSPHERE.rstrip(),
-        OPENSPHERE.replace(b' ', b'\t'),
-        OPENSPHERE.replace(b' ', b'  '),
-    ],
-)
-def test_opensphere_is_read_with_tolerance(tmp_path, data):
-    assert triples(read(tmp_path, data)) == triples(read(tmp_path, OPENSPHERE))
-
-
 def test_opensphere_in_consecutive_folds(tmp_path):
     data = b''.join(b'1 a a%d\n0 b a%d\n' % (i, i) for i in range(5))  # 10 pairs
     assert folds_of(read(tmp_path, data, folds=4)) == [0, 0, 0, 1, 1, 1, 2, 2, 3, 3]
     assert folds_of(read(tmp_path, data, folds=2)) == [0] * 5 + [1] * 5
-
-
-def test_a_sorted_list_is_not_organised_in_folds(tmp_path):
-    data = b'1 a b\n1 a c\n1 a d\n0 a e\n0 a f\n0 a g\n'
-    with pytest.raises(UserError, match=r'pairs\.txt: fold 1 holds only .* same'):
-        read(tmp_path, data, folds=2)
-
-
-@pytest.mark.parametrize('folds', [0, 1, 4, -1, 2.0, True])
-def test_impossible_folds(tmp_path, folds):
-    with pytest.raises(UserError, match=f'folds={folds} of the 3 pairs'):
-        read(tmp_path, OPENSPHERE, folds=folds)
-
-
-@pytest.mark.parametrize(
-    ('data', 'line', 'message'),
-    [
-        (OPENSPHERE + b'2 a b', 4, "label 0 or 1, got '2 a b'"),
-        (OPENSPHERE + b'\n-1 a b', 5, 'label 0 or 1'),
-        (OPENSPHERE + b'1 a', 4, 'expected `label path0 path1`'),
-        (OPENSPHERE + b'1 a b c', 4, 'need tabs'),
-        (OPENSPHERE + b'1\ta\t\t', 4, 'expected `label'),
-        (OPENSPHERE + b'1.0 a b', 4, 'label 0 or 1'),
-        (b'Ann 1 4\n', 1, 'LFW list starts with the line `folds pairs`'),
-        (OPENSPHERE + b'true a b', 4, 'label 0 or 1'),
-    ],
-)
-def test_malformed_opensphere(tmp_path, data, line, message):
-    with pytest.raises(UserError, match=rf'pairs\.txt:{line}: .*{message}'):
-        read(tmp_path, data)
-
-
-@pytest.mark.parametrize('label', [b'0', b'1'])
-def test_pairs_of_one_kind(tmp_path, label):
-    with pytest.raises(UserError, match=r'pairs\.txt: all 2 pairs are of'):
-        read(tmp_path, label + b' a b\n' + label + b' a c\n')
 
 
 @pytest.mark.parametrize(
@@ -191,22 +141,22 @@ def table(tmp_path, ending, labels=('1', '0'), names=('path1', 'path2', 'label')
     return str(path)
 
 
-@pytest.mark.parametrize('ending', ['.csv', '.tsv'])
+TEXT = [('1', '0'), ('1', '-1'), ('true', 'false'), ('TRUE', 'False'), ('1.0', ' 0')]
+VALUES = [(1, 0), (1, -1), (True, False), (1.0, 0.0)]
+
+
 @pytest.mark.parametrize(
-    'labels',
-    [('1', '0'), ('1', '-1'), ('true', 'false'), ('TRUE', 'False'), ('1.0', ' 0')],
+    ('ending', 'labels'),
+    [
+        *itertools.product(['.csv', '.tsv'], TEXT),
+        *itertools.product(['.parquet'], VALUES),
+    ],
 )
-def test_tables_of_text(tmp_path, ending, labels):
+def test_tables(tmp_path, ending, labels):
     dataset = FacePairs(table(tmp_path, ending, labels), check_files=False)
     assert triples(dataset) == TABLE
     assert folds_of(dataset) is None
     assert not dataset.tells_folds
-
-
-@pytest.mark.parametrize('labels', [(1, 0), (1, -1), (True, False), (1.0, 0.0)])
-def test_tables_of_parquet(tmp_path, labels):
-    dataset = FacePairs(table(tmp_path, '.parquet', labels), check_files=False)
-    assert triples(dataset) == TABLE
 
 
 def test_columns_of_any_name(tmp_path):
@@ -287,46 +237,30 @@ def write_cfp(root, changed=()):
         path.write_bytes(b'')
 
 
-def cfp(person, kind, number):
-    return f'00{person}/{kind}/0{number}.jpg'
+def cfp(image):
+    person, kind, number = image
+    return f'00{person}/{dict(f="frontal", p="profile")[kind]}/0{number}.jpg'
 
 
+# Person, kind and number of two images of each pair; who is on the images.
 CFP = {
-    'FF': (
-        [
-            (cfp(1, 'frontal', 1), cfp(1, 'frontal', 2), True),
-            (cfp(1, 'frontal', 1), cfp(2, 'frontal', 1), False),
-            (cfp(1, 'frontal', 2), cfp(2, 'frontal', 2), False),
-            (cfp(2, 'frontal', 1), cfp(2, 'frontal', 2), True),
-            (cfp(2, 'frontal', 1), cfp(1, 'frontal', 2), False),
-        ],
-        [0, 0, 0, 1, 1],
-        [0, 0, 1, 1],
-    ),
-    'FP': (
-        [
-            (cfp(1, 'frontal', 1), cfp(1, 'profile', 1), True),
-            (cfp(1, 'frontal', 2), cfp(1, 'profile', 1), True),
-            (cfp(1, 'frontal', 1), cfp(2, 'profile', 1), False),
-            (cfp(2, 'frontal', 2), cfp(2, 'profile', 1), True),
-            (cfp(2, 'frontal', 1), cfp(1, 'profile', 1), False),
-        ],
-        [0, 0, 0, 1, 1],
-        [0, 0, 0, 1, 1, 1],
-    ),
+    'FF': ('1f1 1f2, 1f1 2f1, 1f2 2f2, 2f1 2f2, 2f1 1f2', [0, 0, 1, 1]),
+    'FP': ('1f1 1p1, 1f2 1p1, 1f1 2p1, 2f2 2p1, 2f1 1p1', [0, 0, 0, 1, 1, 1]),
 }
 
 
 @pytest.mark.parametrize('kind', CFP)
 def test_cfp(tmp_path, kind, monkeypatch):
     write_cfp(tmp_path / 'cfp')
-    pairs, folds, people = CFP[kind]
+    listed, people = CFP[kind]
+    both = [pair.split() for pair in listed.split(', ')]
+    pairs = [(cfp(a), cfp(b), a[0] == b[0]) for a, b in both]
     monkeypatch.chdir(tmp_path)
     dataset = FacePairs(f'Protocol/Split/{kind}', data_root='cfp')
     assert triples(dataset) == [
         (f'cfp/Data/Images/{a}', f'cfp/Data/Images/{b}', same) for a, b, same in pairs
     ]
-    assert folds_of(dataset) == folds
+    assert folds_of(dataset) == [0, 0, 0, 1, 1]
     assert dataset.tells_folds
     assert dataset.metainfo['test_sets']['pairs']['identities'].tolist() == people
     crops = FacePairs(
@@ -391,24 +325,6 @@ def test_lfw(tmp_path):
     assert identities_of(dataset, 'lfw') == [0, 0, 1, 1, 2, 2, 2, 2, 1]
 
 
-@pytest.mark.parametrize(
-    'data',
-    [
-        LFW.replace(b'\t', b' '),
-        LFW.replace(b'\t', b' \t '),
-        LFW.replace(b'\t', b' ', 3),
-        LFW.replace(b'Cem\t3\t1', b'Cem 3\t1'),
-        LFW.replace(b'\n', b'\r\n'),
-        b'\xef\xbb\xbf' + LFW,
-        LFW.replace(b'\n', b'\n\n'),
-    ],
-)
-def test_lfw_is_read_with_tolerance(tmp_path, data):
-    dataset = read(tmp_path, data)
-    assert triples(dataset) == triples(read(tmp_path, LFW))
-    assert folds_of(dataset) == [0] * 4 + [1] * 4
-
-
 @pytest.mark.parametrize('header', [b'4', b'1 4'])
 def test_lfw_in_one_fold(tmp_path, header):
     same = b'Ann 1 2\n' * 4
@@ -429,9 +345,39 @@ def test_lfw_extension_and_spaces_in_names(tmp_path, extension):
     )
 
 
+# Both ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('data', 'plain'),
+    [
+        (b'\xef\xbb\xbf\n' + OPENSPHERE.replace(b'\n', b'\r\n').rstrip(), OPENSPHERE),
+        (OPENSPHERE.replace(b' ', b'\t'), OPENSPHERE),
+        (OPENSPHERE.replace(b' ', b'  '), OPENSPHERE),
+        (b'\xef\xbb\xbf' + LFW.replace(b'\n', b'\r\n\n'), LFW),
+        (LFW.replace(b'\t', b' '), LFW),
+        (LFW.replace(b'\t', b' \t '), LFW),
+        (LFW.replace(b'\t', b' ', 3), LFW),
+        (LFW.replace(b'Cem\t3\t1', b'Cem 3\t1'), LFW),
+    ],
+)
+def test_lists_are_read_with_tolerance(tmp_path, data, plain):
+    dataset, expected = (read(tmp_path, content) for content in (data, plain))
+    assert triples(dataset) == triples(expected)
+    assert folds_of(dataset) == folds_of(expected)
+
+
 @pytest.mark.parametrize(
     ('data', 'line', 'message'),
     [
+        (OPENSPHERE + b'2 a b', 4, "label 0 or 1, got '2 a b'"),
+        (OPENSPHERE + b'\n-1 a b', 5, 'label 0 or 1'),
+        (OPENSPHERE + b'1 a', 4, 'expected `label path0 path1`'),
+        (OPENSPHERE + b'1 a b c', 4, 'need tabs'),
+        (OPENSPHERE + b'1\ta\t\t', 4, 'expected `label'),
+        (OPENSPHERE + b'1.0 a b', 4, 'label 0 or 1'),
+        (OPENSPHERE + b'true a b', 4, 'label 0 or 1'),
+        (b'Ann 1 4\n', 1, 'LFW list starts with the line `folds pairs`'),
         (LFW + b'Ann\t1\t2\n', 1, 'announces 2 x 2 x 2 = 8 pairs, the file has 9'),
         (LFW[:-18], 1, 'the file has 7'),
         (b'10 300\n', 1, '= 6000 pairs, the file has 0'),
@@ -448,17 +394,35 @@ def test_lfw_extension_and_spaces_in_names(tmp_path, extension):
         (LFW.replace(b'Ann_A\t4\tBob\t1', b'Bob\t4\tBob\t1'), 9, 'of two people'),
     ],
 )
-def test_malformed_lfw(tmp_path, data, line, message):
+def test_malformed_lines(tmp_path, data, line, message):
     with pytest.raises(UserError, match=rf'pairs\.txt:{line}: .*{message}'):
         read(tmp_path, data)
 
 
-def test_lfw_has_its_own_folds(tmp_path):
-    with pytest.raises(UserError, match=r'pairs\.txt:1: .*its own folds, here 2'):
-        read(tmp_path, LFW, folds=10)
+SORTED = b'1 a b\n1 a c\n1 a d\n0 a e\n0 a f\n0 a g\n'
 
 
-# Both ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ('data', 'options', 'message'),
+    [
+        *(
+            (OPENSPHERE, dict(folds=folds), f'folds={folds} of the 3 pairs')
+            for folds in (0, 1, 4, -1, 2.0, True)
+        ),
+        (SORTED, dict(folds=2), r'pairs\.txt: fold 1 holds only .* same'),
+        (SORTED[:12], {}, r'pairs\.txt: all 2 pairs are of the same'),
+        (SORTED[18:30], {}, r'pairs\.txt: all 2 pairs are of different'),
+        (LFW, dict(folds=10), r'pairs\.txt:1: .*its own folds, here 2'),
+        (b'', {}, r"pairs\.txt' has no pairs"),
+        (b'\r\n\n', {}, r"pairs\.txt' has no pairs"),
+        # As of all test sets: this is one function.
+        (OPENSPHERE, dict(indices=2), 'indices would leave pairs'),
+        (OPENSPHERE, dict(on_error='skip'), 'would put other images into the pairs'),
+    ],
+)
+def test_lists_and_options_that_do_not_go_together(tmp_path, data, options, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, data, **options)
 
 
 def test_missing_images(tmp_path):
@@ -473,31 +437,7 @@ def test_missing_images(tmp_path):
     for name in ('a/2.jpg', 'b/2.jpg'):
         (tmp_path / name).touch()
     assert len(FacePairs(path, data_prefix=str(tmp_path))) == 4
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (dict(indices=2), 'indices would leave pairs'),
-        (dict(on_error='skip'), 'would put other images into the pairs'),
-    ],
-)
-def test_pairs_are_not_torn_apart(tmp_path, options, message):
-    """As all test sets: this is one function."""
-    with pytest.raises(UserError, match=message):
-        read(tmp_path, OPENSPHERE, **options)
-
-
-@pytest.mark.parametrize('data', [b'', b'\r\n\n'])
-def test_empty_list(tmp_path, data):
-    with pytest.raises(UserError, match=r"pairs\.txt' has no pairs"):
-        read(tmp_path, data)
-
-
-def test_missing_list():
-    with pytest.raises(
-        UserError, match=r"'gone\.txt': .*test_dataloader\.dataset\.ann"
-    ):
+    with pytest.raises(UserError, match=r"'gone\.txt': .*dataloader\.dataset\.ann"):
         FacePairs('gone.txt')
 
 

@@ -34,27 +34,17 @@ UNIT = 0.335
 NEUTRAL_SHADE = 128
 
 
-def _bgr(*colours: str) -> Array:
+def _bgr(colours: str) -> Array:
     """Colours in hexadecimal RGB, [n, 3]; [3] of a single one."""
-    return np.array([[*bytes.fromhex(c)][::-1] for c in colours], np.float64).squeeze()
+    rgb = [list(bytes.fromhex(colour)) for colour in colours.split()]
+    return np.array(rgb, np.float64)[:, ::-1].copy().squeeze()
 
 
 # From light to dark.
-SKIN = _bgr('f2d4c0', 'e8c2a4', 'deae86', 'be8a62', '8e5e3e', '5c3c2a')
-HAIR = _bgr(
-    '1e1a1a',
-    '3e2a20',
-    '62402a',
-    '8e6842',
-    '803622',
-    'b85c2c',
-    'd6b070',
-    'ecd8ac',
-    '96969a',
-    'dedcd8',
-)
-IRIS = _bgr('342016', '684224', '7a7038', '4a7a4a', '4a7cb0', '7a8894')
-MASKS = _bgr('96c8e2', 'ececee', '2c2c32', 'b0ceb4')
+SKIN = _bgr('f2d4c0 e8c2a4 deae86 be8a62 8e5e3e 5c3c2a')
+HAIR = _bgr('1e1a1a 3e2a20 62402a 8e6842 803622 b85c2c d6b070 ecd8ac 96969a dedcd8')
+IRIS = _bgr('342016 684224 7a7038 4a7a4a 4a7cb0 7a8894')
+MASKS = _bgr('96c8e2 ececee 2c2c32 b0ceb4')
 LIP, TOOTH, THROAT = map(_bgr, ('b03e4a', 'eeeae2', '461a1c'))
 SCLERA, DARK = map(_bgr, ('ece8e4', '181212'))
 
@@ -373,19 +363,12 @@ class Face:
         self.outline = self._outline()
 
     def parts(self) -> Iterator[Part]:
-        yield from self._hair_behind()
-        yield from self._body()
-        yield from self._head()
-        yield from self._wrinkles()
-        yield from self._beard()
-        yield from self._nose()
-        yield from self._mouth()
-        yield from self._eyes()
-        yield from self._brows()
-        yield from self._marks()
-        yield from self._hair_in_front()
-        yield from self._glasses()
-        yield from self._occluder()
+        for parts in (
+            *(self._hair_behind, self._body, self._head, self._wrinkles, self._beard),
+            *(self._nose, self._mouth, self._eyes, self._brows, self._marks),
+            *(self._hair_in_front, self._glasses, self._occluder),
+        ):
+            yield from parts()
 
     def _outline(self) -> Array:
         """[18, 3] control points, clockwise from the crown."""
@@ -429,15 +412,10 @@ class Face:
             return
         top = self._over_the_head(grow, style.curl)
         x = (self.i.face_width + grow) * (1 + style.flare)
-        ends = _points(
-            (x, 0.6 * bottom, 0),
-            (0.96 * x, 0.84 * bottom, 0),
-            (0.8 * x, bottom, 0),
-            (-0.8 * x, bottom, 0),
-            (-0.96 * x, 0.84 * bottom, 0),
-            (-x, 0.6 * bottom, 0),
+        right = _points(
+            (x, 0.6 * bottom, 0), (0.96 * x, 0.84 * bottom, 0), (0.8 * x, bottom, 0)
         )
-        behind = np.concatenate([top, ends]) - (0, 0, 0.25)
+        behind = np.concatenate([top, right, right[::-1] * MIRROR]) - (0, 0, 0.25)
         yield Part(behind[None], self.hair * 0.78, NEUTRAL_SHADE)
 
     def _body(self) -> Iterator[Part]:
@@ -507,7 +485,7 @@ class Face:
         if i.age > 0.5:
             shade = NEUTRAL_SHADE - 110 * (i.age - 0.5)
             line = _curve(0.42 * i.face_width * T, -0.53 - 0.03 * ARCH, 0.5)
-            lines = line + np.array(((0, -0.09, 0), (0, 0, 0), (0, 0.09, 0)))[:, None]
+            lines = line + _points((0, -0.09, 0), (0, 0, 0), (0, 0.09, 0))[:, None]
             yield Part(lines, shade=shade, width=0.05)
             bag = _curve(
                 i.eye_spacing + 0.14 * T, i.eye_height + 0.06 + 0.1 * ARCH, 0.5
@@ -517,11 +495,10 @@ class Face:
     def _beard(self) -> Iterator[Part]:
         i = self.i
         # Three of five people have none; then a tenth each.
-        kind = int((i.beard - 0.6) * 10) if i.beard >= 0.6 else None
-        if kind is None:
+        if i.beard < 0.6:
             return
-        stubble = kind == STUBBLE
-        density = i.beard_density * (0.35 if stubble else 1)
+        kind = int((i.beard - 0.6) * 10)
+        density = i.beard_density * (0.35 if kind == STUBBLE else 1)
         colour = self.hair * (0.85 * density) + self.skin * (0.9 - 0.9 * density)
         soft = 0.5 * (colour + self.skin)
         m, width = self.mouth_y, i.mouth_width
@@ -596,14 +573,9 @@ class Face:
         size, radius = i.eye_size, i.iris_size * i.eye_size
         opening = i.eye_open * size * min(max(1 - n.eye_closure, 0.08), 1.3)
         gaze = (size * n.gaze_x, size * (n.gaze_y - 0.05), 0)
-        # Both eyes look alike; [56, 2] around the centre of one:
-        white, ring, iris, pupil = (
-            slice(18),
-            slice(18, 30),
-            slice(30, 42),
-            slice(42, 54),
-        )
-        glint, fold = slice(54, 58), slice(58, 65)
+        # Both eyes look alike; [65, 2] around the centre of one:
+        ends = (0, 18, 30, 42, 54, 58, 65)
+        white, ring, iris, pupil, glint, fold = map(slice, ends, ends[1:])
         eye = np.empty((65, 2))
         eye[:9, 0], eye[:9, 1] = size * T, -opening * UPPER_LID
         eye[9:18, 0], eye[9:18, 1] = -size * T, 0.55 * opening * LOWER_LID
@@ -696,11 +668,11 @@ class Face:
             yield Part(rims, frame * 0.5, NEUTRAL_SHADE)
         yield Part(np.concatenate([rims, rims[:, :1]], axis=1), frame, width=0.03)
         y, inner = i.eye_height - 0.02, i.eye_spacing - 0.2
-        temple = np.array(
-            ((i.eye_spacing + 0.22, y, 0.6), (1.02 * i.face_width, y - 0.02, 0))
+        temple = _points(
+            (i.eye_spacing + 0.22, y, 0.6), (1.02 * i.face_width, y - 0.02, 0)
         )
         yield Part(_pair(temple[None]), frame, width=0.03)
-        bridge = np.array(((-inner, y, 0.66), (0, y - 0.03, 0.72), (inner, y, 0.66)))
+        bridge = _points((-inner, y, 0.66), (0, y - 0.03, 0.72), (inner, y, 0.66))
         yield Part(bridge[None], frame, width=0.03)
 
     def _occluder(self) -> Iterator[Part]:
@@ -722,7 +694,7 @@ class Face:
         jaw = self.outline[5:14] * (1, 1.02, 1)
         yield Part(np.concatenate([jaw, top])[None], colour, NEUTRAL_SHADE)
         pleat = _curve(0.6 * w * T, 0.5 + 0.03 * ARCH, 0.6)
-        pleats = pleat + np.array(((0, 0, 0), (0, 0.16, 0), (0, 0.3, 0)))[:, None]
+        pleats = pleat + _points((0, 0, 0), (0, 0.16, 0), (0, 0.3, 0))[:, None]
         yield Part(pleats, colour * 0.8, width=0.01)
 
     def _placed(self, points: Array) -> Array:
@@ -740,7 +712,7 @@ class Face:
             yield Part(self._placed(0.97 * finger), self.skin, NEUTRAL_SHADE)
 
     def _bar(self) -> Iterator[Part]:
-        bar = np.array(((-3, -0.13, 0), (3, -0.13, 0), (3, 0.13, 0), (-3, 0.13, 0)))
+        bar = _points((-3, -0.13, 0), (3, -0.13, 0), (3, 0.13, 0), (-3, 0.13, 0))
         tone = _unit(self.n.occluder_colour)
         colour = np.array((150 - 60 * tone, 70 + 110 * tone, 40 + 170 * tone))
         yield Part(self._placed(bar), colour, NEUTRAL_SHADE)
