@@ -48,16 +48,13 @@ def write_ijb(
     as it was given.
 
     Args:
-        folder: what a data set has as `data_root`; it is made.
+        folder: `data_root`, which is made.
         subset: 'IJBC' or 'IJBB'.
         subjects: how many, 2 or more.
         probes: probe templates of each subject.
-        images: fewest and most images of a template, alternately; about half of them
-            are frames of one video, which share their media id.
+        images: fewest and most of a template; half of them share their media id.
         seed: of everything that is drawn.
-        image: ``image(subject, number)``, uint8 [S, S, 3] with the face in the standard
-            place, which is called for the images 0, 1, … of each subject; by default
-            :func:`drawn_faces`.
+        image: image 0, 1, … of a subject, as :func:`drawn_faces` gives them.
         pictures: False: the meta files alone.
 
     Returns:

@@ -26,18 +26,16 @@ def write_megaface(
     """Writes insightface's testpack: lists, folders of images and lists of noise.
 
     Args:
-        folder: what a data set has as `data_root`; it is made.
+        folder: `data_root`, which is made.
         subjects: identities of the probes.
         images: of each identity.
         distractors: how many, each of another person.
         noisy_probes: how many of the probes are listed as noise: the first ones.
         noisy_distractors: likewise, the last ones.
         seed: of the faces.
-        image: ``image(subject, number)``, uint8 [S, S, 3], is a probe for subject <
-            `subjects`, and with number 0 a distractor from there on; by default
-            :func:`ijb_files.drawn_faces`.
-        as_json: lists as the devkit has them, ``{"id": ..., "path": ...}``, under the
-            same names.
+        image: as :func:`ijb_files.drawn_faces`; from subject `subjects` on number 0 is
+            a distractor.
+        as_json: lists as the devkit has them, under the same names.
         pictures: False: the lists alone.
 
     Returns:

@@ -104,18 +104,13 @@ def test_packs(tmp_path):
     assert combined['same'].tolist() == [True, False] * 4
 
 
-@pytest.mark.parametrize('name', PACKS)
-def test_one_pack(tmp_path, name):
-    write_packs(tmp_path, [name])
-    data = built(str(TEST_SETS / f'{name}.py'), 'test', tmp_path)
-    assert list(data.metainfo['test_sets']) == [name]
-
-
-def test_combined(tmp_path):
-    write_packs(tmp_path, LISTED)
-    sets = built(str(TEST_SETS / 'combined.py'), 'test', tmp_path).metainfo['test_sets']
-    assert list(sets) == [*LISTED, 'combined']
-    assert len(sets['combined']['same']) == 8
+@pytest.mark.parametrize('name', [*PACKS, 'combined'])
+def test_one_pack_and_all(tmp_path, name):
+    parts = LISTED if name == 'combined' else []
+    write_packs(tmp_path, parts or [name])
+    sets = built(str(TEST_SETS / f'{name}.py'), 'test', tmp_path).metainfo['test_sets']
+    assert list(sets) == [*parts, name]
+    assert len(sets[name]['same']) == 2 * (len(parts) or 1)
 
 
 @pytest.mark.parametrize('name', ['ijbb', 'ijbc'])

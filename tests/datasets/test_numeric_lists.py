@@ -47,16 +47,6 @@ def test_names_and_numbers(tmp_path, data):
     assert rows['id'].tolist() == [3, -4]
 
 
-def test_a_name_beyond_ascii(tmp_path):
-    message = r'list\.txt:3: expected a name of 1 to 255 ASCII'
-    with pytest.raises(UserError, match=message):
-        read(tmp_path, GOOD + 'é 1 2 3'.encode())
-
-
-def test_one_line(tmp_path):
-    assert read(tmp_path, b'a 1 2 3')['id'].tolist() == [3]
-
-
 def test_names_are_not_comments_nor_cut(tmp_path):
     name = b'#' + b'x' * (LONGEST_NAME - 1)
     assert read(tmp_path, name + b' 1 2 3')['name'].tolist() == [name]
@@ -91,6 +81,7 @@ def test_bad_lines_are_named(tmp_path, bad, told):
         (b'', 'list.txt: has no line; expected `name x y id`'),
         (b'\n \n', 'list.txt: has no line'),
         (GOOD + b'\xe9 1 2 3', 'list.txt:3: not UTF-8'),
+        (GOOD + 'é 1 2 3'.encode(), 'list.txt:3: expected a name of 1 to 255 ASCII'),
         (GOOD + b'\0 1 2 3', 'list.txt:3: a NUL byte'),
     ],
 )
