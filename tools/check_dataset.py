@@ -220,7 +220,8 @@ def findings(
     """
     twins = _equal(images)
     crossed = [t for t in twins if len(set(images.labels[t].tolist())) > 1]
-    labels, counts = np.unique(_labels(images), return_counts=True)
+    known = images.labels[images.good & (images.labels >= 0)]
+    labels, counts = np.unique(known, return_counts=True)
     lonely = labels[counts == 1]
 
     def of_images(what: str, which: np.ndarray, bad: bool) -> Finding:
@@ -290,11 +291,6 @@ def _may_be_crops(images: Images, size: tuple[int, int]) -> np.ndarray:
     alike = ratio < (ALIKE if len(sizes) == 1 else SAME)
     is_usual = (images.sizes == usual).all(axis=1)
     return is_usual & bool(alike and max(height_ratio, width_ratio) <= LARGEST_CROP)
-
-
-def _labels(images: Images) -> np.ndarray:
-    """Of the good images that have one."""
-    return images.labels[images.good & (images.labels >= 0)]
 
 
 def _equal(images: Images) -> list[np.ndarray]:

@@ -7,7 +7,6 @@ import pickle
 import cv2
 import numpy as np
 import pytest
-import torch
 from mmengine.dataset import BaseDataset
 
 from mmhyperface.datasets import SyntheticFacePairs, SyntheticFaces
@@ -18,7 +17,6 @@ from mmhyperface.datasets.synthetic.face_renderer import (
     nuisance_parameters,
     render,
 )
-from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
 
 
@@ -178,28 +176,6 @@ def test_indices_and_lazy_init():
     assert lazy.get_data_info(14)['gt_label'] == 4
 
 
-def test_pipeline_and_registry():
-    dataset = DATASETS.build(
-        dict(
-            type='SyntheticFaces',
-            num_identities=3,
-            images_per_identity=2,
-            image_size=64,
-            pipeline=[
-                dict(type='RandomFlip', prob=1.0, direction='horizontal'),
-                dict(type='PackInputs'),
-            ],
-        )
-    )
-    item = dataset[5]
-    assert item['inputs'].dtype == torch.uint8
-    assert item['inputs'].shape == (3, 64, 64)
-    flipped = image(dataset, 5)[:, ::-1].transpose(2, 0, 1)
-    assert np.array_equal(item['inputs'].numpy(), flipped)
-    assert item['data_samples'].gt_label.tolist() == [2]
-    assert item['data_samples'].sample_idx == 5
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -247,8 +223,8 @@ def test_pairs():
         assert same[folds == fold].mean() == 0.5
     assert same.sum() == 55
     # An item is the picture of that person.
-    drawn = {image(faces(30, 6, image_size=32, first_identity=100), i).tobytes()
-             for i in range(180)}  # fmt: skip
+    everyone = faces(30, 6, image_size=32, first_identity=100)
+    drawn = {image(everyone, i).tobytes() for i in range(180)}
     items = {image(dataset, i).tobytes() for i in range(len(dataset))}
     assert items < drawn
     assert len(items) == len(dataset)

@@ -274,12 +274,9 @@ def outcomes(
         pool.shutdown(cancel_futures=True)
 
 
-def landmark_table(args: argparse.Namespace) -> Path:
-    return Path(args.destination, 'landmarks.tsv')
-
-
-def landmark_lines(table: Path) -> Iterator[tuple[str, str]]:
+def landmark_lines(destination: str | Path) -> Iterator[tuple[str, str]]:
     """(path, line) of what earlier runs found, but for a line that is unfinished."""
+    table = Path(destination, 'landmarks.tsv')
     if not table.exists():
         return
     with open(table, encoding='utf-8', newline='\n') as file:
@@ -300,15 +297,14 @@ def begin_tables(todo: Sequence[str], args: argparse.Namespace) -> None:
         part.unlink()
     (destination / 'not_aligned.tsv').write_text('path\treason\n')
     if args.yunet:
-        table = landmark_table(args)
         part = destination / '.landmarks.part'
         again = set(todo)
         with open(part, 'w', encoding='utf-8', newline='\n') as file:
             file.write('\t'.join([*COLUMNS, 'score']) + '\n')
-            for path, line in landmark_lines(table):
+            for path, line in landmark_lines(destination):
                 if path not in again:
                     file.write(line)
-        part.replace(table)
+        part.replace(destination / 'landmarks.tsv')
 
 
 def record(ends: Sequence[Outcome], args: argparse.Namespace) -> None:
@@ -348,7 +344,7 @@ def remaining(pictures: Sequence[str], args: argparse.Namespace) -> list[str]:
         require_size(crop_of(min(done), args), args.size)
     if args.yunet:
         # A run that is killed may leave crops without their lines.
-        done &= {path for path, _ in landmark_lines(landmark_table(args))}
+        done &= {path for path, _ in landmark_lines(args.destination)}
     return [path for path in pictures if path not in done]
 
 

@@ -120,7 +120,9 @@ def read_ijb_meta(
     names, landmarks, scores = _read_images(files.images)
     template_ids, media_ids = _read_templates(files.templates, names, files.images)
     ids, of_image = np.unique(template_ids, return_inverse=True)
-    _check_weights(files.images, ids, of_image, scores)
+    weightless = ids[np.bincount(of_image, weights=scores) <= 0]
+    unpooled = 'templates without a detector score above 0, of which nothing is left'
+    refuse(files.images, f'{unpooled} to pool', weightless)
     pairs = _read_pairs(files.pairs, ids) if '1:1' in protocols else None
     if '1:N' in protocols:
         protocol = _read_search(files, ids, pairs)
@@ -211,15 +213,6 @@ def _read_templates(path: str, names: Any, images: str) -> tuple[Ints, Ints]:
     return np.ascontiguousarray(rows['template']), np.ascontiguousarray(rows['media'])
 
 
-def _check_weights(path: str, ids: Ints, of_image: Ints, scores: Any) -> None:
-    weights = np.bincount(of_image, weights=scores)
-    refuse(
-        path,
-        'templates without a detector score above 0, of which nothing is left to pool',
-        ids[weights <= 0],
-    )
-
-
 def _read_pairs(path: str, ids: Ints) -> tuple[Ints, Ints, Any]:
     rows = read_rows(
         path,
@@ -265,7 +258,7 @@ def _check_labels(path: str, subjects: Ints, a: Ints, b: Ints, same: Any) -> Non
     if max(wrong[same].mean(), wrong[~same].mean()) > MOST_CONTRADICTIONS:
         _refuse_line(path, wrong, what)
     if wrong.any():
-        _warn(_of_lines(path, wrong, what))
+        _warn(_fault(path, wrong, what))
 
 
 def _compare_sizes(
@@ -321,10 +314,10 @@ def _refuse_line(
 ) -> None:
     """Raises a UserError if a row is wrong; `lines` are theirs, if they are known."""
     if wrong.any():
-        raise UserError(_of_lines(path, wrong, what, lines))
+        raise UserError(_fault(path, wrong, what, lines))
 
 
-def _of_lines(path: str, wrong: Any, what: str, lines: Sequence[int] | None = None) -> str:
+def _fault(path: str, wrong: Any, what: str, lines: Sequence[int] | None = None) -> str:
     row = int(wrong.argmax())
     line = line_of(path, row) if lines is None else lines[row]
     return f'{path}:{line}: {what} ({wrong.sum()} of {len(wrong)} lines)'
