@@ -197,44 +197,24 @@ FOLDER = dict(type='FaceFolder', data_root='nowhere')
 DRAWN = dict(type='SyntheticFaces', num_identities=2, images_per_identity=1)
 
 
+PACK = dict(type='FacePack', ann_file='x')
+IJB = dict(type='IJBTemplates', subset='IJBD', check_files=False)
+
+
 @pytest.mark.parametrize(
-    ('place', 'dataset', 'told'),
+    ('dataset', 'told'),
     [
-        ('train', FOLDER, 'cfg-options train_dataloader.dataset.data_root='),
-        (
-            'train',
-            dict(type='LabelNoise', share=0.1, dataset=FOLDER),
-            'cfg-options train_dataloader.dataset.dataset.data_root=',
-        ),
-        (
-            'train',
-            dict(type='RepeatDataset', times=2, dataset=FOLDER),
-            'cfg-options train_dataloader.dataset.dataset.data_root=',
-        ),
-        (
-            'train',
-            dict(type='FaceSets', datasets=[DRAWN, FOLDER]),
-            'cfg-options train_dataloader.dataset.datasets.1.data_root=',
-        ),
-        (
-            'val',
-            dict(type='FaceTestSets', datasets=[dict(type='FacePack', ann_file='x')]),
-            'cfg-options val_dataloader.dataset.datasets.0.data_root=...)',
-        ),
-        (
-            'test',
-            dict(type='FacePairs', ann_file='nowhere.txt'),
-            'cfg-options test_dataloader.dataset.ann_file=...)',
-        ),
-        (
-            'test',
-            dict(type='IJBTemplates', subset='IJBD', check_files=False),
-            '(in test_dataloader.dataset)',
-        ),
+        (FOLDER, '--cfg-options val_dataloader.dataset.data_root='),
+        (dict(type='LabelNoise', share=0.1, dataset=FOLDER), '.dataset.dataset.data_r'),
+        (dict(type='RepeatDataset', times=2, dataset=FOLDER), 'dataset.dataset.data_r'),
+        (dict(type='FaceSets', datasets=[DRAWN, FOLDER]), '.dataset.datasets.1.data_r'),
+        (dict(type='FaceTestSets', datasets=[PACK]), 'dataset.datasets.0.data_root='),
+        (dict(type='FacePairs', ann_file='nowhere.txt'), 'options val_dataloader.data'),
+        (IJB, '(in val_dataloader.dataset)'),
     ],
 )
-def test_advice_names_the_path_of_an_option(place, dataset, told):
-    with loader(f'{place}_dataloader'), pytest.raises(UserError) as caught:
+def test_advice_names_the_path_of_an_option(dataset, told):
+    with loader('val_dataloader'), pytest.raises(UserError) as caught:
         numbered(dataset)
     assert told in str(caught.value)
 

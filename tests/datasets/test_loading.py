@@ -122,7 +122,7 @@ def test_a_forged_size_is_not_allocated():
     ids=range(10),
 )
 def test_types_and_depths(tmp_path, data, expected):
-    results = load(tmp_path / 'face.any', data, size=(1, 2), resize=False)
+    results = load(tmp_path / '人脸 Zoë 1.any', data, size=(1, 2), resize=False)
     assert results['img'].dtype == np.uint8
     np.testing.assert_array_equal(results['img'], [expected])
     assert results['img_shape'] == results['ori_shape'] == (1, 2)
@@ -148,12 +148,6 @@ def test_exif_orientation_is_ignored(tmp_path):
 
     results = load(tmp_path / 'turned.jpg', turned, size=(20, 40), resize=False)
     assert results['img_shape'] == (20, 40)
-
-
-@pytest.mark.parametrize('name', ['人脸 1.png', 'Zoë.png', 'a b.png', 'noextension'])
-def test_names(tmp_path, name):
-    results = load(tmp_path / name, png([[7]], 8, 0), size=1)
-    np.testing.assert_array_equal(results['img'], [[[7, 7, 7]]])
 
 
 # Files that are no good ---------------------------------------------------------
@@ -193,10 +187,7 @@ def test_any_bytes_after_the_end_of_a_jpeg(tmp_path):
     ('data', 'message'),
     [
         (b'', 'the file is empty'),
-        (
-            b'<html>404</html>',
-            r'cannot be decoded .*16 bytes, starting with b.<html>40',
-        ),
+        (b'<html>404</html>', 'cannot be decoded .*16 bytes, starting with b.<html>40'),
         (b'\xff\xd8', 'cut off'),
         (b'P5\n4 4\n255\n\x00', 'cannot be decoded'),
         (png([[1, 2]], 8, 0)[:-20], 'cannot be decoded'),
@@ -246,9 +237,8 @@ def test_another_size_is_refused_without_resizing(tmp_path):
 def test_without_a_size_each_image_keeps_its_own(tmp_path, resize):
     for height, width in ((97, 61), (1, 1), (112, 112)):
         image = smooth(height, width)
-        results = load(
-            tmp_path / 'a.png', encoded('.png', image), size=None, resize=resize
-        )
+        data = encoded('.png', image)
+        results = load(tmp_path / 'noextension', data, size=None, resize=resize)
         np.testing.assert_array_equal(results['img'], image)
         assert results['img_shape'] == results['ori_shape'] == (height, width)
     assert repr(LoadFace(None)) == 'LoadFace(size=None, resize=True)'
