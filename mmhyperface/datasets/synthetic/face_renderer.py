@@ -296,20 +296,16 @@ def _points(*points: tuple[float, float, float]) -> Array:
     return np.array(points)
 
 
-def _curve(x: Any, y: Any, depth: Any, count: int = len(T)) -> Array:
-    points = np.empty((1, count, 3))
+def _curve(x: Array, y: Any, depth: Any) -> Array:
+    points = np.empty((1, len(x), 3))
     points[0, :, 0], points[0, :, 1], points[0, :, 2] = x, y, depth
     return points
 
 
 def _band(x: Array, top: Array, bottom: Array, depth: float) -> Array:
     """The area between two curves over the same x."""
-    n = len(x)
-    points = np.empty((1, 2 * n, 3))
-    points[0, :n, 0], points[0, n:, 0] = x, x[::-1]
-    points[0, :n, 1], points[0, n:, 1] = top, bottom[::-1]
-    points[0, :, 2] = depth
-    return points
+    curves = _curve(x, top, depth), _curve(x, bottom, depth)[:, ::-1]
+    return np.concatenate(curves, axis=1)
 
 
 def _oval(x: float, y: float, width: float, height: float, depth: float) -> Array:
@@ -636,9 +632,7 @@ class Face:
         y = line + (style.sideburn - line) * np.abs(HAIRLINE) ** style.squareness
         from_parting = np.abs(HAIRLINE - i.parting) / (1 + abs(i.parting))
         y += style.sweep * from_parting**1.3
-        inner = _curve(
-            0.99 * i.face_width * HAIRLINE, y, 0.4 * (1 - HAIRLINE**2), len(HAIRLINE)
-        )[0]
+        inner = _curve(0.99 * i.face_width * HAIRLINE, y, 0.4 * (1 - HAIRLINE**2))[0]
         yield Part(np.concatenate([outer, inner])[None], self.hair, NEUTRAL_SHADE)
         # Strands fall from the parting to the hairline.
         strands = np.empty((7, 3, 3))
@@ -739,35 +733,23 @@ def _paint(
     fixed = np.rint((points @ turn + shift) * 2**SUBPIXEL_BITS).astype(np.int32)
     unit = float(np.hypot(*turn[1]))
     start = 0
+    value: Any
     for part in parts:
         count, length, _ = part.points.shape
         stop = start + count * length
-        polygons = fixed[start:stop].reshape(count, length, 2)
+        polygons = list(fixed[start:stop].reshape(count, length, 2))
         start = stop
-        outlines = list(polygons)
-        width = unit * part.width
-        if part.colour is not None:
-            _draw(picture, outlines, part.colour, width, cv2.LINE_AA, SUBPIXEL_BITS)
-        if part.shade is not None:
+        for canvas, value, width, line, bits in (
+            (picture, part.colour, unit * part.width, cv2.LINE_AA, SUBPIXEL_BITS),
             # Half the size is one more fractional bit. Hard edges: halfway between
             # a shade and the zero of the background would be a dark rim.
-            bits = SUBPIXEL_BITS + 1
-            _draw(relief, outlines, part.shade, width / 2, cv2.LINE_8, bits)
-
-
-def _draw(
-    canvas: Array,
-    polygons: list[Array],
-    value: Any,
-    width: float,
-    line: int,
-    bits: int,
-) -> None:
-    if width:
-        thickness = max(round(width), 1)
-        cv2.polylines(canvas, polygons, False, value, thickness, line, bits)
-    else:
-        cv2.fillPoly(canvas, polygons, value, line, bits)
+            (relief, part.shade, unit * part.width / 2, cv2.LINE_8, SUBPIXEL_BITS + 1),
+        ):
+            if value is not None and width:
+                thick = max(round(width), 1)
+                cv2.polylines(canvas, polygons, False, value, thick, line, bits)
+            elif value is not None:
+                cv2.fillPoly(canvas, polygons, value, line, bits)
 
 
 @functools.lru_cache(8)
