@@ -242,24 +242,15 @@ def findings(
             photographs = of_images(NO_CROPS, differs & ~crops, bad=True)
             if photographs.count:
                 photographs.examples.append(ALIGN.format(f'{option}.size'))
-            of_loading = [
-                photographs,
-                of_images('resized by LoadFace', differs & crops, bad=False)._replace(
-                    examples=[]
-                ),
-            ]
+            resized = of_images('resized by LoadFace', differs & crops, bad=False)
+            of_loading = [photographs, resized._replace(examples=[])]
         else:
             what = 'of another size than LoadFace takes'
             of_loading = [of_images(what, differs, bad=True)]
         what = 'turned by EXIF, which LoadFace does not follow'
         of_loading.append(of_images(what, images.turned, bad=True))
     return [
-        Finding(
-            'damaged',
-            np.count_nonzero(~images.good),
-            images.errors[:show],
-            bad=True,
-        ),
+        Finding('damaged', np.count_nonzero(~images.good), images.errors[:show], True),
         *of_loading,
         Finding(
             'equal to an earlier one',
