@@ -209,14 +209,9 @@ def findings(
     option: str,
     path_of: Callable[[int], str],
 ) -> list[Finding]:
-    """What is remarkable about a data set.
+    """What is remarkable about a data set, with `show` examples of each.
 
-    Args:
-        images: All of them.
-        show: How many examples to give.
-        loading: How they become crops, if they do.
-        option: The one that sets `loading`.
-        path_of: Where an image lies.
+    Its images become crops by `loading`, which an option sets, if they do.
     """
     twins = _equal(images)
     crossed = [t for t in twins if len(set(images.labels[t].tolist())) > 1]

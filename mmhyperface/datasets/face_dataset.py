@@ -223,14 +223,9 @@ class FaceDataset(BaseDataset):
     def _images_of(
         self, records: Iterable[tuple[int, str, str]], check_files: bool
     ) -> list[dict]:
-        """Items of a list; the labels are its persons, sorted by name.
+        """Items of a list of (line or row, path, person), labelled by sorted names.
 
-        Args:
-            records: line (or row) of `ann_file`, path and name of the person.
-            check_files: look for every image.
-
-        Raises:
-            UserError: no record, an image of two persons, a missing image.
+        Raises a UserError for no record, an image of two persons, a missing image.
         """
         paths: list[str] = []
         persons = array('q')  # of each path: order in which its name first came up
@@ -334,28 +329,16 @@ class FaceDataset(BaseDataset):
         setattr(self, name, int(value))
 
     def _set_pairs(self, name: str, source: str, **parts: Any) -> None:
-        """Makes the images those of a set of pairs, which is checked.
-
-        Args:
-            name: of the set, in reports.
-            source: where the pairs come from, for errors.
-            **parts: see :func:`.pair_test_set`.
-        """
+        """Makes the images those of a set of pairs: see :func:`.pair_test_set`."""
         no_folds = self._option('folds', 'None')
         test_set = pair_test_set(source=source, no_folds=no_folds, **parts)
         self._set_test_set(name, test_set, source, 'pairs')
 
     def _set_test_set(self, name: str, test_set: dict, source: str, parts: str) -> None:
-        """Makes the images those of a test set.
+        """Makes the images those of a test set (see :mod:`.test_sets`) from `source`.
 
-        Args:
-            name: of the set, in reports.
-            test_set: its kind, and what belongs to that: see :mod:`.test_sets`.
-            source: where it comes from, for errors.
-            parts: what the images of a set make up, in words: 'pairs'.
-
-        Raises:
-            UserError: `indices` or `on_error` that would tear these apart.
+        Raises a UserError for `indices` or `on_error` that would tear apart its
+        `parts`, in words ('pairs').
         """
         own = type(self).__name__
         if self._indices is not None:

@@ -111,11 +111,7 @@ def reported_conversion() -> Generator[None, None, None]:
 
 
 def require_all(folder: 'FaceFolder') -> None:
-    """Let the exit status tell that images of a folder were passed over.
-
-    Raises:
-        SystemExit: With status 3, if some were; a warning has named them.
-    """
+    """Exit with status 3 if images of a folder were passed over, as a warning says."""
     if folder.left_out:
         raise SystemExit(INCOMPLETE)
 
@@ -169,7 +165,8 @@ class Pictures:
     """The images of a data set, which worker processes read, decode and encode.
 
     To be iterated over once, within a ``with`` block. A damaged image is an error, or
-    None in its place. Memory does not grow with their number.
+    with `skip_damaged` None in its place, unless all are. Memory does not grow with
+    their number.
 
     Args:
         dataset: With encoded images, or with files.
@@ -181,10 +178,6 @@ class Pictures:
     Attributes:
         count: Number of good images so far.
         damaged: What is wrong with each image that was passed over.
-
-    Raises:
-        DamagedImage: At a damaged image, unless they are passed over.
-        UserError: If all are damaged.
     """
 
     def __init__(
@@ -285,19 +278,10 @@ def _picture(number: int) -> 'Picture | DamagedImage':
 
 
 def put(folder: str, name: str, picture: Picture, link: bool = False) -> None:
-    """Write an image into a folder, or a link to its file.
+    """Write an image into a folder, or a symbolic link to its file.
 
-    Where an image has that name already, it gets a number: ``a.jpg``, ``a_2.jpg``.
-
-    Args:
-        folder: Where to.
-        name: Path within it, which gets an ending if it has none of an image.
-        picture: What to write.
-        link: Make a symbolic link.
-
-    Raises:
-        UserError: If the name leads out of the folder or is hidden, or the image is of
-            a type that has no ending.
+    `name` is a path within it, and gets an ending if it has none of an image; where an
+    image has that name already, also a number: ``a.jpg``, ``a_2.jpg``.
     """
     from mmhyperface.datasets.readers.image_files import is_image_name
 
@@ -339,13 +323,8 @@ def _ending(picture: Picture) -> str:
 def new_folder(path: str, overwrite: bool = False) -> Generator[str, None, None]:
     """A folder to write into, which is named `path` at the end.
 
-    Args:
-        path: Its name; an empty folder may be there.
-        overwrite: Replace a folder of images, as a whole.
-
-    Raises:
-        UserError: If it is there and may not be replaced, holds files that are no
-            images, or cannot be written.
+    An empty folder may be there; with `overwrite` one of images is replaced, as a
+    whole, but none that holds other files.
     """
     # A link stays, and what it leads to is replaced.
     path = os.path.realpath(path)

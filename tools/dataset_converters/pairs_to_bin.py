@@ -61,17 +61,7 @@ def write_pack(
     """Write a pickle of (list of bytes, list of bool), which FacePack reads.
 
     It is the same to Python's pickle, but of the images only one is in memory at a
-    time. The file gets its name when all is written.
-
-    Args:
-        path: of the pack.
-        images: encoded bytes; pair i is images 2i and 2i + 1.
-        same: whether a pair is of one person; asked for after the last image.
-        overwrite: replace a file that is there.
-
-    Raises:
-        UserError: a file that is there or cannot be written; no pair, or not two
-            images for each.
+    time. Pair i is images 2i and 2i + 1; `same` is asked for after the last image.
     """
     with new_files([path], overwrite) as (file,):
         # Protocol 3 is the first that has bytes.
