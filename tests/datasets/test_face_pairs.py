@@ -274,15 +274,9 @@ def test_cfp(tmp_path, kind, monkeypatch):
 @pytest.mark.parametrize(
     ('changed', 'message'),
     [
-        (
-            {'Split/FP/02/diff.txt': ['3,1', '3,9']},
-            r'diff\.txt:2: Pair_list_P.* number 9',
-        ),
+        ({'Split/FP/02/diff.txt': ['3,1', '3,9']}, r'diff\.txt:2: .*list_P.* number 9'),
         ({'Split/FP/02/diff.txt': ['3 1']}, r'diff\.txt:1: expected `number,number`'),
-        (
-            {'Pair_list_P.txt': ['1 ../x', '1 ../y']},
-            r'list_P\.txt:2: .*each number once',
-        ),
+        ({'Pair_list_P.txt': ['1 ../x', '1 ../y']}, r'list_P\.txt:2: .*number once'),
         ({'Split/FP/03/same.txt': ['1,1']}, r"cannot read the list '.*03/diff\.txt'"),
     ],
 )

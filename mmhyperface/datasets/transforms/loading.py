@@ -122,10 +122,7 @@ def encoded_face(results: dict) -> bytes:
     """The bytes of an image: ``img_bytes``, or what the file ``img_path`` holds."""
     if 'img_bytes' in results:
         return results['img_bytes']
-    return _read(os.fspath(results['img_path']))
-
-
-def _read(path: str) -> bytes:
+    path = os.fspath(results['img_path'])
     try:
         with open(path, 'rb') as file:
             return file.read()
