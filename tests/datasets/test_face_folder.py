@@ -246,9 +246,7 @@ def test_a_number_stands_for_a_name(tmp_path):
 
 
 def test_unknown_names(people):
-    with pytest.raises(
-        UserError, match=r"exclude: 's30' fits 0 .*expected 1 of 's1', "
-    ):
+    with pytest.raises(UserError, match=r"exclude: 's30' fits 0 .*1 of 's1', "):
         FaceFolder(people, exclude=['s1', 's30'])
     with pytest.raises(UserError, match=r'leave none of the 29 identities'):
         FaceFolder(people, include=['s1'], exclude=['s1'])

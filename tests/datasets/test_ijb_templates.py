@@ -396,9 +396,7 @@ def test_missing_images(tmp_path):
     assert len(dataset) == len(truth.names)
     with pytest.raises(UserError, match=r'cannot read the folder .*gone.*data_root'):
         IJBTemplates(str(truth.root), data_prefix='gone')
-    with pytest.raises(
-        UserError, match=r'there is no folder .*test_dataloader\.dataset'
-    ):
+    with pytest.raises(UserError, match=r'no folder .*test_dataloader\.dataset'):
         IJBTemplates(str(truth.root), meta_prefix='gone')
     # Nothing is read before it is needed.
     IJBTemplates(str(truth.root), meta_prefix='gone', lazy_init=True)

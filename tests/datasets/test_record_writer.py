@@ -233,9 +233,7 @@ def test_an_error_leaves_nothing(tmp_path, error):
 def test_the_property_of_other_records_stays(tmp_path, overwrite):
     write_labels(tmp_path / 'a.rec', [0, 1])
     told = (tmp_path / 'property').read_bytes()
-    with pytest.raises(
-        UserError, match=r'property tells of a\.rec, and can tell of one'
-    ):
+    with pytest.raises(UserError, match=r'tells of a\.rec, and can tell of one'):
         write_labels(tmp_path / 'b.rec', [0, 1], overwrite=overwrite)
     assert (tmp_path / 'property').read_bytes() == told
     assert not (tmp_path / 'b.rec').exists()

@@ -482,9 +482,7 @@ def test_nothing_but_damage(convert, tmp_path):
     for file in (tmp_path / 'in').glob('*.jpg'):
         damage(file)
     arguments = ('list_to_folder', path, tmp_path / 'out', '--root', tmp_path / 'in')
-    with pytest.raises(
-        UserError, match=r'all 40 images are damaged; the first.*0\.jpg'
-    ):
+    with pytest.raises(UserError, match=r'all 40 images are damaged; .*0\.jpg'):
         convert(*arguments, '--skip-damaged')
     (tmp_path / 'in' / '33.jpg').write_bytes(picture(33))
     told = convert(*arguments, '--skip-damaged')
