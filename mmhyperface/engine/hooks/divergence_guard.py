@@ -37,17 +37,11 @@ CHECKPOINT_KEY = 'divergence_guard'
 
 
 class Saved(NamedTuple):
-    """A checkpoint of this run.
+    """A checkpoint of this run."""
 
-    Attributes:
-        steps: After how many steps it was saved.
-        path: Where.
-        signs: With what the signs of a collapse were compared with then.
-    """
-
-    steps: int
+    steps: int  # after how many it was saved
     path: str
-    signs: CollapseSigns
+    signs: CollapseSigns  # with what later ones were compared with then
 
 
 @HOOKS.register_module()
@@ -311,13 +305,9 @@ class DivergenceGuardHook(Hook):
         good: Sequence[str],
         unsure: Sequence[str] = (),
     ) -> None:
-        """Stop or roll back.
+        """Stop or roll back, to a good checkpoint, else to one that may be good.
 
-        Args:
-            what: What is wrong.
-            blame: Who is to blame, in words.
-            good: Checkpoints to go back to, the newest first.
-            unsure: Those to go back to if there is none of these.
+        `what` is wrong, and `blame` says by whom. The newest checkpoints come first.
         """
         text = f'{what}. {blame}{ADVICE}'
         if good:
