@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
 from mmhyperface.utils.configs import type_name
-from mmhyperface.utils.errors import UserError, of_the_disk, unwritable
+from mmhyperface.utils.errors import UserError, writing_to
 from mmhyperface.utils.paths import require_folder
 
 from .testing import take_test_sets
@@ -310,11 +310,7 @@ def build_runner(cfg: Config) -> 'Runner':
     _drop_disabled_hooks(cfg)
     env_cfg = cfg.get('env_cfg') or {}
     init_process_group(cfg.get('launcher', 'none'), env_cfg.get('dist_cfg'))
-    try:
+    with writing_to(cfg.get('work_dir', '')):
         if 'runner_type' in cfg:
             return RUNNERS.build(cfg)
         return FaceRunner.from_cfg(cfg)
-    except OSError as error:
-        if not of_the_disk(error):
-            raise
-        raise unwritable(error.filename or cfg.work_dir, error) from error

@@ -168,9 +168,7 @@ class DivergenceGuardHook(Hook):
         if '://' not in str(resumed):
             self._remember(runner.iter, str(resumed))
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         # Here and not earlier: by now all hooks have done what they do to the model.
         if self.action == 'rollback' and not self.saved:
             name = f'iter_{runner.iter}.pth'
@@ -200,9 +198,7 @@ class DivergenceGuardHook(Hook):
             if saves_now(hook, runner, epoch_ends=True):
                 self._remember(runner.iter, _path(hook, runner.epoch + 1))
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         self.not_finite = not_finite_sets(runner.val_loop, metrics or {})
 
     def after_val(self, runner: Runner) -> None:
