@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dist import get_rank, get_world_size
-from runs import scalars, spawn
+from runs import log_of, scalars, spawn
 from test_angle_statistics import BATCH, config, reported
-from test_divergence_guard import ROLLBACK, Poison, Watch, text_of
+from test_divergence_guard import ROLLBACK, Poison, Watch
 from test_divergence_guard import config as guarded
 from torch import nn
 
@@ -117,7 +117,7 @@ def test_angles_are_those_of_one_process(alone, several, name):
 
 def test_all_roll_back_if_one_has_a_bad_sample(several):
     root, world = several
-    log = text_of(root / 'bad')
+    log = log_of(root / 'bad')
     ranks = [torch.load(root / f'{rank}.pth') for rank in range(world)]
     (number,) = ranks[-1][1]
     assert f'1 of {BATCH} samples have such a loss' in log

@@ -5,7 +5,7 @@ import resource
 import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from runs import small_config, train
+from runs import log_of, small_config, train
 from test_training import weights
 
 from mmhyperface.engine.hooks import checkpoint_hook
@@ -103,5 +103,5 @@ def test_too_little_space_is_seen_before_training(tmp_path, monkeypatch):
         if name == 'enough':
             options['default_hooks.checkpoint.interval'] = 6
         train(small_config(tmp_path / name, **options))
-        log = next((tmp_path / name).glob('*/*.log')).read_text()
+        log = log_of(tmp_path / name)
         assert ('default_hooks.checkpoint.out_dir=FOLDER' in log) == (name == 'many')
