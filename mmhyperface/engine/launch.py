@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from string import digits
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
@@ -32,9 +33,6 @@ MMENGINE_HOOKS = (
     'param_scheduler',
     'checkpoint',
 )
-
-
-DIGITS = '0123456789'
 
 
 def config_from(args: argparse.Namespace, test_sets: Sequence[str] = ()) -> Config:
@@ -199,7 +197,7 @@ def _refuse_misspelling(
     if name in known or name.startswith('_'):
         return
     # layer10 and layer11 are no misspellings of one another.
-    known = {each for each in known if name.strip(DIGITS) != str(each).strip(DIGITS)}
+    known = {each for each in known if name.strip(digits) != str(each).strip(digits)}
     similar = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
     if similar:
         where = f'{".".join(path)} has' if path else 'the config has'

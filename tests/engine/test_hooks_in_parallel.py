@@ -9,7 +9,7 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from runs import log_of, scalars, spawn
 from test_angle_statistics import BATCH, config, reported
-from test_divergence_guard import ROLLBACK, Poison, Watch
+from test_divergence_guard import ROLLBACK, Poison, Watch, run
 from test_divergence_guard import config as guarded
 from torch import nn
 
@@ -51,11 +51,8 @@ def diverge_on_the_last_rank(root: str, world: int) -> None:
         },
     )
     cfg.launcher = 'pytorch'
-    runner = build_runner(cfg)
     poison, watch = Poison(at=[5], rank=world - 1, place=0), Watch(at=[6])
-    runner.register_hook(poison)
-    runner.register_hook(watch)
-    runner.train()
+    runner = run(cfg, poison, watch)
     torch.save([watch.kept[6], poison.numbers], f'{root}/{runner.rank}.pth')
 
 

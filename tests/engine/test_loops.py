@@ -159,6 +159,8 @@ def test_the_advice_on_a_schedule_ends_it_with_the_training(monkeypatch):
     cosine = dict(type='CosineAnnealingLR', by_epoch=False, T_max=10, end=10)
     assert 'set param_scheduler.0.end=20, and its T_max with' in check(cosine)
     assert not check({**cosine, 'T_max': 20, 'end': 20})
+    poly = dict(type='PolyLR', by_epoch=False, end=10)
+    assert check(poly).endswith('set param_scheduler.0.end=20')
 
 
 def test_epochs_are_converted_to_those_of_all_processes(tmp_path):
