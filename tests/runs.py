@@ -109,6 +109,11 @@ def train(cfg: Config) -> Runner:
     return runner
 
 
+def log_of(work_dir: Path) -> str:
+    """The log of the latest run in the work dir."""
+    return max(work_dir.glob('*/*.log')).read_text()
+
+
 def scalars(work_dir: Path, name: str = 'loss') -> list[float]:
     """What the latest run in the work dir logged under a name, per iteration."""
     log = max(work_dir.glob('*/vis_data/scalars.json'), key=os.path.getmtime)

@@ -25,25 +25,15 @@ ADVICE = (
 
 
 class Step(NamedTuple):
-    """What is kept of an iteration until somebody looks; tensors stay on the device.
+    """What is kept of an iteration until somebody looks; tensors stay on the device."""
 
-    Attributes:
-        iteration: Its number, counted from 1 as in the log.
-        outputs: What it logged; ``loss`` is there.
-        numbers: Of the samples of this rank's batch, in their data set.
-        geometry: Where they lay, if the head tells.
-        lr: Learning rate.
-        margin: Margin of the loss, if it has one.
-        grad_norm: Norm of the gradient before clipping, if it was clipped.
-    """
-
-    iteration: int
-    outputs: Mapping[str, Any]
-    numbers: Sequence[int]
-    geometry: BatchGeometry | None
+    iteration: int  # counted from 1, as in the log
+    outputs: Mapping[str, Any]  # what it logged; ``loss`` is there
+    numbers: Sequence[int]  # of the samples of this rank's batch, in their data set
+    geometry: BatchGeometry | None  # where they lay, if the head tells
     lr: float
-    margin: float | None
-    grad_norm: float | None
+    margin: float | None  # of the loss, if it has one
+    grad_norm: float | None  # before clipping, if it was clipped
 
     def figures(self) -> str:
         """The figures of the iteration in one line."""
@@ -57,17 +47,11 @@ class Step(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the signs of a collapse are read from, the same on all ranks.
+    """What the signs of a collapse are read from, the same on all ranks."""
 
-    Attributes:
-        loss: Of the global batch.
-        norm: Mean norm of its features; NaN if the head does not tell.
-        cosine: Mean cosine between two of its samples; NaN likewise.
-    """
-
-    loss: float
-    norm: float
-    cosine: float
+    loss: float  # of the global batch
+    norm: float  # mean norm of its features; NaN if the head does not tell
+    cosine: float  # mean cosine between two of its samples; NaN likewise
 
 
 def first_bad(steps: Sequence[Step]) -> int | None:
@@ -101,30 +85,24 @@ def state_of(step: Step) -> State:
     return State(float(host[0]), float(host[1]), cosine)
 
 
+@dataclass
 class CollapseSigns:
     """Watches for what shows long before a loss is NaN, or instead of it.
 
-    Args:
-        max_cosine, norm_range, max_rise, patience: See :class:`DivergenceGuardHook`.
-        window: How many earlier losses make the median, or half as many until then.
+    The limits are those of :class:`DivergenceGuardHook`.
     """
 
-    def __init__(
-        self,
-        max_cosine: float | None,
-        norm_range: tuple[float, float] | None,
-        max_rise: float | None,
-        patience: int,
-        window: int = 50,
-    ) -> None:
-        self.max_cosine = max_cosine
-        self.norm_range = norm_range
-        self.max_rise = max_rise
-        self.patience = patience
-        self.window = window
-        self.losses: deque[float] = deque(maxlen=window)
-        self.spread_once = False
-        self.in_a_row = 0
+    max_cosine: float | None
+    norm_range: tuple[float, float] | None
+    max_rise: float | None
+    patience: int
+    # How many earlier losses make the median, or half as many until then.
+    window: int = 50
+    in_a_row: int = 0
+    spread_once: bool = False
+
+    def __post_init__(self) -> None:
+        self.losses: deque[float] = deque(maxlen=self.window)
 
     def see(self, state: State) -> str | None:
         """What is wrong, if it has been for long enough.
@@ -147,9 +125,8 @@ class CollapseSigns:
                 f'({low:g}, {high:g})'
             )
         if self.max_cosine is not None:
-            if state.cosine <= self.max_cosine:
-                self.spread_once = True
-            elif self.spread_once and state.cosine > self.max_cosine:
+            self.spread_once |= state.cosine <= self.max_cosine
+            if self.spread_once and state.cosine > self.max_cosine:
                 return (
                     'the embeddings have become alike: the mean cosine between two '
                     f'samples is {state.cosine:.4f}, above max_cosine='
@@ -172,12 +149,7 @@ class CollapseSigns:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A sample that may be the cause.
-
-    Attributes:
-        bad: How many samples of its rank's batch have a loss that is not finite.
-        count: How many samples that batch has.
-    """
+    """A sample that may be the cause."""
 
     number: int
     path: str
@@ -185,8 +157,8 @@ class Suspect:
     loss: float
     cosine: float
     norm: float
-    bad: int
-    count: int
+    bad: int  # samples of its rank's batch whose loss is not finite
+    count: int  # samples of that batch
 
     def __str__(self) -> str:
         where = f' ({self.path})' if self.path else ''
@@ -244,10 +216,7 @@ def _path(dataset: Any, number: int) -> str:
 def explain(step: Step, before: Step | None, dataset: Any) -> str:
     """Who is to blame for an iteration that went wrong, in words; on all ranks.
 
-    Args:
-        step: The iteration.
-        before: The one before it, if it is remembered.
-        dataset: The training set.
+    `before` is the iteration before it, if that is remembered.
     """
     worst = suspects(step, dataset)
     if not worst:
@@ -264,8 +233,7 @@ def explain(step: Step, before: Step | None, dataset: Any) -> str:
         f'All {count} samples have such a loss: the step before has broken the '
         'weights, or batch normalisation has spread what is wrong with one of them. '
     )
-    earlier = suspects(before, dataset) if before is not None else []
-    if before is not None and earlier:
+    if before is not None and (earlier := suspects(before, dataset)):
         text += (
             f'In iteration {before.iteration} ({before.figures()}) the largest loss '
             f'was that of {earlier[0]}. '

@@ -8,21 +8,18 @@ from torch import Tensor
 
 from mmhyperface.utils.errors import UserError
 
+#: For messages: what to do where nobody can be mapped.
+START_ANEW = 'let all start anew by --cfg-options load_centres=drop'
+
 
 class Identities(NamedTuple):
-    """The identities that a head has, or had, a centre for.
+    """The C identities that a head has, or had, a centre for."""
 
-    Attributes:
-        owner: What they are the identities of, for messages.
-        number: C, how many they are.
-        names: ``metainfo['classes']`` of the training set; None if not known.
-        sizes: How many each of its sets has: one, or those of a ``FaceSets``, whose
-            names begin with the number of the set.
-    """
-
-    owner: str
-    number: int
-    names: tuple[str, ...] | None
+    owner: str  # what they are the identities of, for messages
+    number: int  # C
+    names: tuple[str, ...] | None  # ``metainfo['classes']``; None if not known
+    # Of each of the sets: one, or those of a ``FaceSets``, whose names begin with the
+    # number of the set.
     sizes: tuple[int, ...]
 
     @classmethod
@@ -101,7 +98,7 @@ def mapped(here: Identities, there: Identities) -> tuple[Tensor, str]:
         raise UserError(
             f"load_centres='map' needs the names of {owner.number} identities of "
             f"{owner.owner}, whose metainfo['classes'] has none, or another number; "
-            'let all start anew by --cfg-options load_centres=drop'
+            f'{START_ANEW}'
         )
     ours, theirs = here.sets(), there.sets()
     common = {
@@ -125,7 +122,7 @@ def mapped(here: Identities, there: Identities) -> tuple[Tensor, str]:
         raise UserError(
             f"load_centres='map': no identity of the training set ({first[0]!r}, ...) "
             f'is among those of {there.owner} ({first[1]!r}, ...); if they are others, '
-            'let all start anew by --cfg-options load_centres=drop'
+            f'{START_ANEW}'
         )
     how = ' by name' if named else ' by number, for they have no names'
     if twice and named:

@@ -7,13 +7,14 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from string import digits
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 
 from mmhyperface.utils.configs import type_name
-from mmhyperface.utils.errors import UserError, of_the_disk, unwritable
+from mmhyperface.utils.errors import UserError, writing_to
 from mmhyperface.utils.paths import require_folder
 
 from .testing import take_test_sets
@@ -32,9 +33,6 @@ MMENGINE_HOOKS = (
     'param_scheduler',
     'checkpoint',
 )
-
-
-DIGITS = '0123456789'
 
 
 def config_from(args: argparse.Namespace, test_sets: Sequence[str] = ()) -> Config:
@@ -199,7 +197,7 @@ def _refuse_misspelling(
     if name in known or name.startswith('_'):
         return
     # layer10 and layer11 are no misspellings of one another.
-    known = {each for each in known if name.strip(DIGITS) != str(each).strip(DIGITS)}
+    known = {each for each in known if name.strip(digits) != str(each).strip(digits)}
     similar = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
     if similar:
         where = f'{".".join(path)} has' if path else 'the config has'
@@ -310,11 +308,7 @@ def build_runner(cfg: Config) -> 'Runner':
     _drop_disabled_hooks(cfg)
     env_cfg = cfg.get('env_cfg') or {}
     init_process_group(cfg.get('launcher', 'none'), env_cfg.get('dist_cfg'))
-    try:
+    with writing_to(cfg.get('work_dir', '')):
         if 'runner_type' in cfg:
             return RUNNERS.build(cfg)
         return FaceRunner.from_cfg(cfg)
-    except OSError as error:
-        if not of_the_disk(error):
-            raise
-        raise unwritable(error.filename or cfg.work_dir, error) from error

@@ -13,7 +13,7 @@ from mmhyperface.centres.state import (
     StoredRows,
     centres_saved_as,
 )
-from mmhyperface.engine.identities import Identities, mapped, places
+from mmhyperface.engine.identities import START_ANEW, Identities, mapped, places
 from mmhyperface.utils.errors import UserError, some
 
 #: Of the option ``load_centres``.
@@ -22,7 +22,6 @@ _OTHERS = (
     "Set load_centres='map' to keep the centres of identities with the same name, or "
     "load_centres='drop' to start them all anew (--cfg-options load_centres=map)"
 )
-_ANEW = 'let all start anew by --cfg-options load_centres=drop'
 
 
 class CheckpointCentres:
@@ -71,16 +70,12 @@ class CheckpointCentres:
         Raises:
             UserError: If they are of others.
         """
-        origin = self._same_people(
+        return self._same_people(
             f'cannot resume from {self.filename}: it',
             'To train other identities from its weights, leave --resume out and give '
             f'--cfg-options load_from={self.filename} load_centres=map (which keeps '
             'the centres of identities with the same name) or load_centres=drop',
         )
-        if origin is not None:
-            for state, key in self.places:
-                state[key] = MappedRows(state[key], origin)
-        return origin
 
     def load(self, load_centres: str) -> None:
         """Let a new training begin with those that it asks for.
@@ -97,13 +92,9 @@ class CheckpointCentres:
         if load_centres == 'drop':
             self._drop()
         elif load_centres == 'map':
-            taken, how = self._by_name()
-            self.state[self.key] = taken
-            kept = int((taken.origin >= 0).sum())
+            kept, how = self._map_by_name()
         elif rows is not None:
-            same = self._same_people(self.filename)
-            if same is not None:
-                self.state[self.key] = MappedRows(rows, same)
+            self._same_people(self.filename)
             kept = stored
         message = f'centres: kept all {self.count} of the checkpoint{how}'
         if not kept == self.count == stored:
@@ -123,14 +114,10 @@ class CheckpointCentres:
             self.state.update(self.head.state_dict(prefix=prefix))
 
     def _same_people(self, begins: str, to_resume: str = '') -> Tensor | None:
-        """Where the centres of the very same people are, if not in this order.
+        """Map the centres of the very same people, if they are in another order.
 
-        Args:
-            begins: The beginning of a message.
-            to_resume: Its end where a training is resumed.
-
-        Raises:
-            UserError: If they are not the same.
+        Messages begin with `begins`, and end with `to_resume` where a training is
+        resumed.
         """
         advice = to_resume or _OTHERS
         rows = self.rows
@@ -170,20 +157,24 @@ class CheckpointCentres:
             'are mapped by name',
             'current',
         )
+        for state, key in self.places:
+            state[key] = MappedRows(state[key], origin)
         return origin
 
-    def _by_name(self) -> tuple[MappedRows, str]:
+    def _map_by_name(self) -> tuple[int, str]:
+        """Map what has the same name; how many that are, and for the log how."""
         begins = f"load_centres='map': {self.filename} has"
         if self.rows is None:
-            raise UserError(f'{begins} no centres; {_ANEW}')
+            raise UserError(f'{begins} no centres; {START_ANEW}')
         count, dims = self.rows.shape[0], self.rows.shape[1:]
         if dims != (self.dims,):
             raise UserError(
                 f'{begins} centres of {dims[0]} dimensions, the head of {self.dims}; '
-                f'{_ANEW}'
+                f'{START_ANEW}'
             )
         origin, how = mapped(*self._identities(count))
-        return MappedRows(self.rows, origin), how
+        self.state[self.key] = MappedRows(self.rows, origin)
+        return int((origin >= 0).sum()), how
 
     def _identities(self, stored: int) -> tuple[Identities, Identities]:
         """Those of the training set, and the ``stored`` ones of the checkpoint."""

@@ -330,7 +330,8 @@ def _tell_of_end(group: list[_Built], loop: BaseLoop) -> None:
     if isinstance(config, dict) and config.get('convert_to_iter_based'):
         advice = f'set {option}.end, which counts epochs'
     elif early:
-        advice = f'set {option}.end={length}, and its T_max with it'
+        more = ', and its T_max with it' if hasattr(schedule, 'T_max') else ''
+        advice = f'set {option}.end={length}{more}'
     else:
         options = ', '.join(o for o, _, s in group if s.by_epoch == schedule.by_epoch)
         advice = (

@@ -62,10 +62,6 @@ FLEETS = (1, 2, 4, *range(8, 1025, 8))
 class Allocations(TorchDispatchMode):
     """Counts the bytes of the tensors that are made and freed while it is active.
 
-    Attributes:
-        live: Bytes that were allocated and are still in use.
-        peak: The most that ``live`` has been.
-
     Raises:
         UserError: With a torch too old to tell when memory is freed.
     """
@@ -77,8 +73,8 @@ class Allocations(TorchDispatchMode):
                 f'{torch.__version__}; plan on another machine, a GPU is not needed'
             )
         super().__init__()
-        self.live = 0
-        self.peak = 0
+        self.live = 0  # bytes in use
+        self.peak = 0  # the most that have been
         self._known: set[int] = set()
 
     def __torch_dispatch__(
@@ -109,29 +105,18 @@ class Allocations(TorchDispatchMode):
 
 
 class Part(NamedTuple):
-    """What takes memory on a GPU.
-
-    Attributes:
-        name: What it is.
-        bytes: Bytes in each of the three ``PHASES``.
-    """
+    """What takes memory on a GPU."""
 
     name: str
-    bytes: tuple[int, int, int]
+    bytes: tuple[int, int, int]  # in each of the ``PHASES``
 
 
 class Exchange(NamedTuple):
-    """What the GPUs tell one another in a step.
-
-    Attributes:
-        name: What it is.
-        collective: ``all-reduce``, ``all-gather`` or ``reduce-scatter``.
-        sent: Bytes that each GPU sends, on a ring.
-    """
+    """What the GPUs tell one another in a step."""
 
     name: str
-    collective: str
-    sent: int
+    collective: str  # all-reduce, all-gather or reduce-scatter
+    sent: int  # bytes of each GPU, on a ring
 
 
 @dataclass(frozen=True)
@@ -166,46 +151,28 @@ class Plan:
 
 
 class Network(NamedTuple):
-    """Bytes of backbone and neck.
+    """Bytes of backbone and neck."""
 
-    Attributes:
-        weights: Parameters and buffers.
-        gradients: Gradients, which is what trains.
-        activations: Kept for the backward pass, images included.
-        backward: The most beside weights during the backward pass.
-    """
-
-    weights: int
-    gradients: int
-    activations: int
-    backward: int
+    weights: int  # parameters and buffers
+    gradients: int  # of what trains
+    activations: int  # kept for the backward pass, images included
+    backward: int  # the most beside weights during the backward pass
 
 
 class Classifier(NamedTuple):
-    """Bytes of the head beside its rows and their optimizer state.
+    """Bytes of the head beside its rows and their optimizer state."""
 
-    Attributes:
-        loop: The most from the gathered features [B, D] to their gradient.
-        waiting: Left when that is over: gradient of the rows, copies of those that
-            are touched, buffers.
-        update: The most while the rows are updated.
-    """
-
-    loop: int
+    loop: int  # the most from the gathered features [B, D] to their gradient
+    # Left when that is over: gradient of the rows, copies of those touched, buffers.
     waiting: int
-    update: int
+    update: int  # the most while the rows are updated
 
 
 class Rule(NamedTuple):
-    """What an optimizer needs per byte of the parameters.
+    """What an optimizer needs per byte of the parameters."""
 
-    Attributes:
-        state: Kept from step to step.
-        temporary: For the time of a step.
-    """
-
-    state: float
-    temporary: float
+    state: float  # kept from step to step
+    temporary: float  # for the time of a step
 
 
 def measure_network(
@@ -330,8 +297,10 @@ def _measured_step(
         head.num_classes = rows + samples
         if options['engine'] == 'blocked':
             # As a GPU goes about it.
-            dtype = _dtype(cfg.get('matmul_dtype'))
-            head.engine = Blocked(block, dtype, tile=block, compiled=False)
+            dtype = cfg.get('matmul_dtype')
+            head.engine = Blocked(
+                block, dtype and getattr(torch, dtype), tile=block, compiled=False
+            )
         optimizer = build_optimizer(optimizer_cfg, list(head.parameters()))
         head.attach(optimizer)
         labels = torch.arange(samples)
@@ -577,23 +546,18 @@ class Planner:
     def _exchanges(self, gpus: int, sharded: bool) -> list[Exchange]:
         if gpus == 1:
             return []
-        exchanged = collectives(
-            sharded,
-            self.loss.additive,
-            self.batch_size * gpus,
-            self.num_classes,
-            self.dim,
-        )
+        samples = self.batch_size * gpus
         gradients = self.network.gradients
-        named = [('gradient of the network', 'all-reduce', gradients), *exchanged]
+        # An all-reduce goes round the ring twice.
+        rounds = {'all-reduce': 2}
         return [
-            # An all-reduce goes round the ring twice.
-            Exchange(
-                name,
-                kind,
-                round((1 + (kind == 'all-reduce')) * (gpus - 1) / gpus * size),
+            Exchange(name, kind, round(rounds.get(kind, 1) * (gpus - 1) / gpus * size))
+            for name, kind, size in (
+                ('gradient of the network', 'all-reduce', gradients),
+                *collectives(
+                    sharded, self.loss.additive, samples, self.num_classes, self.dim
+                ),
             )
-            for name, kind, size in named
         ]
 
     def _notes(self) -> list[str]:
@@ -624,15 +588,9 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _dtype(name: str | None) -> torch.dtype | None:
-    return None if name is None else getattr(torch, name)
-
-
 def _has_ema(cfg: Config) -> bool:
-    hooks = [
-        *(cfg.get('custom_hooks') or ()),
-        *(cfg.get('default_hooks') or {}).values(),
-    ]
+    default = cfg.get('default_hooks') or {}
+    hooks = [*(cfg.get('custom_hooks') or ()), *default.values()]
     return any(is_a(hook, HOOKS, EMAHook) for hook in hooks)
 
 

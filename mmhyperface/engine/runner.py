@@ -4,8 +4,7 @@ import logging
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ from mmhyperface.engine.optim_wrappers import has_bfloat16_instructions
 from mmhyperface.evaluation.evaluator import FaceEvaluator
 from mmhyperface.evaluation.metrics import EmbeddingMetric
 from mmhyperface.registry import RUNNERS
-from mmhyperface.utils.errors import UserError, interrupted, of_the_disk, unwritable
+from mmhyperface.utils.errors import UserError, interrupted, writing_to
 from mmhyperface.weights.state_dicts import replace_tensors
 
 UNITS = {'KB': 1 << 10, 'MB': 1 << 20, 'GB': 1 << 30, 'TB': 1 << 40}
@@ -208,7 +207,7 @@ class FaceRunner(Runner):
         last = Path(self.work_dir, 'last_checkpoint')
         before = _edition(last)
         try:
-            with self._writing():
+            with writing_to(self.work_dir):
                 return super().train()
         except BaseException as error:
             if not interrupted(error):
@@ -230,18 +229,8 @@ class FaceRunner(Runner):
         Raises:
             UserError: If the disk of the work directory is full, or read-only.
         """
-        with self._writing():
+        with writing_to(self.work_dir):
             return super().test()
-
-    @contextmanager
-    def _writing(self) -> Generator[None, None, None]:
-        """Say where it was that a log or a report could not be written."""
-        try:
-            yield
-        except OSError as error:
-            if not of_the_disk(error):
-                raise
-            raise unwritable(error.filename or self.work_dir, error) from error
 
     # ---- saving
 

@@ -3,7 +3,8 @@
 import errno
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,21 @@ def unwritable(
         wanted = '' if needed is None else f'about {size_of(needed)} needed, '
         message += f' ({wanted}{size_of(free_space(path))} free)'
     return UserError(message)
+
+
+@contextmanager
+def writing_to(path: str | Path) -> Generator[None, None, None]:
+    """Say where it was that something could not be written: there, if nothing tells.
+
+    Raises:
+        UserError: If a disk is full, or read-only.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not of_the_disk(error):
+            raise
+        raise unwritable(error.filename or path, error) from error
 
 
 def free_space(path: str | Path) -> int:

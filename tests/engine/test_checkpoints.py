@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import EMAHook
-from runs import small_config, spawn, train
+from runs import log_of, small_config, spawn, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmhyperface.apis import build_runner
@@ -54,6 +54,12 @@ def config(root: Path, form: str, world: int = 1, **options: object):
     )
     cfg.launcher = 'pytorch' if world > 1 else 'none'
     return cfg
+
+
+def resumed(root: Path, saved: Path, form: str, world: int = 1, **options: object):
+    """Ready to go on from a checkpoint after three iterations, when it is over."""
+    path = str(saved / form / 'iter_3.pth')
+    return train(config(root, form, world, resume=True, load_from=path, **options))
 
 
 def own_rows(runner) -> dict:
@@ -121,16 +127,17 @@ def _elsewhere(path: Path) -> Path:
 def resume_on_three(root: str, saved: str) -> None:
     root, saved = Path(root), Path(saved)
     for form in FORMATS:
-        cfg = config(root, form, 3, resume=True)
-        cfg.load_from = str(saved / form / 'iter_3.pth')
-        dump(train(cfg), root, form)  # nothing is left to train
+        dump(resumed(root, saved, form, 3), root, form)
+        options = {'train_dataloader.dataset.metainfo': dict(classes=REORDERED)}
+        folder = root / 'reordered'
+        dump(resumed(folder, saved, form, 3, **options), folder, form)
         # Other identities in other order.
         cfg = config(
             root / 'mapped',
             form,
             3,
             **{
-                'load_from': cfg.load_from,
+                'load_from': str(saved / form / 'iter_3.pth'),
                 'load_centres': 'map',
                 'custom_hooks': [dict(type='EMAHook')],
                 'train_dataloader.dataset.metainfo': dict(classes=NEW_NAMES),
@@ -140,17 +147,6 @@ def resume_on_three(root: str, saved: str) -> None:
             },
         )
         dump(train(cfg), root / 'mapped', form)
-        cfg = config(
-            root / 'reordered',
-            form,
-            3,
-            **{
-                'resume': True,
-                'load_from': cfg.load_from,
-                'train_dataloader.dataset.metainfo': dict(classes=REORDERED),
-            },
-        )
-        dump(train(cfg), root / 'reordered', form)
 
 
 # The same people, whose labels are others.
@@ -283,9 +279,7 @@ def test_an_error_of_one_rank_is_told_by_all_and_does_no_harm(two):
 def test_two_save_and_three_or_one_resume_every_bit(two, three, form, tmp_path):
     saved = all_rows(two, form, 2)
     assert_equal(all_rows(three, form, 3), saved)
-    cfg = config(tmp_path, form, resume=True)
-    cfg.load_from = str(two / form / 'iter_3.pth')
-    rows = own_rows(train(cfg))
+    rows = own_rows(resumed(tmp_path, two, form))
     assert rows.pop('range') == (0, C)
     assert_equal(rows, saved)
 
@@ -296,10 +290,9 @@ def test_three_map_the_rows_of_two_by_name(two, three, form):
     rows = all_rows(three / 'mapped', form, 3)
     check_mapped(rows['raw'], saved)
     check_mapped(rows['averaged'], saved)
-    (log,) = (three / 'mapped' / form).glob('*/*.log')
     assert (
         'centres: kept 5 of 11 identities by name, 6 start anew; 6 of the checkpoint '
-        'are not used' in log.read_text()
+        'are not used' in log_of(three / 'mapped' / form)
     )
 
 
@@ -343,8 +336,7 @@ def fine_tuned(
     runner._init_model_weights()
     initial = runner.model.head.weight.detach().clone()
     runner.load_checkpoint(str(checkpoint))
-    log = next(tmp_path.glob(f'{form}/*/*.log')).read_text()
-    return runner.model, initial, log
+    return runner.model, initial, log_of(tmp_path / form)
 
 
 @pytest.mark.parametrize('form', FORMATS)
@@ -475,19 +467,16 @@ def test_a_checkpoint_without_names_cannot_be_mapped(two, tmp_path):
     ],
 )
 def test_what_cannot_be_resumed_is_told(one, tmp_path, options, message):
-    cfg = config(tmp_path, 'parts', resume=True, **options)
-    cfg.load_from = str(one / 'parts' / 'iter_3.pth')
     with pytest.raises(UserError, match=message):
-        train(cfg)
+        resumed(tmp_path, one, 'parts', **options)
 
 
 def test_weights_alone_are_no_training_to_resume(one, tmp_path):
     state = torch.load(one / 'file' / 'iter_3.pth')['state_dict']
     torch.save(state, tmp_path / 'weights.pth')
-    cfg = config(tmp_path, 'file', resume=True)
-    cfg.load_from = str(tmp_path / 'weights.pth')
+    path = str(tmp_path / 'weights.pth')
     with pytest.raises(UserError, match='holds weights, but no state of a training'):
-        train(cfg)
+        train(config(tmp_path, 'file', resume=True, load_from=path))
 
 
 def test_weights_that_fit_in_part(one, tmp_path):
@@ -723,11 +712,8 @@ def killed_at(step: int, task) -> bool:
 @pytest.mark.parametrize('form', FORMATS)
 @pytest.mark.parametrize('name', ['new', 'same'])
 def test_a_killed_save_leaves_the_previous_checkpoint(one, form, name, tmp_path):
-    cfg = config(
-        tmp_path, form, resume=True, **{'default_hooks.checkpoint.max_keep_ckpts': 1}
-    )
-    cfg.load_from = str(one / form / 'iter_3.pth')
-    runner = train(cfg)
+    options = {'default_hooks.checkpoint.max_keep_ckpts': 1}
+    runner = resumed(tmp_path, one, form, **options)
     (hook,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
     work = Path(runner.work_dir)
 
@@ -766,9 +752,7 @@ def test_a_killed_save_leaves_the_previous_checkpoint(one, form, name, tmp_path)
 
 
 def test_formats_replace_each_other(one, tmp_path):
-    cfg = config(tmp_path, 'file', resume=True)
-    cfg.load_from = str(one / 'file' / 'iter_3.pth')
-    runner = train(cfg)
+    runner = resumed(tmp_path, one, 'file')
     path = Path(runner.work_dir) / 'iter_9.pth'
     for limit in (0, 1e9, 1e9, 0, 0):
         runner.centre_parts_above = limit
@@ -779,14 +763,8 @@ def test_formats_replace_each_other(one, tmp_path):
 
 
 def test_the_previous_best_goes_when_the_new_one_is_there(one, tmp_path, monkeypatch):
-    cfg = config(
-        tmp_path,
-        'parts',
-        resume=True,
-        **{'default_hooks.checkpoint.save_best': 'acc'},
-    )
-    cfg.load_from = str(one / 'parts' / 'iter_3.pth')
-    runner = train(cfg)
+    options = {'default_hooks.checkpoint.save_best': 'acc'}
+    runner = resumed(tmp_path, one, 'parts', **options)
     (hook,) = (hook for hook in runner.hooks if isinstance(hook, CheckpointHook))
     work = Path(runner.work_dir)
     seen = []
@@ -809,9 +787,7 @@ def test_the_previous_best_goes_when_the_new_one_is_there(one, tmp_path, monkeyp
 
 
 def test_parts_do_not_go_where_files_cannot_be_renamed(one, tmp_path, monkeypatch):
-    cfg = config(tmp_path, 'parts', resume=True)
-    cfg.load_from = str(one / 'parts' / 'iter_3.pth')
-    runner = train(cfg)
+    runner = resumed(tmp_path, one, 'parts')
     monkeypatch.setattr(runner_module, 'get_file_backend', lambda *_, **__: object())
     with pytest.raises(UserError, match='cannot be saved in parts to s3://bucket'):
         runner.save_checkpoint('s3://bucket', 'iter_3.pth')

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.dataset import ConcatDataset
 from PIL import Image
-from runs import small_config, train, with_validation
+from runs import log_of, small_config, train, with_validation
 
 from mmhyperface.apis import build_runner, get_model
 from mmhyperface.centres import storage
@@ -197,8 +197,7 @@ def registered():
 def test_a_network_without_a_convention_trains_and_is_told(tmp_path, registered):
     train(config(tmp_path, **{'model.data_preprocessor.type': 'Scaled'}))
     assert read_convention(tmp_path / 'iter_6.pth') is None
-    log = next(tmp_path.glob('*/*.log')).read_text()
-    assert 'what a Scaled does with pixels is not known' in log
+    assert 'what a Scaled does with pixels is not known' in log_of(tmp_path)
 
 
 def test_a_recogniser_of_ones_own_has_a_convention(tmp_path, registered):

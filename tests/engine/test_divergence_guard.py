@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.hooks import EMAHook, Hook
-from runs import scalars, small_config, with_validation
+from runs import log_of, scalars, small_config, with_validation
 
 from mmhyperface.apis import build_runner
 from mmhyperface.centres import storage
@@ -24,6 +25,7 @@ from mmhyperface.engine.divergence import (
 from mmhyperface.engine.hooks import CheckpointHook, DivergenceGuardHook
 from mmhyperface.engine.hooks.model_parts import bare_model
 from mmhyperface.models.heads import BatchGeometry
+from mmhyperface.registry import DATASETS
 from mmhyperface.utils.errors import UserError
 
 
@@ -88,19 +90,27 @@ def config(work_dir: Path, guard: dict, **options):
     )
 
 
-def text_of(work_dir: Path) -> str:
-    return max(work_dir.glob('*/*.log')).read_text()
+def run(cfg, *hooks: Hook):
+    runner = build_runner(cfg)
+    for hook in hooks:
+        runner.register_hook(hook)
+    runner.train()
+    return runner
+
+
+def message_of(cfg, *hooks: Hook) -> str:
+    """With which a run is stopped."""
+    with pytest.raises(UserError) as caught:
+        run(cfg, *hooks)
+    return str(caught.value)
 
 
 def test_stopping_leaves_the_last_good_checkpoint_and_names_the_sample(tmp_path):
-    runner = build_runner(config(tmp_path, dict(interval=100)))
-    poison = Poison(at=[4])
-    runner.register_hook(poison)
-    with pytest.raises(UserError) as caught:
-        runner.train()
-    message = str(caught.value)
+    poison, cfg = Poison(at=[4]), config(tmp_path, dict(interval=100))
+    message = message_of(cfg, poison)
     (number,) = poison.numbers
-    label = runner.train_dataloader.dataset.get_data_info(number)['gt_label']
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    label = dataset.get_data_info(number)['gt_label']
     assert 'the loss is not finite at iteration 4 (loss=nan' in message
     assert '1 of 8 samples have such a loss' in message
     assert f'number {number} of the training set, label {label}: loss nan' in message
@@ -124,12 +134,9 @@ def test_a_rollback_restores_and_trains_on_with_a_lower_learning_rate(tmp_path):
     before = Watch(at=[2])
     clean.register_hook(before, 'LOWEST')
     clean.train()
-    runner = build_runner(config(tmp_path / 'bad', ROLLBACK, **options))
     poison, after = Poison(at=[5]), Watch(at=[6])
-    runner.register_hook(poison)
-    runner.register_hook(after)
-    runner.train()
-    log = text_of(tmp_path / 'bad')
+    run(config(tmp_path / 'bad', ROLLBACK, **options), poison, after)
+    log = log_of(tmp_path / 'bad')
     assert 'the loss is not finite at iteration 5' in log
     assert f'number {poison.numbers[0]} of the training set' in log
     assert f'Rolled back to {tmp_path}/bad/iter_2.pth, 1 of at most 3' in log
@@ -147,8 +154,7 @@ def test_a_rollback_restores_and_trains_on_with_a_lower_learning_rate(tmp_path):
 
     again = config(tmp_path / 'resumed', ROLLBACK, **options)
     again.resume, again.load_from = True, str(tmp_path / 'bad' / 'iter_8.pth')
-    resumed = build_runner(again)
-    resumed.train()
+    resumed = run(again)
     assert scalars(tmp_path / 'resumed', 'lr') == rates[-2:]
     assert scalars(tmp_path / 'resumed') == scalars(tmp_path / 'bad')[-2:]
     (guard,) = (h for h in resumed.hooks if isinstance(h, DivergenceGuardHook))
@@ -163,8 +169,8 @@ def test_a_learning_rate_too_high_is_lowered_until_the_loss_is_finite(tmp_path):
         'param_scheduler': [],
         'default_hooks.checkpoint.interval': 100,
     }
-    build_runner(config(tmp_path, guard, **options)).train()
-    log = text_of(tmp_path)
+    run(config(tmp_path, guard, **options))
+    log = log_of(tmp_path)
     assert 'batch normalisation has spread' in log
     assert f'Rolled back to {tmp_path}/iter_0.pth' in log
     assert np.isfinite(scalars(tmp_path)[-4:]).all()
@@ -174,12 +180,10 @@ def test_a_learning_rate_too_high_is_lowered_until_the_loss_is_finite(tmp_path):
 
 def test_it_gives_up_after_some_rollbacks(tmp_path):
     guard = dict(action='rollback', interval=1, max_rollbacks=2)
-    runner = build_runner(config(tmp_path, guard))
-    runner.register_hook(Poison(at=range(4, 11)))
-    with pytest.raises(UserError, match=r'rolled back 2 times already'):
-        runner.train()
+    message = message_of(config(tmp_path, guard), Poison(at=range(4, 11)))
+    assert 'rolled back 2 times already' in message
     # Going back to the newest one did not help.
-    log = text_of(tmp_path)
+    log = log_of(tmp_path)
     assert log.index('Rolled back to') == log.index(f'Rolled back to {tmp_path}/iter_2')
 
 
@@ -192,11 +196,8 @@ def test_lent_rows_in_the_middle_of_an_accumulation_are_restored(tmp_path):
         'optim_wrapper.accumulative_counts': 2,
         'optim_wrapper.clip_grad': None,
     }
-    runner = build_runner(config(tmp_path, guard, **options))
     watch = Watch(at=[2, 5])
-    runner.register_hook(watch)
-    runner.register_hook(Poison(at=[5]))
-    runner.train()
+    run(config(tmp_path, guard, **options), watch, Poison(at=[5]))
     for name in ('weights', 'momentum'):
         for actual, value in zip(watch.kept[5][name], watch.kept[2][name], strict=True):
             assert torch.equal(actual, value), name
@@ -245,10 +246,8 @@ def validated_config(work_dir: Path, guard: dict | None, **options):
 
 @pytest.mark.parametrize('guard', [None, dict(patience=2)])
 def test_a_validation_that_is_not_finite_is_told_and_training_goes_on(tmp_path, guard):
-    runner = build_runner(validated_config(tmp_path, guard))
-    runner.register_hook(NotFinite(at=[2, 6]))
-    runner.train()
-    log = text_of(tmp_path)
+    runner = run(validated_config(tmp_path, guard), NotFinite(at=[2, 6]))
+    log = log_of(tmp_path)
     # mmengine's log has the same warning once.
     assert log.count("test set 'pairs': the embedding is zero, NaN or infinite") == 1
     lines = [line for line in log.splitlines() if 'pairs/eer' in line]
@@ -266,11 +265,10 @@ def test_a_validation_that_is_not_finite_is_told_and_training_goes_on(tmp_path, 
 
 
 def test_validations_in_a_row_that_are_not_finite_are_a_collapse(tmp_path):
-    runner = build_runner(validated_config(tmp_path, dict(patience=2)))
-    runner.register_hook(NotFinite(at=[4, 6]))
-    with pytest.raises(UserError, match=r'after iteration 6 .* alike, 2 times') as e:
-        runner.train()
-    assert str(e.value).endswith(f'the last earlier checkpoint, {tmp_path}/iter_2.pth')
+    cfg = validated_config(tmp_path, dict(patience=2))
+    message = message_of(cfg, NotFinite(at=[4, 6]))
+    assert re.search('after iteration 6 .* alike, 2 times', message)
+    assert message.endswith(f'the last earlier checkpoint, {tmp_path}/iter_2.pth')
 
 
 @pytest.mark.parametrize('action', ['stop', 'rollback'])
@@ -281,22 +279,20 @@ def test_a_network_that_is_not_finite_is_like_a_loss(tmp_path, action):
         dict(action=action),
         custom_hooks=[dict(type='EMAHook', momentum=0.5)],
     )
-    runner = build_runner(cfg)
-    runner.register_hook(NotFinite(at=[4], weights=True))
+    broken = NotFinite(at=[4], weights=True)
     what = (
         'the validation after iteration 4 has no figures of pairs, for embeddings are '
         'zero, NaN or infinite, or all alike, and backbone.fc.weight of the network is '
         'not finite'
     )
     if action == 'stop':
-        with pytest.raises(UserError) as caught:
-            runner.train()
-        assert what in str(caught.value)
-        assert str(caught.value).endswith(f'checkpoint, {tmp_path}/iter_2.pth')
+        message = message_of(cfg, broken)
+        assert what in message
+        assert message.endswith(f'checkpoint, {tmp_path}/iter_2.pth')
         assert (tmp_path / 'last_checkpoint').read_text() == f'{tmp_path}/iter_2.pth'
         return
-    runner.train()
-    log = text_of(tmp_path)
+    run(cfg, broken)
+    log = log_of(tmp_path)
     assert f'{what}.' in log
     assert f'Rolled back to {tmp_path}/iter_2.pth, 1 of at most 3' in log
     assert is_good(f'{tmp_path}/iter_6.pth')
@@ -360,11 +356,7 @@ def test_a_collapse_is_caught(tmp_path):
                 torch.nn.init.zeros_(runner.model.backbone.fc.weight)
                 torch.nn.init.zeros_(runner.model.backbone.fc.bias)
 
-    runner = build_runner(config(tmp_path, dict(interval=1, patience=3)))
-    runner.register_hook(Zero())
-    with pytest.raises(UserError) as caught:
-        runner.train()
-    message = str(caught.value)
+    message = message_of(config(tmp_path, dict(interval=1, patience=3)), Zero())
     assert 'mean feature norm is 0, outside norm_range' in message
     assert '3 times in a row up to iteration 7' in message
     assert 'The largest loss is that of number' in message

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dist import get_rank, get_world_size
-from runs import scalars, spawn
+from runs import log_of, scalars, spawn
 from test_angle_statistics import BATCH, config, reported
-from test_divergence_guard import ROLLBACK, Poison, Watch, text_of
+from test_divergence_guard import ROLLBACK, Poison, Watch, run
 from test_divergence_guard import config as guarded
 from torch import nn
 
@@ -51,11 +51,8 @@ def diverge_on_the_last_rank(root: str, world: int) -> None:
         },
     )
     cfg.launcher = 'pytorch'
-    runner = build_runner(cfg)
     poison, watch = Poison(at=[5], rank=world - 1, place=0), Watch(at=[6])
-    runner.register_hook(poison)
-    runner.register_hook(watch)
-    runner.train()
+    runner = run(cfg, poison, watch)
     torch.save([watch.kept[6], poison.numbers], f'{root}/{runner.rank}.pth')
 
 
@@ -117,7 +114,7 @@ def test_angles_are_those_of_one_process(alone, several, name):
 
 def test_all_roll_back_if_one_has_a_bad_sample(several):
     root, world = several
-    log = text_of(root / 'bad')
+    log = log_of(root / 'bad')
     ranks = [torch.load(root / f'{rank}.pth') for rank in range(world)]
     (number,) = ranks[-1][1]
     assert f'1 of {BATCH} samples have such a loss' in log

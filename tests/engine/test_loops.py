@@ -3,7 +3,6 @@
 The data set of the small run has 77 images, in batches of 8.
 """
 
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -11,7 +10,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop
-from runs import scalars, small_config, train, with_validation
+from runs import log_of, scalars, small_config, train, with_validation
 from test_training import equal, weights
 from torch.utils.data import DataLoader
 
@@ -39,10 +38,6 @@ class NotedImagesHook(Hook):
         come += data_batch['sample_idx'].tolist()
 
 
-def logged(work_dir: Path) -> str:
-    return next(work_dir.glob('*/*.log')).read_text()
-
-
 def test_epochs_on_a_base_that_counts_iterations(tmp_path):
     """An epoch sees each image once at most; training resumes at its end exactly."""
     options = {
@@ -59,7 +54,7 @@ def test_epochs_on_a_base_that_counts_iterations(tmp_path):
     assert len(scalars(tmp_path / 'whole')) == 18
     saved = {path.name for path in (tmp_path / 'whole').glob('*.pth')}
     assert saved == {'epoch_1.pth', 'epoch_2.pth'}
-    text = logged(tmp_path / 'whole')
+    text = log_of(tmp_path / 'whole')
     assert 'the sampler is DefaultSampler' in text
     assert 'step_size and T_max of param_scheduler.0, param_scheduler.1 by 0.' in text
     resumed = {'resume': True, 'load_from': str(tmp_path / 'whole' / 'epoch_1.pth')}
@@ -73,7 +68,7 @@ def test_epochs_on_a_base_that_counts_iterations(tmp_path):
     # Once more there is nothing to do, and it is said.
     resumed['load_from'] = str(tmp_path / 'whole' / 'epoch_2.pth')
     train(small_config(tmp_path / 'over', **options, **resumed))
-    assert 'nothing is left to train' in logged(tmp_path / 'over')
+    assert 'nothing is left to train' in log_of(tmp_path / 'over')
 
 
 @pytest.mark.parametrize(
@@ -164,6 +159,8 @@ def test_the_advice_on_a_schedule_ends_it_with_the_training(monkeypatch):
     cosine = dict(type='CosineAnnealingLR', by_epoch=False, T_max=10, end=10)
     assert 'set param_scheduler.0.end=20, and its T_max with' in check(cosine)
     assert not check({**cosine, 'T_max': 20, 'end': 20})
+    poly = dict(type='PolyLR', by_epoch=False, end=10)
+    assert check(poly).endswith('set param_scheduler.0.end=20')
 
 
 def test_epochs_are_converted_to_those_of_all_processes(tmp_path):
@@ -174,14 +171,14 @@ def test_epochs_are_converted_to_those_of_all_processes(tmp_path):
     rates = scalars(tmp_path, 'lr')
     changes = [i for i in range(1, 20) if rates[i] != rates[i - 1]]
     assert changes == [9, 18]
-    assert 'param_scheduler' not in logged(tmp_path).rpartition('Hooks will be')[2]
+    assert 'param_scheduler' not in log_of(tmp_path).rpartition('Hooks will be')[2]
 
 
 def test_processes_have_epochs_of_one_length(tmp_path, monkeypatch):
     monkeypatch.setattr(loops, 'get_world_size', lambda: 2)
     schedule = dict(type='MultiStepLR', milestones=[1], convert_to_iter_based=True)
     train(small_config(tmp_path / 'even', param_scheduler=[{**schedule, 'end': 9}]))
-    assert 'set param_scheduler.0.end, which counts epochs' in logged(tmp_path / 'even')
+    assert 'set param_scheduler.0.end, which counts epochs' in log_of(tmp_path / 'even')
     rates = scalars(tmp_path / 'even', 'lr')
     assert [i for i in range(1, 6) if rates[i] != rates[i - 1]] == [4]
     # What two processes have of 77 images in batches of 13 that nothing rounds up.

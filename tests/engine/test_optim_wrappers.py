@@ -10,7 +10,7 @@ from mmengine import optim
 from mmengine.dist import all_gather, all_reduce
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
-from runs import small_config, spawn
+from runs import log_of, small_config, spawn
 from torch import nn
 
 from mmhyperface.apis import build_runner
@@ -176,7 +176,7 @@ def test_validation_in_half_precision_likewise(tmp_path, monkeypatch, has_instru
     assert runner.val_loop.fp16 is runner.test_loop.fp16 is True
     runner.call_hook('before_run')
     assert runner.val_loop.fp16 is runner.test_loop.fp16 is has_instructions
-    log = next(tmp_path.glob('*/*.log')).read_text()
+    log = log_of(tmp_path)
     assert ('test_cfg.fp16: float32, for this CPU' in log) != has_instructions
 
 

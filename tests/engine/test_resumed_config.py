@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-from runs import scalars, small_config, train
+from runs import log_of, scalars, small_config, train
 
 from mmhyperface.apis import build_runner
 from mmhyperface.engine.config_changes import changes, entries
@@ -42,10 +42,6 @@ def config(work_dir, base=None, **options):
     cfg.merge_from_dict(copy.deepcopy(base or {}))
     cfg.merge_from_dict(options)
     return cfg
-
-
-def log_of(work_dir):
-    return next(work_dir.glob('*/*.log')).read_text()
 
 
 @pytest.fixture(scope='module')

@@ -1,15 +1,16 @@
 """A training that is interrupted, or has no space: what is left, and what is said."""
 
+import errno
 import resource
 
 import pytest
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from runs import small_config, train
+from runs import log_of, small_config, train
 from test_training import weights
 
 from mmhyperface.engine.hooks import checkpoint_hook
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, writing_to
 
 LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -103,5 +104,20 @@ def test_too_little_space_is_seen_before_training(tmp_path, monkeypatch):
         if name == 'enough':
             options['default_hooks.checkpoint.interval'] = 6
         train(small_config(tmp_path / name, **options))
-        log = next((tmp_path / name).glob('*/*.log')).read_text()
+        log = log_of(tmp_path / name)
         assert ('default_hooks.checkpoint.out_dir=FOLDER' in log) == (name == 'many')
+
+
+@pytest.mark.parametrize(
+    ('error', 'message'),
+    [
+        (OSError(errno.ENOSPC, 'No space left', 'a.log'), 'a.log cannot .*free'),
+        (OSError(errno.EROFS, 'Read-only'), 'work cannot be written: Read-only'),
+        (OSError(errno.ENOENT, 'No such file', 'a.log'), None),
+    ],
+)
+def test_what_could_not_be_written_is_named(error, message):
+    """Without a name of its own it is the folder; other errors stay as they are."""
+    kind = UserError if message else FileNotFoundError
+    with pytest.raises(kind, match=message), writing_to('work'):
+        raise error

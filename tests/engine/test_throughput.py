@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from mmengine.hooks import LoggerHook
-from runs import scalars, small_config, train
+from runs import log_of, scalars, small_config, train
 
 from mmhyperface.engine.hooks import ThroughputHook
 from mmhyperface.engine.hooks import throughput as module
@@ -63,6 +63,6 @@ def test_the_log_has_speed_and_memory(tmp_path):
     assert min(rates) > 0
     assert sorted(memory) == memory  # a peak
     assert 50 < memory[0] < 100_000  # torch alone takes that many megabytes
-    log = next(tmp_path.glob('*/*.log')).read_text()
+    log = log_of(tmp_path)
     assert 'images_per_s: ' in log
     assert 'memory: ' in log

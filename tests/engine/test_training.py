@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.hooks import EMAHook
 from mmpretrain.structures import DataSample
-from runs import scalars, small_config, spawn, train
+from runs import log_of, scalars, small_config, spawn, train
 
 from mmhyperface.apis import build_runner
 from mmhyperface.datasets import collate_faces
@@ -258,7 +258,7 @@ def test_margin_schedule_that_differs_from_the_checkpoint_is_told(tmp_path):
     checkpoint = tmp_path / 'a' / 'iter_3.pth'
     margins = run('b', 0.5, resume=True, load_from=str(checkpoint))
     assert margins == [2.0, 2.0, 2.0]
-    log = next((tmp_path / 'b').glob('*/*.log')).read_text()
+    log = log_of(tmp_path / 'b')
     assert 'made with margin 1.5 at iteration 2, this config has 2.0 there' in log
     assert run('c', 0.5, load_from=str(checkpoint))[0] == 1.0
 
@@ -305,7 +305,7 @@ def network_after(work_dir: Path, **options: object) -> tuple[dict, dict, str]:
     runner = build_runner(cfg)
     before = copy.deepcopy(runner.model.backbone.state_dict())
     runner.train()
-    log = next(work_dir.glob('*/*.log')).read_text()
+    log = log_of(work_dir)
     return before, runner.model.backbone.state_dict(), log
 
 
@@ -390,5 +390,5 @@ def test_accuracy_of_other_people_is_refused_before_the_training(tmp_path):
     cfg.val_evaluator = dict(type='mmpretrain.Accuracy')
     with pytest.raises(UserError, match=r'of which model\.head has 11'):
         train(cfg)
-    log = next(tmp_path.glob('*/*.log')).read_text()
+    log = log_of(tmp_path)
     assert 'Iter(train)' not in log

@@ -10,7 +10,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.utils import digit_version
-from mmpretrain.structures import DataSample
 from test_tools import ROOT, call
 from torch.autograd.profiler import profile
 
@@ -61,13 +60,11 @@ def measured_head(cfg: dict, samples: int, own: int, rows: int, block: int) -> i
         head.engine = Blocked(block, compiled=False)
     optimizer = build_optimizer(SGD, list(head.parameters()))
     head.attach(optimizer)
-    batch = [
-        DataSample().set_gt_label(i if i < own else rows + i) for i in range(samples)
-    ]
+    labels = torch.tensor([i if i < own else rows + i for i in range(samples)])
     with profile(profile_memory=True) as prof:
         for _ in range(2):
             feats = torch.randn(samples, 48).requires_grad_()
-            head.loss((feats,), batch)['loss'].backward()
+            head(feats, labels).backward()
             optimizer.step()
             optimizer.zero_grad()
     return allocated(prof) - head.weight.nbytes

@@ -28,20 +28,12 @@ VANISHED = 1e-3
 
 
 class Samples(NamedTuple):
-    """Samples of several iterations, of all ranks, each once.
+    """N samples of several iterations, of all ranks, each once; arrays are [N]."""
 
-    Attributes:
-        own, nearest: Angles to the own and to the nearest other centre in degrees,
-            float64 [N].
-        norm: Norms of the raw features, float64 [N].
-        violating: Whether they violate the margin, bool [N].
-        target: Classes, int64 [N].
-    """
-
-    own: npt.NDArray[np.float64]
-    nearest: npt.NDArray[np.float64]
-    norm: npt.NDArray[np.float64]
-    violating: npt.NDArray[np.bool_]
+    own: npt.NDArray[np.float64]  # angles to the own centre in degrees
+    nearest: npt.NDArray[np.float64]  # and to the nearest other one
+    norm: npt.NDArray[np.float64]  # of the raw features
+    violating: npt.NDArray[np.bool_]  # whether they violate the margin
     target: npt.NDArray[np.int64]
 
     def finite(self) -> 'Samples':
@@ -52,8 +44,7 @@ class Samples(NamedTuple):
     def dead_centres(self) -> tuple[int, int]:
         """How many classes have no sample nearer to their centre than to another.
 
-        Returns:
-            Their number, and that of all classes here.
+        The second number is that of all classes here.
         """
         classes, number = np.unique(self.target, return_inverse=True)
         alive = np.bincount(number, self.own < self.nearest, len(classes))
@@ -196,17 +187,9 @@ def gather_samples(batches: list[BatchGeometry]) -> Samples:
     if not batches[0].of_all_ranks:
         numbers = gather_batch(numbers)
     own, nearest, norm, violating, target = numbers.cpu().numpy().T
-    return Samples(
-        _degrees(own),
-        _degrees(nearest),
-        norm,
-        violating.astype(bool),
-        target.astype(np.int64),
-    )
-
-
-def _degrees(cos: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.degrees(np.arccos(cos.clip(-1, 1)))
+    own, nearest = (np.degrees(np.arccos(cos.clip(-1, 1))) for cos in (own, nearest))
+    classes = target.astype(np.int64)
+    return Samples(own, nearest, norm, violating.astype(bool), classes)
 
 
 def statistics(samples: Samples) -> dict[str, float]:

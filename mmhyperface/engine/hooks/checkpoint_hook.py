@@ -17,13 +17,7 @@ from mmhyperface.utils.errors import UserError, free_space, size_of
 
 
 def saves_now(hook: _CheckpointHook, runner: Runner, epoch_ends: bool = False) -> bool:
-    """Whether a hook saves a checkpoint after the iteration that is being finished.
-
-    Args:
-        hook: The hook.
-        runner: Its runner.
-        epoch_ends: Ask whether it does so after the epoch instead.
-    """
+    """Whether a hook saves after the iteration, or epoch, that is being finished."""
     every, is_last = hook.every_n_train_iters, hook.is_last_train_iter
     if epoch_ends:
         every, is_last = hook.every_n_epochs, hook.is_last_train_epoch

@@ -63,9 +63,7 @@ class ConventionHook(Hook):
         """The weights are going to be others."""
         self.points, self.has_saved = (), False
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         self.points = operating_points(runner.val_loop.evaluator)
         if not self.points or not self.has_saved or not is_main_process():
             return

@@ -37,17 +37,11 @@ CHECKPOINT_KEY = 'divergence_guard'
 
 
 class Saved(NamedTuple):
-    """A checkpoint of this run.
+    """A checkpoint of this run."""
 
-    Attributes:
-        steps: After how many steps it was saved.
-        path: Where.
-        signs: With what the signs of a collapse were compared with then.
-    """
-
-    steps: int
+    steps: int  # after how many it was saved
     path: str
-    signs: CollapseSigns
+    signs: CollapseSigns  # with what later ones were compared with then
 
 
 @HOOKS.register_module()
@@ -174,9 +168,7 @@ class DivergenceGuardHook(Hook):
         if '://' not in str(resumed):
             self._remember(runner.iter, str(resumed))
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         # Here and not earlier: by now all hooks have done what they do to the model.
         if self.action == 'rollback' and not self.saved:
             name = f'iter_{runner.iter}.pth'
@@ -206,9 +198,7 @@ class DivergenceGuardHook(Hook):
             if saves_now(hook, runner, epoch_ends=True):
                 self._remember(runner.iter, _path(hook, runner.epoch + 1))
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         self.not_finite = not_finite_sets(runner.val_loop, metrics or {})
 
     def after_val(self, runner: Runner) -> None:
@@ -311,13 +301,9 @@ class DivergenceGuardHook(Hook):
         good: Sequence[str],
         unsure: Sequence[str] = (),
     ) -> None:
-        """Stop or roll back.
+        """Stop or roll back, to a good checkpoint, else to one that may be good.
 
-        Args:
-            what: What is wrong.
-            blame: Who is to blame, in words.
-            good: Checkpoints to go back to, the newest first.
-            unsure: Those to go back to if there is none of these.
+        `what` is wrong, and `blame` says by whom. The newest checkpoints come first.
         """
         text = f'{what}. {blame}{ADVICE}'
         if good:

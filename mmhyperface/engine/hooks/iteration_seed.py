@@ -1,12 +1,11 @@
 """Random numbers of the network that do not depend on how an iteration was reached."""
 
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 
 from mmhyperface.registry import HOOKS
@@ -23,19 +22,11 @@ class IterationSeedHook(Hook):
 
     data_stream: torch.Tensor
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         self.data_stream = torch.get_rng_state()
         entropy = [runner.seed, get_rank(), runner.iter]
         seed = np.random.SeedSequence(entropy).generate_state(1)[0]
         torch.manual_seed(int(seed))
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: Mapping | None = None,
-    ) -> None:
+    def after_train_iter(self, *args: Any, **kwargs: Any) -> None:
         torch.set_rng_state(self.data_stream)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 
 from mmhyperface.models.losses import HypersphereLoss
@@ -103,9 +102,7 @@ class MarginSchedulerHook(Hook):
                     f'config has {expected} there; continuing with the config'
                 )
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         margin = self.margin_at(runner.iter)
         setattr(self._loss(runner), self.param, margin)
         runner.message_hub.update_scalar('train/margin', margin)

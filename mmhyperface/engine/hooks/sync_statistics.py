@@ -1,10 +1,9 @@
 """One set of batch norm statistics for all ranks, where it is looked at."""
 
-from collections.abc import Mapping
+from typing import Any
 
 from mmengine.dist import all_reduce_params, is_distributed
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -47,13 +46,7 @@ class SyncStatisticsHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         self._average(runner)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: Mapping | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         savers = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
         if any(saves_now(hook, runner) for hook in savers):
             self._average(runner)

@@ -47,9 +47,7 @@ class ThroughputHook(Hook):
         # Whatever hooks do after this one is over when the last of them is called.
         runner.register_hook(_Restart(self), 'LOWEST')
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
-    ) -> None:
+    def before_train_iter(self, *args: Any, **kwargs: Any) -> None:
         # The first time: a resumed run has passed over many batches before.
         if self.started is None:
             self.start()

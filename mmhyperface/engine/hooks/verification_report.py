@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,9 +113,7 @@ class VerificationReportHook(Hook):
                     '(val_dataloader.batch_size)'
                 )
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         self.trained = _results(_metrics(runner.val_loop.evaluator))
 
     def after_train(self, runner: Runner) -> None:
@@ -161,13 +159,9 @@ class VerificationReportHook(Hook):
         }
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        read: Any = VerificationResult.from_state_dict
         self.baselines = {
-            baseline: {
-                name: cast(
-                    VerificationResult, VerificationResult.from_state_dict(state)
-                )
-                for name, state in states.items()
-            }
+            baseline: {name: read(state) for name, state in states.items()}
             for baseline, states in checkpoint.get(CHECKPOINT_KEY, {}).items()
         }
 
