@@ -2,13 +2,7 @@
 
 import numpy as np
 
-from mmhyperface.evaluation.arrays import (
-    Floats,
-    Ints,
-    blocks,
-    row_dots,
-    unit_rows,
-)
+from mmhyperface.evaluation.arrays import Floats, Ints, blocks, row_dots, unit_rows
 from mmhyperface.utils.errors import UserError
 
 # Rows of images that are added up at a time, if no person has more.
@@ -56,10 +50,11 @@ class OwnedRows:
     def add(self, rows: Floats, owners: Ints) -> None:
         """Enter rows [n, D] of any lengths, of these owners [n]."""
         self.reserve(len(rows))
-        start, self._count = self._count, self._count + len(rows)
+        place = slice(self._count, self._count + len(rows))
         for part in blocks(*rows.shape):
-            self.rows[start:][part] = unit_rows(rows[part])
-        self.owners[start:] = owners
+            self._rows[place][part] = unit_rows(rows[part])
+        self._owners[place] = owners
+        self._count = place.stop
 
     def remove(self, places: Ints) -> None:
         """Let rows go; those that follow move up."""

@@ -435,8 +435,8 @@ def test_what_cannot_be_enrolled(inferencer):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(choose='first'), "choose is 'first'; it can be all, largest, central"),
-        (dict(on_error='ignore'), "on_error is 'ignore'; it can be report, raise"),
+        (dict(choose='first'), r"choose is 'first'; it can be \('all', 'largest',"),
+        (dict(on_error='ignore'), "on_error is 'ignore'; it can be .'report', 'raise'"),
         (dict(detector='none.onnx'), 'there is no model'),
     ],
 )
