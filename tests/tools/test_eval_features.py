@@ -1,6 +1,5 @@
 """Features of any origin, examined from the command line."""
 
-import importlib.util
 import json
 import pickle
 import re
@@ -10,25 +9,16 @@ import numpy as np
 import pytest
 from ijb_files import write_ijb
 from megaface_files import write_feature, write_megaface
+from runs import run_tool
 
 from mmhyperface.datasets.readers import ijb_meta
 from mmhyperface.evaluation import functional as F
 from mmhyperface.inference import Face, FaceEmbeddings, feature_files
 from mmhyperface.inference.embedding_files import save_embeddings
 from mmhyperface.utils.choices import THRESHOLDS
-from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.convention import Convention
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'eval_features.py'
 DIM = 16
-
-
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('eval_features', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -47,18 +37,14 @@ def orders(monkeypatch):
 
 
 @pytest.fixture
-def run(tool, warnings, orders, monkeypatch, capsys):
+def run(warnings, orders, monkeypatch, capsys):
     """Calls the tool; its output, or the one line of an error."""
 
     def call(*arguments, status=0):
-        monkeypatch.setattr('sys.argv', ['eval_features.py', *map(str, arguments)])
-        if status:
-            with pytest.raises(SystemExit) as stopped, report_errors():
-                tool.main()
-            assert stopped.value.code == status
-            return capsys.readouterr().err
-        tool.main()
-        return capsys.readouterr().out
+        tool = 'analysis_tools/eval_features.py'
+        actual, out, err = run_tool(monkeypatch, capsys, tool, *arguments)
+        assert actual == status, err
+        return err if status else out
 
     return call
 
@@ -516,28 +502,28 @@ def test_names_that_do_not_fit(run, tmp_path):
     )
     command = 'pairs', tmp_path / 'list.txt', tmp_path / 'e.npz', '--folds', 0
     rows = features(5)
-    save_named(
-        tmp_path / 'e.npz', rows[:3], names[:3], [(names[3], 'no face is found')]
-    )
-    error = run(*command, status=1)
-    assert 'e.npz has no embedding of 1 of 4 images of ' in error
-    assert error.endswith(
-        'list.txt: b/1.jpg; it tells of the first: no face is found\n'
-    )
-    save_named(tmp_path / 'e.npz', rows, [*names, 'x/b/1.jpg'])
-    error = run(*command, status=1)
-    assert 'b/1.jpg could be b/1.jpg, x/b/1.jpg; embed the folder' in error
-    # The one that is meant may have no embedding.
-    save_named(tmp_path / 'e.npz', rows[:4], names, [('x/b/1.jpg', 'no face')])
-    error = run(*command, status=1)
-    assert 'b/1.jpg could be b/1.jpg, x/b/1.jpg; embed the folder' in error
-    save_named(tmp_path / 'e.npz', rows, [*names, 'b/1.jpg'])
-    error = run(*command, status=1)
-    assert 'b/1.jpg could be any of its 2 faces; embed one face of each' in error
-    assert '--choose largest' in error
-    # Basenames alone are not enough.
-    save_named(tmp_path / 'e.npz', rows[:4], [Path(name).name for name in names])
-    assert 'has no embedding of 4 of 4 images' in run(*command, status=1)
+    twice = 'b/1.jpg could be b/1.jpg, x/b/1.jpg; embed the folder'
+    for paths, problems, message in (
+        (
+            names[:3],
+            [(names[3], 'no face is found')],
+            'e.npz has no embedding of 1 of 4 images of .*list.txt: b/1.jpg; it tells '
+            'of the first: no face is found$',
+        ),
+        ([*names, 'x/b/1.jpg'], [], twice),
+        # The one that is meant may have no embedding.
+        (names, [('x/b/1.jpg', 'no face')], twice),
+        (
+            [*names, 'b/1.jpg'],
+            [],
+            'b/1.jpg could be any of its 2 faces; embed one face of each.*--choose la',
+        ),
+        # Basenames alone are not enough.
+        ([Path(name).name for name in names], [], 'has no embedding of 4 of 4 images'),
+    ):
+        save_named(tmp_path / 'e.npz', rows[: len(paths)], paths, problems)
+        error = run(*command, status=1)
+        assert re.search(message, error, re.MULTILINE), error
 
     np.save(tmp_path / 'same.npy', np.array([1, 0]))
     command = 'pairs', tmp_path / 'same.npy', tmp_path / 'e.npz', '--folds', 0
