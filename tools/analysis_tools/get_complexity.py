@@ -80,20 +80,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def device_of(name: str | None) -> torch.device:
-    import torch
-
-    if name is None:
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f'--device {name} cannot be used: {reason}') from None
-    return device
-
-
 def where(device: torch.device) -> str:
     """The device in words."""
     import torch
@@ -162,8 +148,9 @@ def measure(
     import torch
 
     from mmhyperface.inference.complexity import build_modules
+    from mmhyperface.inference.loading import require_device
 
-    device = device_of(args.device)
+    device = require_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     modules = build_modules(cfg, device)
