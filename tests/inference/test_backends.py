@@ -158,18 +158,18 @@ def test_foreign_and_damaged_onnx(tmp_path):
 def test_nothing_that_is_given_is_passed_over(model, tmp_path):
     network = open_network(model)
     assert open_network(network) is network
-    with pytest.raises(UserError, match='give the weights'):
-        open_network('mmhyperface::sface_quickstart.py')
     checkpoint, config = tmp_path / 'a.pth', 'mmhyperface::sface_quickstart.py'
-    for given in (model, TorchNetwork(model), checkpoint, tmp_path / 'x.onnx'):
-        with pytest.raises(UserError, match=r'b\.pth is too much'):
-            open_network(given, weights='b.pth')
-    with pytest.raises(UserError, match='one too many'):
-        open_network(config, checkpoint, config=config)
-    with pytest.raises(UserError, match='leave the config out'):
-        open_network(tmp_path / 'x.onnx', config=config)
-    with pytest.raises(UserError, match='tells no convention'):
-        open_network(None)
+    weights = dict(weights='b.pth')
+    for given, options, message in (
+        *((x, weights, r'b\.pth is too much') for x in (model, network, checkpoint)),
+        (tmp_path / 'x.onnx', weights, r'b\.pth is too much'),
+        (config, {}, 'give the weights'),
+        (config, dict(weights=checkpoint, config=config), 'one too many'),
+        (tmp_path / 'x.onnx', dict(config=config), 'leave the config out'),
+        (None, {}, 'tells no convention'),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_network(given, **options)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{}', '{"convention": 3}'])

@@ -356,27 +356,22 @@ def test_two_pictures_are_compared(inferencer, examined, model):
 
 def test_what_cannot_be_compared(inferencer, examined, tmp_path):
     one = crop(0)
-    with pytest.raises(UserError, match='carries no thresholds, so none for'):
-        inferencer.verify(one, one, far=0.1)
-    with pytest.raises(UserError, match=r'no threshold for .* of 0.1 on lfw'):
-        examined.verify(one, one, far=0.1)
-    with pytest.raises(UserError, match='not both'):
-        examined.verify(one, one, threshold=0.3, far=0.01)
-    for wrong in (2, float('nan')):
-        with pytest.raises(UserError, match='a threshold is a cosine'):
-            examined.verify(one, one, threshold=wrong)
-    with pytest.raises(UserError, match=r'none.png: there is no such file'):
-        inferencer.verify(one, tmp_path / 'none.png')
-    with pytest.raises(UserError, match='expected one picture'):
-        inferencer.verify(one, [one, one])
-    with pytest.raises(UserError, match='array 2: expected a path'):
-        inferencer.verify(one, None)
     longer = Face('b', embedding=np.ones(9, np.float32))
-    with pytest.raises(UserError, match='are of different networks'):
-        inferencer.verify(one, longer)
     nothing = Face('b', embedding=np.zeros(8, np.float32))
-    with pytest.raises(UserError, match='zero or not finite'):
-        inferencer.verify(one, nothing)
+    for network, other, options, message in (
+        (inferencer, one, dict(far=0.1), 'carries no thresholds, so none for'),
+        (examined, one, dict(far=0.1), r'no threshold for .* of 0.1 on lfw'),
+        (examined, one, dict(threshold=0.3, far=0.01), 'not both'),
+        (examined, one, dict(threshold=2), 'a threshold is a cosine'),
+        (examined, one, dict(threshold=float('nan')), 'a threshold is a cosine'),
+        (inferencer, tmp_path / 'none.png', {}, r'none.png: there is no such file'),
+        (inferencer, [one, one], {}, 'expected one picture'),
+        (inferencer, None, {}, 'array 2: expected a path'),
+        (inferencer, longer, {}, 'are of different networks'),
+        (inferencer, nothing, {}, 'zero or not finite'),
+    ):
+        with pytest.raises(UserError, match=message):
+            network.verify(one, other, **options)
 
 
 def test_of_several_faces_the_largest_is_compared(model, detector):
