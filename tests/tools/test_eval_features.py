@@ -135,7 +135,7 @@ def test_ijb(run, ijb, arguments, options):
     )
 
 
-def test_ijb_without_mirror_images(run, warnings, ijb):
+def test_ijb_without_mirror_images(run, warnings, ijb, tmp_path):
     root, *_ = ijb
     start = 'ijb', root / 'meta'
     both = root / 'features.npy', '--mirrored', root / 'mirrored.npy'
@@ -156,7 +156,11 @@ def test_ijb_without_mirror_images(run, warnings, ijb):
     merged = run(*search, '--merged')
     assert 'EER' not in merged
     assert 'galleries merged' in merged
-    peer = run(*search, '--fpir-threshold', 'insightface')
+    options = ('--out', tmp_path / 'report', '--draws', 15)
+    peer = run(*search, '--fpir-threshold', 'insightface', *options)
+    content = json.loads((tmp_path / 'report' / 'report.json').read_text())
+    assert content['title'] == f'{root}/half.npy on IJBB, {root}/meta'
+    assert content['intervals']['draws'] == 15
     assert THRESHOLDS['insightface'] in ' '.join(peer.split())
 
 
