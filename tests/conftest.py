@@ -3,6 +3,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -35,20 +36,26 @@ def call_main(monkeypatch, capsys) -> Callable[..., str]:
     return call
 
 
-@pytest.fixture
-def run_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """Run a tool as its script does: its exit status, stdout and stderr."""
-    from mmhyperface.utils.command_line import report_errors
+class Done(NamedTuple):
+    """A tool that has ended."""
 
-    def run(tool: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *map(str, arguments)])
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys) -> Callable[..., Done]:
+    """Be a script of tools/, in the process of the test, for imports take long."""
+    from runs import call_tool
+
+    def run(tool: str, *arguments: object) -> Done:
         status = 0
         try:
-            with report_errors():
-                import_module(tool).main()
+            call_tool(monkeypatch, tool, *arguments)
         except SystemExit as stop:
             status = stop.code or 0
-        return status, *capsys.readouterr()
+        return Done(status, *capsys.readouterr())
 
     return run
 
