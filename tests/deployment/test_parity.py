@@ -1,9 +1,6 @@
 """How far an export is from its checkpoint, and the tools that tell it."""
 
 import json
-import runpy
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,7 +22,6 @@ from mmhyperface.deployment.parity import (
 from mmhyperface.inference.backends import TorchNetwork, open_network
 from mmhyperface.utils.errors import UserError
 
-TOOLS = Path(__file__).parents[2] / 'tools' / 'deployment'
 PAIRS = dict(
     type='SyntheticFacePairs',
     name='drawn',
@@ -72,21 +68,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Calls a tool as a script; gives its exit status, and what it prints."""
+def tool(run_tool, monkeypatch):
+    """Runs a tool; its tables have room."""
     monkeypatch.setenv('COLUMNS', '160')
-
-    def call(name, *arguments):
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        status = 0
-        try:
-            runpy.run_path(str(TOOLS / f'{name}.py'), run_name='__main__')
-        except SystemExit as stop:
-            status = stop.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    yield call
+    yield lambda name, *arguments: run_tool(f'deployment/{name}.py', *arguments)
     init_default_scope('mmhyperface')
 
 
