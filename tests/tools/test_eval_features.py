@@ -1,6 +1,5 @@
 """Features of any origin, examined from the command line."""
 
-import importlib.util
 import json
 import pickle
 import re
@@ -16,19 +15,9 @@ from mmhyperface.evaluation import functional as F
 from mmhyperface.inference import Face, FaceEmbeddings, feature_files
 from mmhyperface.inference.embedding_files import save_embeddings
 from mmhyperface.utils.choices import THRESHOLDS
-from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.convention import Convention
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'eval_features.py'
 DIM = 16
-
-
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('eval_features', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -47,18 +36,13 @@ def orders(monkeypatch):
 
 
 @pytest.fixture
-def run(tool, warnings, orders, monkeypatch, capsys):
+def run(run_tool, warnings, orders):
     """Calls the tool; its output, or the one line of an error."""
 
     def call(*arguments, status=0):
-        monkeypatch.setattr('sys.argv', ['eval_features.py', *map(str, arguments)])
-        if status:
-            with pytest.raises(SystemExit) as stopped, report_errors():
-                tool.main()
-            assert stopped.value.code == status
-            return capsys.readouterr().err
-        tool.main()
-        return capsys.readouterr().out
+        done = run_tool('analysis_tools/eval_features.py', *arguments)
+        assert done.status == status, done.err
+        return done.err if status else done.out
 
     return call
 
