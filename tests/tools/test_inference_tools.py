@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import sys
-from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -17,7 +15,6 @@ from tiny_network import SIZE, build, config
 
 from mmhyperface.apis import FaceInferencer
 from mmhyperface.gallery import FaceGallery
-from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.convention import Convention, OperatingPoint, convention_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -60,25 +57,8 @@ def save(path, image):
 
 
 @pytest.fixture
-def run(monkeypatch, folder, capsys):
-    """Run a tool: its exit status, stdout and stderr."""
-
-    def call(tool, *arguments):
-        place = ROOT / 'tools' / tool
-        monkeypatch.syspath_prepend(place.parent)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
-        monkeypatch.delitem(sys.modules, place.stem, raising=False)
-        module = import_module(place.stem)
-        try:
-            with report_errors():
-                module.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
+def run(run_tool):
+    return run_tool
 
 
 EMBED, VERIFY, GALLERY = (f'inference/{x}.py' for x in ('embed', 'verify', 'gallery'))
