@@ -179,21 +179,6 @@ def call_tool(monkeypatch: pytest.MonkeyPatch, tool: str, *arguments: object) ->
     runpy.run_path(str(CONFIGS.parent / 'tools' / tool), run_name='__main__')
 
 
-def run_tool(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    tool: str,
-    *arguments: object,
-) -> tuple[int, str, str]:
-    """As :func:`call_tool`; its exit status, and its stdout and stderr."""
-    status = 0
-    try:
-        call_tool(monkeypatch, tool, *arguments)
-    except SystemExit as stop:
-        status = stop.code or 0
-    return status, *capsys.readouterr()
-
-
 def as_main(command: list[str]) -> None:
     """In a process of the server: be the script, called with its arguments."""
     # Whatever the script starts, it starts as in an interpreter of its own.

@@ -9,7 +9,6 @@ import torch
 from deployables import MEAN, STD, crops, network
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from runs import run_tool
 from tiny_network import BACKBONE
 
 from mmhyperface.deployment.parity import (
@@ -69,12 +68,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
-    """Calls a tool by its name."""
+def tool(run_tool, monkeypatch):
+    """Runs a tool; its tables have room."""
     monkeypatch.setenv('COLUMNS', '160')
-    yield lambda name, *arguments: run_tool(
-        monkeypatch, capsys, f'deployment/{name}.py', *arguments
-    )
+    yield lambda name, *arguments: run_tool(f'deployment/{name}.py', *arguments)
     init_default_scope('mmhyperface')
 
 

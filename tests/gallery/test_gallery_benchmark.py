@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import chain
 
 import gallery_search
 import numpy as np
@@ -14,17 +15,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run(monkeypatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, 'argv', ['gallery_search.py', *map(str, arguments)])
-    gallery_search.main()
-
-
-def test_a_small_gallery(monkeypatch, tmp_path, capsys):
+def test_a_small_gallery(call_main, tmp_path):
     file = tmp_path / 'figures.json'
     options = {'--size': 2000, '--dimensions': 16, '--repeats': 2, '--queries': 100}
-    arguments = [x for option in options.items() for x in option]
     paths = ['--folder', tmp_path / 'new', '--json', file, '--markdown']
-    run(monkeypatch, *arguments, *paths)
+    shown = call_main('gallery_search', *chain(*options.items()), *paths)
     figures = json.loads(file.read_text())
     rows = {row['name']: row for row in figures['rows']}
     assert list(rows)[:3] == ['X @ q', 'X @ q, argsort', 'exact']
@@ -33,7 +28,6 @@ def test_a_small_gallery(monkeypatch, tmp_path, capsys):
     assert figures['file'] * 1e6 > 2000 * 16 * 4
     assert min(figures['save'], figures['load'], figures['enrol']) > 0
     assert list((tmp_path / 'new').iterdir()) == []
-    shown = capsys.readouterr().out
     assert '2,000 embeddings of 16 values, 4 of each person' in shown
     assert '| exact ' in shown
 
@@ -60,7 +54,7 @@ def test_queries_are_of_people_or_of_strangers():
         ('--processor-time',),
     ],
 )
-def test_bad_options(monkeypatch, arguments):
+def test_bad_options(call_main, monkeypatch, arguments):
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     with pytest.raises(UserError, match=r'from \d+|of one thread'):
-        run(monkeypatch, *arguments)
+        call_main('gallery_search', *arguments)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from ijb_files import write_ijb
 from megaface_files import write_feature, write_megaface
-from runs import run_tool
 
 from mmhyperface.datasets.readers import ijb_meta
 from mmhyperface.evaluation import functional as F
@@ -37,14 +36,13 @@ def orders(monkeypatch):
 
 
 @pytest.fixture
-def run(warnings, orders, monkeypatch, capsys):
+def run(run_tool, warnings, orders):
     """Calls the tool; its output, or the one line of an error."""
 
     def call(*arguments, status=0):
-        tool = 'analysis_tools/eval_features.py'
-        actual, out, err = run_tool(monkeypatch, capsys, tool, *arguments)
-        assert actual == status, err
-        return err if status else out
+        done = run_tool('analysis_tools/eval_features.py', *arguments)
+        assert done.status == status, done.err
+        return done.err if status else done.out
 
     return call
 

@@ -4,14 +4,12 @@ import csv
 import json
 import re
 import shutil
-from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from drawn_faces import draw_face, write_model
-from runs import run_tool
 from tiny_network import SIZE, build, config
 
 from mmhyperface.apis import FaceInferencer
@@ -56,9 +54,8 @@ def save(path, image):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a tool: its exit status, stdout and stderr."""
-    return partial(run_tool, monkeypatch, capsys)
+def run(run_tool):
+    return run_tool
 
 
 EMBED, VERIFY, GALLERY = (f'inference/{x}.py' for x in ('embed', 'verify', 'gallery'))
