@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.engine.launch import load_config
-from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.command_line import add_overrides, report_errors
 from mmhyperface.utils.errors import UserError
 from mmhyperface.utils.paths import require_file
 
@@ -61,12 +61,7 @@ def parse_args() -> argparse.Namespace:
     add('--threads', type=int, help="of the processor; by default torch's own choice")
     add('--amp', action='store_true', help='measure with automatic mixed precision')
     add('--json', type=Path, help='write the figures to this file')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        help='override entries of the config: a.b=1 c.d=[x,y]',
-    )
+    add_overrides(parser)
     args = parser.parse_args()
     if args.repeats < 1 or min(args.batch_sizes, default=1) < 1:
         raise UserError('--repeats and --batch-sizes must be at least 1')
