@@ -1,7 +1,10 @@
 """The smallest network that is one: SFNet-4 for images of 32 x 32, untrained."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 
@@ -27,3 +30,24 @@ def build(**model: Any) -> FaceRecognizer:
     """With the same random weights each time."""
     torch.manual_seed(0)
     return get_model(config(**model), None, 'cpu')
+
+
+def by_hand(model: FaceRecognizer, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Fused embeddings [B, D] of BGR crops [B, H, W, 3], in float64."""
+    told = model.convention
+    if told.channel_order == 'RGB':
+        images = np.asarray(images)[..., ::-1]
+    inputs = (np.asarray(images, np.float64) - told.mean) / told.std
+    if model.backbone.in_channels == 1:
+        luma = np.array([0.299, 0.587, 0.114])
+        inputs = inputs @ (luma if told.channel_order == 'RGB' else luma[::-1])[:, None]
+    inputs = inputs.transpose(0, 3, 1, 2)
+    backbone = copy.deepcopy(model.backbone).double()
+    with torch.no_grad():
+        one, other = (
+            backbone(torch.from_numpy(np.ascontiguousarray(x)))[-1].numpy()
+            for x in (inputs, inputs[..., ::-1])
+        )
+    if told.flip_fusion == 'concat':
+        return np.concatenate([one, other], axis=1)
+    return one + other if told.flip_fusion == 'sum' else one

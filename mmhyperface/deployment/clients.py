@@ -17,7 +17,7 @@ from mmhyperface.inference.backends import (
     OnnxNetwork,
 )
 from mmhyperface.inference.detection import opencv_errors_only
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, first_line
 from mmhyperface.utils.optional_imports import require
 
 
@@ -116,5 +116,4 @@ def open_client(target: str, path: str | Path) -> EmbeddingNetwork:
     try:
         return kind(path)
     except cv2.error as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f'OpenCV cannot read {path}: {reason}') from None
+        raise UserError(f'OpenCV cannot read {path}: {first_line(error)}') from None

@@ -13,7 +13,7 @@ from mmhyperface.inference.exported_metadata import KEY, Graph, to_json
 from mmhyperface.models.recognizers import FaceRecognizer
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.choices import OPSET
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, first_line
 from mmhyperface.utils.optional_imports import require
 from mmhyperface.version import __version__
 
@@ -127,10 +127,10 @@ def _traced(deployable: Deployable, graph: Graph, opset: int) -> Any:
                 **options,
             )
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
             f'torch {torch.__version__} cannot export this network in opset {opset}: '
-            f'{reason}. Perhaps another opset does (--opset 17), or torch-export'
+            f'{first_line(error)}. Perhaps another opset does (--opset 17), or '
+            'torch-export'
         ) from None
     return require('onnx', 'export').load_model_from_string(file.getvalue())
 

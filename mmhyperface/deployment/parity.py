@@ -24,7 +24,7 @@ from mmhyperface.inference.dataset_embeddings import build_dataset
 from mmhyperface.inference.inputs import images_below
 from mmhyperface.registry import DATASETS, METRICS, TRANSFORMS, is_a
 from mmhyperface.utils.configs import metrics_of
-from mmhyperface.utils.errors import UserError, some
+from mmhyperface.utils.errors import UserError, first_line, some
 
 BATCH = 32
 
@@ -194,8 +194,9 @@ def _rows(network: EmbeddingNetwork, crops: np.ndarray) -> np.ndarray:
     try:
         rows = np.concatenate([network.embed(crops[i : i + BATCH]) for i in starts])
     except cv2.error as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f'OpenCV cannot run the graph it has read: {reason}') from None
+        raise UserError(
+            f'OpenCV cannot run the graph it has read: {first_line(error)}'
+        ) from None
     bad = unusable_rows(rows)
     if len(bad):
         raise UserError(

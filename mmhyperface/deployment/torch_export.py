@@ -10,7 +10,7 @@ import torch
 from mmhyperface.inference.exported_metadata import PT2_FILE, Graph, to_json
 from mmhyperface.models.recognizers import FaceRecognizer
 from mmhyperface.utils.atomic_files import new_files
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, first_line
 
 from .module import Deployable
 from .targets import plan
@@ -56,9 +56,8 @@ def export_torch(
             warnings.simplefilter('ignore')
             program = torch.export.export(deployable, (images,), dynamic_shapes=shapes)
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f'torch {torch.__version__} cannot export this network: {reason}'
+            f'torch {torch.__version__} cannot export this network: {first_line(error)}'
         ) from None
     _drop_device_checks(program)
     files = {PT2_FILE: to_json(model.convention, graph)}

@@ -8,17 +8,11 @@ Legend: Q queries, N rows, D values, M candidates, k people that are wanted.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from mmhyperface.evaluation.arrays import (
-    Bools,
-    Floats,
-    Ints,
-    blocks,
-    row_dots,
-)
+from mmhyperface.evaluation.arrays import Bools, Floats, Ints, blocks, row_dots
 
 # Products [rows, queries] that are in memory at a time.
 PRODUCTS = 2**22
@@ -28,8 +22,7 @@ ROWS = 2**16
 FIRST_ROWS = 2**7
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(NamedTuple):
     """Queries, rows that may answer them, and their owners and scores; each [M]."""
 
     queries: Ints
@@ -39,22 +32,12 @@ class Candidates:
 
     def at(self, places: Ints | Bools) -> 'Candidates':
         """Those of some places, in their order."""
-        return Candidates(
-            self.queries[places],
-            self.owners[places],
-            self.rows[places],
-            self.scores[places],
-        )
+        return Candidates._make(column[places] for column in self)
 
     @classmethod
     def joined(cls, parts: Sequence['Candidates']) -> 'Candidates':
         """All of some parts, which are one or more."""
-        return cls(
-            np.concatenate([part.queries for part in parts]),
-            np.concatenate([part.owners for part in parts]),
-            np.concatenate([part.rows for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-        )
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
     def by_owner(self) -> tuple[Ints, Bools]:
         """An order by query and owner, the best first, and where each pair begins.

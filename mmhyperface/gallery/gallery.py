@@ -15,6 +15,7 @@ from mmhyperface.evaluation.arrays import (
     Floats,
     as_rates,
     as_rows,
+    check_choice,
     check_lengths,
     floor_product,
     rounding,
@@ -64,8 +65,7 @@ class FaceGallery:
     def __init__(self, fingerprint: str, dimensions: int, score: str = 'best') -> None:
         if not isinstance(dimensions, int) or dimensions < 1:
             raise UserError(f'dimensions must be an integer from 1 on: {dimensions!r}')
-        if score not in SCORES:
-            raise UserError(f'score is {score!r}; it can be {SCORES}')
+        check_choice('score', score, SCORES)
         self.fingerprint = fingerprint
         self.dimensions = dimensions
         self.score = score
@@ -172,11 +172,11 @@ class FaceGallery:
         require_ids(images, 'image')
         self._require_new(images)
         self._require_usable(rows, 'embeddings', images)
-        self._enrolled.reserve(len(rows))
-        for person in people:
-            self._people.setdefault(person, len(self._people))
-        owners = np.array([self._people[person] for person in people], np.int32)
-        self._enrolled.add(rows, owners)
+        new = dict.fromkeys(x for x in people if x not in self._people)
+        numbers = {x: number for number, x in enumerate(new, len(self._people))}
+        owners = [numbers[x] if x in numbers else self._people[x] for x in people]
+        self._enrolled.add(rows, np.array(owners, np.int32))
+        self._people |= numbers
         self._origins.update(zip(images, known, strict=True))
         self._known_search = None
 
@@ -377,8 +377,7 @@ class FaceGallery:
             )
 
     def _is_approximate(self, index: str, queries: int) -> bool:
-        if index not in INDEXES:
-            raise UserError(f'index is {index!r}; it can be {INDEXES}')
+        check_choice('index', index, INDEXES)
         if index == 'auto':
             there = importlib.util.find_spec('faiss') is not None
             return there and len(self) >= AUTO_ROWS and queries <= AUTO_QUERIES

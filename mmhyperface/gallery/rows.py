@@ -2,13 +2,7 @@
 
 import numpy as np
 
-from mmhyperface.evaluation.arrays import (
-    Floats,
-    Ints,
-    blocks,
-    row_dots,
-    unit_rows,
-)
+from mmhyperface.evaluation.arrays import Floats, Ints, blocks, row_dots, unit_rows
 from mmhyperface.utils.errors import UserError
 
 # Rows of images that are added up at a time, if no person has more.
@@ -37,29 +31,22 @@ class OwnedRows:
         """[N], without a copy; until the next change."""
         return self._owners[: self._count]
 
-    def reserve(self, count: int) -> None:
-        """Have room for so many more rows, without entering any.
+    def add(self, rows: Floats, owners: Ints) -> None:
+        """Enter rows [n, D] of any lengths, of these owners [n].
 
         The room doubles, so that entering rows one by one copies each a few times; it
         takes memory only where rows are entered.
         """
-        wanted = self._count + count
-        if wanted <= len(self._rows):
-            return
-        size = max(wanted, 2 * self._count)
-        rows = np.empty((size, self._rows.shape[1]), np.float32)
-        owners = np.empty(size, np.int32)
-        rows[: self._count] = self.rows
-        owners[: self._count] = self.owners
-        self._rows, self._owners = rows, owners
-
-    def add(self, rows: Floats, owners: Ints) -> None:
-        """Enter rows [n, D] of any lengths, of these owners [n]."""
-        self.reserve(len(rows))
-        start, self._count = self._count, self._count + len(rows)
+        place = slice(self._count, self._count + len(rows))
+        if place.stop > len(self._rows):
+            size = max(place.stop, 2 * self._count)
+            room = np.empty((size, rows.shape[1]), np.float32), np.empty(size, np.int32)
+            room[0][: self._count], room[1][: self._count] = self.rows, self.owners
+            self._rows, self._owners = room
         for part in blocks(*rows.shape):
-            self.rows[start:][part] = unit_rows(rows[part])
-        self.owners[start:] = owners
+            self._rows[place][part] = unit_rows(rows[part])
+        self._owners[place] = owners
+        self._count = place.stop
 
     def remove(self, places: Ints) -> None:
         """Let rows go; those that follow move up."""

@@ -108,10 +108,8 @@ class Search:
         """What :meth:`find` gives, with names, for each of one or more queries."""
         matches: list[list[Match]] = [[] for _ in queries]
         best = self.find(queries, top_k, least, approximate)
-        columns = (best.queries, best.owners, best.scores, best.rows)
-        for query, owner, score, row in zip(
-            *(column.tolist() for column in columns), strict=True
-        ):
+        columns = (column.tolist() for column in best)
+        for query, owner, row, score in zip(*columns, strict=True):
             match = Match(self.people[owner], score, self.images[row])
             matches[query].append(match)
         return matches
@@ -122,4 +120,4 @@ class Search:
         scores = cosines(queries, best.queries[which], self._rows, rows)
         order = np.lexsort((rows, -scores, which))
         closest = order[np.searchsorted(which, np.arange(len(best.owners)))]
-        return Candidates(best.queries, best.owners, rows[closest], best.scores)
+        return best._replace(rows=rows[closest])

@@ -15,13 +15,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.choices import MAX_MEGAPIXELS
 from mmhyperface.utils.errors import UserError
-from mmhyperface.utils.figures import COLORS
-from mmhyperface.utils.paths import require_file, require_folder
+from mmhyperface.utils.figures import COLORS, require_picture
+from mmhyperface.utils.paths import require_folder
 
 from .detection import turned, turned_box
 from .pictures import Picture, read_picture
 from .results import Face, Verification
 
+FORMATS = ('.png', '.jpg', '.jpeg', '.webp')
 #: Smaller pictures are enlarged to this longest side, so that text has room.
 LEAST_SIDE = 480
 #: Larger ones are reduced.
@@ -30,7 +31,6 @@ MOST_SIDE = 1600
 _KNOWN, _UNKNOWN, _PLAIN = COLORS[2], COLORS[1], COLORS[0]
 _SHEET_SIDE = 256
 _MARGIN = 16
-_FORMATS = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP'}
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -143,28 +143,16 @@ def draw_pictures(
     return paths
 
 
-def require_image(path: str | Path) -> None:
-    """Refuse a name under which no picture can be written, by ``UserError``."""
-    _format_of(path)
-    require_file(path)
-
-
 def save_picture(image: Image.Image, path: str | Path) -> None:
     """The file appears complete or not at all; its ending says the format.
 
     Raises:
         UserError: If it cannot be written, or the ending is of no picture.
     """
-    kind = _format_of(path)
+    require_picture(path, FORMATS)
+    kind = Image.registered_extensions()[Path(path).suffix.lower()]
     with new_files([str(path)], overwrite=True) as (file,):
         image.save(file, kind)
-
-
-def _format_of(path: str | Path) -> str:
-    kind = _FORMATS.get(Path(path).suffix.lower())
-    if kind is None:
-        raise UserError(f'{path}: a picture is one of {", ".join(_FORMATS)}')
-    return kind
 
 
 def _canvas(picture: Picture) -> tuple[Image.Image, float]:

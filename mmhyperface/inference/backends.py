@@ -15,7 +15,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from mmhyperface.models.recognizers import FaceRecognizer
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, first_line
 from mmhyperface.utils.optional_imports import require
 from mmhyperface.weights.convention import Convention
 
@@ -148,9 +148,8 @@ class OnnxNetwork(GraphNetwork):
         except UserError:
             raise
         except Exception as error:  # onnxruntime has a class for each fault
-            reason = str(error).splitlines()[0]
             raise UserError(
-                f'{path} is no ONNX model that onnxruntime can run: {reason}'
+                f'{path} is no ONNX model that onnxruntime can run: {first_line(error)}'
             ) from None
         metadata = self.session.get_modelmeta().custom_metadata_map.get(KEY)
         if metadata is None:
@@ -189,10 +188,9 @@ class ExportedNetwork(GraphNetwork):
                 warnings.simplefilter('ignore')
                 program = torch.export.load(str(path), extra_files=extra)
         except Exception as error:  # it is a zip file of many parts
-            reason = str(error).splitlines()[0]
             raise UserError(
                 f'{path} is no program of torch.export that torch {torch.__version__} '
-                f'can load: {reason}'
+                f'can load: {first_line(error)}'
             ) from None
         if not extra[PT2_FILE]:
             raise UserError(

@@ -149,7 +149,14 @@ class Cropper:
         if (height, width) != self.size:
             if (height, width) not in self.sizes:
                 if not self.resize:
-                    raise UserError(f'{source}: {self._no_crop(height, width)}')
+                    known = [f'{h}x{w}' for h, w in sorted({self.size, *self.sizes})]
+                    raise UserError(
+                        f'{source}: is {height}x{width} (height x width), but the '
+                        f'network takes aligned crops of {" or ".join(known)}. For '
+                        'photographs give a detector (detector=..., --detector) or '
+                        'landmarks; if it is an aligned crop of another size, '
+                        'resize=True (--resize)'
+                    )
                 alignment = 'resized'
             pixels = self.load.transform(dict(img=pixels, img_path=source))['img']
             remarks += (
@@ -161,15 +168,6 @@ class Cropper:
             crop=_with_contrast(pixels, source),
             remarks=remarks,
             alignment=alignment,
-        )
-
-    def _no_crop(self, height: int, width: int) -> str:
-        known = [f'{h}x{w}' for h, w in sorted({self.size, *self.sizes})]
-        return (
-            f'is {height}x{width} (height x width), but the network takes aligned '
-            f'crops of {" or ".join(known)}. For photographs give a detector '
-            '(detector=..., --detector) or landmarks; if it is an aligned crop of '
-            'another size, resize=True (--resize)'
         )
 
 

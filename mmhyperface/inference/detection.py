@@ -126,23 +126,13 @@ class YuNet:
             return []
         ratio = np.array([width / w, height / h])
         return [
-            _as_stored(row.astype(np.float64), ratio, turns, (height, width))
-            for row in rows
+            DetectedFace(
+                turned_box(row[:4] * np.tile(ratio, 2), turns, (height, width)),
+                turned(row[4:14].reshape(5, 2) * ratio, turns, (height, width)),
+                float(row[14]),
+            )
+            for row in rows.astype(np.float64)
         ]
-
-
-def _as_stored(
-    row: Floats, ratio: Floats, turns: int, size: tuple[int, int]
-) -> DetectedFace:
-    """A face of 15 numbers, found in a picture that was reduced and turned.
-
-    Args:
-        ratio: Pixels of the picture, [2], to one that the detector saw.
-        size: (height, width) of the upright picture.
-    """
-    points = row[4:14].reshape(5, 2) * ratio
-    box = turned_box(np.concatenate([row[:2] * ratio, row[2:4] * ratio]), turns, size)
-    return DetectedFace(box, turned(points, turns, size), float(row[14]))
 
 
 def turned(points: Floats, quarters: int, size: tuple[int, int]) -> Floats:

@@ -131,10 +131,12 @@ def _write_npz(file: BinaryIO, result: FaceEmbeddings, convention: str) -> None:
         'embeddings': result.embeddings,
         'paths': _texts([face.source for face in faces]),
         'numbers': result.numbers,
-        'norms': _numbers([face.quality for face in faces]),
+        'norms': np.array([face.quality for face in faces], np.float64),
         'boxes': _rows([face.box for face in faces], (4,)),
         'landmarks': _rows([face.landmarks for face in faces], (5, 2)),
-        'detection_scores': _numbers([face.detection_score for face in faces]),
+        'detection_scores': np.array(  # None is NaN
+            [face.detection_score for face in faces], np.float64
+        ),
         'remarks': _texts(['; '.join(face.remarks) for face in faces]),
         'problem_paths': _texts([face.source for face in result.problems]),
         'problems': _texts([face.problem for face in result.problems]),
@@ -174,10 +176,6 @@ def _rows(values: list, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     nothing = np.full(shape, np.nan)
     rows = [nothing if value is None else value for value in values]
     return np.array(rows, np.float64).reshape(-1, *shape)
-
-
-def _numbers(values: list[float | None]) -> npt.NDArray[np.float64]:
-    return np.array([np.nan if value is None else value for value in values])
 
 
 def _texts(values: list[str]) -> npt.NDArray[np.str_]:

@@ -14,6 +14,7 @@ from mmpretrain.structures import DataSample
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from mmhyperface.evaluation.arrays import check_choice
 from mmhyperface.models.recognizers import FaceRecognizer
 from mmhyperface.registry import INFERENCERS
 from mmhyperface.utils.choices import BATCH_SIZE, MAX_MEGAPIXELS
@@ -36,6 +37,7 @@ from .results import (
 if TYPE_CHECKING:
     from mmhyperface.gallery import FaceGallery
 
+_CHOICES = ('all', *CHOICES)
 _WAYS = {
     'detector': 'found by a detector',
     'landmarks': 'aligned by landmarks',
@@ -101,8 +103,9 @@ class FaceInferencer(BaseInferencer):
         show_progress: bool = False,
     ) -> None:
         # Not the base class's: it wants a config, and would take other weights.
-        self.choose = _one_of('choose', choose, ('all', *CHOICES))
-        self.on_error = _one_of('on_error', on_error, ('report', 'raise'))
+        check_choice('choose', choose, _CHOICES)
+        check_choice('on_error', on_error, ('report', 'raise'))
+        self.choose, self.on_error = choose, on_error
         self.max_megapixels = max_megapixels
         self.show_progress = show_progress
         if isinstance(detector, str | Path):
@@ -203,7 +206,8 @@ class FaceInferencer(BaseInferencer):
             raise UserError(
                 f'batch_size is at least 1 (--batch-size), got {batch_size}'
             )
-        chosen = _one_of('choose', choose or self.choose, ('all', *CHOICES))
+        chosen = choose or self.choose
+        check_choice('choose', chosen, _CHOICES)
         faces = (face for item in inputs for face in self._faces(item, chosen))
         while batch := list(islice(faces, batch_size)):
             yield batch
@@ -357,22 +361,18 @@ class FaceInferencer(BaseInferencer):
             raise UserError(
                 f'{person}: none of the pictures can be enrolled: {reasons}'
             )
-        names = images
-        if names is None:
+        if images is None:
             # The number of an array is that of one call.
-            names = [
+            images = [
                 f'array {face.digest[:8]}'
                 if isinstance(item.data, np.ndarray)
                 else face.source
                 for item, face in zip(items, result, strict=True)
             ]
-        if len(names) != len(result):
-            raise UserError(f'{len(names)} ids are given for {len(result)} pictures')
-        kept = [
-            name
-            for name, face in zip(names, result, strict=True)
-            if face.embedding is not None
-        ]
+        if len(images) != len(result):
+            raise UserError(f'{len(images)} ids are given for {len(result)} pictures')
+        both = zip(images, result, strict=True)
+        kept = [name for name, face in both if face.embedding is not None]
         add_alignment_remarks(result.usable, gallery)
         origins = [face.origin for face in result.usable]
         gallery.enrol(person, result.embeddings, kept, origins)
@@ -502,12 +502,6 @@ def _with_progress(items: Iterable[Item], inputs: Any) -> Iterator[Item]:
         for item in items:
             yield item
             progress.advance(bar)
-
-
-def _one_of(name: str, value: str, values: Sequence[str]) -> str:
-    if value not in values:
-        raise UserError(f'{name} is {value!r}; it can be {", ".join(values)}')
-    return value
 
 
 def _data_sample(face: Face) -> DataSample:

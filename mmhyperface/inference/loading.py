@@ -41,7 +41,7 @@ from mmhyperface.engine.launch import (
 from mmhyperface.evaluation.metrics import FaceVerification
 from mmhyperface.models.recognizers import FaceDataPreprocessor, FaceRecognizer
 from mmhyperface.registry import MODELS
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, first_line
 from mmhyperface.weights.convention import META_KEY, Convention, convention_of
 from mmhyperface.weights.shapes import require_fit
 
@@ -322,8 +322,10 @@ def require_device(device: str | torch.device | None) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f'the device {device} cannot be used: {reason}') from None
+        raise UserError(
+            f'the device {device} (device=..., --device) cannot be used: '
+            f'{first_line(error)}'
+        ) from None
     return torch.device(device)
 
 
@@ -336,9 +338,8 @@ def _embedding_size(model: FaceRecognizer, convention: Convention, source: str) 
         return model.embed(images).shape[1]
     except (RuntimeError, TypeError, ValueError) as error:
         size = ' x '.join(map(str, convention.input_size))
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f'{source}: the network does not take images of {size}: {reason}'
+            f'{source}: the network does not take images of {size}: {first_line(error)}'
         ) from None
 
 

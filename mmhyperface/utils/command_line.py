@@ -234,6 +234,16 @@ class _AsLiteral(ast.NodeTransformer):
         return ast.Constant(ast.unparse(node))
 
 
+def add_overrides(parser: argparse.ArgumentParser, of: str = 'the config') -> None:
+    """The option ``--cfg-options``."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=Overrides,
+        help=f'override entries of {of}: a.b=1 c.d=[x,y]',
+    )
+
+
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the arguments that OpenMMLab's tools share."""
     parser = argparse.ArgumentParser(description=description)
@@ -244,12 +254,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--amp', action='store_true', help='compute with automatic mixed precision'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        help='override entries of the config: a.b=1 c.d=[x,y]',
-    )
+    add_overrides(parser)
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
     )

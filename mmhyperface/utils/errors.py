@@ -115,3 +115,9 @@ def size_of(count: float) -> str:
             return f'{count:.0f} {unit}' if unit == 'bytes' else f'{count:.3g} {unit}'
         count /= 1024
     return f'{count:.4g} TB'
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message, or its type if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,5 +1,6 @@
 """What all pictures have in common: colours, and files that are whole or not there."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -20,10 +21,10 @@ GRID_COLOR = '0.9'
 NAME_LENGTH = 60
 
 
-def require_picture(path: str | Path) -> None:
+def require_picture(path: str | Path, formats: Collection[str] = FORMATS) -> None:
     """Raise ``UserError`` if no picture of that name can be drawn or written."""
-    if Path(path).suffix not in FORMATS:
-        raise UserError(f'{path}: a picture is one of {", ".join(FORMATS)}')
+    if Path(path).suffix.lower() not in formats:
+        raise UserError(f'{path}: a picture is one of {", ".join(formats)}')
     require_file(path)
 
 
@@ -38,7 +39,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """The file appears complete or not at all; its suffix says the format."""
     require_picture(path)
     with new_files([str(path)], overwrite=True) as (file,):
-        figure.savefig(file, format=Path(path).suffix.lstrip('.'))
+        figure.savefig(file, format=Path(path).suffix.lower().lstrip('.'))
 
 
 def color(number: int) -> str:

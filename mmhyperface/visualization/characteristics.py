@@ -110,10 +110,10 @@ def characteristics_of(
         free.detach = False  # type: ignore[assignment]
 
     def psi(loss: HypersphereLoss) -> Callable[[Tensor], Tensor]:
-        return lambda x: _psi(loss, x, loss.context(Batch(x, norms)))
+        return lambda x: _term(loss, 'psi', x, loss.context(Batch(x, norms)))
 
     def eta(loss: HypersphereLoss) -> Callable[[Tensor], Tensor]:
-        return lambda x: _eta(loss, x, loss.context(Batch(own, norms)))
+        return lambda x: _term(loss, 'eta', x, loss.context(Batch(own, norms)))
 
     values = {
         'psi': psi(trained)(cos),
@@ -122,12 +122,8 @@ def characteristics_of(
         'eta_slope': _derivative(eta(trained), cos),
         'psi_true_slope': _derivative(psi(free), cos),
         'eta_true_slope': _derivative(eta(free), cos),
-        'pull': -_derivative(
-            lambda x: _loss_of_own(trained, x, norms, num_classes), cos
-        ),
-        'push': _derivative(
-            lambda x: _loss_of_other(trained, x, own, norms, num_classes), cos
-        ),
+        'pull': -_derivative(lambda x: _loss(trained, x, norms, num_classes), cos),
+        'push': _derivative(lambda x: _loss(trained, own, norms, num_classes, x), cos),
     }
     arrays = {name: x.detach().squeeze(1).numpy() for name, x in values.items()}
     if isinstance(loss, DecoupledLoss):
@@ -137,24 +133,16 @@ def characteristics_of(
     return Characteristics(theta=angles, **arrays)
 
 
-def _psi(loss: Any, own: Tensor, context: Context) -> Tensor:
-    if loss.additive and hasattr(loss, 'psi'):
-        psi = partial(loss.psi, context=context)
-        return characteristic(own, psi, getattr(loss, 'detach', False))
+def _term(loss: Any, name: str, cos: Tensor, context: Context) -> Tensor:
+    """psi or eta of a loss, or its term of the own class or of others, unscaled."""
+    if loss.additive and hasattr(loss, name):
+        function = partial(getattr(loss, name), context=context)
+        return characteristic(cos, function, getattr(loss, 'detach', False))
+    scale = context.get('norm', getattr(loss, 's', 1.0))
+    if name == 'eta':
+        return loss.others(cos, context) / scale
     sign = -1 if isinstance(loss, DecoupledLoss) else 1
-    return sign * loss.target(own, context) / _scale(loss, context)
-
-
-def _eta(loss: Any, cos: Tensor, context: Context) -> Tensor:
-    if loss.additive and hasattr(loss, 'eta'):
-        eta = partial(loss.eta, context=context)
-        return characteristic(cos, eta, getattr(loss, 'detach', False))
-    return loss.others(cos, context) / _scale(loss, context)
-
-
-def _scale(loss: Any, context: Context) -> Tensor | float:
-    """What the terms of a loss are multiples of; 1 if it does not tell."""
-    return context.get('norm', getattr(loss, 's', 1.0))
+    return sign * loss.target(cos, context) / scale
 
 
 def _derivative(function: Callable[[Tensor], Tensor], cos: Tensor) -> Tensor:
@@ -166,40 +154,28 @@ def _derivative(function: Callable[[Tensor], Tensor], cos: Tensor) -> Tensor:
     return slope
 
 
-def _loss_of_own(
-    loss: HypersphereLoss, own: Tensor, norms: Tensor, num_classes: int
+def _loss(
+    loss: HypersphereLoss,
+    own: Tensor,
+    norms: Tensor,
+    num_classes: int,
+    cos: Tensor | None = None,
 ) -> Tensor:
     """L [N, 1] of samples with these cosines to their own centres.
 
-    All others are at right angles.
+    The other centres are at right angles, but for one with cosines `cos` [N, 1].
     """
     context = loss.context(Batch(own, norms))
-    others = _repeated(loss, torch.zeros_like(own), context, num_classes - 1)
-    return loss.loss_weight * loss.join(loss.target(own, context), others)
-
-
-def _loss_of_other(
-    loss: HypersphereLoss, cos: Tensor, own: Tensor, norms: Tensor, num_classes: int
-) -> Tensor:
-    """L [N, 1] of samples with these cosines to one other centre.
-
-    The rest of the others is at right angles.
-    """
-    context = loss.context(Batch(own, norms))
-    rest = _repeated(loss, torch.zeros_like(own), context, num_classes - 2)
-    one = loss.others(cos, context)
-    folded = one + rest if loss.additive else torch.logaddexp(one, rest)
-    return loss.loss_weight * loss.join(loss.target(own, context), folded)
-
-
-def _repeated(
-    loss: HypersphereLoss, cos: Tensor, context: Context, count: int
-) -> Tensor:
-    """The fold of so many classes with the same cosine."""
-    term = loss.others(cos, context)
+    others = loss.others(torch.zeros_like(own), context)
+    count = num_classes - 1 if cos is None else num_classes - 2
     if loss.additive:
-        return term * count
-    return term + (math.log(count) if count else -math.inf)
+        others = others * count
+    else:
+        others = others + (math.log(count) if count else -math.inf)
+    if cos is not None:
+        one = loss.others(cos, context)
+        others = one + others if loss.additive else torch.logaddexp(one, others)
+    return loss.loss_weight * loss.join(loss.target(own, context), others)
 
 
 def loss_of_config(cfg: Config) -> HypersphereLoss:

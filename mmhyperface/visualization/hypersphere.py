@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmhyperface.utils.errors import UserError
-from mmhyperface.utils.figures import GRID_COLOR, new_figure, plain
+from mmhyperface.utils.figures import finish, new_figure, plain
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer]
@@ -113,18 +113,16 @@ def draw_hypersphere(clouds: Mapping[str, Cloud], note: str = '') -> Figure:
             for row in (0, 1)
         )
         (_draw_circle if flat else _draw_sphere)(above, cloud)
-        (_draw_plane if flat else _draw_space)(below, cloud)
-        above.set_title(f'{plain(name, 40)}\n{_angles(cloud)}', fontsize='medium')
+        farthest = np.linalg.norm(cloud.rows, axis=1).max(initial=0) or 1.0
+        (_draw_plane if flat else _draw_space)(below, cloud, farthest)
+        own, other = cloud.angles()
+        angles = f'mean θ: own {own:.1f}°, nearest other {other:.1f}°'
+        angles = 'directions' if np.isnan(own) else angles
+        above.set_title(f'{plain(name, 40)}\n{angles}', fontsize='medium')
+        below.set_title('embeddings with their norms', fontsize='medium')
     if note:
         figure.supxlabel(note, fontsize='small', color='0.3')
     return figure
-
-
-def _angles(cloud: Cloud) -> str:
-    own, other = cloud.angles()
-    if np.isnan(own):
-        return 'directions'
-    return f'mean θ: own {own:.1f}°, nearest other {other:.1f}°'
 
 
 def _color(person: int) -> str:
@@ -158,15 +156,12 @@ def _draw_circle(ax: Axes, cloud: Cloud) -> None:
     ax.set_axis_off()
 
 
-def _draw_plane(ax: Axes, cloud: Cloud) -> None:
+def _draw_plane(ax: Axes, cloud: Cloud, farthest: float) -> None:
     for person in _people(cloud):
         _points(ax, cloud.rows[cloud.people == person], person)
-    farthest = np.linalg.norm(cloud.rows, axis=1).max(initial=0) or 1.0
     _arrows(ax, cloud, 0.5 * farthest)
     _square(ax, 1.08 * farthest)
-    ax.grid(True, color=GRID_COLOR)
-    ax.set_axisbelow(True)
-    ax.set_title('embeddings with their norms', fontsize='medium')
+    finish(ax)
 
 
 def _points(ax: Any, points: Floats, person: int) -> None:
@@ -203,13 +198,11 @@ def _draw_sphere(ax: Any, cloud: Cloud) -> None:
     _cube(ax, 1.0)
 
 
-def _draw_space(ax: Any, cloud: Cloud) -> None:
+def _draw_space(ax: Any, cloud: Cloud, farthest: float) -> None:
     _points_in_space(ax, cloud, cloud.rows)
-    farthest = np.linalg.norm(cloud.rows, axis=1).max(initial=0) or 1.0
     _arrows_in_space(ax, cloud, 0.4 * farthest, 0.46 * farthest)
     # No cloud lies in a corner.
     _cube(ax, 0.7 * farthest)
-    ax.set_title('embeddings with their norms', fontsize='medium')
 
 
 def _points_in_space(ax: Any, cloud: Cloud, points: Floats) -> None:

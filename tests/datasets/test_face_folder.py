@@ -323,6 +323,12 @@ def test_bad_holdout(people, given, message):
         FaceFolder(people, **given)
 
 
+def test_holdout_of_a_choice(people):
+    dataset = FaceFolder(people, include=['s1', 's2', 's3'], holdout=2, split='train')
+    assert dataset.metainfo['classes'][0] in ('s1', 's2', 's3')
+    assert dataset.metainfo['num_classes'] == 1
+
+
 # As a data set of OpenMMLab -----------------------------------------------------
 
 

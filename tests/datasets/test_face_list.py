@@ -116,6 +116,13 @@ def test_names_that_look_alike(tmp_path, warnings):
     assert r"'Zoe\u0308' and 'Zo\xeb', 'Ann' and 'ann'. They count as diff" in line
 
 
+def test_names_are_sorted_as_strings_and_extensions_may_be_others(tmp_path):
+    lines = ''.join(f'{i}.TIF {i}\n' for i in (2, 10, 1))
+    dataset = FaceList(write(tmp_path, lines.encode()), extensions='tif')
+    assert dataset.metainfo['classes'] == ('1', '10', '2')
+    assert [label for _, label in items(dataset)] == [2, 1, 0]
+
+
 def test_roots(tmp_path):
     write(tmp_path, OLD)
     dataset = FaceList('train.txt', data_root=str(tmp_path), data_prefix='imgs')

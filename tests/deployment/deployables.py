@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny_network import BACKBONE, build
+from tiny_network import BACKBONE, build, by_hand
 from torch import nn
 
 MEAN, STD = (120.0, 110.0, 131.0), (127.5, 60.0, 128.0)
@@ -54,26 +54,11 @@ def reduced(images, size):
 
 
 def oracle(model, images):
-    """By hand, in float64: fused embeddings [B, D] of BGR crops."""
-    told = model.convention
-    if images.shape[1:3] != told.input_size:
-        images = reduced(images, told.input_size)
-    if told.channel_order == 'RGB':
-        images = images[..., ::-1]
-    inputs = (images.astype(np.float64) - told.mean) / told.std
-    if model.backbone.in_channels == 1:
-        luma = np.array([0.299, 0.587, 0.114])
-        inputs = inputs @ (luma if told.channel_order == 'RGB' else luma[::-1])[:, None]
-    inputs = inputs.transpose(0, 3, 1, 2)
-    backbone = copy.deepcopy(model.backbone).double()
-    with torch.no_grad():
-        one, other = (
-            backbone(torch.from_numpy(np.ascontiguousarray(x)))[-1].numpy()
-            for x in (inputs, inputs[..., ::-1])
-        )
-    if told.flip_fusion == 'concat':
-        return np.concatenate([one, other], axis=1)
-    return one + other if told.flip_fusion == 'sum' else one
+    """Fused embeddings [B, D] of BGR crops of any size, in float64."""
+    size = model.convention.input_size
+    if images.shape[1:3] != size:
+        images = reduced(images, size)
+    return by_hand(model, images)
 
 
 def difference(got, expected):

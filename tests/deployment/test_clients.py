@@ -176,6 +176,12 @@ def test_insightface_takes_photographs(tmp_path):
     assert difference(got[None], oracle(model, crop)) < 2e-5
 
 
+def test_opencv_does_not_speak_of_its_engine(networks, tmp_path, capfd):
+    """Version 5 warns of each network, as if it could not be read."""
+    exported(networks['bgr, concat'], tmp_path, 'opencv-sface')
+    assert 'engine' not in capfd.readouterr().err
+
+
 def test_opencv_aligns_and_compares(networks, tmp_path):
     """``alignCrop``, ``feature`` and ``match`` of cv2.FaceRecognizerSF."""
     model = networks['bgr, concat']

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -233,6 +234,17 @@ def test_bad_enrolment_changes_nothing(message, change):
     assert (gallery.people, gallery.images('p'), len(gallery)) == (['p'], ['here'], 1)
     gallery.enrol_many(['p', 'q', 'r'], drawn(1, 3), ['a', 'b', 'c'])
     assert gallery.images('p') == ['here', 'a']
+
+
+def test_an_interrupted_enrolment_changes_nothing(monkeypatch):
+    gallery, _ = filled('best', [2, 1])
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, 'unit_rows', Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            gallery.enrol('new', drawn(1, 1), ['new/0'])
+    assert (gallery.people, len(gallery)) == (['person 0', 'person 1'], 3)
+    gallery.enrol('new', drawn(1, 1), ['new/0'])
+    assert gallery.search(drawn(1, 1), 1)[0][0].person == 'new'
 
 
 def test_a_person_of_any_script():

@@ -2,45 +2,24 @@
 
 import json
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
+from itertools import chain
 
+import gallery_search
 import numpy as np
 import pytest
 
 from mmhyperface.utils.errors import UserError
-
-BENCHMARKS = Path(__file__).parent.parent.parent / 'tools' / 'benchmarks'
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith('linux'), reason='memory is measured on Linux only'
 )
 
 
-@pytest.fixture
-def benchmark(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    # Not by its name, which other tools have too.
-    path = BENCHMARKS / 'gallery_search.py'
-    spec = spec_from_file_location('gallery_benchmark', path)
-    module = module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(benchmark: ModuleType, monkeypatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, 'argv', ['gallery_search.py', *map(str, arguments)])
-    benchmark.main()
-
-
-def test_a_small_gallery(benchmark, monkeypatch, tmp_path, capsys):
+def test_a_small_gallery(call_main, tmp_path):
     file = tmp_path / 'figures.json'
     options = {'--size': 2000, '--dimensions': 16, '--repeats': 2, '--queries': 100}
-    arguments = [x for option in options.items() for x in option]
     paths = ['--folder', tmp_path / 'new', '--json', file, '--markdown']
-    run(benchmark, monkeypatch, *arguments, *paths)
+    shown = call_main('gallery_search', *chain(*options.items()), *paths)
     figures = json.loads(file.read_text())
     rows = {row['name']: row for row in figures['rows']}
     assert list(rows)[:3] == ['X @ q', 'X @ q, argsort', 'exact']
@@ -49,13 +28,12 @@ def test_a_small_gallery(benchmark, monkeypatch, tmp_path, capsys):
     assert figures['file'] * 1e6 > 2000 * 16 * 4
     assert min(figures['save'], figures['load'], figures['enrol']) > 0
     assert list((tmp_path / 'new').iterdir()) == []
-    shown = capsys.readouterr().out
     assert '2,000 embeddings of 16 values, 4 of each person' in shown
     assert '| exact ' in shown
 
 
-def test_queries_are_of_people_or_of_strangers(benchmark):
-    population = benchmark.Population(4000, 64, 4, 200)
+def test_queries_are_of_people_or_of_strangers():
+    population = gallery_search.Population(4000, 64, 4, 200)
     lengths = np.linalg.norm(population.rows, axis=1)
     np.testing.assert_allclose(lengths, 1, atol=1e-5)
     mates = (population.mates @ population.rows.T).max(1)
@@ -76,7 +54,7 @@ def test_queries_are_of_people_or_of_strangers(benchmark):
         ('--processor-time',),
     ],
 )
-def test_bad_options(benchmark, monkeypatch, arguments):
+def test_bad_options(call_main, monkeypatch, arguments):
     monkeypatch.setenv('OMP_NUM_THREADS', '2')
     with pytest.raises(UserError, match=r'from \d+|of one thread'):
-        run(benchmark, monkeypatch, *arguments)
+        call_main('gallery_search', *arguments)

@@ -139,6 +139,8 @@ def test_pictures_of_a_folder(tmp_path):
 
 def test_where_no_picture_can_be(tmp_path):
     image = Image.new('RGB', (9, 9))
+    save_picture(image, tmp_path / 'x.JPG')
+    assert Image.open(tmp_path / 'x.JPG').format == 'JPEG'
     with pytest.raises(UserError, match=r'x.txt: a picture is one of .png, .jpg'):
         save_picture(image, tmp_path / 'x.txt')
     (tmp_path / 'file').write_text('')

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tiny_network import build
+from tiny_network import build, by_hand
 
 from mmhyperface.inference.backends import (
     ExportedNetwork,
@@ -67,15 +67,7 @@ def test_torch(model):
     images = crops(3, 32, 32)
     network = TorchNetwork(model)
     found = network.embed(images)
-    x = torch.from_numpy(images[..., ::-1].copy()).permute(0, 3, 1, 2).double()
-    x = (x - torch.tensor([100, 110, 120]).view(3, 1, 1)) / torch.tensor(
-        [50, 60, 70]
-    ).view(3, 1, 1)
-    with torch.no_grad():
-        exact = model.double()
-        wanted = exact.backbone(x)[-1] + exact.backbone(x.flip(3))[-1]
-        model.float()
-    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, by_hand(model, images), rtol=1e-4, atol=1e-5)
     assert found.dtype == np.float32
     assert network.embed(images[:0]).shape == (0, 8)
     # What was cut out of a larger picture need not lie in one piece.
@@ -158,18 +150,18 @@ def test_foreign_and_damaged_onnx(tmp_path):
 def test_nothing_that_is_given_is_passed_over(model, tmp_path):
     network = open_network(model)
     assert open_network(network) is network
-    with pytest.raises(UserError, match='give the weights'):
-        open_network('mmhyperface::sface_quickstart.py')
     checkpoint, config = tmp_path / 'a.pth', 'mmhyperface::sface_quickstart.py'
-    for given in (model, TorchNetwork(model), checkpoint, tmp_path / 'x.onnx'):
-        with pytest.raises(UserError, match=r'b\.pth is too much'):
-            open_network(given, weights='b.pth')
-    with pytest.raises(UserError, match='one too many'):
-        open_network(config, checkpoint, config=config)
-    with pytest.raises(UserError, match='leave the config out'):
-        open_network(tmp_path / 'x.onnx', config=config)
-    with pytest.raises(UserError, match='tells no convention'):
-        open_network(None)
+    weights = dict(weights='b.pth')
+    for given, options, message in (
+        *((x, weights, r'b\.pth is too much') for x in (model, network, checkpoint)),
+        (tmp_path / 'x.onnx', weights, r'b\.pth is too much'),
+        (config, {}, 'give the weights'),
+        (config, dict(weights=checkpoint, config=config), 'one too many'),
+        (tmp_path / 'x.onnx', dict(config=config), 'leave the config out'),
+        (None, {}, 'tells no convention'),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_network(given, **options)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{}', '{"convention": 3}'])

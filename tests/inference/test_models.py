@@ -154,27 +154,24 @@ def test_conventions_that_no_network_fulfils(saved):
 
 def test_mistakes(saved, tmp_path):
     path, _ = saved
-    with pytest.raises(UserError, match='there is no checkpoint'):
-        get_model(None, tmp_path / 'none.pth')
-    with pytest.raises(UserError, match='give a config, a checkpoint'):
-        get_model(None, None)
-    with pytest.raises(UserError, match='download it first'):
-        get_model(None, 'https://example.org/x.pth')
-    with pytest.raises(UserError, match='cannot be used'):
-        get_model(None, path, 'nonsense')
-    (tmp_path / 'text.pth').write_text('no checkpoint')
-    with pytest.raises(UserError, match=r'text\.pth'):
-        get_model(None, tmp_path / 'text.pth')
-    torch.save([1], tmp_path / 'list.pth')
-    with pytest.raises(UserError, match='holds no weights'):
-        get_model(None, tmp_path / 'list.pth')
+    text, listed = tmp_path / 'text.pth', tmp_path / 'list.pth'
+    text.write_text('no checkpoint')
+    torch.save([1], listed)
     wide = config(backbone=BACKBONE | dict(widths=(4, 4, 8, 16)))
-    with pytest.raises(UserError, match='of another network'):
-        get_model(wide, path)
-    wrong = config(backbone=BACKBONE | dict(input_size=64))
+    for arguments, message in (
+        ((None, tmp_path / 'none.pth'), 'there is no checkpoint'),
+        ((None, None), 'give a config, a checkpoint'),
+        ((None, 'https://example.org/x.pth'), 'download it first'),
+        ((None, path, 'nonsense'), 'cannot be used'),
+        ((None, text), r'text\.pth'),
+        ((None, listed), 'holds no weights'),
+        ((wide, path), 'of another network'),
+    ):
+        with pytest.raises(UserError, match=message):
+            get_model(*arguments)
     rewrite(path, meta={})
     with pytest.raises(UserError, match='of another network'):
-        get_model(wrong, path)
+        get_model(config(backbone=BACKBONE | dict(input_size=64)), path)
 
 
 def test_embed_is_what_predict_gives(saved):

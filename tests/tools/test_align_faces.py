@@ -2,16 +2,14 @@
 
 import csv
 import os
-import runpy
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
+import align_faces
 import cv2
 import numpy as np
 import pytest
@@ -34,21 +32,20 @@ def assert_dots_at_template(crop: Path, size: tuple[int, int] = (112, 112)) -> N
         assert np.hypot(xs.mean() - place[0], ys.mean() - place[1]) < 0.5
 
 
-@pytest.fixture
-def tool(monkeypatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(TOOL.parent)
+@pytest.fixture(autouse=True)
+def threads_of_opencv():
     threads = cv2.getNumThreads()
-    yield import_module('align_faces')
+    yield
     cv2.setNumThreads(threads)
 
 
 @pytest.fixture
-def run(tool, monkeypatch) -> Callable:
+def run(monkeypatch) -> Callable:
     def call(*arguments: object) -> int:
         """Its exit status: 0, or 3 where some pictures have no crop."""
         monkeypatch.setattr(sys, 'argv', ['align_faces.py', *map(str, arguments)])
         try:
-            tool.main()
+            align_faces.main()
         except SystemExit as stop:
             if stop.code == 3:
                 return 3
@@ -137,7 +134,7 @@ def write_parquet(path: Path) -> None:
 
 
 @pytest.mark.parametrize('ending', ['csv', 'tsv', 'parquet', 'txt'])
-def test_every_format_of_landmarks_reads_the_same(tool, tmp_path, ending):
+def test_every_format_of_landmarks_reads_the_same(tmp_path, ending):
     path = tmp_path / f'landmarks.{ending}'
     if ending == 'parquet':
         write_parquet(path)
@@ -366,26 +363,26 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 @pytest.mark.skipif(not Path('/proc').is_dir(), reason='looks at processes in /proc')
-def test_a_run_that_is_killed_is_continued(run, tool, model, tmp_path):
+def test_a_run_that_is_killed_is_continued(run, model, tmp_path):
     source, crops = tmp_path / 'source', tmp_path / 'crops'
-    names = many_faces(source, tool.TASK + 12)
+    names = many_faces(source, align_faces.TASK + 12)
     # A worker waits at a pipe, in the second task.
-    stuck = source / names[tool.TASK + 10]
+    stuck = source / names[align_faces.TASK + 10]
     picture = stuck.read_bytes()
     stuck.unlink()
     os.mkfifo(stuck)
     command = [sys.executable, TOOL, source, crops, '--yunet', model, '--workers', '2']
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         table = crops / 'landmarks.tsv'
-        last = (crops / names[tool.TASK + 9]).with_suffix('.jpg')
-        wait_for(lambda: last.exists() and len(rows_of(table)) >= tool.TASK)
+        last = (crops / names[align_faces.TASK + 9]).with_suffix('.jpg')
+        wait_for(lambda: last.exists() and len(rows_of(table)) >= align_faces.TASK)
         children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
         workers = list(map(int, children.read_text().split()))
         assert len(workers) == 2
         process.kill()
     wait_for(lambda: not any(map(is_alive, workers)))
-    assert len(list(crops.rglob('*.jpg'))) == tool.TASK + 10
-    assert len(rows_of(table)) == tool.TASK
+    assert len(list(crops.rglob('*.jpg'))) == align_faces.TASK + 10
+    assert len(rows_of(table)) == align_faces.TASK
     # The kill may also come within a line.
     os.truncate(table, table.stat().st_size - 3)
     (crops / '.123.part').write_bytes(b'')
@@ -436,16 +433,13 @@ def test_mistakes_are_told_before_anything_is_done(run, model, tmp_path, capsys)
     assert 'not allowed with argument' in capsys.readouterr().err
 
 
-def test_an_old_model_is_one_message(tmp_path, monkeypatch, capsys):
+def test_an_old_model_is_one_message(run_tool, tmp_path):
     """That of 2022 has other outputs."""
     old = write_model(tmp_path / 'old.onnx', ('conf', 'iou', 'loc', 'kps'))
     source, crops = tmp_path / 'source', tmp_path / 'crops'
     save(source / 'a.png', np.zeros((20, 20, 3), np.uint8))
-    arguments = [TOOL.name, str(source), str(crops), '--yunet', old]
-    monkeypatch.setattr(sys, 'argv', arguments)
-    with pytest.raises(SystemExit) as stop:
-        runpy.run_path(str(TOOL), run_name='__main__')
-    assert stop.value.code == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: '{old}' is no model that FaceDetectorYN")
+    arguments = (source, crops, '--yunet', old)
+    done = run_tool('dataset_converters/align_faces.py', *arguments)
+    assert done.status == 1
+    assert done.err.startswith(f"error: '{old}' is no model that FaceDetectorYN")
     assert not crops.exists()

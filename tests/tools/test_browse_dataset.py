@@ -1,12 +1,11 @@
 """Sheets of pictures whose average colour tells which they are."""
 
 import pickle
-import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
+import browse_dataset as tool
 import cv2
 import numpy as np
 import pytest
@@ -32,13 +31,7 @@ PIPELINE = [
 
 
 @pytest.fixture
-def tool(monkeypatch) -> ModuleType:
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    return import_module('browse_dataset')
-
-
-@pytest.fixture
-def browse(tool, monkeypatch, tmp_path) -> Callable[..., np.ndarray]:
+def browse(call_main, tmp_path) -> Callable[..., np.ndarray]:
     """Calls the tool with a data set's config; gives the sheet."""
 
     def call(dataset: dict | str, *arguments: object) -> np.ndarray:
@@ -46,9 +39,7 @@ def browse(tool, monkeypatch, tmp_path) -> Callable[..., np.ndarray]:
         if isinstance(dataset, dict):
             config.write_text(f'train_dataloader = dict(dataset={dataset!r})')
             dataset = str(config)
-        options = [dataset, '--output', sheet, *arguments]
-        monkeypatch.setattr(sys, 'argv', ['browse_dataset.py', *map(str, options)])
-        tool.main()
+        call_main('browse_dataset', dataset, '--output', sheet, *arguments)
         return cv2.imread(str(sheet))
 
     return call
@@ -126,7 +117,7 @@ def test_wrong_labels_are_seen(browse, folder):
     assert rows != [list(range(EACH * i, EACH * i + EACH)) for i in range(PEOPLE)]
 
 
-def test_few_labels_are_looked_at_one_by_one(browse, tool, tmp_path, monkeypatch):
+def test_few_labels_are_looked_at_one_by_one(browse, tmp_path, monkeypatch):
     """The others come at once; those of damaged records are passed over."""
     data_root = records(tmp_path)
     path = tmp_path / 'train.rec'
@@ -168,7 +159,7 @@ def test_modes(browse, folder):
         assert (group[-GAP - SIZE : -GAP] == transformed[i]).all()
 
 
-def test_aligning_is_loading(tool):
+def test_aligning_is_loading():
     class LoadNumber:
         def __call__(self, item: dict) -> dict:
             return {**item, 'img': np.zeros(1)}
@@ -244,7 +235,7 @@ def test_pairs(browse, tmp_path):
     assert first in (0, 4, 6, 10)
 
 
-def test_templates_and_subjects(browse, tool, tmp_path):
+def test_templates_and_subjects(browse, tmp_path):
     truth = write_ijb(tmp_path / 'IJBC', subjects=3, probes=1, images=(2, 3))
     align = dict(type='AlignFace', size=112)
     data = dict(

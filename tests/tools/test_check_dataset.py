@@ -1,9 +1,8 @@
 import pickle
-import sys
-from importlib import import_module
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
+import check_dataset
 import cv2
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from mmengine.config import ConfigDict
 from PIL import Image
 
 from mmhyperface.datasets.transforms import LoadFace
-from mmhyperface.utils.command_line import report_errors
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = 'configs/sphereface2_r100_ms1m.py'
@@ -20,25 +18,11 @@ FOLDER = 'configs/sphereface2_facefolder.py'
 
 
 @pytest.fixture
-def check(monkeypatch, capsys):
-    """Runs the tool; gives what it prints and its exit status."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
+def check(run_tool, monkeypatch):
+    """Runs the tool."""
     monkeypatch.chdir(ROOT)
     threads = cv2.getNumThreads()
-    tool = import_module('check_dataset')
-
-    def call(*arguments: object) -> SimpleNamespace:
-        monkeypatch.setattr(sys, 'argv', ['check_dataset.py', *map(str, arguments)])
-        status = 0
-        try:
-            with report_errors():
-                tool.main()
-        except SystemExit as end:
-            status = end.code
-        told = capsys.readouterr()
-        return SimpleNamespace(returncode=status, stdout=told.out, stderr=told.err)
-
-    yield call
+    yield partial(run_tool, 'check_dataset.py')
     cv2.setNumThreads(threads)
 
 
@@ -67,8 +51,8 @@ def test_what_is_wrong_is_counted_and_named(check, tmp_path, records):
     records[8] = (9, record_files.header(2.0, 9) + record_files.picture(51, 64))
     record_files.write(tmp_path, records, 4)
     done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}', '--phase', 'train')
-    assert done.returncode == 1, done.stderr
-    told = done.stdout
+    assert done.status == 1, done.err
+    told = done.out
     assert 'train: FaceRecord: 13 images' in told
     assert figure(told, 'damaged') == '2'
     assert 'train.rec: key 4: the JPEG is cut off' in told
@@ -87,11 +71,11 @@ def test_what_is_wrong_is_counted_and_named(check, tmp_path, records):
 def test_a_good_set(check, tmp_path, records):
     record_files.write(tmp_path, records, 4)
     done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}', '--phase', 'train')
-    assert done.returncode == 0, done.stdout
-    assert 'looked at 13 images (train 13)' in done.stdout
-    assert figure(done.stdout, 'damaged') == '0'
-    assert figure(done.stdout, 'identities with images') == '4'
-    assert figure(done.stdout, 'images of one') == '1 to 4, median 4'
+    assert done.status == 0, done.out
+    assert 'looked at 13 images (train 13)' in done.out
+    assert figure(done.out, 'damaged') == '0'
+    assert figure(done.out, 'identities with images') == '4'
+    assert figure(done.out, 'images of one') == '1 to 4, median 4'
 
 
 def test_packs(check, tmp_path):
@@ -104,23 +88,23 @@ def test_packs(check, tmp_path):
     done = check(
         *(CONFIG, '--phase', 'val', '--cfg-options', f'data_root={tmp_path}', *folds)
     )
-    assert done.returncode == 1, done.stderr
-    assert figure(done.stdout, 'damaged') == '3'
-    assert 'cfp_fp.bin: image 3: cannot be decoded' in done.stdout
+    assert done.status == 1, done.err
+    assert figure(done.out, 'damaged') == '3'
+    assert 'cfp_fp.bin: image 3: cannot be decoded' in done.out
 
 
 def test_mistakes_are_told(check, tmp_path, records):
     done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}')
-    assert done.returncode == 1
-    assert done.stderr.startswith('error: train: ')
-    assert 'train.rec: cannot be read' in done.stderr
-    assert check(CONFIG, '--workers', 0).returncode == 2
+    assert done.status == 1
+    assert done.err.startswith('error: train: ')
+    assert 'train.rec: cannot be read' in done.err
+    assert check(CONFIG, '--workers', 0).status == 2
     # What can be read has been looked at.
     record_files.write(tmp_path, records, 4)
     done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}')
-    assert done.returncode == 1
-    assert 'looked at 13 images (train 13)' in done.stdout
-    assert done.stderr.startswith("error: val and test: cannot read the pack '")
+    assert done.status == 1
+    assert 'looked at 13 images (train 13)' in done.out
+    assert done.err.startswith("error: val and test: cannot read the pack '")
 
 
 PEOPLE, EACH = 7, 3
@@ -156,28 +140,28 @@ def test_photographs_are_told_from_crops_in_all_data_sets(
 ):
     folder_of(tmp_path, size_of)
     done = check(FOLDER, '--cfg-options', f'data_root={tmp_path}')
-    assert done.returncode == bad, done.stdout
+    assert done.status == bad, done.out
     counts = 'looked at 21 images (train 6, val and test 15)'
-    assert counts in done.stdout
-    assert ('are aligned with tools/dataset_converters/align_' in done.stdout) == bad
+    assert counts in done.out
+    assert ('are aligned with tools/dataset_converters/align_' in done.out) == bad
     if bad:
-        assert 'set train_dataloader.dataset.pipeline.0.size=(HEIGHT,W' in done.stdout
-        assert f'aligned crops: image 0, {tmp_path}/p' in done.stdout
-    tables = done.stdout.split('FaceFolderPairs: 15 images')
+        assert 'set train_dataloader.dataset.pipeline.0.size=(HEIGHT,W' in done.out
+        assert f'aligned crops: image 0, {tmp_path}/p' in done.out
+    tables = done.out.split('FaceFolderPairs: 15 images')
     for what in ('resized by LoadFace', 'not like aligned crops'):
         assert sum(int(figure(one, what)) for one in tables) == found.get(what, 0)
 
 
-def test_a_load_face_of_ones_own(check):
+def test_a_load_face_of_ones_own():
     class Own(LoadFace):
         pass
 
     steps = [dict(type=Own, size=64)]
-    loadings = import_module('check_dataset').loadings
-    ((option, loading),) = loadings(ConfigDict(dataset=dict(pipeline=steps)), 'a')
+    config = ConfigDict(dataset=dict(pipeline=steps))
+    ((option, loading),) = check_dataset.loadings(config, 'a')
     assert (option, loading.size) == ('a.dataset.pipeline.0', (64, 64))
     steps.append(dict(type='mmhyperface.AlignFace', size=64))
-    assert not list(loadings(ConfigDict(pipeline=steps), 'a'))
+    assert not list(check_dataset.loadings(ConfigDict(pipeline=steps), 'a'))
 
 
 def test_images_that_exif_turns_and_repetitions(check, tmp_path):
@@ -189,7 +173,7 @@ def test_images_that_exif_turns_and_repetitions(check, tmp_path):
         'pipeline=[dict(type="LoadFace", size=64)])))'
     )
     done = check(config)
-    assert done.returncode == 1
-    assert 'looked at 21 images (train 21)' in done.stdout
-    assert figure(done.stdout, 'turned by EXIF, which LoadFace does not follow') == '21'
-    assert figure(done.stdout, 'equal to an earlier one') == '0'
+    assert done.status == 1
+    assert 'looked at 21 images (train 21)' in done.out
+    assert figure(done.out, 'turned by EXIF, which LoadFace does not follow') == '21'
+    assert figure(done.out, 'equal to an earlier one') == '0'

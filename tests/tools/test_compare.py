@@ -2,7 +2,7 @@
 
 import json
 import math
-import runpy
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -226,7 +226,7 @@ def test_json_and_markdown(tmp_path):
     assert f'{100 * auc:.2f} |' in text
 
 
-def test_tool(tmp_path, run_tool, capsys):
+def test_tool(tmp_path, call_main):
     reports(tmp_path / 'run_a', report=pairs(0.6))
     reports(tmp_path / 'run_b', report=pairs(1.5))
     folders = [tmp_path / 'run_a/report', tmp_path / 'run_b/report/report.json']
@@ -241,26 +241,26 @@ def test_tool(tmp_path, run_tool, capsys):
     np.testing.assert_allclose(difference['value'], expected)
 
     out = tmp_path / 'out.md'
-    run_tool(*map(str, folders), '--draws', '2', '--names', 'x', 'y', '--out', str(out))
+    options = ('--draws', 2, '--names', 'x', 'y', '--out', out)
+    assert 'y - x' in call_main('compare', *folders, *options)
     assert 'y - x' in out.read_text()
-    assert 'y - x' in capsys.readouterr().out
 
 
-def test_out_in_a_new_folder(tmp_path, monkeypatch, run_tool):
+def test_out_in_a_new_folder(tmp_path, monkeypatch, call_main):
     reports(tmp_path, a=pairs(), b=pairs(1.2))
     monkeypatch.chdir(tmp_path)
-    run_tool('a', 'b', '--draws', '2', '--out', 'new/folder/x.md')
+    call_main('compare', 'a', 'b', '--draws', '2', '--out', 'new/folder/x.md')
     text = (tmp_path / 'new/folder/x.md').read_text()
     assert text.startswith('# Comparison')
-    run_tool('a', 'b', '--draws', '3', '--out', 'new/folder/x.md')
+    call_main('compare', 'a', 'b', '--draws', '3', '--out', 'new/folder/x.md')
     assert (tmp_path / 'new/folder/x.md').read_text() != text
     with pytest.raises(UserError, match='draws is 0'):
-        run_tool('a', 'b', '--draws', '0', '--out', 'new/y.json')
+        call_main('compare', 'a', 'b', '--draws', '0', '--out', 'new/y.json')
     assert not (tmp_path / 'new/y.json').exists()
 
 
 def test_names_of_columns():
-    names = runpy.run_path(str(TOOL))['column_names']
+    names = import_module('compare').column_names
     assert names(['/x/a/report', '/x/b/report/report.json']) == ['a', 'b']
     assert names(['/x/a/report', '/y/a']) == ['x/a', 'y/a']
     assert names(['/a', '/x/a']) == ['a', 'x/a']
@@ -285,7 +285,7 @@ def test_names_of_columns():
         (['a', 'b', '--level', '2', '--draws', '2'], 'level is 2'),
     ],
 )
-def test_mistakes(tmp_path, monkeypatch, run_tool, arguments, message):
+def test_mistakes(tmp_path, monkeypatch, call_main, arguments, message):
     reports(tmp_path, a=pairs(), b=pairs(), torn=pairs())
     next((tmp_path / 'torn/evidence').iterdir()).write_bytes(b'PK')
     for name, text in (('damaged', '{"format'), ('old', '{"format": 0}')):
@@ -293,15 +293,4 @@ def test_mistakes(tmp_path, monkeypatch, run_tool, arguments, message):
         (tmp_path / name / 'report.json').write_text(text)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
-        run_tool(*arguments)
-
-
-@pytest.fixture
-def run_tool(monkeypatch):
-    """The tool in this process."""
-
-    def run(*arguments):
-        monkeypatch.setattr('sys.argv', [str(TOOL), *arguments])
-        runpy.run_path(str(TOOL))['main']()
-
-    return run
+        call_main('compare', *arguments)

@@ -32,16 +32,9 @@ RECORD_FILES = ['property', 'train.idx', 'train.lst', 'train.rec']
 
 
 @pytest.fixture
-def convert(monkeypatch, capsys, tmp_path) -> Callable[..., str]:
-    """Calls a converter as the command line does; gives what it prints."""
+def convert(call_main, monkeypatch, tmp_path) -> Callable[..., str]:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / '.cache'))
-
-    def run(tool: str, *arguments: object) -> str:
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
-        import_module(tool).main()
-        return capsys.readouterr().out
-
-    return run
+    return call_main
 
 
 def aligned(data: bytes) -> bytes:
@@ -319,10 +312,16 @@ def test_identities_that_are_paths(convert, tmp_path):
     path = make_list(tmp_path / 'in', 'x/ann/1.jpg', 'x_ann/1.jpg')
     with pytest.raises(UserError, match=r"'x/ann' and 'x_ann' would share the folder"):
         convert('list_to_folder', path, tmp_path / 'two', '--root', tmp_path / 'in')
-    path = make_list(tmp_path / 'in', 'x/1.jpg\t..')
+
+
+@pytest.mark.parametrize('name', ['..', '.', '../..', '.hidden'])
+def test_identities_that_are_no_folders(convert, tmp_path, name):
+    path = make_list(tmp_path / 'in', f'a/1.jpg\t{name}')
+    before = files_in(tmp_path)
     with pytest.raises(UserError, match='is none within a folder'):
-        convert('list_to_folder', path, tmp_path / 'two', '--root', tmp_path / 'in')
-    assert sorted(os.listdir(tmp_path)) == ['in', 'out']
+        convert('list_to_folder', path, tmp_path / 'out', '--root', tmp_path / 'in')
+    assert files_in(tmp_path) == before
+    assert os.listdir(tmp_path) == ['in']
 
 
 def test_images_are_not_replaced_by_themselves(convert, tmp_path):
@@ -373,10 +372,19 @@ def test_pairs_to_bin(convert, faces, pairs, tmp_path):
     (meant,) = listed.metainfo['test_sets'].values()
     assert found['folds'].tolist() == meant['folds'].tolist()
     assert found['same'].tolist() == meant['same'].tolist()
+    for side in ('index_a', 'index_b'):
+        for p in range(20):
+            stored = pack.get_data_info(found[side][p])['img_bytes']
+            file = listed.get_data_info(meant[side][p])['img_path']
+            assert stored == Path(file).read_bytes()
+    options = ('--root', faces, '--size', 8, 12, '--quality', 50)
+    convert('pairs_to_bin', path, tmp_path / 'small.bin', *options)
+    images, _ = pickle.loads((tmp_path / 'small.bin').read_bytes())
+    assert {pixels(image).shape for image in images} == {(8, 12, 3)}
 
 
-def test_the_pairs_of_lfw(convert, tmp_path):
-    folds = 2
+@pytest.mark.parametrize('folds', [2, 10])
+def test_the_pairs_of_lfw(convert, tmp_path, folds):
     names = [f'P{i}' for i in range(folds)]
     for i, name in enumerate(names):
         for k in (1, 2):
@@ -400,13 +408,7 @@ def test_the_pairs_of_lfw(convert, tmp_path):
     ]
     assert [pixels(image)[0, 0, 0] for image in images] == expected
     assert same == [True, False] * folds
-    assert 'FacePack(folds=2)' in told
-    convert(
-        *('pairs_to_bin', tmp_path / 'pairs.txt', tmp_path / 'small.bin'),
-        *('--root', tmp_path / 'lfw', '--extension', 'png', '--size', 3, 4),
-    )
-    smaller, _ = pickle.loads((tmp_path / 'small.bin').read_bytes())
-    assert {pixels(image).shape for image in smaller} == {(3, 4, 3)}
+    assert ('FacePack(folds=2)' in told) == (folds == 2)
     pack = FacePack(str(tmp_path / 'lfw.bin'), folds=folds)
     assert pack.metainfo['test_sets']['lfw']['folds'].tolist() == [
         fold for fold in range(folds) for _ in range(2)

@@ -1,6 +1,5 @@
 """Features of any origin, examined from the command line."""
 
-import importlib.util
 import json
 import pickle
 import re
@@ -16,19 +15,9 @@ from mmhyperface.evaluation import functional as F
 from mmhyperface.inference import Face, FaceEmbeddings, feature_files
 from mmhyperface.inference.embedding_files import save_embeddings
 from mmhyperface.utils.choices import THRESHOLDS
-from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.convention import Convention
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'analysis_tools' / 'eval_features.py'
 DIM = 16
-
-
-@pytest.fixture(scope='module')
-def tool():
-    spec = importlib.util.spec_from_file_location('eval_features', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -47,18 +36,13 @@ def orders(monkeypatch):
 
 
 @pytest.fixture
-def run(tool, warnings, orders, monkeypatch, capsys):
+def run(run_tool, warnings, orders):
     """Calls the tool; its output, or the one line of an error."""
 
     def call(*arguments, status=0):
-        monkeypatch.setattr('sys.argv', ['eval_features.py', *map(str, arguments)])
-        if status:
-            with pytest.raises(SystemExit) as stopped, report_errors():
-                tool.main()
-            assert stopped.value.code == status
-            return capsys.readouterr().err
-        tool.main()
-        return capsys.readouterr().out
+        done = run_tool('analysis_tools/eval_features.py', *arguments)
+        assert done.status == status, done.err
+        return done.err if status else done.out
 
     return call
 
@@ -149,7 +133,7 @@ def test_ijb(run, ijb, arguments, options):
     )
 
 
-def test_ijb_without_mirror_images(run, warnings, ijb):
+def test_ijb_without_mirror_images(run, warnings, ijb, tmp_path):
     root, *_ = ijb
     start = 'ijb', root / 'meta'
     both = root / 'features.npy', '--mirrored', root / 'mirrored.npy'
@@ -170,7 +154,11 @@ def test_ijb_without_mirror_images(run, warnings, ijb):
     merged = run(*search, '--merged')
     assert 'EER' not in merged
     assert 'galleries merged' in merged
-    peer = run(*search, '--fpir-threshold', 'insightface')
+    options = ('--out', tmp_path / 'report', '--draws', 15)
+    peer = run(*search, '--fpir-threshold', 'insightface', *options)
+    content = json.loads((tmp_path / 'report' / 'report.json').read_text())
+    assert content['title'] == f'{root}/half.npy on IJBB, {root}/meta'
+    assert content['intervals']['draws'] == 15
     assert THRESHOLDS['insightface'] in ' '.join(peer.split())
 
 
@@ -516,28 +504,28 @@ def test_names_that_do_not_fit(run, tmp_path):
     )
     command = 'pairs', tmp_path / 'list.txt', tmp_path / 'e.npz', '--folds', 0
     rows = features(5)
-    save_named(
-        tmp_path / 'e.npz', rows[:3], names[:3], [(names[3], 'no face is found')]
-    )
-    error = run(*command, status=1)
-    assert 'e.npz has no embedding of 1 of 4 images of ' in error
-    assert error.endswith(
-        'list.txt: b/1.jpg; it tells of the first: no face is found\n'
-    )
-    save_named(tmp_path / 'e.npz', rows, [*names, 'x/b/1.jpg'])
-    error = run(*command, status=1)
-    assert 'b/1.jpg could be b/1.jpg, x/b/1.jpg; embed the folder' in error
-    # The one that is meant may have no embedding.
-    save_named(tmp_path / 'e.npz', rows[:4], names, [('x/b/1.jpg', 'no face')])
-    error = run(*command, status=1)
-    assert 'b/1.jpg could be b/1.jpg, x/b/1.jpg; embed the folder' in error
-    save_named(tmp_path / 'e.npz', rows, [*names, 'b/1.jpg'])
-    error = run(*command, status=1)
-    assert 'b/1.jpg could be any of its 2 faces; embed one face of each' in error
-    assert '--choose largest' in error
-    # Basenames alone are not enough.
-    save_named(tmp_path / 'e.npz', rows[:4], [Path(name).name for name in names])
-    assert 'has no embedding of 4 of 4 images' in run(*command, status=1)
+    twice = 'b/1.jpg could be b/1.jpg, x/b/1.jpg; embed the folder'
+    for paths, problems, message in (
+        (
+            names[:3],
+            [(names[3], 'no face is found')],
+            'e.npz has no embedding of 1 of 4 images of .*list.txt: b/1.jpg; it tells '
+            'of the first: no face is found$',
+        ),
+        ([*names, 'x/b/1.jpg'], [], twice),
+        # The one that is meant may have no embedding.
+        (names, [('x/b/1.jpg', 'no face')], twice),
+        (
+            [*names, 'b/1.jpg'],
+            [],
+            'b/1.jpg could be any of its 2 faces; embed one face of each.*--choose la',
+        ),
+        # Basenames alone are not enough.
+        ([Path(name).name for name in names], [], 'has no embedding of 4 of 4 images'),
+    ):
+        save_named(tmp_path / 'e.npz', rows[: len(paths)], paths, problems)
+        error = run(*command, status=1)
+        assert re.search(message, error, re.MULTILINE), error
 
     np.save(tmp_path / 'same.npy', np.array([1, 0]))
     command = 'pairs', tmp_path / 'same.npy', tmp_path / 'e.npz', '--folds', 0

@@ -4,9 +4,6 @@ import csv
 import json
 import re
 import shutil
-import sys
-from importlib import import_module
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,10 +14,7 @@ from tiny_network import SIZE, build, config
 
 from mmhyperface.apis import FaceInferencer
 from mmhyperface.gallery import FaceGallery
-from mmhyperface.utils.command_line import report_errors
 from mmhyperface.weights.convention import Convention, OperatingPoint, convention_of
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope='module')
@@ -60,25 +54,8 @@ def save(path, image):
 
 
 @pytest.fixture
-def run(monkeypatch, folder, capsys):
-    """Run a tool: its exit status, stdout and stderr."""
-
-    def call(tool, *arguments):
-        place = ROOT / 'tools' / tool
-        monkeypatch.syspath_prepend(place.parent)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
-        monkeypatch.delitem(sys.modules, place.stem, raising=False)
-        module = import_module(place.stem)
-        try:
-            with report_errors():
-                module.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
+def run(run_tool):
+    return run_tool
 
 
 EMBED, VERIFY, GALLERY = (f'inference/{x}.py' for x in ('embed', 'verify', 'gallery'))
@@ -158,10 +135,8 @@ def test_what_cannot_be_embedded(run, folder, tmp_path):
     for arguments, message in (
         ((model, people, '--out', there), 'is there already; to replace it'),
         ((model, people, '--out', tmp_path / 'e.txt'), 'are written to .npz or'),
-        ((tmp_path / 'none.pth', people, '--out', 'e.npz'), 'none.pth'),
         ((folder / 'old.pth', people, '--out', 'e.npz'), 'tells no convention'),
         ((model, tmp_path / 'n', '--out', tmp_path / 'e.npz'), 'none of 1 pictures'),
-        ((model, tmp_path, '--out', tmp_path / 'e.npz'), 'there is no picture below'),
     ):
         status, _, err = run(EMBED, *arguments)
         assert status == 1
@@ -438,13 +413,10 @@ def test_galleries_that_cannot_be_used(run, folder, tmp_path):
     picture = people / 'p0' / '0.png'
     for arguments, message in (
         (('identify', other, file, picture), 'is a gallery of another model'),
-        (('identify', folder / 'plain.pth', file, picture), 'of another model'),
         (('enrol', other, file, people), 'is a gallery of another model'),
         (('enrol', model, file, people, '--score', 'mean'), 'scores people by best'),
         (('enrol', model, file, people / 'p0'), 'lies in no subfolder'),
-        (('identify', model, tmp_path / 'none.npz', picture), 'none.npz'),
         (('identify', model, tmp_path / 'damaged.npz', picture), 'damaged.npz'),
-        (('list', picture), '0.png'),
         (('identify', model, file, tmp_path / 'no.png'), 'none of 1 pictures'),
         (('identify', model, file, picture, '--out', 'x.txt'), '.csv or .json'),
     ):

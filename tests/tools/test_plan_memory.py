@@ -1,8 +1,6 @@
 """The planned memory against what the allocator sees, and against arithmetic."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -376,10 +374,7 @@ def test_the_tool_lays_out_a_hundred_million_identities(tmp_path):
     ],
     ids=str,
 )
-def test_the_tool_tells_mistakes(monkeypatch, arguments, message):
+def test_the_tool_tells_mistakes(call_main, arguments, message):
     config = str(ROOT / 'configs/sphereface2_quickstart.py')
-    monkeypatch.setattr(
-        sys, 'argv', [TOOL.name, config, '--no-activations', *arguments]
-    )
     with pytest.raises(UserError, match=message):
-        runpy.run_path(str(TOOL))['main']()
+        call_main('plan_memory', config, '--no-activations', *arguments)

@@ -1,7 +1,5 @@
 """The tool, and what it prints of the recipes, against the published settings."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -246,13 +244,6 @@ def settings(cfg: Config) -> dict:
     return actual
 
 
-def printed(monkeypatch, capsys, *arguments: object) -> str:
-    monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])
-    capsys.readouterr()
-    runpy.run_path(TOOL, run_name='__main__')
-    return capsys.readouterr().out
-
-
 def check(name: str, cfg: Config) -> None:
     actual = settings(cfg)
     expected = dict(PUBLISHED[name])
@@ -270,20 +261,19 @@ def test_recipes_are_the_published_ones(name):
 
 
 @pytest.mark.parametrize('name', PRINTED)
-def test_so_are_those_that_are_printed(monkeypatch, capsys, name):
-    text = printed(monkeypatch, capsys, ROOT / 'configs' / f'{name}.py')
+def test_so_are_those_that_are_printed(call_main, name):
+    text = call_main('print_config', ROOT / 'configs' / f'{name}.py')
     check(name, Config.fromstring(text, '.py'))
 
 
-def test_a_printed_config_is_the_config(monkeypatch, capsys, tmp_path):
+def test_a_printed_config_is_the_config(monkeypatch, call_main, tmp_path):
     # With the line breaks that users see.
     monkeypatch.setattr('mmengine.config.config.FormatCode', FormatCode)
     config = ROOT / 'configs' / 'cosface_r50_webface42m.py'
     saved = tmp_path / 'new' / 'mine.py'
     options = ['model.backbone.depth=18', 'data_root=elsewhere']
-    text = printed(
-        monkeypatch, capsys, config, '--save', saved, '--cfg-options', *options
-    )
+    arguments = (config, '--save', saved, '--cfg-options', *options)
+    text = call_main('print_config', *arguments)
     assert saved.read_text() == text
     assert [path.name for path in saved.parent.iterdir()] == ['mine.py']
     expected = Config.fromfile(config)
@@ -295,22 +285,18 @@ def test_a_printed_config_is_the_config(monkeypatch, capsys, tmp_path):
     assert Config.fromfile(saved).to_dict() == expected.to_dict()
 
 
-def test_a_place_that_is_none_is_told_before(monkeypatch, capsys, tmp_path):
-    config = ROOT / 'configs' / 'sface_quickstart.py'
-    with pytest.raises(SystemExit) as stop:
-        printed(monkeypatch, capsys, config, '--save', tmp_path)
-    assert stop.value.code == 1
-    message = capsys.readouterr()
-    assert not message.out
-    assert message.err == f'error: {tmp_path} is a folder; name a file\n'
-    with pytest.raises(SystemExit):
-        printed(monkeypatch, capsys, config, '--save', tmp_path / 'mine')
-    assert capsys.readouterr().err.endswith('name a config file, FILE.py\n')
+def test_a_place_that_is_none_is_told_before(run_tool, tmp_path):
+    command = ('print_config.py', ROOT / 'configs' / 'sface_quickstart.py', '--save')
+    error = f'error: {tmp_path} is a folder; name a file\n'
+    assert run_tool(*command, tmp_path) == (1, '', error)
+    done = run_tool(*command, tmp_path / 'mine')
+    assert done.status == 1
+    assert done.err.endswith('name a config file, FILE.py\n')
 
 
-def test_configs_of_the_installed_package_have_names(monkeypatch, capsys, tmp_path):
+def test_configs_of_the_installed_package_have_names(monkeypatch, call_main, tmp_path):
     monkeypatch.chdir(tmp_path)
-    text = printed(monkeypatch, capsys, 'mmhyperface::sface_quickstart.py')
+    text = call_main('print_config', 'mmhyperface::sface_quickstart.py')
     expected = Config.fromfile(ROOT / 'configs' / 'sface_quickstart.py')
     assert Config.fromstring(text, '.py').to_dict() == expected.to_dict()
     for name in ('mmhyperface::none.py', 'no_such_package::none.py', '::none.py'):

@@ -39,7 +39,7 @@ from mmhyperface.utils.choices import (
     TARS,
     THRESHOLDS,
 )
-from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.command_line import add_overrides, report_errors
 from mmhyperface.utils.paths import require_folder
 
 if TYPE_CHECKING:
@@ -88,12 +88,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--test-sets', nargs='+', default=[], metavar='NAME', help='as of tools/test.py'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        help='override entries of the config: a.b=1 c.d=[x,y]',
-    )
+    add_overrides(parser)
 
 
 def _config(args: argparse.Namespace) -> Results:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.engine.launch import load_config
-from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.command_line import add_overrides, report_errors
 from mmhyperface.utils.errors import UserError
 from mmhyperface.utils.paths import require_file
 
@@ -61,12 +61,7 @@ def parse_args() -> argparse.Namespace:
     add('--threads', type=int, help="of the processor; by default torch's own choice")
     add('--amp', action='store_true', help='measure with automatic mixed precision')
     add('--json', type=Path, help='write the figures to this file')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        help='override entries of the config: a.b=1 c.d=[x,y]',
-    )
+    add_overrides(parser)
     args = parser.parse_args()
     if args.repeats < 1 or min(args.batch_sizes, default=1) < 1:
         raise UserError('--repeats and --batch-sizes must be at least 1')
@@ -78,20 +73,6 @@ def parse_args() -> argparse.Namespace:
     if args.json:
         require_file(args.json)
     return args
-
-
-def device_of(name: str | None) -> torch.device:
-    import torch
-
-    if name is None:
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f'--device {name} cannot be used: {reason}') from None
-    return device
 
 
 def where(device: torch.device) -> str:
@@ -162,8 +143,9 @@ def measure(
     import torch
 
     from mmhyperface.inference.complexity import build_modules
+    from mmhyperface.inference.loading import require_device
 
-    device = device_of(args.device)
+    device = require_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     modules = build_modules(cfg, device)

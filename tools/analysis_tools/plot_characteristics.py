@@ -13,7 +13,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mmhyperface.engine.launch import load_config
-from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.command_line import add_overrides, report_errors
 from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,12 +41,7 @@ def parse_args() -> argparse.Namespace:
         default=60.0,
         help='of a sample to its own centre, in degrees, where others are looked at',
     )
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        help='override entries of all configs: a.b=1 c.d=[x,y]',
-    )
+    add_overrides(parser, 'all configs')
     args = parser.parse_args()
 
     from mmhyperface.visualization import require_picture

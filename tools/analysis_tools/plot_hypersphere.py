@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmhyperface.engine.launch import load_config
-from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.command_line import add_overrides, report_errors
 from mmhyperface.utils.errors import UserError
 
 NOTES = {
@@ -34,12 +34,7 @@ def parse_args() -> argparse.Namespace:
     add('--phase', default='train', choices=tuple(NOTES), help='whose images')
     add('--identities', type=int, default=10, help='the first so many people')
     add('--images', type=int, default=60, help='the first so many of each')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        help='override entries of the config: a.b=1 c.d=[x,y]',
-    )
+    add_overrides(parser)
     args = parser.parse_args()
 
     from mmhyperface.inference.dataset_embeddings import require_names

@@ -17,7 +17,7 @@ import numpy as np
 from mmengine.config import Config
 
 from mmhyperface.engine.launch import load_config, require_checkpoint
-from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.command_line import add_overrides, report_errors
 from mmhyperface.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,12 +56,7 @@ def parse_args() -> argparse.Namespace:
         help='these sets of configs/test_sets, or files like those, instead of the '
         "config's",
     )
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        help='override entries of the config: a.b=1 c.d=[x,y]',
-    )
+    add_overrides(parser)
     args = parser.parse_args()
 
     from mmhyperface.inference.dataset_embeddings import require_names

@@ -31,7 +31,7 @@ from mmhyperface.deployment import TARGETS
 from mmhyperface.deployment.targets import ALIGNED, PRECISIONS
 from mmhyperface.engine.launch import load_config
 from mmhyperface.utils.choices import TOLERANCES
-from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.command_line import add_overrides, report_errors
 from mmhyperface.utils.errors import INCOMPLETE, UserError
 from mmhyperface.utils.paths import require_file, require_folder
 
@@ -56,12 +56,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('checkpoint', metavar='CHECKPOINT', help='what was trained')
     add('--config', required=True, help='it names the test set')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        help='override entries of the config: a.b=1 c.d=[x,y]',
-    )
+    add_overrides(parser)
     add(
         '--test-sets',
         nargs='+',

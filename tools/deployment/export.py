@@ -42,7 +42,7 @@ from mmhyperface.deployment.targets import PRECISIONS, PREPROCESSINGS
 from mmhyperface.engine.launch import load_config
 from mmhyperface.engine.testing import take_test_sets
 from mmhyperface.utils.choices import FLIP_FUSIONS, OPSET, TOLERANCES
-from mmhyperface.utils.command_line import Overrides, report_errors
+from mmhyperface.utils.command_line import add_overrides, report_errors
 from mmhyperface.utils.errors import UserError
 from mmhyperface.utils.paths import require_file
 
@@ -65,12 +65,7 @@ def parse_args() -> argparse.Namespace:
     add('checkpoint', metavar='CHECKPOINT', help='what was trained')
     add('out', metavar='OUT', help='the file to write, .onnx or .pt2')
     add('--config', help='of a checkpoint that tells no convention, or for --test')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=Overrides,
-        help='override entries of the config: a.b=1 c.d=[x,y]',
-    )
+    add_overrides(parser)
     add(
         '--target',
         choices=tuple(TARGETS),

@@ -46,13 +46,14 @@ def main() -> None:
     args = parse_args()
 
     from mmhyperface.inference.annotation import (
+        FORMATS,
         draw_verification,
-        require_image,
         save_picture,
     )
+    from mmhyperface.utils.figures import require_picture
 
     if args.out:
-        require_image(args.out)
+        require_picture(args.out, FORMATS)
     inferencer = inferencer_from(args)
     # A threshold that is not known is told before any picture is read.
     inferencer.threshold(args.threshold, args.far)
