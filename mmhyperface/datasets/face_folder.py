@@ -20,7 +20,7 @@ from .readers.image_files import (
 #: A person: the name of a folder, or the number it stands for.
 Name = str | int
 # Warnings of this process.
-_warnings: set[str] = set()
+_told: set[str] = set()
 
 
 @DATASETS.register_module()
@@ -151,8 +151,8 @@ class FaceFolder(FaceDataset):
             f'passed over in {self.data_root!r}: {len(names)} {what}: {_some(names)}'
         )
         # The sets for training, validation and test are often of one folder.
-        if message not in _warnings:
-            _warnings.add(message)
+        if message not in _told:
+            _told.add(message)
             self._warn(message)
 
     def _scan(

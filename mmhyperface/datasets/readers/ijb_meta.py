@@ -265,7 +265,7 @@ def _check_labels(path: str, subjects: Ints, a: Ints, b: Ints, same: Any) -> Non
     if max(wrong[same].mean(), wrong[~same].mean()) > MOST_CONTRADICTIONS:
         _refuse_line(path, wrong, what)
     if wrong.any():
-        _warn(_message(path, wrong, what))
+        _warn(_told(path, wrong, what))
 
 
 def _compare_sizes(
@@ -321,12 +321,10 @@ def _refuse_line(
 ) -> None:
     """Raises a UserError if a row is wrong; `lines` are theirs, if they are known."""
     if wrong.any():
-        raise UserError(_message(path, wrong, what, lines))
+        raise UserError(_told(path, wrong, what, lines))
 
 
-def _message(
-    path: str, wrong: Any, what: str, lines: Sequence[int] | None = None
-) -> str:
+def _told(path: str, wrong: Any, what: str, lines: Sequence[int] | None = None) -> str:
     row = int(wrong.argmax())
     line = line_of(path, row) if lines is None else lines[row]
     return f'{path}:{line}: {what} ({wrong.sum()} of {len(wrong)} lines)'
