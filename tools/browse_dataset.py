@@ -118,10 +118,10 @@ def rows_of_people(dataset: Any, args: argparse.Namespace) -> list[Row]:
         labels = labels_of(dataset)
         people = np.unique(labels[labels >= 0])
         chosen = np.random.default_rng(args.seed).permutation(people)[: args.identities]
-        found = [np.flatnonzero(labels == p)[: args.images].tolist() for p in chosen]
+        groups = [np.flatnonzero(labels == p)[: args.images].tolist() for p in chosen]
     else:
-        found = first_people(labels_in_order(dataset), args.identities, args.images)
-    return [Row([(number,) for number in numbers]) for numbers in found]
+        groups = first_people(labels_in_order(dataset), args.identities, args.images)
+    return [Row([(number,) for number in numbers]) for numbers in groups]
 
 
 def labels_in_order(dataset: Any) -> Iterator[int]:

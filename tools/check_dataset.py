@@ -283,8 +283,8 @@ def _equal(images: Images) -> list[np.ndarray]:
     """Numbers of images that are the same, byte by byte, in groups."""
     numbers = np.flatnonzero(images.good)
     order = numbers[np.lexsort(images.digests[numbers].T)]
-    found = images.digests[order]
-    new = (found[1:] != found[:-1]).any(axis=1)
+    digests = images.digests[order]
+    new = (digests[1:] != digests[:-1]).any(axis=1)
     starts = np.flatnonzero(np.concatenate([[True], new, [True]]))
     several = np.flatnonzero(np.diff(starts) > 1)
     groups = [np.sort(order[starts[i] : starts[i + 1]]) for i in several]
@@ -295,7 +295,7 @@ def _numbers(images: np.ndarray) -> str:
     return 'images ' + ', '.join(map(str, images))
 
 
-def report(name: str, dataset: Any, images: Images, found: list[Finding]) -> bool:
+def report(name: str, dataset: Any, images: Images, issues: list[Finding]) -> bool:
     """Print what was found in the data set of that name; whether all is well."""
     console = Console()
     announced = getattr(dataset, 'metainfo', {}).get('num_classes')
@@ -317,13 +317,13 @@ def report(name: str, dataset: Any, images: Images, found: list[Finding]) -> boo
         summary.add_row(f'{height} x {width} (height x width)', f'{counts[place]:,}')
     if len(sizes) > 5:
         summary.add_row('other sizes', f'{len(sizes) - 5:,}')
-    for finding in found:
+    for finding in issues:
         summary.add_row(finding.what, f'{finding.count:,}')
     console.print(summary)
-    for finding in found:
+    for finding in issues:
         for example in finding.examples:
             console.print(f'{finding.what}: {example}', soft_wrap=True, markup=False)
-    return not any(finding.bad and finding.count for finding in found)
+    return not any(finding.bad and finding.count for finding in issues)
 
 
 def phases_of(config: Config, phase: str | None) -> dict[str, str]:
@@ -366,8 +366,8 @@ def main() -> None:
         def path_of(number: int, dataset: Any = dataset) -> str:
             return str(dataset.get_data_info(number).get('img_path', 'of no file'))
 
-        found = findings(images, args.show, loading, option, path_of)
-        good &= report(name, dataset, images, found)
+        issues = findings(images, args.show, loading, option, path_of)
+        good &= report(name, dataset, images, issues)
         counts[name] = len(images.labels)
     each = ', '.join(f'{name} {count:,}' for name, count in counts.items())
     print(f'looked at {sum(counts.values()):,} images' + f' ({each})' * bool(counts))

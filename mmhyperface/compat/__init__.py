@@ -9,5 +9,4 @@ Each part is inert where it is not needed, and can go when mmengine catches up.
 |                | that lie in no folder                                         |
 | `checkpoints`  | resuming dies: torch >= 2.6 loads weights only, and mmengine's |
 |                | checkpoints hold HistoryBuffer and numpy scalars              |
-| `distributed`  | launchers and DDP call torch.cuda where there is no GPU       |
 """

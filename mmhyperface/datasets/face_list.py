@@ -34,7 +34,7 @@ class FaceList(FaceDataset):
             ends as an image does. With 'auto' every line is held to the format of
             the first, which takes paths with one of the `extensions`.
         extensions: of images, in any case.
-        check_files: look for every image now, at the price of a walk over them.
+        check_files: look for every image now, which takes its time.
         **kwargs: see :class:`FaceDataset`.
 
     Raises:

@@ -26,7 +26,7 @@ class FaceManifest(FaceDataset):
             absolute.
         path_column: name of the column of the images' paths.
         identity_column: name of the column of the persons.
-        check_files: look for every image now, at the price of a walk over them.
+        check_files: look for every image now, which takes its time.
         **kwargs: see :class:`FaceDataset`.
 
     Raises:

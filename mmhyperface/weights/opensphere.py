@@ -42,8 +42,10 @@ def to_ours(
     """
     if isinstance(backbone, dict):
         backbone = backbone.get('model', backbone)
-    together = isinstance(backbone, dict) and isinstance(backbone.get('backbone'), dict)
-    if together:
+    in_one_file = isinstance(backbone, dict) and isinstance(
+        backbone.get('backbone'), dict
+    )
+    if in_one_file:
         if head is not None:
             raise UserError('the file of the backbone holds a head, too; give no other')
         backbone, head = backbone['backbone'], backbone.get('head')
@@ -52,12 +54,12 @@ def to_ours(
     loss: State = {}
     if head is not None and with_head:
         centres, loss = _centres(unwrapped(as_state(head, 'the head')))
-        if not together:
+        if not in_one_file:
             centres = centres.t()
     options = {}
     if _is_plain_sfnet(state):
         # The newer program has no other.
-        variant = variant or ('opensphere' if together else None)
+        variant = variant or ('opensphere' if in_one_file else None)
         if variant is None:
             raise UserError(
                 'whether an SFNet without batch norm adds before or after its last '

@@ -20,7 +20,7 @@ from mmhyperface.utils.errors import UserError
 _HEAD_BYTES = 512
 
 
-def _stand_in(module: str, name: str) -> type:
+def _placeholder(module: str, name: str) -> type:
     """A class without content, for a name that is only a key of a dict."""
     return type(name, (), {'__module__': module, '__slots__': ()})
 
@@ -30,9 +30,9 @@ def _stand_in(module: str, name: str) -> type:
 _HARMLESS = [
     argparse.Namespace,
     collections.Counter,
-    _stand_in('pytorch_lightning.callbacks.model_checkpoint', 'ModelCheckpoint'),
-    _stand_in('pytorch_lightning.callbacks.early_stopping', 'EarlyStopping'),
-    _stand_in('pytorch_lightning.callbacks.lr_monitor', 'LearningRateMonitor'),
+    _placeholder('pytorch_lightning.callbacks.model_checkpoint', 'ModelCheckpoint'),
+    _placeholder('pytorch_lightning.callbacks.early_stopping', 'EarlyStopping'),
+    _placeholder('pytorch_lightning.callbacks.lr_monitor', 'LearningRateMonitor'),
 ]
 
 

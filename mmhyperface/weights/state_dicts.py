@@ -80,6 +80,7 @@ def centres_in(
         if head.keys() - {*others} == {name} and head[name].ndim == 2:
             return head[name]
     wanted = ' or '.join(f'`{name}`' for name in names)
+    wanted += '' if others else ' alone'
     raise UserError(
         f'the head has {some(list(head))}, where class centres {wanted} belong; '
         f'convert the backbone alone{advice}'

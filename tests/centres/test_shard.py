@@ -1,4 +1,4 @@
-"""Crossings between local, replicated and partial values, against one process."""
+"""Collectives between local, replicated and partial values, against one process."""
 
 import itertools
 

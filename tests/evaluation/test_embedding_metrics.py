@@ -331,6 +331,11 @@ ROWS = np.arange(3)
             'noisy must be booleans, not float64',
         ),
         (
+            MegaFaceIdentification,
+            changed(megaface_set(), noisy=np.zeros(3, bool)),
+            'lengths differ: num_images 55, subjects 55, noisy 3',
+        ),
+        (
             TemplateIdentification,
             without(galleries={'G1': (ROWS - 1, ROWS)}),
             'gallery G1 goes from -1 to 1',
@@ -394,9 +399,9 @@ def test_labels_may_be_numbers():
 def test_how_flips_were_fused_is_told(fusion):
     metric = TemplateVerification()
     metric.dataset_meta = {'test_sets': {'ijb': template_set()}}
-    parsed = {} if fusion is None else {'flip_fusion': fusion}
+    fused = {} if fusion is None else {'flip_fusion': fusion}
     for i, row in enumerate(embeddings()):
-        metric.process(None, [{'sample_idx': i, 'embedding': row, **parsed}])
+        metric.process(None, [{'sample_idx': i, 'embedding': row, **fused}])
     metric.evaluate(SIZE)
     words = {
         'sum': 'image + mirror image',

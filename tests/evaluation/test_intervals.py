@@ -116,9 +116,9 @@ def test_an_end_that_the_kept_scores_do_not_tell():
     intervals = confidence_intervals(result, draws=100)
     assert 'rank-1@50' in intervals
     assert 'tar@far=1e-02' not in intervals
-    (parsed,) = paired_differences([result, result], draws=100)['tar@far=1e-02']
-    assert parsed.value == 0
-    assert math.isnan(parsed.p_value)
+    (difference,) = paired_differences([result, result], draws=100)['tar@far=1e-02']
+    assert difference.value == 0
+    assert math.isnan(difference.p_value)
 
 
 def test_a_far_that_is_not_resolvable_has_no_interval():
@@ -177,9 +177,9 @@ def test_weights_are_those_of_probes_that_are_there_several_times(options):
     expected = F.identify(
         probes[copies], of[copies], galleries, fpirs=(0.05, 0.2), **options
     )
-    actual, parsed = figures(weights), expected.figures()
-    assert np.isfinite(list(parsed.values())).sum() >= 4
-    for name, value in parsed.items():
+    actual, known = figures(weights), expected.figures()
+    assert np.isfinite(list(known.values())).sum() >= 4
+    for name, value in known.items():
         assert np.isnan(value) or actual[name] == pytest.approx(value, abs=1e-12)
 
 

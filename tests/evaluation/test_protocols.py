@@ -138,7 +138,8 @@ def test_a_figure_is_added_in_one_place(tmp_path, monkeypatch):
         lower_is_better=True,
         value=lambda tars: 1 - tars,
     )
-    figures = (*VerificationResult.FIGURES, fnmr)
+    error = FigureOfMerit('error', '1 - AUC', 'auc', value=lambda auc: 1 - auc)
+    figures = (*VerificationResult.FIGURES, fnmr, error)
     monkeypatch.setattr(VerificationResult, 'FIGURES', figures)
     result = verification(0.8)
     tar = result.figures()['tar@far=1e-02']
@@ -154,6 +155,18 @@ def test_a_figure_is_added_in_one_place(tmp_path, monkeypatch):
     (compared,) = compare({'a': report, 'b': report}, draws=5)
     assert compared.differences['fnmr@fmr=1e-02']['b']['value'] == 0
     assert 'FNMR % at' in verification_table({'net': result})
+    write_verification_json({'lfw': {'net': result}}, tmp_path / 'x.json')
+    row = json.loads((tmp_path / 'x.json').read_text())['lfw']['net']
+    assert row['fnmr@fmr=1e-02'] == 1 - tar
+    assert row['error'] == 1 - result.auc
+    assert 'tar@far=1e-02' not in row  # which stands in a list of its own
+
+
+def test_a_figure_of_an_unknown_attribute_is_noticed(monkeypatch):
+    figures = (FigureOfMerit('eer', 'EER', 'equal_error_rate'),)
+    monkeypatch.setattr(VerificationResult, 'FIGURES', figures)
+    with pytest.raises(AttributeError, match='equal_error_rate'):
+        verification().figures()
 
 
 def test_units():

@@ -199,7 +199,7 @@ def formula(
     w: Tensor,
     y: Tensor,
     centres: str = 'normalize',
-    stands_for: Tensor | None = None,
+    class_weight: Tensor | None = None,
     numbers: Tensor = NORMAL,
 ) -> Outcome:
     """The loss of a batch and what is logged of it.
@@ -210,11 +210,11 @@ def formula(
         w: Centres, [C, D]; on the sphere if ``centres`` is ``project``.
         y: Labels, [B].
         centres: See the head.
-        stands_for: How many classes each class [C] counts for, 0 for one that is
+        class_weight: How many classes each class [C] counts for, 0 for one that is
             passed by. By default all count once.
         numbers: What a loss draws for each sample, [B, 1].
     """
-    stands_for = torch.ones_like(w[:, 0]) if stands_for is None else stands_for
+    class_weight = torch.ones_like(w[:, 0]) if class_weight is None else class_weight
     norm = x.norm(dim=1, keepdim=True)
     directions = w if centres == 'project' else F.normalize(w)
     cos = (x / norm) @ directions.T
@@ -225,10 +225,10 @@ def formula(
         own, norm, centres=lambda: directions[y.unique()], numbers=numbers
     )
     context = loss.context(batch)
-    others = (stands_for > 0) & ~F.one_hot(y, len(w)).bool()
+    others = (class_weight > 0) & ~F.one_hot(y, len(w)).bool()
     terms = loss.others(cos, context)
     if loss.additive:
-        folded = (terms * others * stands_for).sum(1, keepdim=True)
+        folded = (terms * others * class_weight).sum(1, keepdim=True)
     else:
         folded = terms.masked_fill(~others, -math.inf).logsumexp(1, keepdim=True)
     data_term = loss.join(loss.target(own, context), folded).mean()
@@ -240,13 +240,13 @@ def formula(
 
 
 def formula_step(
-    case: Case, stands_for: Tensor, dtype: torch.dtype, order: int = 0
+    case: Case, class_weight: Tensor, dtype: torch.dtype, order: int = 0
 ) -> Outcome:
     """A step of the formula.
 
     Args:
         case: The setting, of which it takes the loss and the geometry.
-        stands_for: See :func:`formula`.
+        class_weight: See :func:`formula`.
         dtype: In which it is computed.
         order: Number of a permutation of samples, classes and dimensions, which
             the result does not tell but for rounding; 0 for none.
@@ -258,7 +258,7 @@ def formula_step(
     )
     x, w, y = batch(case.classes)
     x, start = x[by_x][:, by_d].to(dtype), w[by_w][:, by_d].to(dtype)
-    y, stands_for = by_w.argsort()[y[by_x]], stands_for[by_w].to(dtype)
+    y, class_weight = by_w.argsort()[y[by_x]], class_weight[by_w].to(dtype)
 
     loss = CASES[case.loss]()[0].train()
     loss.reset_parameters(case.classes)
@@ -266,11 +266,11 @@ def formula_step(
     w = F.normalize(start) if case.centres == 'project' else start.clone()
     x.requires_grad_()
     w.requires_grad_()
-    out = formula(loss, x, w, y, case.centres, stands_for, NORMAL[by_x])
+    out = formula(loss, x, w, y, case.centres, class_weight, NORMAL[by_x])
     out['loss'].backward()
 
     with torch.no_grad():
-        taken = (stands_for > 0)[:, None]
+        taken = (class_weight > 0)[:, None]
         momentum = (w.grad + DECAY * w) * taken
         moved = (w - LR * momentum - start) * taken
     back_x, back_w, back_d = by_x.argsort(), by_w.argsort(), by_d.argsort()
@@ -287,7 +287,7 @@ def formula_step(
 def rank_step(case: Case) -> Outcome:
     """A step of the head: what this rank knows of it.
 
-    Besides the outcome it holds ``stands_for`` of the rank's own classes, derived
+    Besides the outcome it holds ``class_weight`` of the rank's own classes, derived
     here from the rows that were drawn.
     """
     rank, _ = get_dist_info()
@@ -315,9 +315,9 @@ def rank_step(case: Case) -> Outcome:
         head.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY
     )
     head.attach(optimizer)
-    stands_for = torch.ones(len(shard))
+    class_weight = torch.ones(len(shard))
     if case.sampled:
-        record_draws(head, everyone, stands_for)
+        record_draws(head, everyone, class_weight)
 
     samples = [DataSample().set_gt_label(int(label)) for label in y]
     out = head.train().loss((x,), samples)
@@ -344,12 +344,12 @@ def rank_step(case: Case) -> Outcome:
         'cos_hardest': out['cos_hardest'],
         **parameters,
         **dict(head.loss_module.named_buffers()),
-        'stands_for': stands_for,
+        'class_weight': class_weight,
     }
 
 
-def record_draws(head: HypersphereHead, everyone: Tensor, stands_for: Tensor) -> None:
-    """Write to ``stands_for`` what the rows count for that are to be drawn."""
+def record_draws(head: HypersphereHead, everyone: Tensor, class_weight: Tensor) -> None:
+    """Write to ``class_weight`` what the rows count for that are to be drawn."""
     sampling, shard = head.rows.sampling, head.shard
     draw = sampling.draw
     own = everyone.unique() - shard.start
@@ -362,10 +362,10 @@ def record_draws(head: HypersphereHead, everyone: Tensor, stands_for: Tensor) ->
         others = len(shard) - len(own)
         wanted = max(math.ceil(SAMPLE_RATE * len(shard)) - len(own), 1)
         assert len(drawn.unique()) == len(drawn) == min(wanted, others)
-        stands_for.zero_()
-        stands_for[own] = 1
+        class_weight.zero_()
+        class_weight[own] = 1
         decoupled = head.loss_module.additive
-        stands_for[drawn] = others / max(len(drawn), 1) if decoupled else 1
+        class_weight[drawn] = others / max(len(drawn), 1) if decoupled else 1
         return drawn, factor
 
     sampling.draw = recorded
@@ -388,7 +388,7 @@ def joined(case: Case, parts: Sequence[Outcome]) -> Outcome:
     whole = dict(parts[0])
     for name, first in parts[0].items():
         values = [part[name] for part in parts]
-        rows = name in ('momentum', 'moved', 'stands_for')
+        rows = name in ('momentum', 'moved', 'class_weight')
         if name == 'features' or (rows and case.sharded):
             whole[name] = torch.cat(values)
         elif name in ('loss', 'cos_own', 'cos_hardest') and not case.sharded:
@@ -419,10 +419,10 @@ def error(got: Tensor, truth: Tensor) -> float:
 
 @functools.lru_cache(maxsize=64)
 def truth_of(
-    case: Case, stands_for: tuple[float, ...]
+    case: Case, class_weight: tuple[float, ...]
 ) -> tuple[Outcome, dict[str, float]]:
     """What the formula has in float64, and its errors in float32."""
-    counts = torch.tensor(stands_for)
+    counts = torch.tensor(class_weight)
     truth = formula_step(case, counts, torch.float64)
     rounded = [formula_step(case, counts, torch.float32, i) for i in range(3)]
     return truth, {
@@ -439,12 +439,12 @@ def excesses(case: Case, outcome: Outcome) -> list[str]:
     for every order, and in a mean of thousands of terms roundings cancel out while
     those of the constants that an engine folds into one do not: hence ``FLOOR``.
     """
-    stands_for = outcome.pop('stands_for')
+    class_weight = outcome.pop('class_weight')
     # The formula knows neither engine nor process.
     key = Case(case.loss, '', 1, case.classes, False, case.centres, '', False)
-    truth, errors = truth_of(key, tuple(stands_for.tolist()))
+    truth, errors = truth_of(key, tuple(class_weight.tolist()))
     assert outcome.keys() == truth.keys()
-    passed_by = stands_for == 0
+    passed_by = class_weight == 0
     assert not outcome['momentum'][passed_by].any(), case
     assert not outcome['moved'][passed_by].any(), case
     result = []

@@ -1,4 +1,4 @@
-"""Centres that step while the engine walks them: as the optimizer would, or refused."""
+"""Centres that step in the block loop: as the optimizer would, or refused."""
 
 import itertools
 

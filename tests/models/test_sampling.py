@@ -117,8 +117,8 @@ def test_every_sample_is_as_likely_as_any_other():
     sampling, weight, own = Sampling(0.5, True), torch.empty(7, 1), torch.tensor([2, 5])
     counts: dict[tuple, int] = {}
     for _ in range(6000):
-        drawn, stands_for = sampling.draw(weight, own)
-        assert stands_for == 5 / 2
+        drawn, class_weight = sampling.draw(weight, own)
+        assert class_weight == 5 / 2
         counts[tuple(drawn.tolist())] = counts.get(tuple(drawn.tolist()), 0) + 1
     assert set(counts) == set(itertools.combinations((0, 1, 3, 4, 6), 2))
     # 600 expected; the standard deviation is 23.
@@ -128,12 +128,14 @@ def test_every_sample_is_as_likely_as_any_other():
 @pytest.mark.parametrize('rate', [0.01, 0.3, 0.5, 0.99])
 @pytest.mark.parametrize('own', [0, 1, 5, 39, 40])
 def test_size_of_the_sample(rate, own):
-    drawn, stands_for = Sampling(rate, True).draw(torch.empty(40, 1), torch.arange(own))
+    drawn, class_weight = Sampling(rate, True).draw(
+        torch.empty(40, 1), torch.arange(own)
+    )
     wanted = max(math.ceil(rate * 40), own + math.ceil(rate * (40 - own) / 2))
     assert own + len(drawn) == min(wanted, 40)
     assert (drawn >= own).all()
     if len(drawn):
-        assert stands_for == (40 - own) / len(drawn)
+        assert class_weight == (40 - own) / len(drawn)
     assert Sampling(rate, False).draw(torch.empty(40, 1), torch.arange(own))[1] == 1
 
 
@@ -266,10 +268,10 @@ def test_accumulated_batches_share_their_sample(loss, centres, engine):
     for (x, y), own, drawn, others in zip(
         batches, ([1, 4], [1, 2, 3, 4]), ([0, 3], [0]), counts, strict=True
     ):
-        stands_for = torch.zeros(C, dtype=torch.float64)
-        stands_for[own] = 1
-        stands_for[drawn] = len(others) / len(drawn) if module.additive else 1
-        out = formula(module, x, w, torch.tensor(y), centres, stands_for)
+        class_weight = torch.zeros(C, dtype=torch.float64)
+        class_weight[own] = 1
+        class_weight[drawn] = len(others) / len(drawn) if module.additive else 1
+        out = formula(module, x, w, torch.tensor(y), centres, class_weight)
         out['loss'].backward()
     buffer = optimizer.state[head.weight]['momentum_buffer']
     torch.testing.assert_close(buffer, w.grad)
@@ -426,14 +428,14 @@ def test_rows_that_were_passed_by_catch_up(loss, momentum, fused):
     w, velocity = head.weight.detach().clone(), torch.zeros(C, D).double()
     for seed, (y, drawn) in enumerate(BATCHES * 2):
         lr = 0.5 * 0.8**seed
-        stands_for = torch.zeros(C).double()
-        stands_for[drawn] = 1
+        class_weight = torch.zeros(C).double()
+        class_weight[drawn] = 1
         if module.additive:
-            stands_for[drawn] = (C - len({*y})) / len(drawn)
-        stands_for[y] = 1
+            class_weight[drawn] = (C - len({*y})) / len(drawn)
+        class_weight[y] = 1
         leaf = w.clone().requires_grad_()
         out = formula(
-            module, features(3, seed), leaf, torch.tensor(y), stands_for=stands_for
+            module, features(3, seed), leaf, torch.tensor(y), class_weight=class_weight
         )
         out['loss'].backward()
         velocity = momentum * velocity + leaf.grad + 0.1 * w

@@ -356,14 +356,14 @@ def test_no_rows_at_all(name):
 
 def test_settings_of_the_loss_may_change():
     """Of a margin that a hook moves, and the type of the tensors."""
-    walker = Blocked(block=4)
+    blocked = Blocked(block=4)
     for margin in (0.1, 0.5, 0.1):
         for double in (False, True):
             results = []
             for engine in ('dense', 'blocked'):
                 loss = SphereFace2Loss(r=8.0)
                 head = head_of(loss, engine)
-                head.engine = walker if engine == 'blocked' else engine
+                head.engine = blocked if engine == 'blocked' else engine
                 head = head.double() if double else head
                 loss.m = margin
                 results.append(gradients(head, *batch(head)))

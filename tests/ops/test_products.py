@@ -43,7 +43,7 @@ def denormals_are_kept() -> bool:
     return (torch.full((), 2.0**-126, dtype=torch.float32) / 2).item() > 0
 
 
-def walk() -> None:
+def block_loop() -> None:
     loss = SphereFace2Loss()
     loss.reset_parameters(7)
     x, rows = (torch.randn(n, 3, dtype=torch.float64) for n in (2, 7))
@@ -59,12 +59,12 @@ def walk() -> None:
 )
 @pytest.mark.parametrize('default', [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize('kept', [True, False])
-def test_a_walk_leaves_denormal_numbers_as_they_were(kept, default):
+def test_a_block_loop_leaves_denormal_numbers_as_they_were(kept, default):
     found = []
 
     def run() -> None:
         torch.set_flush_denormal(not kept)
-        walk()
+        block_loop()
         found.append(denormals_are_kept())
         with denormals_flushed():
             found.append(not denormals_are_kept())

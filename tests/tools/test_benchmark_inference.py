@@ -186,7 +186,7 @@ def test_a_deep_network_of_chance_gives_numbers():
     model = build(backbone=backbone)
     crops = np.zeros((1, 32, 32, 3), np.uint8)
     assert not np.isfinite(TorchNetwork(model).embed(crops)).all()
-    found = TorchNetwork(tool.settled(model)).embed(crops)
+    found = TorchNetwork(tool.with_own_statistics(model)).embed(crops)
     assert np.isfinite(found).all()
     assert 0.01 < np.linalg.norm(found) < 100
     assert not model.training

@@ -390,11 +390,11 @@ def load(args: argparse.Namespace) -> FaceRecognizer:
         raise UserError(f'{args.model} is a config, and so is --config; give one')
     if is_config:
         torch.manual_seed(0)
-        return settled(get_model(args.model, None, args.device))
+        return with_own_statistics(get_model(args.model, None, args.device))
     return get_model(args.config, args.model, args.device)
 
 
-def settled(model: FaceRecognizer) -> FaceRecognizer:
+def with_own_statistics(model: FaceRecognizer) -> FaceRecognizer:
     """A network of chance with the statistics of its own activations.
 
     Without them those of a deep one overflow.

@@ -52,14 +52,14 @@ def settings_table(
     table = Table('loss', 'settings: accuracy %, the published one first', box=MARKDOWN)
     for loss, runs in settings.items():
         described = [
-            f'{_told(run)}: {cell([result], ACCURACY)}'
+            f'{_described(run)}: {cell([result], ACCURACY)}'
             for run, result in zip(runs, done[loss], strict=True)
         ]
         table.add_row(loss, '; '.join(described))
     return table
 
 
-def _told(run: Run) -> str:
+def _described(run: Run) -> str:
     options = dict(run.loss or {})
     del options['type']
     return ', '.join(

@@ -134,13 +134,13 @@ class Outcome(NamedTuple):
     Attributes:
         path: from SOURCE on.
         reason: why it has no crop, as ``kind: particulars``.
-        found: landmarks and score by the detector.
+        detected: landmarks and score by the detector.
         remarks: on how it was turned for the detector.
     """
 
     path: str
     reason: str = ''
-    found: Sequence[float] = ()
+    detected: Sequence[float] = ()
     remarks: tuple[str, ...] = ()
 
 
@@ -177,17 +177,17 @@ class Aligner:
         if points is None and self.detector is None:
             return Outcome(path, f'no landmarks: {self.args.landmarks} has none')
         source = os.path.join(self.args.source, path)
-        found: Sequence[float] = ()
+        detected: Sequence[float] = ()
         remarks: tuple[str, ...] = ()
         try:
             data = encoded_face({'img_path': source})
             image = decode_face(data, source)
             if self.detector is not None:
                 turns, remarks = orientation_of(data)
-                found = self._find(self.detector, image, turns)
-                if not found:
+                detected = self._find(self.detector, image, turns)
+                if not detected:
                     return Outcome(path, 'no face: YuNet found none')
-            place = np.array(found[:10] or points).reshape(5, 2)
+            place = np.array(detected[:10] or points).reshape(5, 2)
             face = dict(img=image, img_path=source, landmarks=place)
             crop = self.align.transform(face)['img']
         except (UserError, cv2.error) as error:
@@ -195,7 +195,7 @@ class Aligner:
             why = ' '.join(str(error).removeprefix(f'{source}: ').split())
             return Outcome(path, f'{kind}: {why}')
         self._write(crop_of(path, self.args), crop)
-        return Outcome(path, found=found, remarks=remarks)
+        return Outcome(path, detected=detected, remarks=remarks)
 
     def _find(self, detector: YuNet, image: np.ndarray, turns: int) -> list[float]:
         """x1 y1 to x5 y5 in pixels, and the score, of one face; [] if there is none.
@@ -310,7 +310,7 @@ def begin_tables(todo: Sequence[str], args: argparse.Namespace) -> None:
 def record(ends: Sequence[Outcome], args: argparse.Namespace) -> None:
     for name, rows in (
         ('not_aligned.tsv', [(end.path, end.reason) for end in ends if end.reason]),
-        ('landmarks.tsv', [(end.path, *end.found) for end in ends if end.found]),
+        ('landmarks.tsv', [(end.path, *end.detected) for end in ends if end.detected]),
     ):
         if rows:
             with open(

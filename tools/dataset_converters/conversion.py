@@ -212,8 +212,8 @@ class Pictures:
             self.workers, initializer=_prepare, initargs=self._work
         ) as pool:
             results = in_order(pool, _look, tasks, AHEAD * self.workers)
-            for found in track(results, 'converting', len(starts), transient=True):
-                for picture in found:
+            for pictures in track(results, 'converting', len(starts), transient=True):
+                for picture in pictures:
                     if isinstance(picture, Picture):
                         self.count += 1
                         yield picture

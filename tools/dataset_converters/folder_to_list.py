@@ -59,10 +59,10 @@ def check(folder: FaceFolder, path: str) -> None:
     except UserError as error:
         raise UserError(f'no list can hold these names: {error}') from None
     both = (entries(images, folder.data_root) for images in (folder, listed))
-    for meant, found in zip_longest(*both):
-        if meant != found:
+    for meant, actual in zip_longest(*both):
+        if meant != actual:
             raise UserError(
-                f'no list can hold {meant!r}: it would be read as {found!r}'
+                f'no list can hold {meant!r}: it would be read as {actual!r}'
             )
 
 

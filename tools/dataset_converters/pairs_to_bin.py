@@ -97,9 +97,9 @@ def main() -> None:
         extension=args.extension,
         check_files=not args.skip_damaged,
     )
-    told = pairs.metainfo['test_sets'][pairs.name]
-    same, folds = told['same'], told['folds']
-    numbers = np.stack([told['index_a'], told['index_b']], 1).ravel()
+    test_set = pairs.metainfo['test_sets'][pairs.name]
+    same, folds = test_set['same'], test_set['folds']
+    numbers = np.stack([test_set['index_a'], test_set['index_b']], 1).ravel()
     kept: list[bool] = []
     with Pictures(
         pairs, args.workers, args.skip_damaged, encoding_of(args), numbers

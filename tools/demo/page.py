@@ -75,7 +75,7 @@ def _identify(gr: Any, page: Any, answers: Answers) -> None:
                 height=180,
             )
             enrol = gr.Button('Enrol', variant='primary', elem_id='enrol')
-            told = gr.HTML(elem_id='told')
+            message = gr.HTML(elem_id='told')
             people = gr.HTML(answers.people, elem_id='people')
             with gr.Row(elem_id='forget', visible=False) as forget:
                 whom = gr.Dropdown([], label='Remove', elem_id='whom', min_width=140)
@@ -104,8 +104,8 @@ def _identify(gr: Any, page: Any, answers: Answers) -> None:
         return (text, '', None) if is_done else (text, gr.skip(), gr.skip())
 
     for button, act, inputs, outputs in (
-        (enrol, enrolled, [person, files], [told, person, files]),
-        (remove, answers.remove, [whom], [told]),
+        (enrol, enrolled, [person, files], [message, person, files]),
+        (remove, answers.remove, [whom], [message]),
     ):
         button.click(act, inputs, outputs, api_visibility='private').then(
             known, outputs=shown, **private

@@ -102,8 +102,8 @@ class RecordFile:
     def records(self) -> Iterator[tuple[int, bytes | DamagedImage]]:
         """(offset, record) of all records from the start of the file on.
 
-        In the place of a damaged one comes the error; then the walk goes on at the
-        next magic at which a record begins.
+        In the place of a damaged one comes the error; then it goes on at the next
+        magic at which a record begins.
         """
         offset = 0
         while offset < self.size:

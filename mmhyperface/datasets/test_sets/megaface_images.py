@@ -39,7 +39,7 @@ class MegaFaceImages(FaceDataset):
             none.
         megaface_noises: list of the distractors that show one of the probes, likewise.
         num_distractors: only the first so many.
-        check_files: look for every image now, at the price of a walk over them.
+        check_files: look for every image now, which takes its time.
         **kwargs: see :class:`FaceDataset`, without `ann_file` and `data_prefix`;
             `indices` is refused.
 

@@ -37,7 +37,7 @@ class MarginSchedulerHook(Hook):
         dm: Step.
         begin: First iteration of the linear part.
         end: Iteration from which the loss's own margin holds.
-        param: Name of the margin in the loss.
+        param: Name of the margin in the loss, one of its ``margins``.
     """
 
     def __init__(

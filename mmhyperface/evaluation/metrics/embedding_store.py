@@ -40,6 +40,7 @@ class EmbeddingStore:
         self.flip = 'model'
         self._pieces: list[Piece] = []
         self._open: list[Piece] = []  # of single batches, which will be one
+        self._open_bytes = 0
 
     def add(self, data_samples: Sequence[dict]) -> None:
         """Keep the ``embedding`` [D] of each sample, by its ``sample_idx``.
@@ -64,7 +65,8 @@ class EmbeddingStore:
         rows = torch.stack(chosen).detach().float().cpu().numpy()
         self._open.append((numbers[kept], rows))
         # A piece of each process travels at a time.
-        if sum(x.nbytes for _, x in self._open) * get_world_size() >= PIECE_BYTES:
+        self._open_bytes += rows.nbytes
+        if self._open_bytes * get_world_size() >= PIECE_BYTES:
             self._close_piece()
 
     def gather(self) -> Embeddings | None:
@@ -114,6 +116,7 @@ class EmbeddingStore:
             numbers, rows = zip(*self._open, strict=True)
             self._pieces.append((np.concatenate(numbers), np.concatenate(rows)))
             self._open.clear()
+            self._open_bytes = 0
 
 
 def _check_one_dim(dims: set[int]) -> None:

@@ -137,7 +137,8 @@ class Result(ABC):
 
     def figures(self) -> dict[str, float]:
         """Figures by name, rates as fractions; NaN where a rate cannot be resolved."""
-        known = self._named(vars(self))
+        values = {x.values: getattr(self, x.values) for x in self.FIGURES}
+        known = self._named(values)
         return known if self.finite else dict.fromkeys(known, float('nan'))
 
     def resampler(self) -> tuple[int, Callable[[Ints], dict[str, float]]] | None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mmhyperface.utils.atomic_files import new_files
 
-from ..protocols import VerificationResult, figure_of
+from ..protocols import VerificationResult, figure_of, rate_name
 from ..protocols.base import finite
 from ..protocols.drawing import label
 from ..protocols.verification import curves_of, draw_roc, draw_scores
@@ -120,12 +120,14 @@ def _figures(result: VerificationResult) -> dict:
     def number(value: float) -> float | None:
         return finite(value) if result.finite else None
 
+    listed = {f'tar@far={rate_name(far)}' for far in result.fars}
     return {
         'finite': result.finite,
+        **{figure.key: None for figure in result.FIGURES if not figure.axes},
         **{
-            figure.key: number(getattr(result, figure.values))
-            for figure in result.FIGURES
-            if not figure.axes
+            name: finite(value)
+            for name, value in result.figures().items()
+            if name not in listed
         },
         'accuracy_thresholds': [number(x) for x in result.accuracy_thresholds],
         'tar_at_far': [
