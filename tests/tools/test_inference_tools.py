@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,8 +15,6 @@ from tiny_network import SIZE, build, config
 from mmhyperface.apis import FaceInferencer
 from mmhyperface.gallery import FaceGallery
 from mmhyperface.weights.convention import Convention, OperatingPoint, convention_of
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope='module')
