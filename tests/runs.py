@@ -23,7 +23,10 @@ from mmengine.runner import Runner
 from mmhyperface.apis import build_runner
 from mmhyperface.utils.command_line import end_process_group
 
-CONFIGS = Path(__file__).parent.parent / 'configs'
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / 'configs'
+# The scripts call this interpreter.
+PYTHON_FIRST = {'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
 # Processes are forked from a server that has imported what takes a fresh interpreter
 # seconds. It has done nothing else: no threads, no settings of a test.
 FORKS = multiprocessing.get_context('forkserver')
@@ -181,7 +184,7 @@ def _script(
 def call_tool(monkeypatch: pytest.MonkeyPatch, tool: str, *arguments: object) -> None:
     """Be a script of tools/, in the process of the test, for imports take long."""
     monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
-    runpy.run_path(str(CONFIGS.parent / 'tools' / tool), run_name='__main__')
+    runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
 
 
 def as_main(command: list[str]) -> None:
@@ -215,3 +218,15 @@ def run_script(
         process.join()
         written = [path.read_text() for path in outputs]
     return subprocess.CompletedProcess(words, process.exitcode, *written)
+
+
+def call(*command: object, status: int = 0, **env: str) -> subprocess.CompletedProcess:
+    """Run a command in the repository, as a user does; it ends with the status."""
+    env = os.environ | PYTHON_FIRST | env
+    words = list(map(str, command))
+    if words[0] in ('python', sys.executable) and words[1].endswith('.py'):
+        done = run_script(*words[1:], cwd=ROOT, env=env)
+    else:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 from mmengine.config import Config
-from runs import CONFIGS
+from runs import CONFIGS, ROOT
 
-ROOT = CONFIGS.parent
 INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
 METAFILES = [yaml.safe_load((ROOT / path).read_text()) for path in INDEX['Import']]
 COLLECTIONS = [entry for file in METAFILES for entry in file['Collections']]

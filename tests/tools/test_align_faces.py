@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import pytest
 from drawn_faces import COLOURS, draw_dots, draw_face, moved, write_model
+from runs import ROOT
 
 from mmhyperface.datasets.transforms import template
 from mmhyperface.inference.inputs import read_landmarks
 from mmhyperface.utils.errors import UserError
 
-ROOT = Path(__file__).parent.parent.parent
 TOOL = ROOT / 'tools' / 'dataset_converters' / 'align_faces.py'
 COLUMNS = ['path', 'x1', 'y1', 'x2', 'y2', 'x3', 'y3', 'x4', 'y4', 'x5', 'y5']
 

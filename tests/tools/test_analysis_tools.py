@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
-from runs import call_tool, small_config, train
-from test_tools import ROOT
+from runs import ROOT, call_tool, small_config, train
 
 from mmhyperface import visualization
 from mmhyperface.utils.errors import UserError

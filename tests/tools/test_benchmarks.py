@@ -3,7 +3,6 @@
 import json
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import classifier_peers as peers
 import classifier_step as step
@@ -11,17 +10,14 @@ import examination
 import numpy as np
 import pytest
 import torch
-from runs import run_script
+from runs import ROOT, call
 
 from mmhyperface.utils.errors import UserError
 
-ROOT = Path(__file__).parent.parent.parent
-BENCHMARKS = ROOT / 'tools' / 'benchmarks'
-
 
 def run(script: str, *arguments: object, status: int = 0) -> str:
-    done = run_script(BENCHMARKS / script, *arguments, cwd=ROOT)
-    assert done.returncode == status, done.stdout + done.stderr
+    path = ROOT / 'tools' / 'benchmarks' / script
+    done = call('python', path, *arguments, status=status)
     assert 'Traceback' not in done.stderr
     return done.stdout + done.stderr
 

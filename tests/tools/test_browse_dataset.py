@@ -13,11 +13,11 @@ import record_files
 from ijb_files import write_ijb
 from megaface_files import write_megaface
 from record_files import picture, seed_of
+from runs import ROOT
 
 from mmhyperface.datasets import SyntheticFaces
 from mmhyperface.utils.errors import UserError
 
-ROOT = Path(__file__).parent.parent.parent
 # Image k of identity i is picture 4 * i + k.
 PEOPLE, EACH, SIZE = 5, 4, 16
 GAP, LINE = 6, 18

@@ -9,10 +9,10 @@ import pytest
 import record_files
 from mmengine.config import ConfigDict
 from PIL import Image
+from runs import ROOT
 
 from mmhyperface.datasets.transforms import LoadFace
 
-ROOT = Path(__file__).parent.parent.parent
 CONFIG = 'configs/sphereface2_r100_ms1m.py'
 FOLDER = 'configs/sphereface2_facefolder.py'
 

@@ -6,8 +6,8 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+from runs import ROOT, call
 from small_results import identification, megaface, verification
-from test_tools import ROOT, call
 
 from mmhyperface.evaluation.intervals import paired_differences
 from mmhyperface.evaluation.protocols import PROTOCOLS

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from record_files import MAGIC, header, insightface_records, picture, write
-from test_tools import ROOT, call
+from runs import ROOT, call
 
 from mmhyperface.datasets import FaceFolder, FaceList, FacePack, FacePairs, FaceRecord
 from mmhyperface.datasets.damage import DamagedImage

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.utils import digit_version
-from test_tools import ROOT, call
+from runs import ROOT, call
 from torch.autograd.profiler import profile
 
 from mmhyperface.engine.memory_plan import (

@@ -12,8 +12,7 @@ import torch
 from ijb_files import drawn_faces, write_ijb
 from megaface_files import write_megaface
 from mmpretrain.structures import DataSample
-from runs import CONFIGS, call_tool, small_config
-from test_tools import call
+from runs import CONFIGS, call, call_tool, small_config
 
 from mmhyperface.engine.launch import load_config
 from mmhyperface.engine.testing import save_features, take_test_sets

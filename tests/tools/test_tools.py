@@ -16,16 +16,13 @@ import cv2
 import numpy as np
 import pytest
 import record_files
-from runs import as_main, call_tool, run_script, small_config, spawn
+from runs import PYTHON_FIRST, ROOT, as_main, call, call_tool, small_config, spawn
 
 from mmhyperface.apis import build_runner
 from mmhyperface.engine.launch import config_from, load_config
 from mmhyperface.utils.command_line import argument_parser
 from mmhyperface.utils.errors import UserError
 
-ROOT = Path(__file__).parent.parent.parent
-# The scripts call this interpreter.
-PYTHON_FIRST = {'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
 # Seconds after which a process hangs, however busy the machine.
 PATIENCE = 300
 SMALL = [
@@ -58,17 +55,6 @@ SYNTHETIC = [
     'default_hooks.checkpoint.interval=2',
     'default_hooks.logger.interval=1',
 ]
-
-
-def call(*command: object, status: int = 0, **env: str) -> subprocess.CompletedProcess:
-    env = os.environ | PYTHON_FIRST | env
-    words = list(map(str, command))
-    if words[0] in ('python', sys.executable) and words[1].endswith('.py'):
-        done = run_script(*words[1:], cwd=ROOT, env=env)
-    else:
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=env)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope='module')

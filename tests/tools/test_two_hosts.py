@@ -3,13 +3,11 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import scalars, small_config, train
+from runs import ROOT, scalars, small_config, train
 
-ROOT = Path(__file__).parents[2]
 HOSTS = ('10.73.0.1', '10.73.0.2')
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from common import peer_file
 from torch import Tensor, nn
-
-from mmhyperface.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -44,24 +43,19 @@ def load(peer_dir: Path, peer: Peer) -> ModuleType:
     Raises:
         UserError: If the folder holds no such file.
     """
-    files = sorted((peer_dir / peer.folder).rglob(peer.file))
-    if not files:
-        raise UserError(
-            f'there is no {peer.file} below {peer_dir / peer.folder}; clone the '
-            'repository there'
-        )
-    package = ModuleType(f'peer_{peer.folder}_{files[0].parent.name}')
-    package.__path__ = [str(files[0].parent)]
+    path = peer_file(peer_dir / peer.folder, peer.file)
+    package = ModuleType(f'peer_{peer.folder}_{path.parent.name}')
+    package.__path__ = [str(path.parent)]
     sys.modules[package.__name__] = package
-    return importlib.import_module(f'{package.__name__}.{files[0].stem}')
+    return importlib.import_module(f'{package.__name__}.{path.stem}')
 
 
-def _sphereface(module: ModuleType, classes: int, dim: int, half: bool) -> nn.Module:
-    return module.SphereFace(dim, classes, s=30.0, m=1.5)
-
-
-def _sphereface2(module: ModuleType, classes: int, dim: int, half: bool) -> nn.Module:
-    return module.SphereFace2(dim, classes, alpha=0.7, r=40.0, m=0.4, t=3.0, lw=1.0)
+def _opensphere(name: str, **options: float) -> Peer:
+    return Peer(
+        'opensphere',
+        f'head/{name.lower()}.py',
+        lambda module, classes, dim, _: getattr(module, name)(dim, classes, **options),
+    )
 
 
 class _SFace(nn.Module):
@@ -126,9 +120,9 @@ def peers(rates: list[float]) -> dict[str, Peer]:
         )
 
     return {
-        'OpenSphere SphereFace': Peer('opensphere', 'head/sphereface.py', _sphereface),
-        'OpenSphere SphereFace2': Peer(
-            'opensphere', 'head/sphereface2.py', _sphereface2
+        'OpenSphere SphereFace': _opensphere('SphereFace', s=30.0, m=1.5),
+        'OpenSphere SphereFace2': _opensphere(
+            'SphereFace2', alpha=0.7, r=40.0, m=0.4, t=3.0, lw=1.0
         ),
         'SFace SFaceLoss': Peer('SFace', 'head/metrics.py', _SFace),
         **{

@@ -42,12 +42,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
-from common import benchmark_parser, new_table, processor, resident, write_json
+from common import benchmark_parser, conclude, new_table, processor, resident
 from rich.console import Console
 from rich.table import Table
 
@@ -224,14 +226,12 @@ def ours(
         sample_rate=sample_rate,
         fused_update=fused_update,
         matmul_dtype=problem.matmul_dtype,
-    ).to(problem.device)
-    optimizer = _sgd(head, problem)
-    head.attach(optimizer)
-    return _training_step(
-        problem,
-        optimizer,
-        lambda: head.loss((problem.x,), problem.samples)['loss'],
     )
+
+    def forward() -> Tensor:
+        return head.loss((problem.x,), problem.samples)['loss']
+
+    return _training_step(problem, head, forward)
 
 
 def theirs(problem: Problem, peer_dir: Path, peer: Peer) -> Step:
@@ -242,23 +242,20 @@ def theirs(problem: Problem, peer_dir: Path, peer: Peer) -> Step:
         problem.classes,
         problem.dim,
         problem.matmul_dtype is not None,
-    ).to(problem.device)
-    optimizer = _sgd(module, problem)
-    return _training_step(problem, optimizer, lambda: module(problem.x, problem.y))
-
-
-def _sgd(module: nn.Module, problem: Problem) -> torch.optim.SGD:
-    import torch
-
-    module.train()
-    return torch.optim.SGD(
-        module.parameters(), lr=problem.lr, momentum=problem.momentum
     )
+    return _training_step(problem, module, lambda: module(problem.x, problem.y))
 
 
 def _training_step(
-    problem: Problem, optimizer: torch.optim.Optimizer, forward: Callable[[], Tensor]
+    problem: Problem, module: nn.Module, forward: Callable[[], Tensor]
 ) -> Step:
+    import torch
+
+    parameters = module.to(problem.device).train().parameters()
+    optimizer = torch.optim.SGD(parameters, problem.lr, problem.momentum)
+    if hasattr(module, 'attach'):
+        module.attach(optimizer)
+
     def step() -> None:
         problem.x.grad = None
         optimizer.zero_grad()
@@ -280,26 +277,18 @@ def contenders(args: argparse.Namespace) -> dict[str, Callable[[Problem], Step]]
         'floor': Floor,
         'folded floor': lambda problem: Floor(problem, folded=True),
     }
-
-    def add(name: str, loss: str, engine: str, **options: float) -> None:
-        rows[f'{loss} {engine}{name}'] = lambda problem: ours(
-            problem, loss, engine, args.centres, **options
-        )
-
     rates = sampled(args)
-    for loss in args.losses:
-        for engine in args.engines:
-            add('', loss, engine)
-            if engine != 'dense':
-                add(', fused update', loss, engine, fused_update=True)
-            for rate in rates:
-                add(f', rate {rate:g}', loss, engine, sample_rate=rate)
-                if engine != 'dense':
-                    both = dict(sample_rate=rate, fused_update=True)
-                    add(f', rate {rate:g}, fused update', loss, engine, **both)
+    ways = product(args.losses, args.engines, [1.0, *rates], [False, True])
+    for loss, engine, rate, fused in ways:
+        name = f'{loss} {engine}' + f', rate {rate:g}' * (rate < 1)
+        options = dict(loss=loss, engine=engine, centres=args.centres, sample_rate=rate)
+        if not fused:
+            rows[name] = partial(ours, **options)
+        elif engine != 'dense':
+            rows[f'{name}, fused update'] = partial(ours, **options, fused_update=True)
     if args.peer_dir:
         for name, peer in peers(rates).items():
-            rows[name] = lambda problem, peer=peer: theirs(problem, args.peer_dir, peer)
+            rows[name] = partial(theirs, peer_dir=args.peer_dir, peer=peer)
     return {name: row for name, row in rows.items() if re.search(args.only, name)}
 
 
@@ -545,13 +534,12 @@ def main() -> None:
         results += [
             dict(asdict(row), ratio=row.ratio, quartiles=row.quartiles) for row in rows
         ]
-    console.print(', '.join(f'{key} {value}' for key, value in settings.items()))
+    conclude(console, args, settings, rows=results)
     notes = {row['name']: row['note'] for row in results if row['note']}
     for name, note in notes.items():
         console.print(f'{name}: {note}')
     if not args.peer_dir:
         console.print('no --peer-dir: the official heads were not measured')
-    write_json(args, dict(settings, rows=results))
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from mmhyperface.utils.errors import UserError
@@ -38,6 +39,14 @@ def write_json(args: argparse.Namespace, figures: dict[str, Any]) -> None:
     """Write the figures to the file that was asked for."""
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1))
+
+
+def conclude(
+    console: Console, args: argparse.Namespace, settings: dict[str, Any], **figures: Any
+) -> None:
+    """Print what the figures depend on, and write both to the file asked for."""
+    console.print(', '.join(f'{key} {value}' for key, value in settings.items()))
+    write_json(args, settings | figures)
 
 
 def options_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -106,6 +115,17 @@ def _megabytes(file: Path, field: str) -> float:
         raise UserError('memory is measured on Linux only: there is no /proc')
     kilobytes = re.search(rf'^{field}:\s+(\d+)', file.read_text(), re.M)[1]
     return int(kilobytes) * 1024 / 1e6
+
+
+def peer_file(folder: Path, file: str) -> Path:
+    """A file below the checkout of another project.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if files := sorted(folder.rglob(file)):
+        return files[0]
+    raise UserError(f'there is no {file} below {folder}; clone the repository there')
 
 
 def processor() -> str:

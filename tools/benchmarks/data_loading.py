@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from common import benchmark_parser, new_table, processor, write_json
+from common import benchmark_parser, conclude, new_table, processor
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -303,10 +303,9 @@ def main() -> None:
         repeats=args.repeats,
     )
     console.print(table_of(rates, args))
-    console.print(', '.join(f'{key} {value}' for key, value in settings.items()))
+    conclude(console, args, settings, rates=rates)
     if args.peer_dir:
         console.print('insightface: its MXNet reader replaced by one over OpenCV')
-    write_json(args, dict(settings, rates=rates))
 
 
 if __name__ == '__main__':

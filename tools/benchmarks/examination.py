@@ -289,7 +289,7 @@ def measured(
 
 
 def run(
-    part: str, data: SimpleNamespace, ways: dict[str, Callable], repeats: int
+    data: SimpleNamespace, ways: dict[str, Callable], repeats: int
 ) -> dict[str, dict]:
     """Of each way its figures, the seconds of each turn and its peak memory."""
     results: dict[str, dict] = {
@@ -401,7 +401,7 @@ def main() -> None:
         ways = contenders(part, args.peer_dir)
         data = made[part](args.scale, args.dim)
         repeats = args.repeats if part != 'megaface' else 1
-        results = run(part, data, ways, repeats)
+        results = run(data, ways, repeats)
         console.print(table_of(args, part, data.size, results))
         if len(ways) > 2:
             console.print(differences(args, part, data, results))

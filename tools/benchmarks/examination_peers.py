@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from common import peer_file
 
 from mmhyperface.utils.errors import UserError
 
@@ -32,17 +33,13 @@ def taken(folder: Path, file: str, *names: str, **beside: Any) -> SimpleNamespac
     """
     import torch
 
-    files = sorted(folder.rglob(file))
-    if not files:
-        raise UserError(
-            f'there is no {file} below {folder}; clone the repository there'
-        )
-    tree = ast.parse(files[0].read_text())
+    path = peer_file(folder, file)
+    tree = ast.parse(path.read_text())
     chosen = [node for node in tree.body if getattr(node, 'name', None) in names]
     if len(chosen) < len(names):
-        raise UserError(f'{files[0]} does not define all of {", ".join(names)}')
+        raise UserError(f'{path} does not define all of {", ".join(names)}')
     space = dict(np=np, torch=torch, math=math, print=lambda *_: None, **beside)
-    code = compile(ast.Module(chosen, []), str(files[0]), 'exec')
+    code = compile(ast.Module(chosen, []), str(path), 'exec')
     exec(code, space)
     return SimpleNamespace(**{name: space[name] for name in names})
 

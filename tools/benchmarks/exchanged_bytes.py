@@ -21,10 +21,12 @@ import argparse
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from common import benchmark_parser, new_table, options_of, run_in_processes, write_json
 from rich.console import Console
@@ -74,43 +76,35 @@ class Call:
     payload: int
 
 
-class Recorder:
-    """Notes each collective of torch.distributed while it is active.
+@contextmanager
+def recorded(
+    purpose_of: Callable[[str, Tensor], str],
+) -> Generator[list[Call], None, None]:
+    """The collectives of torch.distributed that are called meanwhile.
 
     Args:
         purpose_of: Names the purpose of a collective from its name and its payload.
     """
+    import torch
 
-    def __init__(self, purpose_of: Callable[[str, Tensor], str]) -> None:
-        self.purpose_of = purpose_of
-        self.calls: list[Call] = []
+    calls: list[Call] = []
 
-    def __enter__(self) -> Recorder:
-        import torch
-
-        self._originals = {name: getattr(torch.distributed, name) for name in SENT}
-        for name, original in self._originals.items():
-            setattr(torch.distributed, name, self._noting(name, original))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        import torch
-
-        for name, original in self._originals.items():
-            setattr(torch.distributed, name, original)
-
-    def _noting(self, name: str, original: Callable) -> Callable:
-        import torch
-
+    def noting(name: str, original: Callable) -> Callable:
         def noted(*args: Any, **kwargs: Any) -> Any:
             # The result comes first where there is one: (output, input).
             payload = args[name.startswith(('all_gather', 'reduce_scatter'))]
             largest = torch.distributed.ReduceOp.MAX in (*args, *kwargs.values())
-            purpose = self.purpose_of(f'{name} max' if largest else name, payload)
-            self.calls.append(Call(name, purpose, payload.nbytes))
+            purpose = purpose_of(f'{name} max' if largest else name, payload)
+            calls.append(Call(name, purpose, payload.nbytes))
             return original(*args, **kwargs)
 
         return noted
+
+    with ExitStack() as stack:
+        for name in SENT:
+            noted = noting(name, getattr(torch.distributed, name))
+            stack.enter_context(mock.patch.object(torch.distributed, name, noted))
+        yield calls
 
 
 def classifier(head: HypersphereHead) -> nn.Module:
@@ -193,9 +187,9 @@ def record(args: argparse.Namespace, loss: str, sharded: bool) -> list[Call]:
     # DDP lays out its buckets anew after the first backward.
     for _ in range(2):
         model.zero_grad()
-        with Recorder(purpose_of) as recorder:
+        with recorded(purpose_of) as calls:
             model(x, samples).backward()
-    return recorder.calls
+    return calls
 
 
 def table_of(args: argparse.Namespace, results: dict[str, list[dict]]) -> Table:
@@ -221,14 +215,9 @@ def table_of(args: argparse.Namespace, results: dict[str, list[dict]]) -> Table:
         for key in sorted(sent, key=sent.__getitem__, reverse=True):
             figures = (counts[key], payloads[key], round(sent[key]))
             table.add_row(name, *key, *(f'{figure:,}' for figure in figures))
-        totals = (
-            sum(counts.values()),
-            sum(payloads.values()),
-            round(sum(sent.values())),
-        )
-        table.add_row(
-            name, 'all', '', *(f'{total:,}' for total in totals), end_section=True
-        )
+        totals = counts.total(), payloads.total(), round(sum(sent.values()))
+        cells = [f'{total:,}' for total in totals]
+        table.add_row(name, 'all', '', *cells, end_section=True)
     return table
 
 

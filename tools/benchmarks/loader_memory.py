@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from common import benchmark_parser, new_table, processor, proportional, write_json
+from common import benchmark_parser, conclude, new_table, processor, proportional
 from rich.console import Console
 from rich.progress import track
 
@@ -142,8 +142,6 @@ def main() -> None:
     for share, main_process, workers in shown:
         cells = (main_process, workers, main_process + workers)
         table.add_row(f'{share:.0%}', *(f'{mb:,.0f}' for mb in cells))
-    console = Console(width=100)
-    console.print(table)
     settings = dict(
         device=processor(),
         torch=torch.__version__,
@@ -152,8 +150,9 @@ def main() -> None:
         seconds_to_parse=round(seconds, 1),
         images_per_second=round(rate),
     )
-    console.print(', '.join(f'{key} {value}' for key, value in settings.items()))
-    write_json(args, dict(settings, found=readings))
+    console = Console(width=100)
+    console.print(table)
+    conclude(console, args, settings, found=readings)
 
 
 if __name__ == '__main__':
