@@ -279,6 +279,23 @@ def test_last_norm_starts_and_stays_as_asked(cfg, init, freeze):
     assert net.features.bias.requires_grad
 
 
+@pytest.mark.parametrize(
+    ('cls', 'own', 'own_last'),
+    [
+        (IResNet, (18,), (0.1, 0.5, False)),
+        (IR, (18, 'tface'), (0.1,)),
+        (SFNet, (4, 'paper', False, (8,) * 4), (0.1, 1.0, False)),
+        (MobileFaceNet, (), ()),
+    ],
+)
+def test_arguments_by_position(cls, own, own_last):
+    with torch.device('meta'):
+        net = cls(*own, 1, 32, (64, 48), *own_last, True, 1, True, {})
+    assert (net.in_channels, net.out_channels, net.input_size) == (1, 32, (64, 48))
+    assert (net.with_cp, net.frozen_stages, net.norm_eval) == (True, 1, True)
+    assert net.init_cfg == {}
+
+
 def test_init_cfg_of_the_config_wins():
     init_cfg = dict(type='Constant', layer='Conv2d', val=0.5)
     net = build(SMALL['iresnet'], init_cfg=init_cfg)

@@ -162,7 +162,7 @@ def test_random_margins_with_sampled_centres(update):
     assert losses[0].isfinite()
 
 
-class Former(MagFaceLoss):
+class FormerMagFace(MagFaceLoss):
     """Written when a loss saw (own, norm), a function psi the cosine alone."""
 
     keeps_statistics = True
@@ -183,7 +183,7 @@ class Former(MagFaceLoss):
 
 def test_losses_of_the_former_interface():
     x, y = samples()
-    head = HypersphereHead(CLASSES, DIMS, Former(s=8.0), init_std=1.0).double()
+    head = HypersphereHead(CLASSES, DIMS, FormerMagFace(s=8.0), init_std=1.0).double()
     got = head(x, y).item()
     assert head.loss_module.seen == ((SAMPLES, 1), (SAMPLES, 1))
     x, w, y = x.numpy(), head.weight.detach().numpy(), y.numpy()
@@ -196,3 +196,43 @@ def test_losses_of_the_former_interface():
     assert got == pytest.approx(expected + sum(norms) / SAMPLES)
     one = torch.ones(1, 1)
     assert head.loss_module.context(one, one).keys() == {'margin', 'norm'}
+
+
+class FormerArcFace(ArcFaceLoss):
+    """Nothing of its parent's was in the context, and any name was possible."""
+
+    def context(self, cos, length):
+        return {'half': 0 * length + 0.5}
+
+    def target(self, own, context):
+        return context['half'] * super().target(own, context)
+
+    def others(self, cos, context):
+        return context['half'] * super().others(cos, context)
+
+
+def test_a_loss_derived_from_ours_in_the_former_way():
+    x, y = samples()
+    heads = [
+        HypersphereHead(CLASSES, DIMS, loss, engine='dense')
+        for loss in (FormerArcFace(s=16.0), ArcFaceLoss(s=8.0))
+    ]
+    heads[1].weight = heads[0].weight
+    former, plain = (head.double()(x, y) for head in heads)
+    torch.testing.assert_close(former, plain)
+
+
+def test_a_margin_may_be_learned():
+    x, y = samples()
+    loss = ArcFaceLoss(s=8.0, m=0.3, detach=False)
+    loss.m = torch.nn.Parameter(torch.tensor([0.3]))
+    head = HypersphereHead(CLASSES, DIMS, loss).double()
+    value = head(x, y)
+    (slope,) = torch.autograd.grad(value, loss.m)
+
+    def at(m: float) -> float:
+        torch.nn.init.constant_(loss.m, m)
+        return head(x, y).item()
+
+    assert value.item() == pytest.approx(at(0.3))
+    assert slope.item() == pytest.approx((at(0.301) - at(0.299)) / 0.002, rel=1e-4)

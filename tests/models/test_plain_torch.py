@@ -55,6 +55,11 @@ def test_tensors_give_what_data_samples_give():
     head.engine = dense
     torch.testing.assert_close(head(x, y), loss)
     assert head(x[:0], y[:0]) == 0
+    # Options count from when they are set.
+    head.engine = 'blocked'
+    torch.testing.assert_close(head(x, y), loss)
+    head.matmul_dtype = 'bfloat16'
+    assert not torch.allclose(head(x, y), loss, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,7 @@ def test_projection_takes_the_free_gradient_on_unit_centres():
     ('data', 'message'),
     [
         ([], '2 embeddings need as many data samples.*got 0'),
+        (None, '2 embeddings need as many data samples.*got 0'),
         (samples(1), 'got 1 data samples'),
         ([DataSample(), DataSample()], 'one gt_label each'),
         ([DataSample().set_gt_label([0, 1])] * 2, 'one gt_label each'),

@@ -443,15 +443,16 @@ class HypersphereHead(CentreState, BaseModule):
     def _engine(self) -> Callable[..., Fold]:
         if not isinstance(self.engine, str):
             return self.engine
-        dtype = self.matmul_dtype
-        if is_dense(self.engine, self.num_classes, self.fused_update, dtype):
+        name = self.matmul_dtype
+        if is_dense(self.engine, self.num_classes, self.fused_update, name):
             return dense
-        if self._blocked is None:
-            self._blocked = Blocked(
-                matmul_dtype=getattr(torch, dtype) if dtype else None,
-                compiled=True if self.engine == 'fused' else None,
-            )
-        return self._blocked
+        dtype = getattr(torch, name) if name else None
+        compiled = True if self.engine == 'fused' else None
+        engine = self._blocked
+        if engine is None or (engine.matmul_dtype, engine.compiled) != (dtype, compiled):
+            # It is kept for what it learns of a training.
+            engine = self._blocked = Blocked(matmul_dtype=dtype, compiled=compiled)
+        return engine
 
     def predict(
         self,
@@ -496,7 +497,8 @@ class HypersphereHead(CentreState, BaseModule):
                     f'{labels.dtype} {list(labels.shape)}'
                 )
         else:
-            target = labels_of(labels or ())
+            labels = labels or ()
+            target = labels_of(labels)
         if not count and not len(labels):
             return torch.zeros(0, dtype=torch.int64, device=self.weight.device)
         if target is None or target.shape != (count,):

@@ -8,7 +8,6 @@ Legend of shapes: B samples, C classes, c any block of classes, D dimensions;
 cosines to a block of centres.
 """
 
-import functools
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -58,7 +57,7 @@ class HypersphereLoss(nn.Module, ABC):
     """Whether ``observe`` wants to see the global batch."""
 
     margins: tuple[str, ...] = ()
-    """Attributes, numbers, that ``context`` holds as they are in each step."""
+    """Attributes, numbers or parameters, that ``context`` holds in each step."""
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -83,10 +82,7 @@ class HypersphereLoss(nn.Module, ABC):
         The place for random numbers (:meth:`.Batch.normal`), since engines may compute
         ``others`` twice.
         """
-        return {
-            name: batch.own.new_full((1, 1), getattr(self, name))
-            for name in self.margins
-        }
+        return batch.constants(self, self.margins)
 
     @abstractmethod
     def target(self, own: Tensor, context: Context) -> Tensor:
@@ -181,8 +177,8 @@ class SoftmaxLoss(HypersphereLoss):
         return cos
 
     def target(self, own: Tensor, context: Context) -> Tensor:
-        psi = functools.partial(self.psi, context=context)
-        return self.s * characteristic(own, psi, self.detach)
+        psi = characteristic(own, lambda own: self.psi(own, context), self.detach)
+        return self.s * psi
 
     def others(self, cos: Tensor, context: Context) -> Tensor:
         return self.s * self.eta(cos, context)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from mmhyperface.registry import MODELS
 
 from .base import Context, DecoupledLoss, require
-from .batch import Batch
 
 
 @MODELS.register_module()
@@ -41,7 +40,7 @@ class UniFaceLoss(DecoupledLoss):
         loss_weight: Factor of L.
     """
 
-    margins = ('m',)
+    margins = ('m', 'bias')
 
     def __init__(
         self,
@@ -62,10 +61,6 @@ class UniFaceLoss(DecoupledLoss):
 
     def reset_parameters(self, num_classes: int) -> None:
         nn.init.constant_(self.bias, math.log(10 * self.r * num_classes))
-
-    def context(self, batch: Batch) -> Context:
-        bias = self.bias.to(batch.own.dtype).view(1, 1)
-        return {**super().context(batch), 'bias': bias}
 
     def psi(self, own: Tensor, context: Context) -> Tensor:
         return own - context['m']
