@@ -57,7 +57,7 @@ class HypersphereLoss(nn.Module, ABC):
     """Whether ``observe`` wants to see the global batch."""
 
     margins: tuple[str, ...] = ()
-    """Attributes, numbers or parameters, that ``context`` holds in each step."""
+    """Attributes, numbers, that ``context`` holds as they are in each step."""
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ class SphereFace2Loss(DecoupledLoss):
         bias_init: First value of the bias b; by default :func:`balanced_bias`.
     """
 
-    margins = ('m', 'bias')
+    margins = ('m',)
 
     def __init__(
         self,
@@ -118,11 +118,14 @@ class SphereFace2Loss(DecoupledLoss):
         if bias is None:
             # Numbers also where the loss itself is built on the meta device.
             zero = torch.zeros(1, 1, dtype=torch.float64, device='cpu')
-            context = Batch(zero, zero).constants(self, ('m',))
+            context = Batch(zero, zero).constants(self, self.margins)
             psi, eta = self.psi(zero, context), self.eta(zero, context)
             a_y, a_j = self.r * psi.item(), self.r * eta.item()
             bias = balanced_bias(num_classes, self.lam, a_y, a_j)
         nn.init.constant_(self.bias, bias)
+
+    def context(self, batch: Batch) -> Context:
+        return batch.constants(self, (*self.margins, 'bias'))
 
     def _g(self, z: Tensor) -> Tensor:
         return 2 * ((z + 1) / 2).pow(self.t) - 1

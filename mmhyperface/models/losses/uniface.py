@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mmhyperface.registry import MODELS
 
 from .base import Context, DecoupledLoss, require
+from .batch import Batch
 
 
 @MODELS.register_module()
@@ -40,7 +41,7 @@ class UniFaceLoss(DecoupledLoss):
         loss_weight: Factor of L.
     """
 
-    margins = ('m', 'bias')
+    margins = ('m',)
 
     def __init__(
         self,
@@ -61,6 +62,9 @@ class UniFaceLoss(DecoupledLoss):
 
     def reset_parameters(self, num_classes: int) -> None:
         nn.init.constant_(self.bias, math.log(10 * self.r * num_classes))
+
+    def context(self, batch: Batch) -> Context:
+        return batch.constants(self, (*self.margins, 'bias'))
 
     def psi(self, own: Tensor, context: Context) -> Tensor:
         return own - context['m']
