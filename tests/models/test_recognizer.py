@@ -227,13 +227,6 @@ def test_head_refuses(options, message):
         )
 
 
-@pytest.mark.parametrize(('labels', 'wrong'), [((0, 5), 5), ((-1, 2), -1)])
-def test_label_outside_is_named(labels, wrong):
-    head = HypersphereHead(5, 4, NormFaceLoss())
-    with pytest.raises(UserError, match=rf'label {wrong} is outside \[0, 5\)'):
-        head.loss((torch.randn(2, 4),), samples(*labels))
-
-
 def test_initial_centres():
     torch.manual_seed(0)
     xavier = HypersphereHead(2000, 50, NormFaceLoss()).weight
@@ -274,6 +267,11 @@ def test_projection_takes_the_free_gradient_on_unit_centres():
         ([DataSample(), DataSample()], 'one gt_label each'),
         ([DataSample().set_gt_label([0, 1])] * 2, 'one gt_label each'),
         ([DataSample().set_gt_score(torch.ones(5))] * 2, 'without Mixup'),
+        (samples(0, 5), r'label 5 is outside \[0, 5\)'),
+        (torch.tensor([-1, 2]), r'label -1 is outside \[0, 5\)'),
+        (torch.tensor([0]), '2 embeddings need as many'),
+        (torch.zeros(2, 1, dtype=torch.int64), 'int64'),
+        (torch.tensor([0.0, 1.0]), 'int64'),
     ],
 )
 def test_head_wants_one_label_per_embedding(data, message):

@@ -443,15 +443,17 @@ class HypersphereHead(CentreState, BaseModule):
     def _engine(self) -> Callable[..., Fold]:
         if not isinstance(self.engine, str):
             return self.engine
-        name = self.matmul_dtype
-        if is_dense(self.engine, self.num_classes, self.fused_update, name):
+        dtype = self.matmul_dtype
+        if is_dense(self.engine, self.num_classes, self.fused_update, dtype):
             return dense
-        dtype = getattr(torch, name) if name else None
-        compiled = True if self.engine == 'fused' else None
+        options: dict[str, Any] = dict(
+            matmul_dtype=getattr(torch, dtype) if dtype else None,
+            compiled=True if self.engine == 'fused' else None,
+        )
         engine = self._blocked
-        if engine is None or (engine.matmul_dtype, engine.compiled) != (dtype, compiled):
-            # It is kept for what it learns of a training.
-            engine = self._blocked = Blocked(matmul_dtype=dtype, compiled=compiled)
+        # It is kept, for it learns from step to step.
+        if engine is None or any(getattr(engine, k) != v for k, v in options.items()):
+            engine = self._blocked = Blocked(**options)
         return engine
 
     def predict(
