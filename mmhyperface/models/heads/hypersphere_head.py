@@ -28,13 +28,14 @@ from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.models.losses.batch import Batch
 from mmhyperface.ops import Blocked, Fold, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, require_one_of
 
 from .batch_geometry import BatchGeometry
 from .decisions import is_dense, splits_centres, updates_some_rows
 
 CENTRES = ('normalize', 'project')
 ENGINES = ('auto', 'dense', 'blocked', 'fused')
+MATMUL_DTYPES = (None, 'bfloat16', 'float16')
 # Initial centres are drawn in pieces of so many classes, each with a seed of its own:
 # a rank draws its own pieces only, and gets the same rows as any other would.
 PIECE = 4096
@@ -135,11 +136,11 @@ class HypersphereHead(CentreState, BaseModule):
                 f'{num_classes!r}; set model.head.num_classes to the number of '
                 "identities ('auto' is for tools/train.py, which counts them)"
             )
-        _require_one_of('centres', centres, CENTRES)
+        require_one_of(self, 'model.head.centres', centres, CENTRES)
         if isinstance(engine, str):
-            _require_one_of('engine', engine, ENGINES)
-        _require_one_of('sharded', sharded, (True, False, 'auto'))
-        _require_one_of('matmul_dtype', matmul_dtype, (None, 'bfloat16', 'float16'))
+            require_one_of(self, 'model.head.engine', engine, ENGINES)
+        require_one_of(self, 'model.head.sharded', sharded, (True, False, 'auto'))
+        require_one_of(self, 'model.head.matmul_dtype', matmul_dtype, MATMUL_DTYPES)
         if not 0 < sample_rate <= 1:
             raise UserError(
                 'HypersphereHead: model.head.sample_rate is a share of the classes, '
@@ -524,11 +525,3 @@ class HypersphereHead(CentreState, BaseModule):
 def _placeholder(feats: Tensor) -> Tensor:
     """One sample for an empty batch [0, D]."""
     return torch.cat([feats, feats.new_ones(1, feats.shape[1])])
-
-
-def _require_one_of(name: str, value: object, allowed: tuple) -> None:
-    if value not in allowed:
-        raise UserError(
-            f'HypersphereHead: model.head.{name} must be one of {allowed}, got '
-            f'{value!r}'
-        )

@@ -30,14 +30,6 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def require_one_of(loss: object, name: str, value: object, allowed: tuple) -> None:
-    """Raise ``UserError`` unless a loss's option has one of the allowed values."""
-    require(
-        value in allowed,
-        f'{type(loss).__name__}: {name} must be one of {allowed}, got {value!r}',
-    )
-
-
 class HypersphereLoss(nn.Module, ABC):
     """Base of all losses: a term of the own cosine, terms of the other cosines.
 

@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import require_one_of
 
-from .base import Context, DecoupledLoss, require, require_one_of
+from .base import Context, DecoupledLoss, require
 from .batch import Batch
 from .characteristic import BEYOND, added_angle, characteristic, multiplied_angle
 

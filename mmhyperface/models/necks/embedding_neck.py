@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmhyperface.models.backbones.base import keep_statistics
 from mmhyperface.registry import MODELS
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, require_one_of
 
 POOLINGS = ('flatten', 'gap', 'gdc')
 
@@ -54,11 +54,7 @@ class EmbeddingNeck(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if pooling not in POOLINGS:
-            raise UserError(
-                f'EmbeddingNeck has no pooling={pooling!r}: choose from '
-                f'{", ".join(map(repr, POOLINGS))} for model.neck.pooling.'
-            )
+        require_one_of(self, 'model.neck.pooling', pooling, POOLINGS)
         self.in_channels = in_channels
         self.out_channels = embedding_size
         self.input_size = tuple(to_2tuple(1 if input_size is None else input_size))
