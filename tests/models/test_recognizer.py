@@ -15,6 +15,7 @@ from mmhyperface.models import (
     HypersphereHead,
     NormFaceLoss,
 )
+from mmhyperface.ops import dense
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 
@@ -216,7 +217,9 @@ def test_head_gives_clamped_cosines():
     [
         (dict(num_classes=1), 'at least 2, got 1'),
         (dict(num_classes='auto'), "got 'auto'"),
-        (dict(centres='graph'), 'centres must be one of'),
+        (dict(centres='graph'), r'model\.head\.centres must be one of'),
+        (dict(engine=dense, fused_update=True), 'dense.* has neither fused_update'),
+        (dict(engine=dense, matmul_dtype='bfloat16'), 'engine of your own'),
         (dict(loss=nn.CrossEntropyLoss()), 'CrossEntropyLoss is no loss of the cosine'),
     ],
 )

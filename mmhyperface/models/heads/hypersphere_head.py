@@ -146,7 +146,13 @@ class HypersphereHead(CentreState, BaseModule):
                 'HypersphereHead: model.head.sample_rate is a share of the classes, '
                 f'in (0, 1], got {sample_rate}'
             )
-        if engine == 'dense' and (fused_update or matmul_dtype):
+        if not isinstance(engine, str) and matmul_dtype:
+            raise UserError(
+                'HypersphereHead: an engine of your own chooses the type of its '
+                'products, as in Blocked(matmul_dtype=torch.bfloat16); leave '
+                'model.head.matmul_dtype out'
+            )
+        if engine in ('dense', dense) and (fused_update or matmul_dtype):
             raise UserError(
                 "HypersphereHead: engine='dense' has neither fused_update nor "
                 "matmul_dtype; set model.head.engine to 'blocked', 'fused' or 'auto'"
@@ -167,7 +173,6 @@ class HypersphereHead(CentreState, BaseModule):
         self.catch_up = catch_up
         self.fused_update = fused_update
         self.matmul_dtype = matmul_dtype
-        self.some_rows = updates_some_rows(sample_rate, fused_update)
         rank, world = get_dist_info()
         split = splits_centres(sharded, num_classes, in_channels, self.some_rows, world)
         self.shard = Shard(num_classes, *((rank, world) if split else ()))
@@ -178,6 +183,11 @@ class HypersphereHead(CentreState, BaseModule):
         self._blocked: Blocked | None = None
         self.last: BatchGeometry | None = None
         self.reset_parameters()
+
+    @property
+    def some_rows(self) -> bool:
+        """See :func:`.updates_some_rows`."""
+        return updates_some_rows(self.sample_rate, self.fused_update)
 
     @property
     def ddp_ignored(self) -> tuple[str, ...]:
