@@ -413,15 +413,6 @@ def test_balanced_bias_of_few_classes_does_not_cancel():
     )
 
 
-def test_sphereface_r_scale_one_margin_is_normface():
-    x, w, y = batch((5, 7, 4))
-    expected, *_ = run(head_of(losses.NormFaceLoss(9.0), w), x, y)
-    for version in ('v0', 'v1', 'v2'):
-        loss = losses.SphereFaceRLoss(version, 'hard', s=9.0, m=1.0)
-        got, *_ = run(head_of(loss, w), x, y)
-        torch.testing.assert_close(got['loss'], expected['loss'])
-
-
 def test_energy_of_one_class_is_zero_and_of_equal_centres_finite():
     x, w, _ = batch((4, 5, 3))
     plain, *_ = run(head_of(losses.SphereFaceLoss(8.0, 1.5), w), x, np.zeros(4, int))
