@@ -124,9 +124,8 @@ def sphereface2(
     loss = losses.SphereFace2Loss(margin_type, 0.7, 16.0, m, t, detach, loss_weight=3.0)
 
     def oracle(x, w, y, bias, base):
-        return 3.0 * oracles.sphereface2(
-            x, w, y, bias, base, margin_type, 0.7, 16.0, m, t, detach
-        )
+        settings = margin_type, 0.7, 16.0, m, t, detach
+        return 3.0 * oracles.sphereface2((x, w, y, base), bias, *settings)
 
     return loss, oracle
 
@@ -144,7 +143,7 @@ def wespeaker(m: float) -> tuple[HypersphereLoss, Oracle]:
     )
 
     def oracle(x, w, y, bias, base):
-        return oracles.wespeaker(x, w, y, bias, 16.0, m, 0.7, 3.0)
+        return oracles.wespeaker((x, w, y, base), bias, 16.0, m, 0.7, 3.0)
 
     return loss, oracle
 
@@ -171,7 +170,7 @@ def elasticface(kind: str, plus: bool) -> tuple[HypersphereLoss, Oracle]:
 
 def uniface() -> tuple[HypersphereLoss, Oracle]:
     def oracle(x, w, y, bias, base):
-        return 0.3 * oracles.uniface(x, w, y, bias, 12.0, 0.4, 0.7)
+        return 0.3 * oracles.uniface((x, w, y, base), bias, 12.0, 0.4, 0.7)
 
     return losses.UniFaceLoss(12.0, 0.4, 0.7, loss_weight=0.3), oracle
 
@@ -189,7 +188,7 @@ def simple(kind: type, args: tuple, psi: Callable, detach: bool) -> tuple:
 
 def sface() -> tuple[HypersphereLoss, Oracle]:
     def oracle(x, w, y, bias, base):
-        return 0.5 * sum(oracles.sface(x, w, y, base, 16.0, 5.0, 0.9, 1.3))
+        return 0.5 * sum(oracles.sface((x, w, y, base), 16.0, 5.0, 0.9, 1.3))
 
     return losses.SFaceLoss(16.0, 5.0, 0.9, 1.3, loss_weight=0.5), oracle
 
@@ -389,18 +388,11 @@ def test_initial_bias_balances_pull_and_push(kind, num_classes, lam, r):
     loss.reset_parameters(num_classes)
     bias = loss.bias.item()
 
-    def g(z):
-        return 2 * ((z + 1) / 2) ** t - 1
-
-    a_y = (
-        r
-        * {
-            'C': g(0) - m,
-            'A': g(math.cos(min(math.pi, math.pi / 2 + m))),
-            'M': g(math.cos(min(math.pi, m * math.pi / 2))),
-        }[kind]
-    )
-    a_j = r * (g(0) + m if kind == 'C' else g(0))
+    theta = {'C': math.pi / 2, 'A': math.pi / 2 + m, 'M': math.pi / 2 * m}[kind]
+    a_y = r * oracles.adjusted(math.cos(min(math.pi, theta)), t)
+    a_j = r * oracles.adjusted(0, t)
+    if kind == 'C':
+        a_y, a_j = a_y - r * m, a_j + r * m
     pull = lam / (1 + math.exp(a_y + bias))
     push = (1 - lam) * (num_classes - 1) / (1 + math.exp(-a_j - bias))
     assert pull == pytest.approx(push, rel=1e-9)
@@ -457,7 +449,7 @@ def test_logged_values():
             for i in range(6)
         ]
     )
-    intra, inter = oracles.sface(x, w, y, (x, w), 16.0, 5.0, 0.9, 1.3)
+    intra, inter = oracles.sface((x, w, y, (x, w)), 16.0, 5.0, 0.9, 1.3)
     expected = dict(
         cos_own=own,
         cos_hardest=hardest,
