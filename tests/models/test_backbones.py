@@ -9,6 +9,7 @@ from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from mmhyperface.models.backbones import IR, IResNet, MobileFaceNet, SFNet
+from mmhyperface.models.backbones.base import FaceBackbone
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 
@@ -317,6 +318,24 @@ def test_returns_a_tuple_of_one_embedding(cfg):
     assert [embedding.shape for embedding in out] == [(3, net.out_channels)]
     assert net.out_channels == 32
     assert_same(out[0][:1], alone)
+
+
+def test_a_backbone_that_is_no_sequence():
+    class Own(FaceBackbone):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.fc = nn.Linear(3, self.out_channels)
+            self.freeze()
+
+        def stages(self):
+            return [[], [self.fc]]
+
+        def embed(self, x):
+            return self.run_blocks([self.fc], x.mean((2, 3))).relu()
+
+    net = Own(embedding_size=4, input_size=8)
+    x = images(net, 2)
+    assert torch.equal(net(x)[0], net.fc(x.mean((2, 3))).clamp(min=0))
 
 
 @small
