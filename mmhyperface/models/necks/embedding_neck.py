@@ -97,21 +97,17 @@ class EmbeddingNeck(BaseModule):
         """A map, tokens or a vector to [B, C, L]."""
         height, width = self.input_size
         if x.ndim == 4:
-            channels, size = x.shape[1], tuple(x.shape[2:])
-            fits = size == (height, width)
-            flat = x.flatten(2)
+            flat, fits = x.flatten(2), x.shape[2:] == self.input_size
         elif x.ndim == 3:
-            channels, size = x.shape[2], (x.shape[1],)
-            fits = size == (height * width,)
-            flat = x.transpose(1, 2)
+            flat, fits = x.transpose(1, 2), x.shape[1] == height * width
         elif x.ndim == 2:
-            channels, size, fits = x.shape[1], (), height * width == 1
-            flat = x.unsqueeze(2)
+            flat, fits = x.unsqueeze(2), height * width == 1
         else:
             raise UserError(
                 f'EmbeddingNeck got features of shape {list(x.shape)}: it takes '
                 '[B, C, H, W], [B, L, C] or [B, C].'
             )
+        channels = flat.shape[1]
         if channels != self.in_channels:
             raise UserError(
                 f'EmbeddingNeck got features of shape {list(x.shape)}, so '
