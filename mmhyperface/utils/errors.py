@@ -35,6 +35,14 @@ def some(values: Sequence[Any] | npt.NDArray[Any], most: int = 10) -> str:
     return f'{listed}, … ({len(values)} in all)' if len(values) > most else listed
 
 
+def require_one_of(owner: object, option: str, value: object, allowed: tuple) -> None:
+    """Raise :class:`UserError` unless an option of an object may have this value."""
+    if value not in allowed:
+        raise UserError(
+            f'{type(owner).__name__}: {option} must be one of {allowed}, got {value!r}'
+        )
+
+
 def interrupted(error: BaseException | None) -> bool:
     """Whether it was Ctrl-C that ended in an error.
 

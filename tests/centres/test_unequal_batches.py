@@ -1,5 +1,6 @@
 """Ranks with more or fewer samples, or none, against one process with all of them."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from mmhyperface.centres import batch_sizes, gather_batch, share_of_batch
 from mmhyperface.engine.distributed import init_process_group
 from mmhyperface.engine.divergence import Step, state_of, suspects
 from mmhyperface.engine.hooks.angle_statistics import gather_samples
-from mmhyperface.models import FaceRecognizer, HypersphereHead
+from mmhyperface.models import FaceRecognizer, HypersphereHead, losses
 from mmhyperface.models.face_samples import FaceSamples
 
 # Of three ranks in two steps. The second data set has labels from 10 on.
@@ -42,22 +43,54 @@ class TwoSets(FaceRecognizer):
     def loss(self, inputs: Tensor, data_samples: FaceSamples) -> dict[str, Tensor]:
         (feats,) = self.extract_feat(inputs)
         labels = data_samples.gt_label
-        losses = {}
+        values = {}
         for name, head, first in (('', self.head, 0), ('_2', self.second, 10)):
             its = (labels >= 10) == (first == 10)
             samples = FaceSamples(data_samples.sample_idx[its], labels[its] - first)
             for key, value in head.loss((feats[its],), samples).items():
-                losses[key + name] = value
-        return losses
+                values[key + name] = value
+        return values
 
 
-def network(
-    losses: tuple[str, str] = ('SphereFace2Loss', 'CurricularFaceLoss'), **options: Any
-) -> TwoSets:
+class Shifted(losses.SoftmaxLoss):
+    """A loss of one's own, with random numbers and a statistic of the batch."""
+
+    margins = ('m',)
+
+    def __init__(self) -> None:
+        super().__init__(s=8.0)
+        self.m = 0.2
+
+    def context(self, batch):
+        context = super().context(batch)
+        shift = batch.part(0.1 * batch.normal())
+        return {
+            'm': context['m'] + shift,
+            'mean': batch.gather(batch.norm).mean(0)[None],
+        }
+
+    def psi(self, own, context):
+        return own - context['m'] * context['mean']
+
+
+# Of the two heads. Some need the centres of the whole batch, its statistics, or random
+# numbers that are the same on all ranks.
+LOSSES = {
+    'plain': lambda: (losses.SphereFace2Loss(), losses.CurricularFaceLoss()),
+    'statistics': lambda: (losses.SphereFacePlusLoss(), losses.AdaFaceLoss()),
+    'random': lambda: (
+        losses.ElasticFaceLoss(s=8.0),
+        losses.ElasticFaceLoss('cos', 8.0, 0.35, plus=True),
+    ),
+    'own': lambda: (Shifted(), losses.UniFaceLoss(8.0)),
+}
+
+
+def network(loss: str, sharded: bool, engine: str) -> TwoSets:
     torch.manual_seed(0)
     heads = [
-        HypersphereHead(classes, 6, dict(type=loss), init_std=1.0, **options)
-        for classes, loss in zip((4, 3), losses, strict=True)
+        HypersphereHead(classes, 6, loss, init_std=1.0, sharded=sharded, engine=engine)
+        for classes, loss in zip((4, 3), LOSSES[loss](), strict=True)
     ]
     return TwoSets(*heads).double().train()
 
@@ -81,6 +114,8 @@ def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, A
     known = []
     for batch in batches(rank):
         model.zero_grad()
+        # The first rank's generator is the one that counts.
+        torch.manual_seed(rank or 0)
         loss, scalars = bare.parse_losses(model(**batch, mode='loss'))
         loss.backward()
         numbers = batch['data_samples'].sample_idx
@@ -107,24 +142,15 @@ def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, A
     return known
 
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    'split': dict(sharded=True, engine='dense'),
-    'split-blocked': dict(sharded=True, engine='blocked'),
-    'whole': dict(sharded=False, engine='dense'),
-    'whole-blocked': dict(sharded=False, engine='blocked'),
-    # One needs the centres of the whole batch, the other its statistics.
-    'whole-batch': dict(
-        sharded=False, engine='dense', losses=('SphereFacePlusLoss', 'AdaFaceLoss')
-    ),
-}
+CASES = list(itertools.product(LOSSES, (True, False), ('dense', 'blocked')))
 
 
 def train(root: str) -> None:
     init_process_group('pytorch')
     rank, _ = get_dist_info()
     exchange()
-    for name, options in OPTIONS.items():
-        model = network(**options)
+    for case in CASES:
+        model = network(*case)
         ignored = [
             f'{head}.{parameter}'
             for head in ('head', 'second')
@@ -133,7 +159,7 @@ def train(root: str) -> None:
         ddp = nn.parallel.DistributedDataParallel
         ddp._set_params_and_buffers_to_ignore_for_model(model, ignored)
         parallel = ddp(model, broadcast_buffers=False)
-        torch.save(steps(parallel, model, rank), f'{root}/{name}.{rank}')
+        torch.save(steps(parallel, model, rank), f'{root}/{case}.{rank}')
 
 
 def exchange() -> None:
@@ -153,18 +179,19 @@ def ranks(tmp_path_factory) -> dict[str, list]:
     root = tmp_path_factory.mktemp('ranks')
     spawn(3, train, str(root))
     return {
-        name: [torch.load(root / f'{name}.{r}', weights_only=False) for r in range(3)]
-        for name in OPTIONS
+        case: [torch.load(root / f'{case}.{r}', weights_only=False) for r in range(3)]
+        for case in CASES
     }
 
 
-@pytest.mark.parametrize('name', OPTIONS)
-def test_a_head_per_data_set(ranks, name):
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_a_head_per_data_set(ranks, case):
     """Gradients, what is logged, statistics and what hooks see of it."""
-    model = network(**OPTIONS[name])
+    loss, sharded, _ = case
+    model = network(loss, sharded, 'dense')
     truth = steps(model, model, None)
     for number, expected in enumerate(truth):
-        actual = [rank[number] for rank in ranks[name]]
+        actual = [rank[number] for rank in ranks[case]]
         for rank in actual:
             for key in ('scalars', 'grads', 'buffers'):
                 torch.testing.assert_close(rank[key], expected[key])
@@ -176,14 +203,14 @@ def test_a_head_per_data_set(ranks, name):
             assert suspect.loss == pytest.approx(worst.loss)
         for head, rows in enumerate(expected['rows']):
             parts = [rank['rows'][head] for rank in actual]
-            whole = torch.cat(parts) if 'split' in name else parts[0]
+            whole = torch.cat(parts) if sharded else parts[0]
             torch.testing.assert_close(whole, rows)
 
 
 def test_no_sample_at_all():
     """Of one of several heads: nothing to learn, and nothing that fails."""
     for engine in ('dense', 'blocked'):
-        model = network(engine=engine)
+        model = network('plain', False, engine)
         feats = torch.zeros(0, 6, dtype=torch.float64, requires_grad=True)
         out = model.second.loss((feats,), [])
         assert out['loss'].item() == 0

@@ -159,14 +159,14 @@ def test_vanished_centres_are_counted():
 
 def test_a_copy_of_the_head_has_no_batch():
     head = HypersphereHead(5, 4, dict(type='ArcFaceLoss'))
-    head._loss(torch.randn(3, 4), torch.tensor([0, 1, 4]))
+    head.loss(torch.randn(3, 4), torch.tensor([0, 1, 4]))
     last = head.last
     assert last.own.shape == last.violating.shape == last.loss.shape == (3,)
     assert not last.of_all_ranks
     assert not last.own.requires_grad
     assert copy.deepcopy(head).last is None
     assert 'last' not in head.state_dict()
-    head.eval()._loss(torch.randn(2, 4), torch.tensor([0, 1]))
+    head.eval().loss(torch.randn(2, 4), torch.tensor([0, 1]))
     assert head.last is last
 
 

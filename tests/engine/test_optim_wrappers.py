@@ -223,7 +223,7 @@ def loss_of(model: nn.ModuleDict, rank: int = 0, world: int = 1) -> torch.Tensor
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(6, 3, generator=generator).chunk(world)[rank]
     y = torch.tensor([0, 5, 2, 2, 6, 0]).chunk(world)[rank]
-    return model['head']._loss(model['network'](x), y)['loss']
+    return model['head'].loss(model['network'](x), y)['loss']
 
 
 def clipped_by_torch(clip: dict = CLIP) -> tuple[nn.ModuleDict, float]:

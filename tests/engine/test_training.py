@@ -196,7 +196,7 @@ def test_projected_centres_lie_on_the_sphere_when_used(tmp_path):
     assert (norms - 1).abs().max() > 1e-3  # the last step has moved them off
     feats = torch.randn(3, 16)
     head = runner.model.head.train()
-    head._loss(feats, torch.tensor([0, 1, 2]))
+    head.loss(feats, torch.tensor([0, 1, 2]))
     unit = torch.nn.functional.normalize(before)
     torch.testing.assert_close(head.weight.detach(), unit)
 

@@ -10,15 +10,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+Array = np.ndarray
 Function = Callable[[float], float]
 
 
-def cosine(x: np.ndarray, w: np.ndarray) -> float:
+def cosine(x: Array, w: Array) -> float:
     dot = sum(float(a) * float(b) for a, b in zip(x, w, strict=True))
     return max(-1.0, min(1.0, dot / (norm(x) * norm(w))))
 
 
-def norm(x: np.ndarray) -> float:
+def norm(x: Array) -> float:
     return math.sqrt(sum(float(a) ** 2 for a in x))
 
 
@@ -65,10 +66,10 @@ def identity(cos: float) -> float:
 
 
 def softmax(
-    x: np.ndarray,
-    w: np.ndarray,
-    y: np.ndarray,
-    base: tuple[np.ndarray, np.ndarray],
+    x: Array,
+    w: Array,
+    y: Array,
+    base: tuple[Array, Array],
     psi: Callable[[int], Function],
     eta: Callable[[int], Function] = lambda i: identity,
     detach: bool = True,
@@ -93,125 +94,111 @@ def log1pexp(z: float) -> float:
     return z + math.log1p(math.exp(-z)) if z > 0 else math.log1p(math.exp(z))
 
 
+def sum_of_terms(
+    x: Array,
+    w: Array,
+    y: Array,
+    base: tuple[Array, Array],
+    own: Callable[[float, float], float],
+    other: Callable[[float, float], float],
+) -> float:
+    """Mean over the samples; terms of a cosine, and of that which is frozen."""
+    total = 0.0
+    for i in range(len(x)):
+        for j in range(len(w)):
+            term = own if j == y[i] else other
+            total += term(cosine(x[i], w[j]), cosine(base[0][i], base[1][j]))
+    return total / len(x)
+
+
+def adjusted(z: float, t: float) -> float:
+    """SphereFace2's g."""
+    return 2 * ((z + 1) / 2) ** t - 1
+
+
 def sphereface2(
-    x: np.ndarray,
-    w: np.ndarray,
-    y: np.ndarray,
+    samples: tuple,
     bias: float,
-    base: tuple[np.ndarray, np.ndarray],
-    margin_type: str,
+    kind: str,
     lam: float,
     r: float,
     m: float,
     t: float,
     detach: bool,
 ) -> float:
-    def g(z: float) -> float:
-        return 2 * ((z + 1) / 2) ** t - 1
+    """``samples`` are x, w, y and base, here and below."""
 
-    def own(cos: float) -> float:
+    def psi(cos: float) -> float:
         theta = math.acos(cos)
-        if margin_type == 'A':
-            return g(math.cos(min(math.pi, theta + m)))
-        if margin_type == 'M':
-            return g(math.cos(min(math.pi, m * theta)))
-        return g(cos) - m
+        if kind == 'A':
+            return adjusted(math.cos(min(math.pi, theta + m)), t)
+        if kind == 'M':
+            return adjusted(math.cos(min(math.pi, m * theta)), t)
+        return adjusted(cos, t) - m
 
-    def other(cos: float) -> float:
-        return g(cos) + m if margin_type == 'C' else g(cos)
+    def eta(cos: float) -> float:
+        return adjusted(cos, t) + m if kind == 'C' else adjusted(cos, t)
 
-    total = 0.0
-    for i in range(len(x)):
-        for j in range(len(w)):
-            cos, at = cosine(x[i], w[j]), cosine(base[0][i], base[1][j])
-            if j == y[i]:
-                logit = r * frozen(own, cos, at, detach) + bias
-                total += lam / r * log1pexp(-logit)
-            else:
-                logit = r * frozen(other, cos, at, detach) + bias
-                total += (1 - lam) / r * log1pexp(logit)
-    return total / len(x)
+    def own(cos: float, at: float) -> float:
+        return lam / r * log1pexp(-r * frozen(psi, cos, at, detach) - bias)
+
+    def other(cos: float, at: float) -> float:
+        return (1 - lam) / r * log1pexp(r * frozen(eta, cos, at, detach) + bias)
+
+    return sum_of_terms(*samples, own, other)
 
 
 def wespeaker(
-    x: np.ndarray,
-    w: np.ndarray,
-    y: np.ndarray,
-    bias: float,
-    scale: float,
-    m: float,
-    lam: float,
-    t: float,
+    samples: tuple, bias: float, scale: float, m: float, lam: float, t: float
 ) -> float:
     """SphereFace2-A as speakers are trained with: sines and cosines, no angles."""
 
-    def g(z: float) -> float:
-        return 2 * ((z + 1) / 2) ** t - 1
+    def sine(cos: float) -> float:
+        return math.sqrt(max(0.0, 1 - cos * cos))
 
-    total = 0.0
-    for i in range(len(x)):
-        for j in range(len(w)):
-            cos = cosine(x[i], w[j])
-            sin = math.sqrt(max(0.0, 1 - cos * cos))
-            if j != y[i]:
-                nearer = cos * math.cos(m) + sin * math.sin(m)
-                total += (1 - lam) * log1pexp(scale * g(nearer) + bias)
-                continue
-            further = cos * math.cos(m) - sin * math.sin(m)
-            if cos <= -math.cos(m):
-                further = cos - (1 - math.cos(m))
-            total += lam * log1pexp(-scale * g(further) - bias)
-    return total / len(x)
+    def own(cos: float, _: float) -> float:
+        further = cos * math.cos(m) - sine(cos) * math.sin(m)
+        if cos <= -math.cos(m):
+            further = cos - (1 - math.cos(m))
+        return lam * log1pexp(-scale * adjusted(further, t) - bias)
+
+    def other(cos: float, _: float) -> float:
+        nearer = cos * math.cos(m) + sine(cos) * math.sin(m)
+        return (1 - lam) * log1pexp(scale * adjusted(nearer, t) + bias)
+
+    return sum_of_terms(*samples, own, other)
 
 
-def uniface(
-    x: np.ndarray,
-    w: np.ndarray,
-    y: np.ndarray,
-    bias: float,
-    s: float,
-    m: float,
-    lam: float,
-) -> float:
-    total = 0.0
-    for i in range(len(x)):
-        for j in range(len(w)):
-            cos = cosine(x[i], w[j])
-            if j == y[i]:
-                total += log1pexp(-s * (cos - m) + bias)
-            else:
-                total += lam * log1pexp(s * cos - bias)
-    return total / len(x)
+def uniface(samples: tuple, bias: float, s: float, m: float, lam: float) -> float:
+    return sum_of_terms(
+        *samples,
+        lambda cos, _: log1pexp(-s * (cos - m) + bias),
+        lambda cos, _: lam * log1pexp(s * cos - bias),
+    )
 
 
-def sface(
-    x: np.ndarray,
-    w: np.ndarray,
-    y: np.ndarray,
-    base: tuple[np.ndarray, np.ndarray],
-    s: float,
-    k: float,
-    a: float,
-    b: float,
-) -> tuple[float, float]:
+def sface(samples: tuple, s: float, k: float, a: float, b: float) -> tuple:
     """The intra and the inter term."""
 
     def sigmoid(z: float) -> float:
         return 1 / (1 + math.exp(-z)) if z > -700 else 0.0
 
-    intra = inter = 0.0
-    for i in range(len(x)):
-        for j in range(len(w)):
-            cos = cosine(x[i], w[j])
-            theta = math.acos(cosine(base[0][i], base[1][j]))
-            if j == y[i]:
-                intra -= sigmoid(k * (theta - a)) * s * cos
-            else:
-                inter += sigmoid(-k * (theta - b)) * s * cos
-    return intra / len(x), inter / len(x)
+    def intra(cos: float, at: float) -> float:
+        return -sigmoid(k * (math.acos(at) - a)) * s * cos
+
+    def inter(cos: float, at: float) -> float:
+        return sigmoid(-k * (math.acos(at) - b)) * s * cos
+
+    def nothing(cos: float, at: float) -> float:
+        return 0.0
+
+    return (
+        sum_of_terms(*samples, intra, nothing),
+        sum_of_terms(*samples, nothing, inter),
+    )
 
 
-def energy(w: np.ndarray, y: np.ndarray) -> float:
+def energy(w: Array, y: Array) -> float:
     """Mean of theta^-2 over the pairs of the batch's distinct centres."""
     classes = sorted(set(y.tolist()))
     pairs = [
@@ -220,7 +207,7 @@ def energy(w: np.ndarray, y: np.ndarray) -> float:
     return sum(pairs) / len(pairs) if pairs else 0.0
 
 
-def gradient(function: Callable[[np.ndarray], float], at: np.ndarray) -> np.ndarray:
+def gradient(function: Callable[[Array], float], at: Array) -> Array:
     """Central differences of fourth order."""
     result = np.zeros_like(at)
     h = 1e-4 * max(1.0, float(np.abs(at).max()))

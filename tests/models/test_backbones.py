@@ -9,6 +9,7 @@ from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from mmhyperface.models.backbones import IR, IResNet, MobileFaceNet, SFNet
+from mmhyperface.models.backbones.base import FaceBackbone
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 
@@ -279,6 +280,23 @@ def test_last_norm_starts_and_stays_as_asked(cfg, init, freeze):
     assert net.features.bias.requires_grad
 
 
+@pytest.mark.parametrize(
+    ('cls', 'own', 'own_last'),
+    [
+        (IResNet, (18,), (0.1, 0.5, False)),
+        (IR, (18, 'tface'), (0.1,)),
+        (SFNet, (4, 'paper', False, (8,) * 4), (0.1, 1.0, False)),
+        (MobileFaceNet, (), ()),
+    ],
+)
+def test_arguments_by_position(cls, own, own_last):
+    with torch.device('meta'):
+        net = cls(*own, 1, 32, (64, 48), *own_last, True, 1, True, {})
+    assert (net.in_channels, net.out_channels, net.input_size) == (1, 32, (64, 48))
+    assert (net.with_cp, net.frozen_stages, net.norm_eval) == (True, 1, True)
+    assert net.init_cfg == {}
+
+
 def test_init_cfg_of_the_config_wins():
     init_cfg = dict(type='Constant', layer='Conv2d', val=0.5)
     net = build(SMALL['iresnet'], init_cfg=init_cfg)
@@ -300,6 +318,24 @@ def test_returns_a_tuple_of_one_embedding(cfg):
     assert [embedding.shape for embedding in out] == [(3, net.out_channels)]
     assert net.out_channels == 32
     assert_same(out[0][:1], alone)
+
+
+def test_a_backbone_that_is_no_sequence():
+    class Own(FaceBackbone):
+        def __init__(self, **options):
+            super().__init__(**options)
+            self.fc = nn.Linear(3, self.out_channels)
+            self.freeze()
+
+        def stages(self):
+            return [[], [self.fc]]
+
+        def embed(self, x):
+            return self.run_blocks([self.fc], x.mean((2, 3))).relu()
+
+    net = Own(embedding_size=4, input_size=8)
+    x = images(net, 2)
+    assert torch.equal(net(x)[0], net.fc(x.mean((2, 3))).clamp(min=0))
 
 
 @small

@@ -126,7 +126,7 @@ def test_a_forward_pass_that_is_given_up_costs_no_decay(name):
             # Without a learning rate its own step changes nothing.
             optimizer.param_groups[0]['lr'] = 0.0
             always_draw(head, [2, 5])
-            head._loss(features(3, 1), torch.tensor([1, 4, 1]))
+            head.loss(features(3, 1), torch.tensor([1, 4, 1]))
             optimizer.param_groups[0]['lr'] = 0.5
         always_draw(head, [0, 2])
         step(head, features(3, 2), [1, 4, 1], optimizer)
@@ -139,7 +139,7 @@ def test_no_gradient_of_all_rows_is_kept():
     head = fused_head(ArcFaceLoss(8.0))
     optimizer = attached(head, momentum=0.9)
     before = head.weight.detach().clone()
-    head._loss(features(2), torch.tensor([1, 4]))['loss'].backward()
+    head.loss(features(2), torch.tensor([1, 4]))['loss'].backward()
     assert head.weight.grad is None
     held = optimizer.param_groups[0]['params']
     assert sum(len(parameter) for parameter in held) == 2
@@ -157,7 +157,7 @@ def test_features_need_not_learn(name):
         head = fused_head(LOSSES[name](), fused_update=fused)
         optimizer = attached(head, momentum=0.9)
         for seed in range(2):
-            out = head._loss(features(3, seed), torch.tensor([0, 4, 4]))
+            out = head.loss(features(3, seed), torch.tensor([0, 4, 4]))
             out['loss'].backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -198,21 +198,21 @@ def test_other_optimizers_are_refused(optimizer):
 def test_accumulation_is_refused():
     head = fused_head(ArcFaceLoss())
     attached(head)
-    head._loss(features(2), torch.tensor([1, 4]))['loss'].backward()
+    head.loss(features(2), torch.tensor([1, 4]))['loss'].backward()
     with pytest.raises(UserError, match=r'needs model\.head\.fused_update=False'):
-        head._loss(features(2), torch.tensor([1, 4]))
+        head.loss(features(2), torch.tensor([1, 4]))
 
 
 def test_it_must_be_attached():
     head = fused_head(ArcFaceLoss())
     with pytest.raises(UserError, match=r'head\.attach\(optimizer\)'):
-        head._loss(features(2), torch.tensor([0, 1]))
+        head.loss(features(2), torch.tensor([0, 1]))
 
 
 def test_a_loss_that_is_scaled_outside_is_told():
     head = fused_head(LOSSES['sphereface2']())
     attached(head)
-    loss = head._loss(features(2), torch.tensor([1, 4]))['loss']
+    loss = head.loss(features(2), torch.tensor([1, 4]))['loss']
     with pytest.raises(UserError, match=r'stepped with .* 1\.0, not 0\.5'):
         (2 * loss).backward()
 
@@ -221,7 +221,7 @@ def test_a_loss_that_is_scaled_outside_is_told():
 def test_a_second_backward_is_told(name):
     head = fused_head(LOSSES[name]())
     attached(head)
-    loss = head._loss(features(2).requires_grad_(), torch.tensor([1, 4]))['loss']
+    loss = head.loss(features(2).requires_grad_(), torch.tensor([1, 4]))['loss']
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match=r'have stepped in|modified by an inplace'):
         loss.backward()

@@ -2,29 +2,14 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import oracles
 import pytest
 import torch
 
-from mmhyperface.models import (
-    AdaFaceLoss,
-    ArcFaceLoss,
-    CosFaceLoss,
-    CurricularFaceLoss,
-    ElasticFaceLoss,
-    HypersphereHead,
-    HypersphereLoss,
-    MagFaceLoss,
-    NormFaceLoss,
-    SFaceLoss,
-    SphereFace2Loss,
-    SphereFaceLoss,
-    SphereFacePlusLoss,
-    SphereFaceRLoss,
-    UniFaceLoss,
-)
+from mmhyperface.models import HypersphereHead, HypersphereLoss, losses
 from mmhyperface.models.losses.characteristic import (
     added_angle,
     characteristic,
@@ -61,11 +46,11 @@ def adaface(detach: bool) -> tuple[HypersphereLoss, Oracle]:
 
         return oracles.softmax(x, w, y, base, psi, detach=detach, scale=16)
 
-    return AdaFaceLoss(s=16.0, m=0.4, detach=detach), oracle
+    return losses.AdaFaceLoss(s=16.0, m=0.4, detach=detach), oracle
 
 
 def magface(beyond: str, detach: bool) -> tuple[HypersphereLoss, Oracle]:
-    loss = MagFaceLoss(s=16.0, l_a=0.5, u_a=3.0, lam_g=2.0, beyond=beyond)
+    loss = losses.MagFaceLoss(s=16.0, l_a=0.5, u_a=3.0, lam_g=2.0, beyond=beyond)
     loss.detach = detach
 
     def oracle(x, w, y, bias, base):
@@ -107,13 +92,13 @@ def curricularface(beyond: str, detach: bool) -> tuple[HypersphereLoss, Oracle]:
             total -= logits[y[i]]
         return total / len(x)
 
-    return CurricularFaceLoss(s=16.0, beyond=beyond, detach=detach), oracle
+    return losses.CurricularFaceLoss(s=16.0, beyond=beyond, detach=detach), oracle
 
 
 def sphereface_r(
     version: str, feature_norm: str, penalty: str, detach: bool
 ) -> tuple[HypersphereLoss, Oracle]:
-    loss = SphereFaceRLoss(
+    loss = losses.SphereFaceRLoss(
         version, feature_norm, 8.0, 1.37, 0.3, penalty, detach, loss_weight=1.7
     )
     psi = {'v0': oracles.v0(1.37), 'v1': oracles.v1(1.37), 'v2': oracles.identity}
@@ -136,18 +121,17 @@ def sphereface_r(
 def sphereface2(
     margin_type: str, m: float, t: float, detach: bool
 ) -> tuple[HypersphereLoss, Oracle]:
-    loss = SphereFace2Loss(margin_type, 0.7, 16.0, m, t, detach, loss_weight=3.0)
+    loss = losses.SphereFace2Loss(margin_type, 0.7, 16.0, m, t, detach, loss_weight=3.0)
 
     def oracle(x, w, y, bias, base):
-        return 3.0 * oracles.sphereface2(
-            x, w, y, bias, base, margin_type, 0.7, 16.0, m, t, detach
-        )
+        settings = margin_type, 0.7, 16.0, m, t, detach
+        return 3.0 * oracles.sphereface2((x, w, y, base), bias, *settings)
 
     return loss, oracle
 
 
 def wespeaker(m: float) -> tuple[HypersphereLoss, Oracle]:
-    loss = SphereFace2Loss(
+    loss = losses.SphereFace2Loss(
         'A',
         r=16.0,
         m=m,
@@ -159,7 +143,7 @@ def wespeaker(m: float) -> tuple[HypersphereLoss, Oracle]:
     )
 
     def oracle(x, w, y, bias, base):
-        return oracles.wespeaker(x, w, y, bias, 16.0, m, 0.7, 3.0)
+        return oracles.wespeaker((x, w, y, base), bias, 16.0, m, 0.7, 3.0)
 
     return loss, oracle
 
@@ -181,17 +165,19 @@ def elasticface(kind: str, plus: bool) -> tuple[HypersphereLoss, Oracle]:
 
         return oracles.softmax(x, w, y, base, psi, detach=False, scale=12)
 
-    return ElasticFaceLoss(kind, 12.0, 0.4, 0.2, plus), oracle
+    return losses.ElasticFaceLoss(kind, 12.0, 0.4, 0.2, plus), oracle
 
 
 def uniface() -> tuple[HypersphereLoss, Oracle]:
     def oracle(x, w, y, bias, base):
-        return 0.3 * oracles.uniface(x, w, y, bias, 12.0, 0.4, 0.7)
+        return 0.3 * oracles.uniface((x, w, y, base), bias, 12.0, 0.4, 0.7)
 
-    return UniFaceLoss(12.0, 0.4, 0.7, loss_weight=0.3), oracle
+    return losses.UniFaceLoss(12.0, 0.4, 0.7, loss_weight=0.3), oracle
 
 
-def simple(loss: HypersphereLoss, psi: Callable, detach: bool) -> tuple:
+def simple(kind: type, args: tuple, psi: Callable, detach: bool) -> tuple:
+    loss = kind(*args)
+
     def oracle(x, w, y, bias, base):
         return loss.loss_weight * oracles.softmax(
             x, w, y, base, lambda i: psi, detach=detach, scale=loss.s
@@ -202,9 +188,9 @@ def simple(loss: HypersphereLoss, psi: Callable, detach: bool) -> tuple:
 
 def sface() -> tuple[HypersphereLoss, Oracle]:
     def oracle(x, w, y, bias, base):
-        return 0.5 * sum(oracles.sface(x, w, y, base, 16.0, 5.0, 0.9, 1.3))
+        return 0.5 * sum(oracles.sface((x, w, y, base), 16.0, 5.0, 0.9, 1.3))
 
-    return SFaceLoss(16.0, 5.0, 0.9, 1.3, loss_weight=0.5), oracle
+    return losses.SFaceLoss(16.0, 5.0, 0.9, 1.3, loss_weight=0.5), oracle
 
 
 def sphereface_plus(detach: bool) -> tuple[HypersphereLoss, Oracle]:
@@ -214,52 +200,47 @@ def sphereface_plus(detach: bool) -> tuple[HypersphereLoss, Oracle]:
         )
         return 2.0 * (main + 0.7 * oracles.energy(w, y))
 
-    return SphereFacePlusLoss(8.0, 1.5, 0.7, detach, loss_weight=2.0), oracle
+    return losses.SphereFacePlusLoss(8.0, 1.5, 0.7, detach, loss_weight=2.0), oracle
 
 
 def cases() -> dict[str, Callable[[], tuple[HypersphereLoss, Oracle]]]:
     table: dict[str, Callable] = {
-        'normface': lambda: simple(NormFaceLoss(12.0), oracles.identity, True),
-        'cosface': lambda: simple(
-            CosFaceLoss(12.0, 0.35, 0.9), lambda cos: cos - 0.35, False
+        'normface': partial(
+            simple, losses.NormFaceLoss, (12.0,), oracles.identity, True
+        ),
+        'cosface': partial(
+            simple, losses.CosFaceLoss, (12.0, 0.35, 0.9), lambda cos: cos - 0.35, False
         ),
         'sface': sface,
-        'wespeaker-full': lambda: wespeaker(0.25),
-        'wespeaker-start-full': lambda: wespeaker(0.0),
-        'elasticface-arc-full': lambda: elasticface('arc', plus=False),
-        'elasticface-arc+-full': lambda: elasticface('arc', plus=True),
-        'elasticface-cos+': lambda: elasticface('cos', plus=True),
+        'wespeaker-full': partial(wespeaker, 0.25),
+        'wespeaker-start-full': partial(wespeaker, 0.0),
+        'elasticface-arc-full': partial(elasticface, 'arc', plus=False),
+        'elasticface-arc+-full': partial(elasticface, 'arc', plus=True),
+        'elasticface-cos+': partial(elasticface, 'cos', plus=True),
         'uniface': uniface,
     }
     for d in (True, False):
         tag = 'detached' if d else 'full'
-        table[f'sphereface-{tag}'] = lambda d=d: simple(
-            SphereFaceLoss(12.0, 2.7, d), oracles.v0(2.7), d
+        table[f'sphereface-{tag}'] = partial(
+            simple, losses.SphereFaceLoss, (12.0, 2.7, d), oracles.v0(2.7), d
         )
-        table[f'sphereface+-{tag}'] = lambda d=d: sphereface_plus(d)
-        table[f'adaface-{tag}'] = lambda d=d: adaface(d)
+        table[f'sphereface+-{tag}'] = partial(sphereface_plus, d)
+        table[f'adaface-{tag}'] = partial(adaface, d)
         for beyond in ('none', 'clip', 'linear', 'shift', 'easy'):
-            table[f'arcface-{beyond}-{tag}'] = lambda d=d, b=beyond: simple(
-                ArcFaceLoss(12.0, 0.5, b, d), oracles.additive(0.5, b), d
+            psi = oracles.additive(0.5, beyond)
+            table[f'arcface-{beyond}-{tag}'] = partial(
+                simple, losses.ArcFaceLoss, (12.0, 0.5, beyond, d), psi, d
             )
-            table[f'magface-{beyond}-{tag}'] = lambda d=d, b=beyond: magface(b, d)
-            table[f'curricularface-{beyond}-{tag}'] = lambda d=d, b=beyond: (
-                curricularface(b, d)
-            )
+            table[f'magface-{beyond}-{tag}'] = partial(magface, beyond, d)
+            table[f'curricularface-{beyond}-{tag}'] = partial(curricularface, beyond, d)
         for version in ('v0', 'v1', 'v2'):
-            for norm, penalty in (
-                ('none', 'absolute'),
-                ('hard', 'absolute'),
-                ('soft', 'absolute'),
-                ('soft', 'squared'),
-            ):
-                table[f'sphereface-r-{version}-{norm}-{penalty}-{tag}'] = (
-                    lambda v=version, n=norm, p=penalty, d=d: sphereface_r(v, n, p, d)
-                )
+            for norm in ('none', 'hard', 'soft', 'soft-squared'):
+                norm, _, penalty = norm.partition('-')
+                args = version, norm, penalty or 'absolute', d
+                name = f'sphereface-r-{version}-{norm}-{args[2]}-{tag}'
+                table[name] = partial(sphereface_r, *args)
         for kind, m, t in (('C', 0.4, 3.0), ('A', 0.5, 3.0), ('M', 1.7, 2.5)):
-            table[f'sphereface2-{kind}-{tag}'] = lambda k=kind, m=m, t=t, d=d: (
-                sphereface2(k, m, t, d)
-            )
+            table[f'sphereface2-{kind}-{tag}'] = partial(sphereface2, kind, m, t, d)
     return table
 
 
@@ -341,11 +322,15 @@ def test_parallel_to_a_centre(name, sign, dtype):
     loss, oracle = CASES[name]()
     head = head_of(loss, w, dtype)
     bias = loss.bias.item() if hasattr(loss, 'bias') else 0.0
-    out, x_grad, w_grad = run(head, x, y)
+    out, *grads = run(head, x, y)
     expected = oracle(x, w, y, bias, (x, w))
     assert out['loss'].item() == pytest.approx(expected, rel=2e-6, abs=2e-5)
-    assert x_grad.isfinite().all()
-    assert w_grad.isfinite().all()
+    assert_finite(out, *grads)
+
+
+def assert_finite(out: dict, *grads: torch.Tensor) -> None:
+    for value in (out['loss'], *grads):
+        assert value.isfinite().all()
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -354,38 +339,22 @@ def test_one_ulp_beyond_parallel_is_finite(name):
     generator = torch.Generator().manual_seed(0)
     w = torch.nn.functional.normalize(torch.randn(400, 64, generator=generator))
     head = head_of(CASES[name]()[0], w.numpy(), torch.float32)
-    out, x_grad, w_grad = run(head, w.numpy(), np.arange(400))
-    for tensor in (out['loss'], x_grad, w_grad):
-        assert tensor.isfinite().all()
+    assert_finite(*run(head, w.numpy(), np.arange(400)))
 
 
-@pytest.mark.parametrize('scale', [1e-30, 1e-15, 1e15, 1e30])
+@pytest.mark.parametrize('scale', [0, 1e-30, 1e-15, 1e15, 1e30])
 @pytest.mark.parametrize('name', CASES)
 def test_tiny_and_huge_norms(name, scale):
     """Where the norm plays no role, it has none at any magnitude."""
     x, w, y = batch((3, 5, 4))
-    loss, _ = CASES[name]()
-    out, x_grad, w_grad = run(head_of(loss, w, torch.float32), x * scale, y)
     scaled_by_norm = 'sphereface-r' in name and 'hard' not in name
-    uses_norm = scaled_by_norm or 'magface' in name or 'adaface' in name
     if scaled_by_norm and scale > 1:
         return  # the formula itself overflows: logits of 1e15 and more
-    assert out['loss'].isfinite()
-    assert x_grad.isfinite().all()
-    assert w_grad.isfinite().all()
-    if not uses_norm:
+    out, *grads = run(head_of(CASES[name]()[0], w, torch.float32), x * scale, y)
+    assert_finite(out, *grads)
+    if scale and not (scaled_by_norm or 'magface' in name or 'adaface' in name):
         plain, *_ = run(head_of(CASES[name]()[0], w, torch.float32), x, y)
         torch.testing.assert_close(out['loss'], plain['loss'])
-
-
-@pytest.mark.parametrize('name', CASES)
-def test_zero_feature_is_finite(name):
-    x, w, y = batch((3, 5, 4))
-    x[1] = 0
-    out, x_grad, w_grad = run(head_of(CASES[name]()[0], w, torch.float32), x, y)
-    assert out['loss'].isfinite()
-    assert x_grad.isfinite().all()
-    assert w_grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -415,22 +384,15 @@ def test_detachment_gives_slope_one_and_the_exact_value(function):
 @pytest.mark.parametrize(('lam', 'r'), [(0.01, 40), (0.7, 40), (0.99, 64), (0.9999, 1)])
 def test_initial_bias_balances_pull_and_push(kind, num_classes, lam, r):
     m, t = {'C': 0.4, 'A': 0.5, 'M': 1.7}[kind], 3.0
-    loss = SphereFace2Loss(kind, lam, r, m, t).double()
+    loss = losses.SphereFace2Loss(kind, lam, r, m, t).double()
     loss.reset_parameters(num_classes)
     bias = loss.bias.item()
 
-    def g(z):
-        return 2 * ((z + 1) / 2) ** t - 1
-
-    a_y = (
-        r
-        * {
-            'C': g(0) - m,
-            'A': g(math.cos(min(math.pi, math.pi / 2 + m))),
-            'M': g(math.cos(min(math.pi, m * math.pi / 2))),
-        }[kind]
-    )
-    a_j = r * (g(0) + m if kind == 'C' else g(0))
+    theta = {'C': math.pi / 2, 'A': math.pi / 2 + m, 'M': math.pi / 2 * m}[kind]
+    a_y = r * oracles.adjusted(math.cos(min(math.pi, theta)), t)
+    a_j = r * oracles.adjusted(0, t)
+    if kind == 'C':
+        a_y, a_j = a_y - r * m, a_j + r * m
     pull = lam / (1 + math.exp(a_y + bias))
     push = (1 - lam) * (num_classes - 1) / (1 + math.exp(-a_j - bias))
     assert pull == pytest.approx(push, rel=1e-9)
@@ -443,34 +405,21 @@ def test_balanced_bias_of_few_classes_does_not_cancel():
     )
 
 
-def test_sphereface_r_scale_one_margin_is_normface():
-    x, w, y = batch((5, 7, 4))
-    expected, *_ = run(head_of(NormFaceLoss(9.0), w), x, y)
-    for version in ('v0', 'v1', 'v2'):
-        loss = SphereFaceRLoss(version, 'hard', s=9.0, m=1.0)
-        got, *_ = run(head_of(loss, w), x, y)
-        torch.testing.assert_close(got['loss'], expected['loss'])
-
-
 def test_energy_of_one_class_is_zero_and_of_equal_centres_finite():
     x, w, _ = batch((4, 5, 3))
-    plain, *_ = run(head_of(SphereFaceLoss(8.0, 1.5), w), x, np.zeros(4, int))
-    plus = SphereFacePlusLoss(8.0, 1.5, 0.7)
-    out, x_grad, w_grad = run(head_of(plus, w), x, np.zeros(4, int))
+    plain, *_ = run(head_of(losses.SphereFaceLoss(8.0, 1.5), w), x, np.zeros(4, int))
+    plus = losses.SphereFacePlusLoss(8.0, 1.5, 0.7)
+    out, *_ = run(head_of(plus, w), x, np.zeros(4, int))
     torch.testing.assert_close(out['loss'], plain['loss'])
     w[1] = w[0]
-    out, x_grad, w_grad = run(
-        head_of(plus, w, torch.float32), x, np.array([0, 1, 2, 1])
-    )
-    for tensor in (out['loss'], x_grad, w_grad):
-        assert tensor.isfinite().all()
+    assert_finite(*run(head_of(plus, w, torch.float32), x, np.array([0, 1, 2, 1])))
 
 
 def test_statistics_move_in_training_only():
     x, w, y = batch((4, 5, 3))
     for loss, names in (
-        (AdaFaceLoss(), ('norm_mean', 'norm_std')),
-        (CurricularFaceLoss(), ('t',)),
+        (losses.AdaFaceLoss(), ('norm_mean', 'norm_std')),
+        (losses.CurricularFaceLoss(), ('t',)),
     ):
         head = head_of(loss, w).eval()
         before = [getattr(loss, name).clone() for name in names]
@@ -491,7 +440,7 @@ def test_logged_values_are_not_losses():
 
 def test_logged_values():
     x, w, y = batch((6, 5, 3))
-    loss = SFaceLoss(16.0, 5.0, 0.9, 1.3)
+    loss = losses.SFaceLoss(16.0, 5.0, 0.9, 1.3)
     out, *_ = run(head_of(loss, w), x, y)
     own = np.mean([oracles.cosine(x[i], w[y[i]]) for i in range(6)])
     hardest = np.mean(
@@ -500,7 +449,7 @@ def test_logged_values():
             for i in range(6)
         ]
     )
-    intra, inter = oracles.sface(x, w, y, (x, w), 16.0, 5.0, 0.9, 1.3)
+    intra, inter = oracles.sface((x, w, y, (x, w)), 16.0, 5.0, 0.9, 1.3)
     expected = dict(
         cos_own=own,
         cos_hardest=hardest,
@@ -510,7 +459,7 @@ def test_logged_values():
         loss=intra + inter,
     )
     assert {key: value.item() for key, value in out.items()} == pytest.approx(expected)
-    out, *_ = run(head_of(SphereFace2Loss(), w), x, y)
+    out, *_ = run(head_of(losses.SphereFace2Loss(), w), x, y)
     assert {'bias', 'positive', 'negative'} <= set(out)
 
 
@@ -535,25 +484,25 @@ def test_forward_without_the_head_is_the_same_loss():
 
 
 @pytest.mark.parametrize(
-    ('build', 'message'),
+    ('name', 'options', 'message'),
     [
-        (lambda: SphereFaceRLoss(version='v3'), 'version must be one of'),
-        (lambda: SphereFaceRLoss(feature_norm='l2'), 'feature_norm must be one of'),
-        (lambda: SphereFaceRLoss(m=0.9), 'real number >= 1'),
-        (lambda: SphereFaceLoss(m=0.5), 'SphereFaceLoss: m must be'),
-        (lambda: SphereFace2Loss(margin_type='D'), 'margin_type must be one of'),
-        (lambda: SphereFace2Loss(lam=1.0), r'lam must be in \(0, 1\)'),
-        (lambda: SphereFace2Loss('M', m=0.4), 'margin type M must be >= 1'),
-        (lambda: SphereFace2Loss(symmetric=True), 'options of margin type A'),
-        (lambda: ArcFaceLoss(beyond='no'), 'beyond must be one of'),
-        (lambda: SFaceLoss(s=-1), 's must be positive'),
-        (lambda: ElasticFaceLoss(sigma=-1), 'sigma must be >= 0'),
-        (lambda: UniFaceLoss(lam=0), 'lam must be positive'),
-        (lambda: MagFaceLoss(l_a=5, u_a=5), '0 < l_a < u_a'),
-        (lambda: AdaFaceLoss(t_alpha=0), 't_alpha must be in'),
-        (lambda: CurricularFaceLoss(momentum=2), 'momentum must be in'),
+        ('SphereFaceR', dict(version='v3'), 'version must be one of'),
+        ('SphereFaceR', dict(feature_norm='l2'), 'feature_norm must be one of'),
+        ('SphereFaceR', dict(m=0.9), 'real number >= 1'),
+        ('SphereFace', dict(m=0.5), 'SphereFaceLoss: m must be'),
+        ('SphereFace2', dict(margin_type='D'), 'margin_type must be one of'),
+        ('SphereFace2', dict(lam=1.0), r'lam must be in \(0, 1\)'),
+        ('SphereFace2', dict(margin_type='M', m=0.4), 'margin type M must be >= 1'),
+        ('SphereFace2', dict(symmetric=True), 'options of margin type A'),
+        ('ArcFace', dict(beyond='no'), 'beyond must be one of'),
+        ('SFace', dict(s=-1), 's must be positive'),
+        ('ElasticFace', dict(sigma=-1), 'sigma must be >= 0'),
+        ('UniFace', dict(lam=0), 'lam must be positive'),
+        ('MagFace', dict(l_a=5, u_a=5), '0 < l_a < u_a'),
+        ('AdaFace', dict(t_alpha=0), 't_alpha must be in'),
+        ('CurricularFace', dict(momentum=2), 'momentum must be in'),
     ],
 )
-def test_bad_settings_say_what_is_wrong(build, message):
+def test_bad_settings_say_what_is_wrong(name, options, message):
     with pytest.raises(UserError, match=message):
-        build()
+        getattr(losses, f'{name}Loss')(**options)

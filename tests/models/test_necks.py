@@ -174,5 +174,5 @@ def test_a_map_without_input_size():
 
 
 def test_unknown_pooling():
-    with pytest.raises(UserError, match="choose from 'flatten', 'gap', 'gdc'"):
+    with pytest.raises(UserError, match=r"neck\.pooling must be one of \('flatten', "):
         EmbeddingNeck(8, 4, pooling='max')

@@ -62,7 +62,7 @@ def step(
 ) -> tuple[Tensor, Tensor]:
     """A training step; its loss and the features' gradient."""
     x = x.clone().requires_grad_()
-    out = head._loss(x, torch.as_tensor(y))
+    out = head.loss(x, torch.as_tensor(y))
     out['loss'].backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -224,7 +224,7 @@ def test_the_optimizer_holds_the_sampled_rows_until_it_has_stepped():
     head = sampled_head(SphereFace2Loss(r=8.0))
     optimizer = attached(head, momentum=0.9)
     always_draw(head, [0, 3])
-    head._loss(features(2), torch.tensor([1, 4]))['loss'].backward()
+    head.loss(features(2), torch.tensor([1, 4]))['loss'].backward()
     held = optimizer.param_groups[0]['params']
     assert not any(parameter is head.weight for parameter in held)
     assert sum(len(p) for p in held if p.ndim == 2) == 4
@@ -251,7 +251,7 @@ def test_accumulated_batches_share_their_sample(loss, centres, engine):
     start = head.weight.detach().clone()
     always_draw(head, drawn)
     for x, y in batches:
-        head._loss(x, torch.tensor(y))['loss'].backward()
+        head.loss(x, torch.tensor(y))['loss'].backward()
         always_draw(head, [5])  # in vain
     optimizer.step()
 
@@ -296,12 +296,12 @@ def test_a_step_that_is_not_taken_leaves_everything_as_it_was(centres, backward)
 
     before = heads[0].weight.detach().clone()
     always_draw(heads[0], [2])
-    loss = heads[0]._loss(features(2, 1), torch.tensor([0, 5]))['loss']
+    loss = heads[0].loss(features(2, 1), torch.tensor([0, 5]))['loss']
     if backward:
         loss.backward()
     optimizers[0].zero_grad()
     assert torch.equal(heads[0].weight, before)
-    heads[0].eval()._loss(features(2, 1), torch.tensor([0, 5]))
+    heads[0].eval().loss(features(2, 1), torch.tensor([0, 5]))
     assert torch.equal(heads[0].train().weight, before)
 
     for head, optimizer in zip(heads, optimizers, strict=True):
@@ -373,7 +373,7 @@ def test_a_state_dict_is_whole_while_rows_are_lent(momentum):
         buffer = optimizer.state[head.weight].get('momentum_buffer')
         before = None if buffer is None else buffer.clone()
         for seed in (1, 2):
-            head._loss(features(2, seed), torch.tensor([1, 2]))['loss'].backward()
+            head.loss(features(2, seed), torch.tensor([1, 2]))['loss'].backward()
             if saves:
                 saved = optimizer.state_dict()
                 assert saved['param_groups'] == expected['param_groups']
@@ -392,7 +392,7 @@ def test_loading_a_state_dict_drops_rows_that_are_lent():
     always_draw(head, [0, 3])
     step(head, features(2), [1, 4], optimizer)
     saved = optimizer.state_dict()
-    head._loss(features(2, 1), torch.tensor([1, 2]))['loss'].backward()
+    head.loss(features(2, 1), torch.tensor([1, 2]))['loss'].backward()
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]['params'] == [head.weight]
     assert [*optimizer.state] == [head.weight]
@@ -401,9 +401,9 @@ def test_loading_a_state_dict_drops_rows_that_are_lent():
 def test_it_must_be_attached():
     head = sampled_head(ArcFaceLoss())
     with pytest.raises(UserError, match=r'head\.attach\(optimizer\).*CentresHook'):
-        head._loss(features(2), torch.tensor([0, 1]))
+        head.loss(features(2), torch.tensor([0, 1]))
     # Not for validation.
-    assert head.eval()._loss(features(2), torch.tensor([0, 1]))['loss'].isfinite()
+    assert head.eval().loss(features(2), torch.tensor([0, 1]))['loss'].isfinite()
     others = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(UserError, match="does not hold the head's weight"):
         head.attach(others)
@@ -469,7 +469,7 @@ def test_with_a_loss_scaler_and_a_step_that_it_skips():
             if overflows and not scaled:
                 continue
             always_draw(head, [0, 3])
-            loss = head._loss(features(2, seed), torch.tensor([1, 4]))['loss']
+            loss = head.loss(features(2, seed), torch.tensor([1, 4]))['loss']
             scaler.scale(loss * (torch.inf if overflows else 1)).backward()
             scaler.step(optimizer)
             scaler.update()

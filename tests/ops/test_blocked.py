@@ -58,7 +58,7 @@ def gradients(head: HypersphereHead, x: Tensor, y: Tensor) -> list[Tensor]:
     """Loss, what is logged, and all gradients."""
     # Some losses draw numbers.
     torch.manual_seed(0)
-    out = head._loss(x, y)
+    out = head.loss(x, y)
     leaves = [x, *head.parameters()]
     values = [value.detach() for value in out.values()]
     return values + list(torch.autograd.grad(out['loss'], leaves))
@@ -98,7 +98,7 @@ def test_it_holds_no_matrix_of_all_cosines(name, centres):
         with denormals_flushed():
             pass  # The first time in a process it wakes torch's threads.
         with Sizes() as sizes:
-            head._loss(x, y)['loss'].backward()
+            head.loss(x, y)['loss'].backward()
         largest[engine] = max(sizes.seen)
     assert largest['dense'] == 50 * 2000
     # The centres themselves, which are more than a block of cosines.
@@ -114,7 +114,7 @@ def test_a_scaled_loss(name, scale):
         head = head_of(LOSSES[name](), engine).double()
         x, y = batch(head)
         for _ in range(2):
-            out = head._loss(x, y)['loss'] * scale
+            out = head.loss(x, y)['loss'] * scale
             got = torch.autograd.grad(out, [x, *head.parameters()])
         expected = expected or got
         assert_same(got, expected)
@@ -131,7 +131,7 @@ def test_a_scale_is_expected_the_next_time(monkeypatch):
     )
     counts = []
     for scale in (1.0, 512.0, 512.0, 256.0, 256.0):
-        (head._loss(x, y)['loss'] * scale).backward()
+        (head.loss(x, y)['loss'] * scale).backward()
         counts.append(len(loops))
         loops.clear()
     assert counts == [1, 2, 1, 2, 1]
@@ -160,7 +160,7 @@ def test_another_gradient_for_each_sample(name, centres):
 def test_backward_twice(name):
     head = head_of(LOSSES[name]()).double()
     x, y = batch(head)
-    out = head._loss(x, y)['loss']
+    out = head.loss(x, y)['loss']
     leaves = [x, *head.parameters()]
     first = torch.autograd.grad(out, leaves, retain_graph=True)
     kept = [grad.clone() for grad in first]
@@ -173,7 +173,7 @@ def test_second_derivatives_are_refused(name):
     head = head_of(LOSSES[name]()).double()
     x, y = batch(head)
     with pytest.raises(UserError, match=r"create_graph=True.*head\.engine='dense'"):
-        torch.autograd.grad(head._loss(x, y)['loss'], x, create_graph=True)
+        torch.autograd.grad(head.loss(x, y)['loss'], x, create_graph=True)
 
 
 @both_families
@@ -184,7 +184,7 @@ def test_without_gradients(name, training):
     before = head.weight.detach().clone()
     x, y = batch(head)
     with torch.no_grad():
-        out, expected = head._loss(x, y), reference._loss(x, y)
+        out, expected = head.loss(x, y), reference.loss(x, y)
     for key, value in expected.items():
         assert not out[key].requires_grad
         torch.testing.assert_close(out[key], value)
@@ -201,7 +201,7 @@ def test_something_that_does_not_learn(name, frozen):
         leaves = {'features': x, 'weight': head.weight}
         leaves.pop(frozen).requires_grad_(False)
         (learns,) = leaves.values()
-        results.append(torch.autograd.grad(head._loss(x, y)['loss'], learns))
+        results.append(torch.autograd.grad(head.loss(x, y)['loss'], learns))
     assert_same(*results)
 
 
@@ -271,7 +271,7 @@ def test_what_is_not_finite_is_not_hidden(name, bad, where):
             else:
                 other = next(c for c in range(11) if c not in y)
                 head.weight[other if where == 'row' else y[2], 3] = bad
-        loss = head._loss(x, y)['loss']
+        loss = head.loss(x, y)['loss']
         assert loss.isnan()
 
 
@@ -376,7 +376,7 @@ def test_batches_of_any_size_follow_one_another():
     for samples in (6, 2, 7, 1, 6):
         assert_same(*(gradients(head, *batch(head, samples)) for head in heads))
         with torch.no_grad():
-            losses = [h.eval()._loss(*batch(h, 3))['loss'] for h in heads]
+            losses = [h.eval().loss(*batch(h, 3))['loss'] for h in heads]
         torch.testing.assert_close(*losses)
         for head in heads:
             head.train()

@@ -159,11 +159,23 @@ class FaceBackbone(BaseModule):
                 'size), or build the backbone with another model.backbone.input_size '
                 'or model.backbone.in_channels.'
             )
+        return (self.embed(x),)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images that fit [B, in_channels, H, W] to embeddings [B, D].
+
+        One layer after the other; a network that is no sequence says here what it is.
+        """
         stem, *stages, end = self.stages()
         for layer in stem:
             x = layer(x)
-        for block in chain(*stages):
-            x = checkpointed(block, x) if self.with_cp and self.training else block(x)
+        x = self.run_blocks(chain(*stages), x)
         for layer in end:
             x = layer(x)
-        return (x,)
+        return x
+
+    def run_blocks(self, blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
+        """One block after the other, checkpointed if asked for."""
+        for block in blocks:
+            x = checkpointed(block, x) if self.with_cp and self.training else block(x)
+        return x

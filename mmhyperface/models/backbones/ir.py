@@ -84,11 +84,14 @@ class IR(FaceBackbone):
         self,
         depth: int,
         variant: str = 'evolve',
-        *,
+        in_channels: int = 3,
+        embedding_size: int = 512,
+        input_size: int | tuple[int, int] = 112,
         dropout: float = 0.0,
+        *args: Any,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(in_channels, embedding_size, input_size, *args, **options)
         stages = choose('IR', 'depth', depth, BLOCKS)
         self.depth = depth
         inner_bn, affine, init = choose('IR', 'variant', variant, VARIANTS)

@@ -66,13 +66,16 @@ class IResNet(FaceBackbone):
     def __init__(
         self,
         depth: int,
-        *,
+        in_channels: int = 3,
+        embedding_size: int = 512,
+        input_size: int | tuple[int, int] = 112,
         dropout: float = 0.0,
         features_init: float = 1.0,
         freeze_features: bool = True,
+        *args: Any,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(in_channels, embedding_size, input_size, *args, **options)
         blocks = choose('IResNet', 'depth', depth, BLOCKS)
         self.conv1 = nn.Conv2d(self.in_channels, 64, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64)

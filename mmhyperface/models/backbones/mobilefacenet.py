@@ -74,8 +74,8 @@ class MobileFaceNet(FaceBackbone):
     See :class:`FaceBackbone` for the arguments, the shapes and the errors.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.conv_1 = _conv(self.in_channels, 64, 3, stride=2, padding=1)
         self.conv_2_dw = _conv(64, 64, 3, padding=1, groups=64)
         self.dconv_23 = Bottleneck(64, 64, hidden=128, stride=2)

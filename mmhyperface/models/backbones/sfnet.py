@@ -93,13 +93,16 @@ class SFNet(FaceBackbone):
         variant: str = 'paper',
         with_bn: bool = False,
         widths: Sequence[int] = (64, 128, 256, 512),
-        *,
+        in_channels: int = 3,
+        embedding_size: int = 512,
+        input_size: int | tuple[int, int] = 112,
         dropout: float = 0.0,
         features_init: float = 1.0,
         freeze_features: bool = False,
+        *args: Any,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(in_channels, embedding_size, input_size, *args, **options)
         blocks = choose('SFNet', 'depth', depth, BLOCKS)
         relu_before_add, init = choose('SFNet', 'variant', variant, VARIANTS)
         if len(widths) != 4:

@@ -28,13 +28,14 @@ from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.models.losses.batch import Batch
 from mmhyperface.ops import Blocked, Fold, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, require_one_of
 
 from .batch_geometry import BatchGeometry
 from .decisions import is_dense, splits_centres, updates_some_rows
 
 CENTRES = ('normalize', 'project')
 ENGINES = ('auto', 'dense', 'blocked', 'fused')
+MATMUL_DTYPES = (None, 'bfloat16', 'float16')
 # Initial centres are drawn in pieces of so many classes, each with a seed of its own:
 # a rank draws its own pieces only, and gets the same rows as any other would.
 PIECE = 4096
@@ -135,17 +136,23 @@ class HypersphereHead(CentreState, BaseModule):
                 f'{num_classes!r}; set model.head.num_classes to the number of '
                 "identities ('auto' is for tools/train.py, which counts them)"
             )
-        _require_one_of('centres', centres, CENTRES)
+        require_one_of(self, 'model.head.centres', centres, CENTRES)
         if isinstance(engine, str):
-            _require_one_of('engine', engine, ENGINES)
-        _require_one_of('sharded', sharded, (True, False, 'auto'))
-        _require_one_of('matmul_dtype', matmul_dtype, (None, 'bfloat16', 'float16'))
+            require_one_of(self, 'model.head.engine', engine, ENGINES)
+        require_one_of(self, 'model.head.sharded', sharded, (True, False, 'auto'))
+        require_one_of(self, 'model.head.matmul_dtype', matmul_dtype, MATMUL_DTYPES)
         if not 0 < sample_rate <= 1:
             raise UserError(
                 'HypersphereHead: model.head.sample_rate is a share of the classes, '
                 f'in (0, 1], got {sample_rate}'
             )
-        if engine == 'dense' and (fused_update or matmul_dtype):
+        if not isinstance(engine, str) and matmul_dtype:
+            raise UserError(
+                'HypersphereHead: an engine of your own chooses the type of its '
+                'products, as in Blocked(matmul_dtype=torch.bfloat16); leave '
+                'model.head.matmul_dtype out'
+            )
+        if engine in ('dense', dense) and (fused_update or matmul_dtype):
             raise UserError(
                 "HypersphereHead: engine='dense' has neither fused_update nor "
                 "matmul_dtype; set model.head.engine to 'blocked', 'fused' or 'auto'"
@@ -166,7 +173,6 @@ class HypersphereHead(CentreState, BaseModule):
         self.catch_up = catch_up
         self.fused_update = fused_update
         self.matmul_dtype = matmul_dtype
-        self.some_rows = updates_some_rows(sample_rate, fused_update)
         rank, world = get_dist_info()
         split = splits_centres(sharded, num_classes, in_channels, self.some_rows, world)
         self.shard = Shard(num_classes, *((rank, world) if split else ()))
@@ -177,6 +183,11 @@ class HypersphereHead(CentreState, BaseModule):
         self._blocked: Blocked | None = None
         self.last: BatchGeometry | None = None
         self.reset_parameters()
+
+    @property
+    def some_rows(self) -> bool:
+        """See :func:`.updates_some_rows`."""
+        return updates_some_rows(self.sample_rate, self.fused_update)
 
     @property
     def ddp_ignored(self) -> tuple[str, ...]:
@@ -446,12 +457,15 @@ class HypersphereHead(CentreState, BaseModule):
         dtype = self.matmul_dtype
         if is_dense(self.engine, self.num_classes, self.fused_update, dtype):
             return dense
-        if self._blocked is None:
-            self._blocked = Blocked(
-                matmul_dtype=getattr(torch, dtype) if dtype else None,
-                compiled=True if self.engine == 'fused' else None,
-            )
-        return self._blocked
+        options: dict[str, Any] = dict(
+            matmul_dtype=getattr(torch, dtype) if dtype else None,
+            compiled=True if self.engine == 'fused' else None,
+        )
+        engine = self._blocked
+        # It is kept, for it learns from step to step.
+        if engine is None or any(getattr(engine, k) != v for k, v in options.items()):
+            engine = self._blocked = Blocked(**options)
+        return engine
 
     def predict(
         self,
@@ -496,7 +510,8 @@ class HypersphereHead(CentreState, BaseModule):
                     f'{labels.dtype} {list(labels.shape)}'
                 )
         else:
-            target = labels_of(labels or ())
+            labels = labels or ()
+            target = labels_of(labels)
         if not count and not len(labels):
             return torch.zeros(0, dtype=torch.int64, device=self.weight.device)
         if target is None or target.shape != (count,):
@@ -520,11 +535,3 @@ class HypersphereHead(CentreState, BaseModule):
 def _placeholder(feats: Tensor) -> Tensor:
     """One sample for an empty batch [0, D]."""
     return torch.cat([feats, feats.new_ones(1, feats.shape[1])])
-
-
-def _require_one_of(name: str, value: object, allowed: tuple) -> None:
-    if value not in allowed:
-        raise UserError(
-            f'HypersphereHead: model.head.{name} must be one of {allowed}, got '
-            f'{value!r}'
-        )

@@ -6,8 +6,9 @@ psi(theta) = cos(theta + m), eta(theta) = cos(theta), scale s (eq. 3).
 from torch import Tensor
 
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import require_one_of
 
-from .base import Context, SoftmaxLoss, require_one_of
+from .base import Context, SoftmaxLoss
 from .characteristic import BEYOND, added_angle
 
 

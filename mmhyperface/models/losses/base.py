@@ -8,7 +8,6 @@ Legend of shapes: B samples, C classes, c any block of classes, D dimensions;
 cosines to a block of centres.
 """
 
-import functools
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -29,14 +28,6 @@ def require(condition: bool, message: str) -> None:
     """Raise ``UserError(message)`` unless ``condition`` holds."""
     if not condition:
         raise UserError(message)
-
-
-def require_one_of(loss: object, name: str, value: object, allowed: tuple) -> None:
-    """Raise ``UserError`` unless a loss's option has one of the allowed values."""
-    require(
-        value in allowed,
-        f'{type(loss).__name__}: {name} must be one of {allowed}, got {value!r}',
-    )
 
 
 class HypersphereLoss(nn.Module, ABC):
@@ -83,10 +74,7 @@ class HypersphereLoss(nn.Module, ABC):
         The place for random numbers (:meth:`.Batch.normal`), since engines may compute
         ``others`` twice.
         """
-        return {
-            name: batch.own.new_full((1, 1), getattr(self, name))
-            for name in self.margins
-        }
+        return batch.constants(self, self.margins)
 
     @abstractmethod
     def target(self, own: Tensor, context: Context) -> Tensor:
@@ -181,8 +169,8 @@ class SoftmaxLoss(HypersphereLoss):
         return cos
 
     def target(self, own: Tensor, context: Context) -> Tensor:
-        psi = functools.partial(self.psi, context=context)
-        return self.s * characteristic(own, psi, self.detach)
+        psi = characteristic(own, lambda own: self.psi(own, context), self.detach)
+        return self.s * psi
 
     def others(self, cos: Tensor, context: Context) -> Tensor:
         return self.s * self.eta(cos, context)

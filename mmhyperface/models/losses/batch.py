@@ -1,6 +1,6 @@
 """What a loss sees of a batch before it meets the classes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,14 @@ class Batch:
     sizes: Sequence[int] | None = None
     is_global: bool = True
     centres: Callable[[], Tensor] = _no_centres
+
+    def constants(self, owner: object, names: Iterable[str]) -> dict[str, Tensor]:
+        """Attributes that are numbers, as tensors [1, 1] by name.
+
+        Gradients flow to those that are learned.
+        """
+        one = self.own.new_ones(1, 1)
+        return {name: (one * getattr(owner, name)).to(one.dtype) for name in names}
 
     def gather(self, values: Tensor) -> Tensor:
         """Values of these samples [B, ...] to those of the global batch [G, ...].

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import require_one_of
 
-from .base import Context, SoftmaxLoss, require, require_one_of
+from .base import Context, SoftmaxLoss, require
 from .batch import Batch
 from .characteristic import added_angle
 

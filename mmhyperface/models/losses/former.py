@@ -1,7 +1,8 @@
 """Losses that were written before there was a :class:`.Batch` work as they are.
 
 Then a loss had ``context(own, norm)``, ``observe(own, norm)`` and
-``objective(data_term, norm, centres)``, and its psi and eta took the cosine alone.
+``objective(data_term, norm, centres)``, its psi and eta took the cosine alone, and
+margins were read from the loss itself.
 """
 
 import functools
@@ -17,8 +18,9 @@ from .batch import Batch
 
 def takes_batch(method: Callable) -> Callable:
     """A method whose last argument is a batch, written or called in either way."""
-    former = 'norm' in inspect.signature(method).parameters
-    of_centres = method.__name__ == 'objective'
+    name = method.__name__
+    of_centres = name == 'objective'
+    former = len(inspect.signature(method).parameters) > (3 if of_centres else 2)
 
     @functools.wraps(method)
     def call(self: Any, *args: Any) -> Any:
@@ -33,7 +35,11 @@ def takes_batch(method: Callable) -> Callable:
                 args = data_term, Batch(unknown, norm, centres=last)
             else:
                 args = (Batch(*args),)
-        return method(self, *args)
+        result = method(self, *args)
+        if former and name == 'context':
+            # The class that it is derived from reads its margins there.
+            return {**Batch(*args).constants(self, self.margins), **result}
+        return result
 
     return call
 

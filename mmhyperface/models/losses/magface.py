@@ -8,8 +8,9 @@ regulariser lam_g * (1/a + a/u_a^2).
 from torch import Tensor
 
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import require_one_of
 
-from .base import Context, SoftmaxLoss, require, require_one_of
+from .base import Context, SoftmaxLoss, require
 from .batch import Batch
 from .characteristic import BEYOND, added_angle
 

@@ -18,15 +18,15 @@ pi cos(theta_y) + cos(m) - 1 stands for cos(theta_y + m).
 """
 
 import math
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import require_one_of
 
-from .base import Context, DecoupledLoss, require, require_one_of
+from .base import Context, DecoupledLoss, require
 from .batch import Batch
 from .characteristic import BEYOND, added_angle, characteristic, multiplied_angle
 
@@ -119,15 +119,14 @@ class SphereFace2Loss(DecoupledLoss):
         if bias is None:
             # Numbers also where the loss itself is built on the meta device.
             zero = torch.zeros(1, 1, dtype=torch.float64, device='cpu')
-            context = super().context(Batch(zero, zero))
+            context = Batch(zero, zero).constants(self, self.margins)
             psi, eta = self.psi(zero, context), self.eta(zero, context)
             a_y, a_j = self.r * psi.item(), self.r * eta.item()
             bias = balanced_bias(num_classes, self.lam, a_y, a_j)
         nn.init.constant_(self.bias, bias)
 
     def context(self, batch: Batch) -> Context:
-        bias = self.bias.to(batch.own.dtype).view(1, 1)
-        return {**super().context(batch), 'bias': bias}
+        return batch.constants(self, (*self.margins, 'bias'))
 
     def _g(self, z: Tensor) -> Tensor:
         return 2 * ((z + 1) / 2).pow(self.t) - 1
@@ -147,12 +146,12 @@ class SphereFace2Loss(DecoupledLoss):
         return self._g(cos) + m if self.margin_type == 'C' else self._g(cos)
 
     def target(self, own: Tensor, context: Context) -> Tensor:
-        psi = characteristic(own, partial(self.psi, context=context), self.detach)
+        psi = characteristic(own, lambda own: self.psi(own, context), self.detach)
         logit = self.r * psi + context['bias']
         return -self.lam / self.r * F.logsigmoid(logit)
 
     def others(self, cos: Tensor, context: Context) -> Tensor:
-        eta = characteristic(cos, partial(self.eta, context=context), self.detach)
+        eta = characteristic(cos, lambda cos: self.eta(cos, context), self.detach)
         logit = self.r * eta + context['bias']
         return (self.lam - 1) / self.r * F.logsigmoid(-logit)
 

@@ -14,13 +14,12 @@
 |              |                     | loss_weight                      |
 """
 
-from functools import partial
-
 from torch import Tensor
 
 from mmhyperface.registry import MODELS
+from mmhyperface.utils.errors import require_one_of
 
-from .base import Context, SoftmaxLoss, require, require_one_of
+from .base import Context, SoftmaxLoss, require
 from .batch import Batch
 from .characteristic import angle, characteristic, multiplied_angle, unrolled_angle
 
@@ -92,11 +91,11 @@ class SphereFaceRLoss(SoftmaxLoss):
         return (angle(cos) / context['m']).cos() if self.version == 'v2' else cos
 
     def target(self, own: Tensor, context: Context) -> Tensor:
-        psi = characteristic(own, partial(self.psi, context=context), self.detach)
+        psi = characteristic(own, lambda own: self.psi(own, context), self.detach)
         return context.get('norm', self.s) * psi
 
     def others(self, cos: Tensor, context: Context) -> Tensor:
-        eta = characteristic(cos, partial(self.eta, context=context), self.detach)
+        eta = characteristic(cos, lambda cos: self.eta(cos, context), self.detach)
         return context.get('norm', self.s) * eta
 
     def objective(self, data_term: Tensor, batch: Batch) -> Tensor:

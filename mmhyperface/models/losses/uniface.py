@@ -64,8 +64,7 @@ class UniFaceLoss(DecoupledLoss):
         nn.init.constant_(self.bias, math.log(10 * self.r * num_classes))
 
     def context(self, batch: Batch) -> Context:
-        bias = self.bias.to(batch.own.dtype).view(1, 1)
-        return {**super().context(batch), 'bias': bias}
+        return batch.constants(self, (*self.margins, 'bias'))
 
     def psi(self, own: Tensor, context: Context) -> Tensor:
         return own - context['m']

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmhyperface.models.backbones.base import keep_statistics
 from mmhyperface.registry import MODELS
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, require_one_of
 
 POOLINGS = ('flatten', 'gap', 'gdc')
 
@@ -54,11 +54,7 @@ class EmbeddingNeck(BaseModule):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if pooling not in POOLINGS:
-            raise UserError(
-                f'EmbeddingNeck has no pooling={pooling!r}: choose from '
-                f'{", ".join(map(repr, POOLINGS))} for model.neck.pooling.'
-            )
+        require_one_of(self, 'model.neck.pooling', pooling, POOLINGS)
         self.in_channels = in_channels
         self.out_channels = embedding_size
         self.input_size = tuple(to_2tuple(1 if input_size is None else input_size))
@@ -101,21 +97,17 @@ class EmbeddingNeck(BaseModule):
         """A map, tokens or a vector to [B, C, L]."""
         height, width = self.input_size
         if x.ndim == 4:
-            channels, size = x.shape[1], tuple(x.shape[2:])
-            fits = size == (height, width)
-            flat = x.flatten(2)
+            flat, fits = x.flatten(2), x.shape[2:] == self.input_size
         elif x.ndim == 3:
-            channels, size = x.shape[2], (x.shape[1],)
-            fits = size == (height * width,)
-            flat = x.transpose(1, 2)
+            flat, fits = x.transpose(1, 2), x.shape[1] == height * width
         elif x.ndim == 2:
-            channels, size, fits = x.shape[1], (), height * width == 1
-            flat = x.unsqueeze(2)
+            flat, fits = x.unsqueeze(2), height * width == 1
         else:
             raise UserError(
                 f'EmbeddingNeck got features of shape {list(x.shape)}: it takes '
                 '[B, C, H, W], [B, L, C] or [B, C].'
             )
+        channels = flat.shape[1]
         if channels != self.in_channels:
             raise UserError(
                 f'EmbeddingNeck got features of shape {list(x.shape)}, so '

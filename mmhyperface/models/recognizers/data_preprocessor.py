@@ -1,7 +1,6 @@
 """From a collated batch of pixels to the network's input, on the device."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -91,13 +90,10 @@ class FaceDataPreprocessor(BaseDataPreprocessor):
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         inputs = inputs.contiguous(memory_format=layout)
         inputs = inputs.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
-        return {'inputs': inputs, 'data_samples': self._samples(data)}
-
-    @staticmethod
-    def _samples(data: dict) -> Any:
+        samples = data.get('data_samples')
         if 'sample_idx' in data:
-            return FaceSamples(data['sample_idx'], data.get('gt_label'))
-        return data.get('data_samples')
+            samples = FaceSamples(data['sample_idx'], data.get('gt_label'))
+        return {'inputs': inputs, 'data_samples': samples}
 
     @staticmethod
     def _stack(images: Sequence[Tensor | np.ndarray]) -> Tensor:

@@ -12,7 +12,7 @@ from mmhyperface.models.face_samples import FaceSamples
 from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.choices import FLIP_FUSIONS
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, require_one_of
 
 # Of red, green and blue: ITU-R BT.601, as OpenCV makes colours grey.
 LUMA = (0.299, 0.587, 0.114)
@@ -73,11 +73,7 @@ class FaceRecognizer(BaseModel):
                 dict({'type': 'FaceDataPreprocessor'}, **data_preprocessor)
             )
         super().__init__(data_preprocessor, init_cfg)
-        if flip_fusion not in FLIP_FUSIONS:
-            raise UserError(
-                f'FaceRecognizer: model.flip_fusion must be one of {FLIP_FUSIONS}, '
-                f'got {flip_fusion!r}'
-            )
+        require_one_of(self, 'model.flip_fusion', flip_fusion, FLIP_FUSIONS)
         self.flip_fusion = flip_fusion
         self.backbone = _build(backbone)
         if getattr(self.data_preprocessor, 'channels_last', False):
