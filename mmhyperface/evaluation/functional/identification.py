@@ -87,7 +87,7 @@ def identify(
         _unit(f'{name}: features', *_two(name, gallery))
         for name, gallery in zip(names, galleries, strict=True)
     ]
-    _check_subjects(names, [subjects for _, subjects in enrolled])
+    check_subjects(names, [subjects for _, subjects in enrolled])
     _check_widths(names, searched[0], [rows for rows, _ in enrolled])
     kept = 0
     if merged:
@@ -141,7 +141,12 @@ def _two(name: str, gallery: tuple[Array, Array]) -> tuple[Array, Array]:
     return gallery[0], gallery[1]
 
 
-def _check_subjects(names: Sequence[str], subjects: list[Ints]) -> None:
+def check_subjects(names: Sequence[str], subjects: Sequence[Ints]) -> Ints:
+    """All subjects of galleries, each of which is to be there once.
+
+    Raises:
+        UserError: there are no galleries, or a subject is there again.
+    """
     seen: Ints = np.empty(0, np.int64)
     if not subjects:
         raise UserError('there are no galleries')
@@ -158,6 +163,7 @@ def _check_subjects(names: Sequence[str], subjects: list[Ints]) -> None:
                 f'{name} shares subject {some(shared)} with another gallery'
             )
         seen = np.concatenate([seen, once])
+    return seen
 
 
 def _check_widths(
