@@ -8,7 +8,7 @@ import pytest
 # that import one another by their bare names; spawned processes need them too.
 HERE = Path(__file__).parent
 FOLDERS = (
-    *('', 'models', 'datasets', 'weights'),
+    *('', 'models', 'datasets', 'weights', 'evaluation'),
     *('../tools/dataset_converters', '../tools/benchmarks'),
 )
 sys.path[:0] = [str((HERE / folder).resolve()) for folder in FOLDERS]
