@@ -197,20 +197,11 @@ def _search(
         scores[start + mated] = own
         product[mated, column] = -np.inf
         # Equal features need not have equal products: they are of other columns.
-        least = own - rounding(own)
-        ranks[start + mated] = 1 + _at_least(product, least, mated)
+        least = (own - rounding(own))[:, None]
+        ranks[start + mated] = 1 + np.count_nonzero(product[mated] >= least, axis=1)
         others[start : start + step] = product.max(1)
         highest.add(product, start)
     return scores, ranks, others
-
-
-def _at_least(product: Floats, own: Floats, rows: Ints) -> Ints:
-    """How many entries of each of these rows are at least ``own``."""
-    if not len(rows):
-        return np.zeros(0, np.int64)
-    limits = np.full(len(product), np.inf, product.dtype)
-    limits[rows] = own
-    return np.count_nonzero(product >= limits[:, None], axis=1)[rows]
 
 
 def _gallery_counts(
