@@ -270,7 +270,7 @@ ROWS = np.arange(3)
         (
             TemplateVerification,
             without(pairs=(ROWS, ROWS + 24, np.array([True, False, True]))),
-            'index_b goes from 24 to 26, but the set has 24 templates',
+            'index_b goes from 24 to 26, but there are 24 templates',
         ),
         (TemplateIdentification, without(galleries={}), 'no gallery'),
         (

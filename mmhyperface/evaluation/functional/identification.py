@@ -21,10 +21,10 @@ from ..arrays import (
     as_rates,
     as_rows,
     check_choice,
+    check_directions,
     check_lengths,
     rounding,
     unit_rows,
-    unusable_rows,
 )
 from ..highest import Highest
 from ..protocols.identification import IdentificationResult
@@ -129,9 +129,7 @@ def _unit(name: str, features: Array, subjects: Array) -> tuple[Floats, Ints]:
     check_lengths(**{name: rows, 'subjects': of})
     if not len(rows):
         raise UserError(f'{name}: there are none')
-    bad = unusable_rows(rows)
-    if len(bad):
-        raise UserError(f'{name} are zero or not finite in rows {some(bad)}')
+    check_directions(name, rows)
     return unit_rows(rows), of
 
 

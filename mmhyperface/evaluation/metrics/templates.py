@@ -9,12 +9,19 @@ from mmhyperface.registry import METRICS
 from mmhyperface.utils.choices import TARS, THRESHOLDS
 from mmhyperface.utils.errors import UserError
 
-from ..arrays import Ints, as_counts, as_rates, check_choice, check_lengths
+from ..arrays import (
+    Ints,
+    as_counts,
+    as_rates,
+    check_choice,
+    check_lengths,
+    check_rows,
+)
 from ..functional import identify, score_pairs
 from ..functional.identification import check_subjects
 from ..functional.templates import image_weights
 from ..protocols import IdentificationResult, VerificationResult
-from .base import EmbeddingMetric, check_pairs, check_rows
+from .base import EmbeddingMetric, check_pairs
 from .embeddings import Pooling, SetFeatures
 
 
