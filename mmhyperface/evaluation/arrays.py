@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.errors import UserError, some
 
 Array: TypeAlias = npt.ArrayLike | torch.Tensor
 Floats: TypeAlias = npt.NDArray[np.floating]
@@ -116,6 +116,34 @@ def check_lengths(**arrays: Any) -> None:
     if len(set(lengths.values())) > 1:
         parts = ', '.join(f'{name} {length:,}' for name, length in lengths.items())
         raise UserError(f'lengths differ: {parts}')
+
+
+def check_rows(name: str, rows: Ints, count: int, what: str = 'rows') -> None:
+    """Refuse row numbers that go beyond so many of something.
+
+    Raises:
+        UserError: It tells the range.
+    """
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise UserError(
+            f'{name} goes from {rows.min()} to {rows.max()}, but there are {count} '
+            f'{what}'
+        )
+
+
+def check_directions(
+    name: str, rows: Floats, aside: Bools | None = None, first: int = 0
+) -> None:
+    """Refuse rows [N, D] that have no direction, unless they are left aside, [N].
+
+    Raises:
+        UserError: It names the rows, numbered from ``first``.
+    """
+    bad = unusable_rows(rows)
+    if aside is not None:
+        bad = bad[~aside[bad]]
+    if len(bad):
+        raise UserError(f'{name} are zero or not finite in rows {some(bad + first)}')
 
 
 def blocks(count: int, width: int) -> list[slice]:

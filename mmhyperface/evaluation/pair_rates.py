@@ -504,7 +504,14 @@ def check_folds(folds: int | Array, same: Bools) -> Ints:
         UserError: see :func:`kfold_accuracy`.
     """
     fold_of = _fold_ids(folds, len(same))
-    _check_training_folds(same, fold_of, int(fold_of.max()) + 1)
+    held_same, held = np.bincount(fold_of, same), np.bincount(fold_of)
+    train_same, train = held_same.sum() - held_same, len(same) - held
+    bad = np.flatnonzero((train_same == 0) | (train_same == train))
+    if len(bad):
+        raise UserError(
+            f'without fold {bad[0]} all pairs are of one kind, which fits no '
+            'threshold; take stratified_folds, or fewer pairs per fold'
+        )
     return fold_of
 
 
@@ -525,18 +532,6 @@ def _fold_ids(folds: int | Array, pairs: int) -> Ints:
     if len(names) < 2:
         raise UserError('all pairs are in one fold; at least two are needed')
     return fold_of
-
-
-def _check_training_folds(same: Bools, fold_of: Ints, count: int) -> None:
-    held_same = np.bincount(fold_of[same], minlength=count)
-    held = np.bincount(fold_of, minlength=count)
-    train_same, train = held_same.sum() - held_same, len(same) - held
-    bad = np.flatnonzero((train_same == 0) | (train_same == train))
-    if len(bad):
-        raise UserError(
-            f'without fold {bad[0]} all pairs are of one kind, which fits no '
-            'threshold; take stratified_folds, or fewer pairs per fold'
-        )
 
 
 def _kfold_exact(

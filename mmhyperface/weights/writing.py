@@ -18,7 +18,6 @@ def to_ours_parser(description: str | None, source: str) -> argparse.ArgumentPar
     parser = _parser(description)
     parser.add_argument('source', help=source)
     parser.add_argument('destination', help='the checkpoint to write, NAME.pth')
-    _add_overwrite(parser)
     return parser
 
 
@@ -30,7 +29,6 @@ def from_ours_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--drop-head', action='store_true', help='leave the class centres out'
     )
-    _add_overwrite(parser)
     return parser
 
 
@@ -68,15 +66,13 @@ def _positive(text: str) -> int:
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-def _add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--overwrite', action='store_true', help='replace files that are there'
     )
+    return parser
 
 
 @contextmanager

@@ -128,18 +128,32 @@ def cosine(a, b):
 
 
 def pooled(rows, test_set, norm='keep', detector_scores=True, media='mean'):
-    """Templates [T][D] by a loop, in float64."""
-    ids = sorted(set(test_set['template_ids'].tolist()))
-    templates = []
-    for template in ids:
-        by_medium = {}
-        for i in np.flatnonzero(test_set['template_ids'] == template):
-            feature = rows[i].double().numpy()
+    """Templates [T][D], in float64."""
+    scores = test_set['detector_scores'].astype(float) if detector_scores else None
+    ids = test_set['template_ids'], test_set['media_ids']
+    return pool_by_loop(rows, *ids, scores, norm=norm, media=media)[1]
+
+
+def pool_by_loop(
+    features, template, media_ids, scores, mirrored=None, norm='keep', flip='sum',
+    media='mean',
+):  # fmt: skip
+    """Ids [T] and unit templates [T, D] as the protocol has them, image by image."""
+    ids, templates = sorted(set(template.tolist())), []
+    for wanted in ids:
+        of_medium = {}
+        for i in np.flatnonzero(template == wanted):
+            image = np.array(features[i], np.float64)
+            if mirrored is not None and flip == 'sum':
+                image = image + mirrored[i]
+            elif mirrored is not None and flip == 'concat':
+                image = np.concatenate([image, mirrored[i]])
             if norm == 'unit':
-                feature = feature / np.sqrt(feature @ feature)
-            if detector_scores:
-                feature = feature * float(test_set['detector_scores'][i])
-            medium = test_set['media_ids'][i] if media == 'mean' else i
-            by_medium.setdefault(medium, []).append(feature)
-        templates.append(sum(sum(those) / len(those) for those in by_medium.values()))
-    return templates
+                image = image / np.sqrt(sum(x * x for x in image))
+            if scores is not None:
+                image = image * scores[i]
+            key = media_ids[i] if media == 'mean' else i
+            of_medium.setdefault(key, []).append(image)
+        total = sum(sum(images) / len(images) for images in of_medium.values())
+        templates.append(total / np.sqrt((total * total).sum()))
+    return np.array(ids), np.array(templates)

@@ -122,12 +122,6 @@ def test_registered_with_prefix_and_interpolation():
     assert 'linear' in metric.results_by_set['lfw'].convention
 
 
-def test_two_evaluations_in_a_row():
-    metric, first = _evaluate()
-    feed(metric, range(SIZE), embeddings())
-    assert repr(metric.evaluate(SIZE)) == repr(first)
-
-
 def test_fresh_shares_nothing_that_changes():
     metric, first = _evaluate()
     other = metric.fresh()

@@ -69,12 +69,8 @@ def test_very_many_pairs_need_only_the_highest(monkeypatch, most_counts):
     result = _verification()
     result.fars = np.array([0.02, 0.05, 0.1])
     _, every = result.resampler()
-    monkeypatch.setattr(
-        'mmhyperface.evaluation.protocols.verification.MANY_PAIRS', PAIRS - 1
-    )
-    monkeypatch.setattr(
-        'mmhyperface.evaluation.protocols.verification.MOST_COUNTS', most_counts
-    )
+    monkeypatch.setattr(verification, 'MANY_PAIRS', PAIRS - 1)
+    monkeypatch.setattr(verification, 'MOST_COUNTS', most_counts)
     _, highest = result.resampler()
     for seed in range(20):
         weights = np.random.default_rng(seed).integers(0, 3, PEOPLE)
@@ -92,9 +88,7 @@ def test_draws_that_need_more_than_the_highest_take_all(monkeypatch):
     result.scores = np.where(of_one, 9 + result.scores, result.scores)
     result.fars, result.tars = np.array([0.02, 0.1]), np.array([0.1, 0.1])
     _, every = result.resampler()
-    monkeypatch.setattr(
-        'mmhyperface.evaluation.protocols.verification.MANY_PAIRS', PAIRS - 1
-    )
+    monkeypatch.setattr(verification, 'MANY_PAIRS', PAIRS - 1)
     monkeypatch.setattr(verification, 'SPARE_PAIRS', 0)
     _, highest = result.resampler()
     for drawn in (np.ones(PEOPLE, int), np.where(np.arange(PEOPLE) == 3, 0, 2)):
@@ -152,31 +146,28 @@ def test_a_far_that_needs_more_than_the_highest_is_unknown():
     np.testing.assert_array_equal(tars, [1, 1, np.nan, 1])
 
 
-def _identification(seed=0, noise=0.8, **options):
+def _identification(noise=0.8, copies=slice(None), **options):
+    """Of 90 probes, or some of them, possibly repeated."""
     rng = np.random.default_rng(3)
     people = rng.normal(size=(14, 8))
     of = rng.integers(0, 14, 90)
-    noise = noise * np.random.default_rng(seed).normal(size=(90, 8))
+    probes = people[of] + noise * rng.normal(size=(90, 8))
     galleries = [(people[:5], np.arange(5)), (people[5:11], np.arange(5, 11))]
-    return F.identify(people[of] + noise, of, galleries, fpirs=(0.05, 0.2), **options)
+    return F.identify(
+        probes[copies], of[copies], galleries, fpirs=(0.05, 0.2), **options
+    )
 
 
 @pytest.mark.parametrize(
     'options', [{}, dict(merged=True), dict(threshold='insightface')]
 )
 def test_weights_are_those_of_probes_that_are_there_several_times(options):
-    rng = np.random.default_rng(3)
-    people = rng.normal(size=(14, 8))
-    of = rng.integers(0, 14, 90)
-    probes = people[of] + 0.8 * np.random.default_rng(0).normal(size=(90, 8))
-    galleries = [(people[:5], np.arange(5)), (people[5:11], np.arange(5, 11))]
-    size, figures = _identification(**options).resampler()
+    result = _identification(**options)
+    size, figures = result.resampler()
     assert size == 14
     weights = np.random.default_rng(1).integers(0, 3, 14)
-    copies = np.repeat(np.arange(90), weights[of])
-    expected = F.identify(
-        probes[copies], of[copies], galleries, fpirs=(0.05, 0.2), **options
-    )
+    copies = np.repeat(np.arange(90), weights[result.subjects])
+    expected = _identification(copies=copies, **options)
     actual, known = figures(weights), expected.figures()
     assert np.isfinite(list(known.values())).sum() >= 4
     for name, value in known.items():

@@ -36,7 +36,7 @@ from mmhyperface.evaluation.report import (
         ('1:N', 'rank-10', 'rank-10'),
         ('1:N', 'tpir@fpir=1e-02', 'TPIR at FPIR 1e-02'),
         ('MegaFace', 'rank-1@1000000', 'rank-1, 1,000,000 distractors'),
-        ('MegaFace', 'a newer figure', 'a newer figure'),
+        ('MegaFace', 'a newer (and odd figure', 'a newer (and odd figure'),
         ('a newer protocol', 'eer', 'eer'),
     ],
 )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from mixed_sets import pool_by_loop
 
 from mmhyperface.evaluation.functional import pool_templates, template_rows
 from mmhyperface.utils.errors import UserError
@@ -26,28 +27,6 @@ def _images(images=40, templates=9, media=6, seed=0):
     )
 
 
-def _loop(features, template, media_ids, scores, mirrored, norm, flip, media):
-    """The protocol, image by image."""
-    ids, pooled = sorted(set(template.tolist())), []
-    for wanted in ids:
-        of_medium = {}
-        for i in np.flatnonzero(template == wanted):
-            image = np.array(features[i], np.float64)
-            if mirrored is not None and flip == 'sum':
-                image = image + mirrored[i]
-            elif mirrored is not None and flip == 'concat':
-                image = np.concatenate([image, mirrored[i]])
-            if norm == 'unit':
-                image = image / np.sqrt(sum(x * x for x in image))
-            if scores is not None:
-                image = image * scores[i]
-            key = media_ids[i] if media == 'mean' else i
-            of_medium.setdefault(key, []).append(image)
-        total = sum(sum(images) / len(images) for images in of_medium.values())
-        pooled.append(total / np.sqrt((total * total).sum()))
-    return np.array(ids), np.array(pooled)
-
-
 @pytest.mark.parametrize('media', ['mean', 'none'])
 @pytest.mark.parametrize('flip', ['sum', 'concat', 'none'])
 @pytest.mark.parametrize('norm', ['keep', 'unit'])
@@ -58,7 +37,7 @@ def test_every_option_against_the_loop(scored, norm, flip, media):
     actual = pool_templates(
         features, template, media_ids, scores, mirrored, norm, flip, media
     )
-    ids, expected = _loop(
+    ids, expected = pool_by_loop(
         features, template, media_ids, scores, mirrored, norm, flip, media
     )
     np.testing.assert_array_equal(actual.ids, ids)
@@ -69,9 +48,7 @@ def test_every_option_against_the_loop(scored, norm, flip, media):
 def test_sizes(images):
     features, _, template, media_ids, scores = _images(images, min(images, 700), 40)
     actual = pool_templates(features, template, media_ids, scores)
-    ids, expected = _loop(
-        features, template, media_ids, scores, None, 'keep', 'sum', 'mean'
-    )
+    ids, expected = pool_by_loop(features, template, media_ids, scores)
     np.testing.assert_array_equal(actual.ids, ids)
     np.testing.assert_allclose(actual.features, expected, rtol=0, atol=1e-10)
 
@@ -87,10 +64,8 @@ def test_types_of_torch(dtype):
         scores,
         given[1],
     )
-    expected = _loop(
-        given[0].double().numpy(), template, media_ids, scores,
-        given[1].double().numpy(), 'keep', 'sum', 'mean',
-    )[1]  # fmt: skip
+    exact = [x.double().numpy() for x in given]
+    _, expected = pool_by_loop(exact[0], template, media_ids, scores, exact[1])
     assert actual.features.dtype == np.float32
     np.testing.assert_allclose(actual.features, expected, atol=2e-6)
 

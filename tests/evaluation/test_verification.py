@@ -357,7 +357,7 @@ def test_score_pairs_bad_input():
         F.score_pairs(features, [0, 1], [2, 3])
     with pytest.raises(UserError, match='from 0 to 4, but there are 4 rows'):
         F.score_pairs(features, [0, 4], [1, 3])
-    with pytest.raises(UserError, match='2 first and 1 second'):
+    with pytest.raises(UserError, match='index_a 2, index_b 1'):
         F.score_pairs(features, [0, 1], [3])
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from ijb_files import drawn_faces, write_ijb
 from megaface_files import write_megaface
+from mixed_sets import pool_by_loop
 from mmpretrain.structures import DataSample
 from runs import CONFIGS, call, call_tool, small_config
 
@@ -276,17 +277,10 @@ def test_features_are_those_of_aligned_images(tested):
 
 def ijb_templates(tested):
     """Templates by id, from what was written to the meta files."""
-    truth, templates = tested.ijb, {}
-    for template in set(truth.template_ids.tolist()):
-        media = {}
-        for i in np.flatnonzero(truth.template_ids == template):
-            media.setdefault(truth.media_ids[i], []).append(
-                tested.features[i] * truth.scores[i]
-            )
-        templates[template] = unit(
-            sum(np.mean(rows, axis=0) for rows in media.values())
-        )
-    return templates
+    truth = tested.ijb
+    lists = truth.template_ids, truth.media_ids, truth.scores
+    ids, templates = pool_by_loop(tested.features, *lists)
+    return dict(zip(ids.tolist(), templates, strict=True))
 
 
 def test_ijb_from_end_to_end(tested):

@@ -265,20 +265,10 @@ def test_rows_of_ranks_come_back(world_size):
     assert torch.equal(again.centres, centres())
 
 
-@pytest.mark.parametrize(
-    ('sizes', 'message'),
-    [
-        ([3, 4, 3], 'rank 0 has 3 class centres, where 10 on 3 processes make 4'),
-        ([2, 8], 'rank 0 has 2'),
-    ],
-)
-def test_rows_of_different_runs_are_noticed(sizes, message):
-    with pytest.raises(UserError, match=message):
-        insightface.to_ours(CASES['insightface'][0], centres().split(sizes))
-
-
 def test_rows_that_cannot_be_are_noticed():
     state = CASES['insightface'][0]
+    with pytest.raises(UserError, match=r'rank 0 has 3 .* 10 on 3 processes make 4'):
+        insightface.to_ours(state, centres().split([3, 4, 3]))
     with pytest.raises(UserError, match='rank 1 have the shape'):
         insightface.to_ours(state, [centres(), centres(dim=8)])
     with pytest.raises(UserError, match=r"\[10, 8\] are not of the embedding's 16"):

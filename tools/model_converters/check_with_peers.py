@@ -17,9 +17,10 @@ import importlib
 import io
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -45,20 +46,18 @@ class Case:
 
     Args:
         name: Of the network.
-        net: Built by the peer's code.
-        to_ours: From what the peer saves.
-        from_ours: The network's state dict and the heads', as the peer loads them.
-        embed: The embeddings of images in BGR [B, 3, H, W], 0 to 255, by the peer's
-            preprocessing.
-        heads: Built by the peer's code, of each rank.
+        modules: The network and its heads, built by the peer's code.
+        to_ours: From their state dicts.
+        from_ours: To files whose contents they load, in their order.
+        embed: What the network makes of images in BGR [B, 3, H, W], 0 to 255, with the
+            peer's preprocessing.
     """
 
     name: str
-    net: nn.Module
-    to_ours: Callable[[], Network]
-    from_ours: Callable[[Network], list[dict]]
-    embed: Callable[[Tensor], Tensor]
-    heads: list[nn.Module] = field(default_factory=list)
+    modules: Sequence[nn.Module]
+    to_ours: Callable[..., Network]
+    from_ours: Callable[[Network], Mapping[str, dict]]
+    embed: Callable[[Any, Tensor], Tensor]
 
 
 def load(folder: Path, name: str) -> Any:
@@ -70,14 +69,14 @@ def load(folder: Path, name: str) -> Any:
     return importlib.import_module(f'{package}.{name}')
 
 
-def settle(case: Case, images: Tensor) -> None:
+def settle(net: nn.Module, embed: Callable[[], Tensor]) -> None:
     """Draw what starts at 0 and 1, and let batch norms see images, lest it explode."""
     import torch
     from torch import nn
 
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
-    norms = [m for m in case.net.modules() if isinstance(m, kinds)]
-    for module in case.net.modules():
+    norms = [m for m in net.modules() if isinstance(m, kinds)]
+    for module in net.modules():
         if isinstance(module, kinds) and module.affine:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.2)
@@ -85,13 +84,13 @@ def settle(case: Case, images: Tensor) -> None:
             nn.init.uniform_(module.weight, 0, 0.5)
     for module in norms:
         module.momentum = 1
-    case.net.train()
-    case.embed(images)
+    net.train()
+    embed()
     for module in norms:
         deviation = module.running_var.sqrt()
         module.running_mean += 0.2 * deviation * torch.randn_like(deviation)
         module.running_var *= torch.empty_like(deviation).uniform_(0.8, 1.25)
-    case.net.eval()
+    net.eval()
 
 
 def as_rank(rank: int, world_size: int) -> Any:
@@ -114,6 +113,10 @@ def bgr(images: Tensor) -> Tensor:
     return (images - 127.5) / 127.5
 
 
+def embed_rgb(net: nn.Module, images: Tensor) -> Tensor:
+    return net(rgb(images))
+
+
 def insightface_cases(root: Path) -> Iterator[Case]:
     from torch import nn
 
@@ -122,25 +125,18 @@ def insightface_cases(root: Path) -> Iterator[Case]:
     folder = root / 'recognition' / 'arcface_torch'
     nets = load(folder / 'backbones', 'iresnet')
     partial_fc = load(folder, 'partial_fc_v2').PartialFC_V2
+
+    def to_ours(net: dict, *heads: dict) -> Network:
+        shards = [{'state_dict_softmax_fc': head} for head in heads]
+        return insightface.to_ours({'state_dict_backbone': net}, shards, CLASSES)
+
+    from_ours = partial(insightface.from_ours, world_size=RANKS)
     for depth in (18, 50, 100):
-        net = getattr(nets, f'iresnet{depth}')()
-        heads = []
+        modules = [getattr(nets, f'iresnet{depth}')()]
         for rank in range(RANKS):
             with as_rank(rank, RANKS):
-                heads.append(partial_fc(nn.Identity(), 512, CLASSES))
-
-        def to_ours(net: nn.Module = net, heads: list = heads) -> Network:
-            shards = [{'state_dict_softmax_fc': head.state_dict()} for head in heads]
-            backbone = {'state_dict_backbone': net.state_dict()}
-            return insightface.to_ours(backbone, shards, CLASSES)
-
-        def from_ours(network: Network) -> list[dict]:
-            return list(insightface.from_ours(network, RANKS).values())
-
-        def embed(images: Tensor, net: nn.Module = net) -> Tensor:
-            return net(rgb(images))
-
-        yield Case(f'iresnet{depth}', net, to_ours, from_ours, embed, heads)
+                modules.append(partial_fc(nn.Identity(), 512, CLASSES))
+        yield Case(f'iresnet{depth}', modules, to_ours, from_ours, embed_rgb)
 
 
 def opensphere_cases(root: Path) -> Iterator[Case]:
@@ -156,21 +152,17 @@ def opensphere_cases(root: Path) -> Iterator[Case]:
         'sfnet64 with BN': nets.sfnet64(norm_layer=nn.BatchNorm2d),
         'iresnet50': iresnets.iresnet50(),
     }
+
+    def to_ours(net: dict, head: dict) -> Network:
+        return opensphere.to_ours({'model': {'backbone': net, 'head': head}})
+
+    def from_ours(network: Network) -> dict[str, dict]:
+        (model,) = opensphere.from_ours(network, '2023').values()
+        return model
+
     for name, net in built.items():
-        head = heads.SphereFace2(512, CLASSES)
-
-        def to_ours(net: nn.Module = net, head: nn.Module = head) -> Network:
-            model = {'backbone': net.state_dict(), 'head': head.state_dict()}
-            return opensphere.to_ours({'model': model})
-
-        def from_ours(network: Network) -> list[dict]:
-            (model,) = opensphere.from_ours(network, '2023').values()
-            return [model['backbone'], model['head']]
-
-        def embed(images: Tensor, net: nn.Module = net) -> Tensor:
-            return net(rgb(images))
-
-        yield Case(name, net, to_ours, from_ours, embed, [head])
+        modules = [net, heads.SphereFace2(512, CLASSES)]
+        yield Case(name, modules, to_ours, from_ours, embed_rgb)
 
 
 def opensphere_2022_cases(root: Path) -> Iterator[Case]:
@@ -179,6 +171,7 @@ def opensphere_2022_cases(root: Path) -> Iterator[Case]:
     from mmhyperface.weights import opensphere
 
     backbones = root / 'model' / 'backbone'
+    heads = load(root / 'model' / 'head', 'sphereface2')
     deprecated, newer = load(backbones, 'sfnet_deprecated'), load(backbones, 'sfnet')
     built = {
         ('sfnet20_deprecated', 'paper'): deprecated.sfnet20_deprecated(),
@@ -187,21 +180,17 @@ def opensphere_2022_cases(root: Path) -> Iterator[Case]:
         ('sfnet20 with BN', None): newer.sfnet20(norm_layer=nn.BatchNorm2d),
         ('iresnet100', None): load(backbones, 'iresnet').iresnet100(),
     }
+    from_ours = partial(opensphere.from_ours, revision='2022')
     for (name, variant), net in built.items():
-        head = load(root / 'model' / 'head', 'sphereface2').SphereFace2(512, CLASSES)
         # Saved from DistributedDataParallel, which needs a process group.
-        wrapped = [nn.ModuleDict({'module': module}) for module in (net, head)]
-
-        def to_ours(wrapped: list = wrapped, variant: str | None = variant) -> Network:
-            return opensphere.to_ours(*(each.state_dict() for each in wrapped), variant)
-
-        def from_ours(network: Network) -> list[dict]:
-            return list(opensphere.from_ours(network, '2022').values())
-
-        def embed(images: Tensor, net: nn.Module = net) -> Tensor:
-            return net(rgb(images))
-
-        yield Case(name, wrapped[0], to_ours, from_ours, embed, wrapped[1:])
+        modules = [
+            nn.ModuleDict({'module': module})
+            for module in (net, heads.SphereFace2(512, CLASSES))
+        ]
+        to_ours = partial(opensphere.to_ours, variant=variant)
+        yield Case(
+            name, modules, to_ours, from_ours, lambda net, x: net['module'](rgb(x))
+        )
 
 
 def sface_cases(root: Path) -> Iterator[Case]:
@@ -210,39 +199,26 @@ def sface_cases(root: Path) -> Iterator[Case]:
     folder = root / 'SFace_torch'
     nets = load(folder / 'backbone', 'model_irse')
     mobile = load(folder / 'backbone', 'model_mobilefacenet')
+    heads = load(folder / 'head', 'metrics')
     built = {
         'IR_50': nets.IR_50([112, 112]),
         'IR_101': nets.IR_101([112, 112]),
         'MobileFaceNet': mobile.MobileFaceNet(512),
     }
     for name, net in built.items():
-        head = load(folder / 'head', 'metrics').SFaceLoss(512, CLASSES, None)
-
-        def to_ours(net: nn.Module = net, head: nn.Module = head) -> Network:
-            return sface.to_ours(net.state_dict(), head.state_dict())
-
-        def from_ours(network: Network) -> list[dict]:
-            return list(sface.from_ours(network).values())
-
-        def embed(images: Tensor, net: nn.Module = net) -> Tensor:
-            return net(images.flip(1))
-
-        yield Case(name, net, to_ours, from_ours, embed, [head])
+        modules = [net, heads.SFaceLoss(512, CLASSES, None)]
+        yield Case(
+            name, modules, sface.to_ours, sface.from_ours, lambda net, x: net(x.flip(1))
+        )
 
 
 def evolve_cases(root: Path) -> Iterator[Case]:
     from mmhyperface.weights import sface
 
     # Its heads are in a file that cannot be imported.
-    net = load(root / 'backbone', 'model_irse').IR_50([112, 112])
-
-    def to_ours() -> Network:
-        return sface.to_ours(net.state_dict(), origin='evolve')
-
-    def from_ours(network: Network) -> list[dict]:
-        return list(sface.from_ours(network, 'evolve').values())
-
-    yield Case('IR_50', net, to_ours, from_ours, lambda images: net(rgb(images)))
+    modules = [load(root / 'backbone', 'model_irse').IR_50([112, 112])]
+    ways = (partial(way, origin='evolve') for way in (sface.to_ours, sface.from_ours))
+    yield Case('IR_50', modules, *ways, embed_rgb)
 
 
 def adaface_cases(root: Path) -> Iterator[Case]:
@@ -251,23 +227,23 @@ def adaface_cases(root: Path) -> Iterator[Case]:
     from mmhyperface.weights import adaface
 
     nets, heads = load(root, 'net'), load(root, 'head')
+
+    def to_ours(both: dict) -> Network:
+        return adaface.to_ours({'state_dict': both})
+
+    def from_ours(network: Network) -> dict[str, dict]:
+        (checkpoint,) = adaface.from_ours(network).values()
+        return checkpoint
+
+    def embed(both: nn.ModuleDict, images: Tensor) -> Tensor:
+        unit, norm = both['model'](bgr(images))
+        return unit * norm
+
     for name in ('ir_18', 'ir_50', 'ir_101'):
-        net = nets.build_model(name)
         with redirect_stdout(io.StringIO()):  # it tells its arguments
             head = heads.build_head('adaface', 512, CLASSES, 0.4, 0.01, 0.333, 64.0)
-        both = nn.ModuleDict({'model': net, 'head': head})
-
-        def to_ours(both: nn.Module = both) -> Network:
-            return adaface.to_ours({'state_dict': both.state_dict()})
-
-        def from_ours(network: Network) -> list[dict]:
-            return [file['state_dict'] for file in adaface.from_ours(network).values()]
-
-        def embed(images: Tensor, net: nn.Module = net) -> Tensor:
-            unit, norm = net(bgr(images))
-            return unit * norm
-
-        yield Case(name, both, to_ours, from_ours, embed)
+        both = nn.ModuleDict({'model': nets.build_model(name), 'head': head})
+        yield Case(name, [both], to_ours, from_ours, embed)
 
 
 def cvlface_cases(root: Path) -> Iterator[Case]:
@@ -283,28 +259,19 @@ def cvlface_cases(root: Path) -> Iterator[Case]:
         root / 'cvlface' / 'research' / 'recognition' / 'code' / 'run_v1' / 'models'
     )
     nets = load(models / 'iresnet', 'model')
-    built = {
-        ('ir50', 'rgb'): nets.IR_50((112, 112)),
-        ('ir101', 'bgr'): nets.IR_101((112, 112)),
-        ('iresnet_insightface ir101', 'rgb'): load(
-            models / 'iresnet_insightface', 'model'
-        ).iresnet100(),
-    }
-    for (name, channels), net in built.items():
-        whole = nn.ModuleDict({'net': net})
-
-        def to_ours(whole: nn.Module = whole, channels: str = channels) -> Network:
-            return cvlface.to_ours(whole.state_dict(), (), channels)
-
-        def from_ours(network: Network, channels: str = channels) -> list[dict]:
-            return list(cvlface.from_ours(network, channels=channels).values())
-
-        def embed(
-            images: Tensor, net: nn.Module = net, channels: str = channels
-        ) -> Tensor:
-            return net(rgb(images) if channels == 'rgb' else bgr(images))
-
-        yield Case(f'{name}, {channels}', whole, to_ours, from_ours, embed)
+    others = load(models / 'iresnet_insightface', 'model')
+    for name, net, channels, prepare in (
+        ('ir50', nets.IR_50((112, 112)), 'rgb', rgb),
+        ('ir101', nets.IR_101((112, 112)), 'bgr', bgr),
+        ('iresnet_insightface ir101', others.iresnet100(), 'rgb', rgb),
+    ):
+        yield Case(
+            f'{name}, {channels}',
+            [nn.ModuleDict({'net': net})],
+            partial(cvlface.to_ours, channels=channels),
+            partial(cvlface.from_ours, channels=channels),
+            lambda whole, images, prepare=prepare: whole['net'](prepare(images)),
+        )
 
 
 PEERS: dict[str, Callable[[Path], Iterator[Case]]] = {
@@ -329,30 +296,27 @@ def compare(case: Case, images: Tensor) -> tuple[float, float]:
     from mmhyperface.registry import MODELS
     from mmhyperface.weights import to_checkpoint
 
-    settle(case, images)
-    theirs = case.embed(images)
+    net, *heads = case.modules
+    embed = partial(case.embed, net, images)
+    settle(net, embed)
+    theirs = embed()
     # Not the very tensors, which the way back fills.
-    network = copy.deepcopy(case.to_ours())
-    model = {'type': 'FaceRecognizer', 'backbone': network.config}
-    ours = MODELS.build(model).eval()
-    state = to_checkpoint(network, '', [])['state_dict']
-    ours.load_state_dict(state)
+    states = [copy.deepcopy(module.state_dict()) for module in case.modules]
+    network = case.to_ours(*states)
+    ours = MODELS.build({'type': 'FaceRecognizer', 'backbone': network.config}).eval()
+    ours.load_state_dict(to_checkpoint(network, '', [])['state_dict'])
     inputs = ours.data_preprocessor({'inputs': images.to(torch.uint8)})['inputs']
     there = difference(theirs, ours(inputs))
-    modules = [case.net, *case.heads]
-    before = [
-        {key: value.clone() for key, value in head.state_dict().items()}
-        for head in case.heads
-    ]
-    for parameter in case.net.parameters():
+    for parameter in net.parameters():
         parameter.zero_()
-    for module, files in zip(modules, case.from_ours(network), strict=True):
-        module.load_state_dict(files)
-    for head, old in zip(case.heads, before, strict=True):
+    returned = case.from_ours(network).values()
+    for module, state in zip(case.modules, returned, strict=True):
+        module.load_state_dict(state)
+    for head, before in zip(heads, states[1:], strict=True):
         for key, value in head.state_dict().items():
-            if not torch.equal(value, old[key]):
+            if not torch.equal(value, before[key]):
                 raise UserError(f'{case.name}: {key} of the head came back changed')
-    return there, difference(theirs, case.embed(images))
+    return there, difference(theirs, embed())
 
 
 def main() -> None:

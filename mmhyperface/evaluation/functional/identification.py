@@ -21,10 +21,10 @@ from ..arrays import (
     as_rates,
     as_rows,
     check_choice,
+    check_directions,
     check_lengths,
     rounding,
     unit_rows,
-    unusable_rows,
 )
 from ..highest import Highest
 from ..protocols.identification import IdentificationResult
@@ -87,7 +87,7 @@ def identify(
         _unit(f'{name}: features', *_two(name, gallery))
         for name, gallery in zip(names, galleries, strict=True)
     ]
-    _check_subjects(names, [subjects for _, subjects in enrolled])
+    check_subjects(names, [subjects for _, subjects in enrolled])
     _check_widths(names, searched[0], [rows for rows, _ in enrolled])
     kept = 0
     if merged:
@@ -129,9 +129,7 @@ def _unit(name: str, features: Array, subjects: Array) -> tuple[Floats, Ints]:
     check_lengths(**{name: rows, 'subjects': of})
     if not len(rows):
         raise UserError(f'{name}: there are none')
-    bad = unusable_rows(rows)
-    if len(bad):
-        raise UserError(f'{name} are zero or not finite in rows {some(bad)}')
+    check_directions(name, rows)
     return unit_rows(rows), of
 
 
@@ -141,7 +139,12 @@ def _two(name: str, gallery: tuple[Array, Array]) -> tuple[Array, Array]:
     return gallery[0], gallery[1]
 
 
-def _check_subjects(names: Sequence[str], subjects: list[Ints]) -> None:
+def check_subjects(names: Sequence[str], subjects: Sequence[Ints]) -> Ints:
+    """All subjects of galleries, each of which is to be there once.
+
+    Raises:
+        UserError: there are no galleries, or a subject is there again.
+    """
     seen: Ints = np.empty(0, np.int64)
     if not subjects:
         raise UserError('there are no galleries')
@@ -158,6 +161,7 @@ def _check_subjects(names: Sequence[str], subjects: list[Ints]) -> None:
                 f'{name} shares subject {some(shared)} with another gallery'
             )
         seen = np.concatenate([seen, once])
+    return seen
 
 
 def _check_widths(
@@ -191,20 +195,11 @@ def _search(
         scores[start + mated] = own
         product[mated, column] = -np.inf
         # Equal features need not have equal products: they are of other columns.
-        least = own - rounding(own)
-        ranks[start + mated] = 1 + _at_least(product, least, mated)
+        least = (own - rounding(own))[:, None]
+        ranks[start + mated] = 1 + np.count_nonzero(product[mated] >= least, axis=1)
         others[start : start + step] = product.max(1)
         highest.add(product, start)
     return scores, ranks, others
-
-
-def _at_least(product: Floats, own: Floats, rows: Ints) -> Ints:
-    """How many entries of each of these rows are at least ``own``."""
-    if not len(rows):
-        return np.zeros(0, np.int64)
-    limits = np.full(len(product), np.inf, product.dtype)
-    limits[rows] = own
-    return np.count_nonzero(product >= limits[:, None], axis=1)[rows]
 
 
 def _gallery_counts(

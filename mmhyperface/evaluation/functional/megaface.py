@@ -21,13 +21,13 @@ from ..arrays import (
     as_rows,
     blocks,
     check_choice,
+    check_directions,
     check_lengths,
     floor_product,
     rounding,
     row_dots,
     to_numpy,
     unit_rows,
-    unusable_rows,
 )
 from ..highest import Highest
 from ..protocols.megaface import MegaFaceResult
@@ -163,10 +163,7 @@ def _clean(
     rows: Floats, subjects: Ints, noisy: Bools, noise: str
 ) -> tuple[Floats, Ints]:
     """Unit features of the probes, and their subjects, numbered from 0."""
-    bad = unusable_rows(rows)
-    bad = bad[~noisy[bad]]
-    if len(bad):
-        raise UserError(f'probes are zero or not finite in rows {some(bad)}')
+    check_directions('probes', rows, noisy)
     clean = unit_rows(rows[~noisy])
     names, people = np.unique(subjects[~noisy], return_inverse=True)
     if noise == 'overwrite' and noisy.any():
@@ -223,7 +220,9 @@ def _ranks(
     for row, count in enumerate([*counts.tolist(), len(distractors)]):
         for start in range(done, count, DISTRACTORS):
             stop = min(start + DISTRACTORS, count)
-            block = _usable(distractors[start:stop], noisy[start:stop], start)
+            block, left_out = distractors[start:stop], noisy[start:stop]
+            check_directions('distractors', block, left_out, start)
+            block = unit_rows(block[~left_out])
             for low in range(0, len(probes), PROBES):
                 product = probes[low : low + PROBES] @ block.T
                 highest.add(product, low)
@@ -235,17 +234,6 @@ def _ranks(
                 ranks[row, part] = 1 + (nearest[first[part]] >= least).sum(1)
         done = count
     return ranks
-
-
-def _usable(block: Floats, noisy: Bools, start: int) -> Floats:
-    """Unit features of the distractors that are not noisy."""
-    bad = unusable_rows(block)
-    bad = bad[~noisy[bad]]
-    if len(bad):
-        raise UserError(
-            f'distractors are zero or not finite in rows {some(bad + start)}'
-        )
-    return unit_rows(block[~noisy])
 
 
 def _keep_nearest(nearest: Floats, product: Floats) -> None:

@@ -5,8 +5,6 @@ import math
 import numpy as np
 import torch
 
-from mmhyperface.utils.errors import UserError, some
-
 from ..arrays import (
     Array,
     Bools,
@@ -15,9 +13,11 @@ from ..arrays import (
     as_integers,
     as_rows,
     blocks,
+    check_directions,
+    check_lengths,
+    check_rows,
     row_dots,
     unit_rows,
-    unusable_rows,
 )
 
 # From so many pairs on, score_pairs may take one product of all rows with all others,
@@ -41,14 +41,12 @@ def score_pairs(templates: Array, index_a: Array, index_b: Array) -> Floats:
             not finite.
     """
     rows = as_rows(templates, 'templates')
-    first, second = _row_index(index_a, len(rows)), _row_index(index_b, len(rows))
-    if len(first) != len(second):
-        raise UserError(f'{len(first)} first and {len(second)} second rows of pairs')
+    first, second = as_integers(index_a, 'index_a'), as_integers(index_b, 'index_b')
+    check_lengths(index_a=first, index_b=second)
+    check_rows('index_a', first, len(rows))
+    check_rows('index_b', second, len(rows))
     used_first, used_second = _used(first, len(rows)), _used(second, len(rows))
-    unusable = unusable_rows(rows)
-    bad = unusable[(used_first | used_second)[unusable]]
-    if len(bad):
-        raise UserError(f'features are zero or not finite in rows {some(bad)}')
+    check_directions('features', rows, aside=~(used_first | used_second))
     entries = np.count_nonzero(used_first) * np.count_nonzero(used_second)
     if len(first) >= MANY_PAIRS and entries <= MOST_ENTRIES_A_PAIR * len(first):
         return _scores_among(rows, used_first, used_second, first, second)
@@ -84,16 +82,6 @@ def _scores_among(
             entry = (row[inside] - np.int32(start)) * width + column[inside]
             scores[part][inside] = product.index_select(0, torch.from_numpy(entry))
     return scores
-
-
-def _row_index(index: Array, rows: int) -> Ints:
-    given = as_integers(index, 'row numbers')
-    if len(given) and not 0 <= given.min() <= given.max() < rows:
-        raise UserError(
-            f'row numbers go from {given.min()} to {given.max()}, but there are '
-            f'{rows} rows'
-        )
-    return given
 
 
 def _used(index: Ints, rows: int) -> Bools:

@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 
 from mmhyperface.utils.errors import UserError
 
-from ..arrays import Ints, NoDirectionError, as_integers, check_lengths
+from ..arrays import Ints, NoDirectionError, as_integers, check_lengths, check_rows
 from ..protocols import Result
 from .embedding_store import EmbeddingStore
 from .embeddings import Embeddings, SetFeatures
@@ -259,19 +259,6 @@ def naming(name: str) -> Generator[None, None, None]:
         yield
     except UserError as error:
         raise UserError(f'test set {name!r}: {error}') from error
-
-
-def check_rows(name: str, rows: Ints, count: int, what: str) -> None:
-    """Refuse row numbers that go beyond so many of something.
-
-    Raises:
-        UserError: It tells the range.
-    """
-    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-        raise UserError(
-            f'{name} goes from {rows.min()} to {rows.max()}, but the set has {count} '
-            f'{what}'
-        )
 
 
 def check_pairs(first: Ints, second: Ints, same: Any, count: int, what: str) -> None:

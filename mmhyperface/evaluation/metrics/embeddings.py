@@ -1,6 +1,6 @@
 """Embeddings of the images of a whole test, and of one of its test sets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -9,13 +9,7 @@ import numpy as np
 from mmhyperface.utils.choices import MEDIA, NORMS
 from mmhyperface.utils.errors import UserError, some
 
-from ..arrays import (
-    Floats,
-    Ints,
-    NoDirectionError,
-    check_choice,
-    unusable_rows,
-)
+from ..arrays import Floats, Ints, NoDirectionError, check_choice, unusable_rows
 from ..functional import Templates, pool_templates
 
 # What is known of mirror images, in words; the keys are pool_templates' flips.
@@ -53,6 +47,7 @@ class Pooling:
         )
 
 
+@dataclass(eq=False)
 class SetFeatures:
     """Features of the images of one test set, in their order.
 
@@ -62,13 +57,10 @@ class SetFeatures:
         flip: How they are, or were, fused: a key of :data:`FLIPS`.
     """
 
-    def __init__(
-        self, rows: Floats, mirrored: Floats | None = None, flip: str = 'model'
-    ) -> None:
-        self.rows = rows
-        self.mirrored = mirrored
-        self.flip = flip
-        self._pooled: dict[Pooling, Templates] = {}
+    rows: Floats
+    mirrored: Floats | None = None
+    flip: str = 'model'
+    _pooled: dict[Pooling, Templates] = field(default_factory=dict, init=False)
 
     @property
     def convention(self) -> str:
@@ -99,6 +91,7 @@ class SetFeatures:
         return self._pooled[pooling]
 
 
+@dataclass(eq=False)
 class Embeddings:
     """One embedding per image, in the order of the images' numbers in the data set.
 
@@ -108,18 +101,11 @@ class Embeddings:
         mirrored, flip: see :class:`SetFeatures`.
     """
 
-    def __init__(
-        self,
-        numbers: Ints,
-        rows: Floats,
-        mirrored: Floats | None = None,
-        flip: str = 'model',
-    ) -> None:
-        self.numbers = numbers
-        self.rows = rows
-        self.mirrored = mirrored
-        self.flip = flip
-        self._sets: dict[str, SetFeatures] = {}
+    numbers: Ints
+    rows: Floats
+    mirrored: Floats | None = None
+    flip: str = 'model'
+    _sets: dict[str, SetFeatures] = field(default_factory=dict, init=False)
 
     def of(self, name: str, test_set: dict[str, Any]) -> SetFeatures:
         """The embeddings of a test set's images, which are not copied.

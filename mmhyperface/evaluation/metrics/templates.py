@@ -7,13 +7,21 @@ import numpy as np
 
 from mmhyperface.registry import METRICS
 from mmhyperface.utils.choices import TARS, THRESHOLDS
-from mmhyperface.utils.errors import UserError, some
+from mmhyperface.utils.errors import UserError
 
-from ..arrays import Ints, as_counts, as_rates, check_choice, check_lengths
+from ..arrays import (
+    Ints,
+    as_counts,
+    as_rates,
+    check_choice,
+    check_lengths,
+    check_rows,
+)
 from ..functional import identify, score_pairs
+from ..functional.identification import check_subjects
 from ..functional.templates import image_weights
 from ..protocols import IdentificationResult, VerificationResult
-from .base import EmbeddingMetric, check_pairs, check_rows
+from .base import EmbeddingMetric, check_pairs
 from .embeddings import Pooling, SetFeatures
 
 
@@ -77,9 +85,8 @@ class TemplateVerification(TemplateMetric):
 
     Args:
         fars: false accept rates at which to report the true accept rate.
-        norm, detector_scores, media: see :class:`TemplateMetric`.
         interpolation: of TAR@FAR, see :func:`tar_at_far`.
-        kwargs: see :class:`EmbeddingMetric`.
+        kwargs: see :class:`TemplateMetric`.
     """
 
     RESULT = VerificationResult
@@ -87,13 +94,10 @@ class TemplateVerification(TemplateMetric):
     def __init__(
         self,
         fars: Sequence[float] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
-        norm: str = 'keep',
-        detector_scores: bool = True,
-        media: str = 'mean',
         interpolation: str = 'exact',
         **kwargs: Any,
     ) -> None:
-        super().__init__(norm, detector_scores, media, **kwargs)
+        super().__init__(**kwargs)
         check_choice('interpolation', interpolation, TARS)
         self.fars = as_rates(fars, 'fars').tolist()
         self.interpolation = interpolation
@@ -152,8 +156,7 @@ class TemplateIdentification(TemplateMetric):
         merged: search all galleries as one, by OpenSphere's rule, instead of each by
             itself; see :func:`identify`.
         threshold: how it follows from the FPIR; see :func:`identify`.
-        norm, detector_scores, media: see :class:`TemplateMetric`.
-        kwargs: see :class:`EmbeddingMetric`.
+        kwargs: see :class:`TemplateMetric`.
     """
 
     RESULT = IdentificationResult
@@ -164,12 +167,9 @@ class TemplateIdentification(TemplateMetric):
         fpirs: Sequence[float] = (0.01, 0.1),
         merged: bool = False,
         threshold: str = 'exact',
-        norm: str = 'keep',
-        detector_scores: bool = True,
-        media: str = 'mean',
         **kwargs: Any,
     ) -> None:
-        super().__init__(norm, detector_scores, media, **kwargs)
+        super().__init__(**kwargs)
         check_choice('threshold', threshold, THRESHOLDS)
         self.ranks = as_counts(ranks, 'ranks').tolist()
         self.fpirs = as_rates(fpirs, 'fpirs').tolist()
@@ -191,12 +191,7 @@ class TemplateIdentification(TemplateMetric):
             check_lengths(**{f'gallery {name}': rows, 'its subjects': subjects})
             check_rows(f'gallery {name}', rows, count, 'templates')
         everyone = [subjects for _, subjects in protocol.galleries.values()]
-        enrolled, times = np.unique(np.concatenate(everyone), return_counts=True)
-        if (times > 1).any():
-            raise UserError(
-                f'the galleries {", ".join(protocol.galleries)} hold subject '
-                f'{some(enrolled[times > 1])} more than once'
-            )
+        enrolled = check_subjects(list(protocol.galleries), everyone)
         if not np.isin(protocol.probes[1], enrolled).any():
             raise UserError('no probe has a mate in a gallery')
 

@@ -98,8 +98,8 @@ class FigureOfMerit:
         return f'{label} ({self.unit.name})' if self.unit.name else label
 
     def _places(self, name: str) -> dict[str, Any] | None:
-        pattern = re.sub(r'\{(\w+)\}', r'(?P<\1>[^@=]+)', self.key)
-        match = re.fullmatch(pattern, name)
+        key = re.escape(self.key)
+        match = re.fullmatch(re.sub(r'\\\{(\w+)\\\}', r'(?P<\1>[^@=]+)', key), name)
         if match is None:
             return None
         return {k: int(x) if x.isdigit() else x for k, x in match.groupdict().items()}

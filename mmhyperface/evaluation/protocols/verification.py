@@ -256,7 +256,19 @@ def _highest_tars(
     positives = positives[np.argsort(scores[positives])]
     person, of_positives = a[positives], scores[positives]
     every = np.flatnonzero(~same)
-    between = _PairCounts(a[every], b[every], identities)
+    first_of, second_of = a[every], b[every]
+    # How many pairs there are of each two identities, if they are not too many.
+    counts: Floats | None = None
+    if identities**2 <= MOST_COUNTS:
+        both = first_of.astype(np.int64) * identities + second_of
+        counts = np.bincount(both, minlength=identities**2).astype(np.float64)
+        counts = counts.reshape(identities, identities)
+
+    def total(weights: Ints) -> int:
+        """Of the different pairs, each counting as often as its two identities."""
+        if counts is None:
+            return int((weights[first_of] * weights[second_of]).sum())
+        return round(float(weights @ counts @ weights))
 
     @cache
     def highest(count: int) -> tuple[Floats, Ints, Ints]:
@@ -280,7 +292,7 @@ def _highest_tars(
         for count in (enough, len(every)):
             values, first, second = highest(count)
             of_different = weights[first] * weights[second]
-            left_out = between.total(weights) - int(of_different.sum())
+            left_out = total(weights) - int(of_different.sum())
             tars = SortedScores.weighted(
                 of_positives, of_same, values, of_different, left_out
             ).staircase(result.fars)
@@ -289,24 +301,6 @@ def _highest_tars(
         return {'tars': tars}
 
     return draw
-
-
-class _PairCounts:
-    """How many pairs there are of each two identities."""
-
-    def __init__(self, a: Ints, b: Ints, identities: int) -> None:
-        self.a, self.b = a, b
-        self.counts: Floats | None = None
-        if identities**2 <= MOST_COUNTS:
-            both = a.astype(np.int64) * identities + b
-            counts = np.bincount(both, minlength=identities**2)
-            self.counts = counts.reshape(identities, identities).astype(np.float64)
-
-    def total(self, weights: Ints) -> int:
-        """Of all pairs, each counting as often as its two identities together."""
-        if self.counts is None:
-            return int((weights[self.a] * weights[self.b]).sum())
-        return round(float(weights @ self.counts @ weights))
 
 
 class Curve(NamedTuple):

@@ -27,10 +27,6 @@ from .figure_tables import (
 from .writing import Report
 
 FORMAT = 1
-PARTS = (
-    *('rows', 'conventions', 'figures', 'differences', 'not_comparable'),
-    'no_intervals',
-)
 
 
 @dataclass
@@ -214,7 +210,12 @@ def comparison_json(
     for compared in comparisons:
         sets.setdefault(compared.name, {})[compared.protocol] = {
             'first': compared.names[0],
-            **{part: getattr(compared, part) for part in PARTS},
+            'rows': compared.rows,
+            'conventions': compared.conventions,
+            'figures': compared.figures,
+            'differences': compared.differences,
+            'not_comparable': compared.not_comparable,
+            'no_intervals': compared.no_intervals,
             'lower_is_better': [
                 name
                 for name in compared.figures
