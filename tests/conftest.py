@@ -10,7 +10,8 @@ import pytest
 # The tests share helpers (runs.py, oracles.py, record_files.py), and look into tools
 # by their bare names; spawned processes need them too. Python has a module `test`.
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / name) for name in ('', 'models', 'datasets', 'weights')]
+FOLDERS = ('', 'models', 'datasets', 'weights', 'evaluation')
+sys.path[:0] = [str(HERE / name) for name in FOLDERS]
 TOOLS = HERE.parent / 'tools'
 sys.path += [str(TOOLS), *(str(path) for path in TOOLS.iterdir() if path.is_dir())]
 
