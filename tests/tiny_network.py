@@ -34,13 +34,15 @@ def build(**model: Any) -> FaceRecognizer:
 
 def by_hand(model: FaceRecognizer, images: Sequence[np.ndarray]) -> np.ndarray:
     """Fused embeddings [B, D] of BGR crops [B, H, W, 3], in float64."""
-    told = model.convention
-    if told.channel_order == 'RGB':
+    message = model.convention
+    if message.channel_order == 'RGB':
         images = np.asarray(images)[..., ::-1]
-    inputs = (np.asarray(images, np.float64) - told.mean) / told.std
+    inputs = (np.asarray(images, np.float64) - message.mean) / message.std
     if model.backbone.in_channels == 1:
         luma = np.array([0.299, 0.587, 0.114])
-        inputs = inputs @ (luma if told.channel_order == 'RGB' else luma[::-1])[:, None]
+        inputs = (
+            inputs @ (luma if message.channel_order == 'RGB' else luma[::-1])[:, None]
+        )
     inputs = inputs.transpose(0, 3, 1, 2)
     backbone = copy.deepcopy(model.backbone).double()
     with torch.no_grad():
@@ -48,6 +50,6 @@ def by_hand(model: FaceRecognizer, images: Sequence[np.ndarray]) -> np.ndarray:
             backbone(torch.from_numpy(np.ascontiguousarray(x)))[-1].numpy()
             for x in (inputs, inputs[..., ::-1])
         )
-    if told.flip_fusion == 'concat':
+    if message.flip_fusion == 'concat':
         return np.concatenate([one, other], axis=1)
-    return one + other if told.flip_fusion == 'sum' else one
+    return one + other if message.flip_fusion == 'sum' else one

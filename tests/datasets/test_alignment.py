@@ -29,9 +29,9 @@ def test_the_similarity_of_least_squared_error(seed):
     chance = np.random.default_rng(seed)
     spread, shift = 10 ** chance.uniform(-2, 3), chance.normal(0, 50)
     source = chance.normal(shift, spread, (5, 2))
-    found = similarity(source, template(112, 112))
+    actual = similarity(source, template(112, 112))
     np.testing.assert_allclose(
-        found, by_least_squares(source, template(112, 112)), rtol=1e-8, atol=1e-8
+        actual, by_least_squares(source, template(112, 112)), rtol=1e-8, atol=1e-8
     )
 
 

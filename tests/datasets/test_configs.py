@@ -163,11 +163,11 @@ def test_every_test_set_is_told_of():
 
 
 def test_every_base_is_told_of():
-    found = {path.stem for path in BASES.glob('*.py')}
+    actual = {path.stem for path in BASES.glob('*.py')}
     general = {'face_record', 'face_list', 'verification_packs', 'verification_lists'}
     others = {'facefolder', 'synthetic_faces'}
     tests = {'evaluation_images', 'verification_pack', 'ijbb', 'ijbc', 'megaface'}
-    assert found == {*RECORDS, *LISTS, *general, *others, *tests}
+    assert actual == {*RECORDS, *LISTS, *general, *others, *tests}
 
 
 def test_a_folder_of_two_images_a_person(tmp_path):
@@ -185,10 +185,10 @@ def test_a_folder_of_two_images_a_person(tmp_path):
     count_classes(cfg)
     with pytest.raises(UserError) as caught:
         build_runner(cfg).train()
-    told = str(caught.value)
-    assert 'folds=10: expected 2 or more' in told
-    assert '--cfg-options val_dataloader.dataset.folds=5)' in told
-    assert '--cfg-options val_dataloader.dataset.holdout=...)' in told
+    message = str(caught.value)
+    assert 'folds=10: expected 2 or more' in message
+    assert '--cfg-options val_dataloader.dataset.folds=5)' in message
+    assert '--cfg-options val_dataloader.dataset.holdout=...)' in message
     cfg.merge_from_dict({'val_dataloader.dataset.folds': 5})
     assert len(DATASETS.build(dataset_config(cfg, 'val'))) == 10
 
@@ -202,7 +202,7 @@ IJB = dict(type='IJBTemplates', subset='IJBD', check_files=False)
 
 
 @pytest.mark.parametrize(
-    ('dataset', 'told'),
+    ('dataset', 'message'),
     [
         (FOLDER, '--cfg-options val_dataloader.dataset.data_root='),
         (dict(type='LabelNoise', share=0.1, dataset=FOLDER), '.dataset.dataset.data_r'),
@@ -213,21 +213,21 @@ IJB = dict(type='IJBTemplates', subset='IJBD', check_files=False)
         (IJB, '(in val_dataloader.dataset)'),
     ],
 )
-def test_advice_names_the_path_of_an_option(dataset, told):
+def test_advice_names_the_path_of_an_option(dataset, message):
     with loader('val_dataloader'), pytest.raises(UserError) as caught:
         numbered(dataset)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ('shared', 'told'),
+    ('shared', 'message'),
     [
         ('nowhere', 'data_root (--cfg-options data_root=...)'),
         ('other', '--cfg-options val_dataloader.dataset.data_root=...'),
         (None, '--cfg-options val_dataloader.dataset.data_root=...'),
     ],
 )
-def test_advice_names_the_data_root_of_the_whole_config(shared, told):
+def test_advice_names_the_data_root_of_the_whole_config(shared, message):
     with loader('val_dataloader', shared), pytest.raises(UserError) as caught:
         numbered(FOLDER)
-    assert told in str(caught.value)
+    assert message in str(caught.value)

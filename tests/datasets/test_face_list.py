@@ -193,11 +193,11 @@ def test_any_bytes_end_in_a_list_or_an_error(tmp_path_factory, content, form):
     except UserError:
         return
     classes = dataset.metainfo['classes']
-    found = items(dataset)
+    actual = items(dataset)
     lines = [line.lstrip('\ufeff').strip() for line in content.decode().split('\n')]
-    assert list(classes) == sorted({classes[label] for _, label in found})
-    assert len(dict(found)) == len(set(found))  # one name for an image
-    for (image, label), line in zip(found, filter(None, lines), strict=True):
+    assert list(classes) == sorted({classes[label] for _, label in actual})
+    assert len(dict(actual)) == len(set(actual))  # one name for an image
+    for (image, label), line in zip(actual, filter(None, lines), strict=True):
         if image == line:
             assert classes[label] == os.path.normpath(line.rpartition('/')[0])
         else:

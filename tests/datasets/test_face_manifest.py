@@ -141,10 +141,10 @@ def test_any_bytes_end_in_a_table_or_an_error(tmp_path_factory, content):
         return
     lines = [line.lstrip('\ufeff') for line in content.decode().split('\n')]
     rows = csv.DictReader(io.StringIO('\n'.join(lines), newline=''))
-    found = rows_of(data)
-    assert found == [(row['path'].strip(), row['identity'].strip()) for row in rows]
-    assert len(dict(found)) == len(set(found))  # one name for an image
-    assert data.metainfo['classes'] == tuple(sorted({name for _, name in found}))
+    actual = rows_of(data)
+    assert actual == [(row['path'].strip(), row['identity'].strip()) for row in rows]
+    assert len(dict(actual)) == len(set(actual))  # one name for an image
+    assert data.metainfo['classes'] == tuple(sorted({name for _, name in actual}))
 
 
 @pytest.fixture(scope='module')
@@ -166,10 +166,10 @@ def test_any_parquet_ends_in_a_table_or_an_error(parquet_file, drawn):
         data = FaceManifest(str(path))
     except UserError:
         return
-    found = rows_of(data)
-    assert found
-    assert all(image and name for image, name in found)
-    assert len(dict(found)) == len(set(found))
+    actual = rows_of(data)
+    assert actual
+    assert all(image and name for image, name in actual)
+    assert len(dict(actual)) == len(set(actual))
 
 
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):

@@ -28,12 +28,12 @@ def pack_of(path, content: bytes, **options) -> FacePack:
 
 def check(data: FacePack) -> None:
     assert [seed_of(item['img']) for item in data] == list(range(40))
-    found = data.metainfo['test_sets']['lfw']
-    assert found['index_a'].tolist() == list(range(0, 40, 2))
-    assert found['index_b'].tolist() == list(range(1, 40, 2))
-    assert found['same'].tolist() == SAME
-    assert found['identities'] is None
-    assert found['folds'].tolist() == [i // 2 for i in range(20)]
+    actual = data.metainfo['test_sets']['lfw']
+    assert actual['index_a'].tolist() == list(range(0, 40, 2))
+    assert actual['index_b'].tolist() == list(range(1, 40, 2))
+    assert actual['same'].tolist() == SAME
+    assert actual['identities'] is None
+    assert actual['folds'].tolist() == [i // 2 for i in range(20)]
 
 
 def arrays(images):
@@ -151,8 +151,8 @@ def test_a_file_that_is_missing(tmp_path):
 
 def test_folds(tmp_path):
     content = pickle.dumps((IMAGES, SAME))
-    found = pack_of(tmp_path, content, folds=None, name='mine').metainfo['test_sets']
-    assert found['mine']['folds'] is None
+    actual = pack_of(tmp_path, content, folds=None, name='mine').metainfo['test_sets']
+    assert actual['mine']['folds'] is None
     with pytest.raises(UserError, match='folds=21 of the 20 pairs'):
         pack_of(tmp_path, content, folds=21)
 

@@ -102,12 +102,12 @@ def test_odd_pairs_are_told_and_kept(tmp_path, warnings, more, messages):
 
 
 def identities_of(dataset, name='pairs'):
-    found = dataset.metainfo['test_sets'][name]['identities']
-    if found is None:
+    actual = dataset.metainfo['test_sets'][name]['identities']
+    if actual is None:
         return None
-    assert found.dtype == np.int64
-    assert len(found) == len(dataset)
-    return found.tolist()
+    assert actual.dtype == np.int64
+    assert len(actual) == len(dataset)
+    return actual.tolist()
 
 
 def test_identities_are_folders_if_all_labels_agree(tmp_path):
@@ -453,18 +453,18 @@ def test_any_bytes_end_in_pairs_or_an_error(tmp_path_factory, content, folds):
     except UserError:
         return
     pairs = triples(dataset)
-    found = folds_of(dataset)
-    if found is not None:
-        assert len(found) == len(pairs)
-        assert sorted(set(found)) == list(range(max(found) + 1))
-        kinds = {(fold, same) for fold, (*_, same) in zip(found, pairs, strict=True)}
-        assert len(kinds) == 2 * (max(found) + 1)
+    actual = folds_of(dataset)
+    if actual is not None:
+        assert len(actual) == len(pairs)
+        assert sorted(set(actual)) == list(range(max(actual) + 1))
+        kinds = {(fold, same) for fold, (*_, same) in zip(actual, pairs, strict=True)}
+        assert len(kinds) == 2 * (max(actual) + 1)
 
     lines = [line.lstrip('\ufeff').strip() for line in content.decode().split('\n')]
     lines = list(filter(None, lines))
     if len(lines) > len(pairs):  # LFW
         header, *lines = lines
-        assert int(header.split()[-1]) * 2 * (max(found or [0]) + 1) == len(pairs)
+        assert int(header.split()[-1]) * 2 * (max(actual or [0]) + 1) == len(pairs)
         for (*images, same), line in zip(pairs, lines, strict=True):
             names = [image.split('/')[0] for image in images]
             assert (names[0] == names[1]) == same

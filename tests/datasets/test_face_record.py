@@ -148,10 +148,10 @@ def test_identities_beyond_what_float32_can_count(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, 'MOST_EXACT', 4)
     monkeypatch.setattr(module.np, 'spacing', lambda x: np.float32(3))
-    for told in (7.0, 9.0, 11.0):
-        folder = tmp_path / str(told)
+    for first in (7.0, 9.0, 11.0):
+        folder = tmp_path / str(first)
         records = insightface_records(images(2, 4))
-        records[-1] = (0, header([told, told + 2], 0))
+        records[-1] = (0, header([first, first + 2], 0))
         write(folder, records, 2)
         check(dataset(folder), 2, 4)
 

@@ -124,15 +124,15 @@ def test_identities_of_the_combination(tmp_path):
 def test_combinations_of_some(lists):
     sets = [config(lists, 'lfw'), config(lists, 'age')]
     dataset = FaceTestSets(sets, combined=dict(second=['age'], both=['age', 'lfw']))
-    found = dataset.metainfo['test_sets']
-    assert list(found) == ['lfw', 'age', 'second', 'both']
+    actual = dataset.metainfo['test_sets']
+    assert list(actual) == ['lfw', 'age', 'second', 'both']
     # A combination begins where the first of its images does.
-    assert found['second']['offset'] == found['age']['offset'] == 4
-    assert (found['second']['index_a'] == found['age']['index_a']).all()
-    assert [found[name]['num_images'] for name in ('second', 'both')] == [3, 7]
-    assert found['both']['same'].tolist() == [
-        *found['age']['same'],
-        *found['lfw']['same'],
+    assert actual['second']['offset'] == actual['age']['offset'] == 4
+    assert (actual['second']['index_a'] == actual['age']['index_a']).all()
+    assert [actual[name]['num_images'] for name in ('second', 'both')] == [3, 7]
+    assert actual['both']['same'].tolist() == [
+        *actual['age']['same'],
+        *actual['lfw']['same'],
     ]
     for parts, message in ((['age', 'x'], "'x' is no set"), ([], 'nothing is no set')):
         with pytest.raises(UserError, match=rf"{message}.* there are 'lfw', 'age'"):

@@ -59,22 +59,22 @@ def refused(meta: Path, message: str, **kwargs) -> None:
 def test_protocols_by_a_loop_over_the_files(shared, subset):
     """Ids of rows, against what the csv module and split find."""
     folder, prefix = shared[subset].root / 'meta', subset.lower()
-    found = read_ijb_meta(str(folder), subset).protocol
+    actual = read_ijb_meta(str(folder), subset).protocol
     lines = (folder / f'{prefix}_face_tid_mid.txt').read_text().splitlines()
     ids = sorted({int(line.split()[1]) for line in lines})
-    assert len(found.subjects) == len(ids)
+    assert len(actual.subjects) == len(ids)
 
     lines = (folder / f'{prefix}_template_pair_label.txt').read_text().splitlines()
-    rows_a, rows_b, same = found.pairs
+    rows_a, rows_b, same = actual.pairs
     assert rows_a.dtype == rows_b.dtype == np.int32
     assert same.dtype == bool
-    told = zip(rows_a.tolist(), rows_b.tolist(), same.tolist(), strict=True)
-    assert [f'{ids[a]} {ids[b]} {int(s)}' for a, b, s in told] == lines
+    triples = zip(rows_a.tolist(), rows_b.tolist(), same.tolist(), strict=True)
+    assert [f'{ids[a]} {ids[b]} {int(s)}' for a, b, s in triples] == lines
 
     subjects = [-1] * len(ids)
-    parts = {f'gallery_{name}': part for name, part in found.galleries.items()}
-    assert list(found.galleries) == list(GALLERIES[subset])
-    for name, (rows, own) in {**parts, 'probe_mixed': found.probes}.items():
+    parts = {f'gallery_{name}': part for name, part in actual.galleries.items()}
+    assert list(actual.galleries) == list(GALLERIES[subset])
+    for name, (rows, own) in {**parts, 'probe_mixed': actual.probes}.items():
         with open(folder / f'{prefix}_1N_{name}.csv') as file:
             expected = {
                 (int(line[0]), int(line[1])) for line in list(csv.reader(file))[1:]
@@ -85,7 +85,7 @@ def test_protocols_by_a_loop_over_the_files(shared, subset):
         )
         for template, subject in expected:
             subjects[ids.index(template)] = subject
-    assert found.subjects.tolist() == subjects
+    assert actual.subjects.tolist() == subjects
 
 
 def test_one_protocol_needs_no_files_of_the_other(meta):
@@ -93,9 +93,9 @@ def test_one_protocol_needs_no_files_of_the_other(meta):
     pairs = meta / 'ijbc_template_pair_label.txt'
     pairs.rename(meta / 'elsewhere')
     refused(meta, r'pair_label\.txt: there is no such file, which 1:1')
-    found = read_ijb_meta(str(meta), 'IJBC', protocols=('1:N',)).protocol
-    assert found.pairs is None
-    np.testing.assert_array_equal(found.subjects, whole.subjects)
+    actual = read_ijb_meta(str(meta), 'IJBC', protocols=('1:N',)).protocol
+    assert actual.pairs is None
+    np.testing.assert_array_equal(actual.subjects, whole.subjects)
     (meta / 'elsewhere').rename(pairs)
     for path in meta.glob('*1N*'):
         path.unlink()
@@ -105,9 +105,9 @@ def test_one_protocol_needs_no_files_of_the_other(meta):
         r"go without it: protocols=\['1:1'\]$",
         advice='Look',
     )
-    found = read_ijb_meta(str(meta), 'IJBC', protocols=['1:1']).protocol
-    assert (found.probes, found.galleries) == (None, {})
-    assert (found.subjects == -1).all()
+    actual = read_ijb_meta(str(meta), 'IJBC', protocols=['1:1']).protocol
+    assert (actual.probes, actual.galleries) == (None, {})
+    assert (actual.subjects == -1).all()
 
 
 @pytest.mark.parametrize(
@@ -199,10 +199,10 @@ def test_a_table_that_is_cut_between_lines(meta, warnings):
     last = path.read_text().splitlines()[-1].split(',')[0]
     edit(path, lambda lines: [x for x in lines if not x.startswith(f'{last},')])
     # The pairs are those of templates that still are there.
-    found = read_ijb_meta(str(meta), 'IJBC').protocol
-    assert (found.subjects < 0).sum() == 1
-    told, sizes = warnings
-    assert told == (
+    actual = read_ijb_meta(str(meta), 'IJBC').protocol
+    assert (actual.subjects < 0).sum() == 1
+    message, sizes = warnings
+    assert message == (
         f'{meta}: 1 of 18 templates are in no gallery and no probe list: is a file cut '
         'off?'
     )
@@ -252,8 +252,8 @@ def test_labels_that_contradict_the_subjects(meta, warnings):
         del warnings[:]
         path.write_text(text)
         edit(path, flip_labels([place, place + 72 * 3], repeated=40))
-        found = read_ijb_meta(str(meta), 'IJBC').protocol
-        assert (found.pairs[2] != np.tile(labels, 40)).sum() == 2
+        actual = read_ijb_meta(str(meta), 'IJBC').protocol
+        assert (actual.pairs[2] != np.tile(labels, 40)).sum() == 2
         assert warnings[0].startswith(f'{path}:{place + 1}: the label contradicts')
         assert warnings[0].endswith('(2 of 2880 lines)')
         del warnings[:]
@@ -302,18 +302,23 @@ def test_files_that_contradict_each_other(meta, name, template_of, subject_of, m
         return [*lines, f'{template},{subject},,,,,']
 
     edit(meta / f'ijbc_1N_{name}.csv', change)
-    told = subject if message.startswith('subjects') else template
-    refused(meta, rf'{name}\.csv: {message}.*: {told}$')
+    ending = subject if message.startswith('subjects') else template
+    refused(meta, rf'{name}\.csv: {message}.*: {ending}$')
 
 
 def test_protocols_are_one_object_and_read_only(shared):
-    found = read_ijb_meta(str(shared['IJBC'].root / 'meta'), 'IJBC').protocol
-    assert copy.deepcopy({'a': [found]})['a'][0] is found
-    for array in (found.subjects, *found.pairs, *found.probes, *found.galleries['G1']):
+    actual = read_ijb_meta(str(shared['IJBC'].root / 'meta'), 'IJBC').protocol
+    assert copy.deepcopy({'a': [actual]})['a'][0] is actual
+    for array in (
+        actual.subjects,
+        *actual.pairs,
+        *actual.probes,
+        *actual.galleries['G1'],
+    ):
         with pytest.raises(ValueError, match='read-only'):
             array[0] = 0
-    again = pickle.loads(pickle.dumps(found))
-    np.testing.assert_array_equal(again.pairs[0], found.pairs[0])
+    again = pickle.loads(pickle.dumps(actual))
+    np.testing.assert_array_equal(again.pairs[0], actual.pairs[0])
     assert TemplateProtocols(np.array([-1])).pairs is None
 
 

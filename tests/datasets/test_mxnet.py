@@ -124,14 +124,14 @@ def cases() -> list[tuple[int, float | list[float], bytes]]:
 
 def layout(arrays: bool) -> list[tuple[int, float | list[float], bytes]]:
     """insightface's, of three identities with four images each."""
-    found = []
+    items = []
     for key, record in insightface_records(images(3, 4), arrays):
         (length,) = struct.unpack_from('<I', record)
         start = 24 + 4 * length
         values = struct.unpack_from(f'<{length}f', record, 24)
         label = list(values) if length else struct.unpack_from('<f', record, 4)[0]
-        found.append((key, label, record[start:]))
-    return found
+        items.append((key, label, record[start:]))
+    return items
 
 
 def as_json(records: Sequence[tuple]) -> list[tuple]:
@@ -179,19 +179,19 @@ def test_we_read_a_training_set_of_theirs(theirs, tmp_path, name, index):
         (tmp_path / 'train.idx').symlink_to(theirs / f'{name}.idx')
     data = FaceRecord(str(tmp_path), cache_dir=str(tmp_path))
     assert data.metainfo['num_classes'] == 3
-    found = [data.get_data_info(i) for i in range(len(data))]
-    assert [info['gt_label'] for info in found] == [i // 4 for i in range(12)]
+    items = [data.get_data_info(i) for i in range(len(data))]
+    assert [info['gt_label'] for info in items] == [i // 4 for i in range(12)]
     meant = [image for of_one in images(3, 4) for image in of_one]
-    assert [info['img_bytes'] for info in found] == meant
+    assert [info['img_bytes'] for info in items] == meant
 
 
 @pytest.mark.parametrize('ending', ['png', 'jpg'])
 def test_we_read_images_that_they_encode(theirs, tmp_path, ending):
     data = FaceRecord(ann_file=str(theirs / f'{ending}.rec'), cache_dir=str(tmp_path))
-    found = [data.get_data_info(i) for i in range(len(data))]
-    assert [info['gt_label'] for info in found] == [0, 0, 1, 1]
+    items = [data.get_data_info(i) for i in range(len(data))]
+    assert [info['gt_label'] for info in items] == [0, 0, 1, 1]
     noise = np.random.default_rng(0).integers(0, 256, (4, 9, 7, 3))
-    for info, meant in zip(found, noise, strict=True):
+    for info, meant in zip(items, noise, strict=True):
         image = decode_face(info['img_bytes'], 'image')
         assert image.shape == meant.shape
         if ending == 'png':
@@ -216,8 +216,8 @@ def read_by_mxnet(folder) -> dict[str, list]:
         for i, (*_, data) in enumerate(cases()):
             writer.add(data, i // 3, f'Zoë {i // 3}/{i}.jpg')
     names = ('read', 'in_turn', 'listed')
-    found = mxnet(*((name, f'{path}/train') for name in names))
-    return dict(zip(names, found, strict=True))
+    items = mxnet(*((name, f'{path}/train') for name in names))
+    return dict(zip(names, items, strict=True))
 
 
 def test_they_read_any_record_of_ours(read_by_mxnet):

@@ -55,7 +55,7 @@ def test_names_are_not_comments_nor_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('bad', 'told'),
+    ('bad', 'message'),
     [
         (b'c 1 2', "'c 1 2'"),
         (b'c 1 2 3 4', "'c 1 2 3 4'"),
@@ -66,12 +66,12 @@ def test_names_are_not_comments_nor_cut(tmp_path):
         ('龙 1 2 3'.encode(), "'龙 1 2 3'"),
     ],
 )
-def test_bad_lines_are_named(tmp_path, bad, told):
-    expected = rf'list\.txt:4: expected `name x y id`, got {told}'
+def test_bad_lines_are_named(tmp_path, bad, message):
+    expected = rf'list\.txt:4: expected `name x y id`, got {message}'
     with pytest.raises(UserError, match=expected):
         read(tmp_path, GOOD + b'\n' + bad + b'\n' + GOOD)
     # Also where the first line is what tells numpy how many fields there are.
-    with pytest.raises(UserError, match=rf'list\.txt:1: expected .*{told}'):
+    with pytest.raises(UserError, match=rf'list\.txt:1: expected .*{message}'):
         read(tmp_path, bad + b'\n' + GOOD)
 
 

@@ -49,17 +49,17 @@ def check_files(folder: Path, by_identity: list[list[bytes]], size: str) -> None
     """The files against those of record_files.py, which knows no code of ours."""
     expected = folder.parent / f'{folder.name}.expected'
     write(expected, insightface_records(by_identity))
-    found = contents(folder)
-    assert sorted(found) == sorted(FILES)
+    actual = contents(folder)
+    assert sorted(actual) == sorted(FILES)
     for name in ('train.rec', 'train.idx'):
-        assert found[name] == (expected / name).read_bytes()
-    assert found['property'].decode() == f'{len(by_identity)},{size}\n'
+        assert actual[name] == (expected / name).read_bytes()
+    assert actual['property'].decode() == f'{len(by_identity)},{size}\n'
     names = [
         (label, f'{label}/{i}.jpg')
         for label, of_one in enumerate(by_identity)
         for i in range(len(of_one))
     ]
-    assert found['train.lst'].decode().split('\n') == [
+    assert actual['train.lst'].decode().split('\n') == [
         *(f'{key}\t{label}\t{name}' for key, (label, name) in enumerate(names, 1)),
         '',
     ]
@@ -145,8 +145,8 @@ def test_names_that_no_list_can_hold(tmp_path, name):
 def test_other_names(tmp_path):
     with RecordWriter(str(tmp_path / 'train.rec')) as writer:
         writer.add(picture(0), 0, 'Zoë 张/1 .jpg')
-    found = contents(tmp_path)['train.lst']
-    assert found == '1\t0\tZoë 张/1 .jpg\n'.encode()
+    actual = contents(tmp_path)['train.lst']
+    assert actual == '1\t0\tZoë 张/1 .jpg\n'.encode()
     with (
         pytest.raises(UserError, match='no UTF-8'),
         RecordWriter(str(tmp_path / 'b' / 'train.rec')) as writer,
@@ -193,10 +193,10 @@ def test_any_pack(tmp_path_factory, pairs):
     same = [pair[2] for pair in pairs]
     # Other types of the same values, and what can be gone through only once.
     write_pack(str(path), map(bytearray, data), iter(np.array(same)))
-    found = pickle.loads(path.read_bytes())
-    assert found == (data, same)
-    assert all(type(image) is bytes for image in found[0])
-    assert all(type(flag) is bool for flag in found[1])
+    actual = pickle.loads(path.read_bytes())
+    assert actual == (data, same)
+    assert all(type(image) is bytes for image in actual[0])
+    assert all(type(flag) is bool for flag in actual[1])
 
 
 @pytest.mark.parametrize('count', [0, 7, 9])
@@ -232,10 +232,10 @@ def test_an_error_leaves_nothing(tmp_path, error):
 @pytest.mark.parametrize('overwrite', [False, True])
 def test_the_property_of_other_records_stays(tmp_path, overwrite):
     write_labels(tmp_path / 'a.rec', [0, 1])
-    told = (tmp_path / 'property').read_bytes()
+    content = (tmp_path / 'property').read_bytes()
     with pytest.raises(UserError, match=r'tells of a\.rec, and can tell of one'):
         write_labels(tmp_path / 'b.rec', [0, 1], overwrite=overwrite)
-    assert (tmp_path / 'property').read_bytes() == told
+    assert (tmp_path / 'property').read_bytes() == content
     assert not (tmp_path / 'b.rec').exists()
     write_labels(tmp_path / 'a.rec', [0, 1], overwrite=True)
 
@@ -267,9 +267,9 @@ def test_a_killed_process_leaves_what_was_there(tmp_path, number):
     child.start()
     child.join(60)
     assert child.exitcode == -number
-    found = contents(tmp_path)
-    assert {name: found[name] for name in before} == before
-    assert all(name.startswith('.') for name in found.keys() - before.keys())
+    actual = contents(tmp_path)
+    assert {name: actual[name] for name in before} == before
+    assert all(name.startswith('.') for name in actual.keys() - before.keys())
 
 
 @pytest.mark.parametrize('name', FILES)

@@ -55,8 +55,8 @@ def test_symmetric_noise_is_that_of_its_definition():
 
 
 def test_similar_people(tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(wrappers, 'print_log', lambda text, **_: told.append(text))
+    messages = []
+    monkeypatch.setattr(wrappers, 'print_log', lambda text, **_: messages.append(text))
     data = records(tmp_path)
     centres = np.array([[1, 0.1], [1, 0], [0, 0], [-1, 3.0]])
     np.save(tmp_path / 'centres.npy', centres)
@@ -64,7 +64,7 @@ def test_similar_people(tmp_path, monkeypatch):
     # Cosines to the others by hand: 3 is nearest to 0, 2 has none and takes the first
     # of its ties.
     assert noisy.labels().tolist() == [1] * 5 + [0] * 5 + [0] * 5 + [2] * 5
-    assert 'row i is taken for the person with label i' in told[0]
+    assert 'row i is taken for the person with label i' in messages[0]
 
 
 def test_damaged_images_become_nobody(tmp_path):
@@ -221,11 +221,11 @@ def test_sets_of_mmengine_and_torch(tmp_path, kind):
     )
     loader = Runner.build_dataloader(placed(options, 'train_dataloader'))
     batches = list(loader)
-    found = np.concatenate([batch['sample_idx'] for batch in batches]).tolist()
+    actual = np.concatenate([batch['sample_idx'] for batch in batches]).tolist()
     pixels = [x.permute(1, 2, 0).numpy() for batch in batches for x in batch['inputs']]
     assert [seed_of(image) for image in pixels] == seen
     data = loader.dataset
-    assert all(map(is_image, [data] * len(seen), found, seen))
+    assert all(map(is_image, [data] * len(seen), actual, seen))
     assert labels_of(data).tolist() == labels
     assert [data.get_cat_ids(i) for i in range(len(seen))] == [[x] for x in labels]
     if kind != 'Subset':
@@ -237,10 +237,10 @@ def test_sets_of_mmengine_and_torch(tmp_path, kind):
     for share in (0.0, 0.6):
         noisy = LabelNoise(config, share)
         assert (noisy.labels() != labels).sum() == round(share * len(seen))
-        for i, number in enumerate(found):
+        for i, number in enumerate(actual):
             assert noisy[i]['gt_label'] == noisy.labels()[number]
     both = FaceSets([config, config])
-    for i, number in enumerate(found):
+    for i, number in enumerate(actual):
         item = both[len(seen) + i]
         assert item['gt_label'] == 2 + labels[i]
         assert item['sample_idx'] == len(seen) + number

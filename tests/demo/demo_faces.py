@@ -27,8 +27,11 @@ def checkpoint(path: Path, points: tuple[OperatingPoint, ...] = POINTS) -> str:
     torch.manual_seed(0)
     model = get_model(cfg, None, 'cpu')
     _centre(model)
-    told = {**model.convention.to_dict(), 'operating_points': [vars(x) for x in points]}
-    content = {'state_dict': model.state_dict(), 'meta': {'convention': told}}
+    metadata = {
+        **model.convention.to_dict(),
+        'operating_points': [vars(x) for x in points],
+    }
+    content = {'state_dict': model.state_dict(), 'meta': {'convention': metadata}}
     torch.save(content, path)
     return str(path)
 

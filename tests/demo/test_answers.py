@@ -97,9 +97,9 @@ def scores(inferencer, query, groups):
     """The best cosine of a picture with each group, in float64."""
     rows = inferencer.embed([query, *chain(*groups)]).embeddings.astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    found = rows[1:] @ rows[0]
+    actual = rows[1:] @ rows[0]
     ends = np.cumsum([0, *map(len, groups)])
-    return [found[start:end].max() for start, end in pairwise(ends)]
+    return [actual[start:end].max() for start, end in pairwise(ends)]
 
 
 def test_comparison(modules, page, inferencer, faces):
@@ -247,12 +247,12 @@ def test_bad_pictures(page, faces, tmp_path, name, content, message):
     bad.parent.mkdir()
     bad.write_bytes(content)
     page.enrol('Ada', [good])
-    told = [
+    texts = [
         page.compare(good, str(bad), '0', 0.0),
         page.identify(str(bad), '0', 0.0),
         page.enrol('Eve', [faces[0][1], str(bad)])[0],
     ]
-    for text in told:
+    for text in texts:
         shown = Page(text)
         assert 'wrong' in shown.classes
         assert message in shown.words

@@ -78,11 +78,11 @@ def server(folder, model):
         )
     try:
         end = time.monotonic() + PATIENCE
-        while not (found := re.search(r'page is at (\S+)', log.read_text())):
+        while not (match := re.search(r'page is at (\S+)', log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.2)
-        yield found[1]
+        yield match[1]
         # As `timeout` and others do, which end a group as well.
         for _ in range(3):
             process.send_signal(signal.SIGTERM)
@@ -184,9 +184,9 @@ class Visitor:
 
 @pytest.fixture(scope='module')
 def visitor(server):
-    found = Visitor(server)
-    yield found
-    found.driver.quit()
+    browser = Visitor(server)
+    yield browser
+    browser.driver.quit()
 
 
 @pytest.fixture
@@ -263,9 +263,9 @@ def test_a_bad_file(page, folder):
     bad.write_bytes(b'This is no picture.')
     page.show('first', good)
     page.upload('second', str(bad))
-    told = page.read('#comparison .message')
-    assert 'bad.jpg: is no picture of a known type' in told
-    assert str(folder) not in told
+    message = page.read('#comparison .message')
+    assert 'bad.jpg: is no picture of a known type' in message
+    assert str(folder) not in message
     assert 'Traceback' not in page.driver.page_source
 
 

@@ -122,11 +122,11 @@ def test_too_large_for_onnx(model, tmp_path, monkeypatch):
 
 
 def test_what_torch_cannot_export(model, tmp_path, monkeypatch):
-    for told, message in (
+    for messages, message in (
         ("Exporting 'aten::x' is not supported\nmore", r"'aten::x' is not supported\."),
         ('', r'in opset 13: RuntimeError\.'),
     ):
-        fail = Mock(side_effect=RuntimeError(told))
+        fail = Mock(side_effect=RuntimeError(messages))
         monkeypatch.setattr(torch.onnx, 'export', fail)
         with pytest.raises(UserError, match=f'{message} Perhaps'):
             export_onnx(model, tmp_path / 'model.onnx')

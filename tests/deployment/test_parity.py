@@ -135,13 +135,13 @@ def test_verification(trained):
     dataset = dataset_of(cfg, (48, 48))
     assert dataset[0]['inputs'].shape == (48, 48, 3)
     both = {'ours': ours, 'other': Flattering(ours.model)}
-    found = verify(cfg, dataset, both, 'ours')
+    actual = verify(cfg, dataset, both, 'ours')
     # Few pairs resolve no FAR.
-    np.testing.assert_equal(found['ours'].figures, found['other'].figures)
-    assert 0 < found['ours'].figures['drawn/accuracy'] <= 1
-    assert [x.pairs for x in found.values()] == [40, 40]
-    assert found['ours'].difference == 0
-    assert found['other'].difference == pytest.approx(0.25, abs=1e-6)
+    np.testing.assert_equal(actual['ours'].figures, actual['other'].figures)
+    assert 0 < actual['ours'].figures['drawn/accuracy'] <= 1
+    assert [x.pairs for x in actual.values()] == [40, 40]
+    assert actual['ours'].difference == 0
+    assert actual['other'].difference == pytest.approx(0.25, abs=1e-6)
     cfg.test_evaluator = [dict(type='Other')]
     with pytest.raises(UserError, match='has no FaceVerification'):
         verify(cfg, dataset, both, 'ours')
@@ -160,12 +160,12 @@ def test_export_tool(trained, tool, tmp_path):
     assert status == 0
     assert 'largest cosine distance' in printed
     assert 'drawn' in printed
-    told = json.loads(report.read_text())
-    assert told['parity']['pair_difference'] < 1e-4
-    assert told['verification']['opencv-sface']['difference'] < 1e-4
-    assert told['graph']['size'] == [112, 112]
+    content = json.loads(report.read_text())
+    assert content['parity']['pair_difference'] < 1e-4
+    assert content['verification']['opencv-sface']['difference'] < 1e-4
+    assert content['graph']['size'] == [112, 112]
     network = open_network(out)
-    assert network.convention.fingerprint == told['fingerprint']
+    assert network.convention.fingerprint == content['fingerprint']
 
     # A file that is there, and one that differs too much, are left alone.
     before = out.read_bytes()

@@ -31,14 +31,14 @@ class Oracle:
     def search(
         self, queries: np.ndarray, top_k: int, threshold: float = -np.inf
     ) -> list[list[tuple[str, float, str]]]:
-        found = []
+        matches = []
         for query in queries.astype(np.float64):
             query = query / np.linalg.norm(query)
             scored = [self._match(query, person) for person in self.people]
             # Stable: equal ones stay in the order of enrolment.
             scored.sort(key=lambda match: -match[1])
-            found.append([x for x in scored if x[1] >= threshold][:top_k])
-        return found
+            matches.append([x for x in scored if x[1] >= threshold][:top_k])
+        return matches
 
     def _match(self, query: np.ndarray, person: str) -> tuple[str, float, str]:
         rows = [x[2].astype(np.float64) for x in self.images if x[0] == person]

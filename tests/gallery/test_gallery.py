@@ -35,12 +35,12 @@ def filled(score: str, sizes: list[int], width: int = 16) -> tuple[FaceGallery, 
 
 
 def agree(
-    found: list[list[Match]], expected: list[list[tuple[str, float, str]]]
+    actual: list[list[Match]], expected: list[list[tuple[str, float, str]]]
 ) -> None:
-    assert [[(x[0], x[2]) for x in one] for one in found] == [
+    assert [[(x[0], x[2]) for x in one] for one in actual] == [
         [(x[0], x[2]) for x in one] for one in expected
     ]
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         assert [x[1] for x in one] == pytest.approx([x[1] for x in other], abs=2e-7)
 
 
@@ -59,12 +59,12 @@ def test_search_is_that_of_loops(small_blocks, score, top_k, threshold):
     sizes = [1, 40, *[1 + i % 5 for i in range(60)], 25]
     gallery, oracle = filled(score, sizes)
     queries = np.concatenate([drawn(99, 11), drawn(7, 3)])
-    found = gallery.search(queries, top_k, threshold)
+    actual = gallery.search(queries, top_k, threshold)
     limit = -math.inf if threshold is None else threshold
-    agree(found, oracle.search(queries, top_k, limit))
-    assert all(isinstance(match, Match) for one in found for match in one)
+    agree(actual, oracle.search(queries, top_k, limit))
+    assert all(isinstance(match, Match) for one in actual for match in one)
     if threshold == 2.0:
-        assert found == [[]] * len(queries)
+        assert actual == [[]] * len(queries)
 
 
 def test_people_with_many_images_do_not_fill_the_memory():
@@ -90,9 +90,9 @@ def test_scores_that_rise_along_the_gallery(small_blocks):
     gallery = FaceGallery(FINGERPRINT, 2)
     people = [f'p{i // 3}' for i in range(300)]
     gallery.enrol_many(people, rows, names('x', 300))
-    found = gallery.search(np.array([[1, 0]]), 4)[0]
-    assert [x.person for x in found] == ['p99', 'p98', 'p97', 'p96']
-    assert [x.image for x in found] == [f'x/{i}.png' for i in (299, 296, 293, 290)]
+    actual = gallery.search(np.array([[1, 0]]), 4)[0]
+    assert [x.person for x in actual] == ['p99', 'p98', 'p97', 'p96']
+    assert [x.image for x in actual] == [f'x/{i}.png' for i in (299, 296, 293, 290)]
 
 
 @pytest.mark.parametrize('score', ['best', 'mean'])
@@ -104,12 +104,12 @@ def test_equal_scores_are_in_the_order_of_enrolment(small_blocks, score):
         # in different ways.
         rows = np.stack([other, one]) if place % 7 == 3 else one[None]
         gallery.enrol(f'p{place}', rows, names(f'{place}', len(rows)))
-    found = gallery.search(one[None], 150)[0]
+    actual = gallery.search(one[None], 150)[0]
     exactly = [f'p{i}' for i in range(200) if i % 7 != 3 or score == 'best']
-    assert [x.person for x in found] == exactly[:150]
-    assert len({x.score for x in found}) == 1
-    assert found[0].score == pytest.approx(1, abs=2e-7)
-    assert all('/0.' in x.image or int(x.person[1:]) % 7 == 3 for x in found)
+    assert [x.person for x in actual] == exactly[:150]
+    assert len({x.score for x in actual}) == 1
+    assert actual[0].score == pytest.approx(1, abs=2e-7)
+    assert all('/0.' in x.image or int(x.person[1:]) % 7 == 3 for x in actual)
 
 
 def test_scores_closer_than_float32_can_tell_are_told_apart(small_blocks):
@@ -123,8 +123,8 @@ def test_scores_closer_than_float32_can_tell_are_told_apart(small_blocks):
             one.enrol(f'p{place}', row[None], names(f'{place}', 1))
     queries = rng.standard_normal((6, 256))
     queries -= np.outer(queries @ base, base) / (base @ base)
-    found, expected = gallery.search(queries, 9), oracle.search(queries, 9)
-    for one, other in zip(found, expected, strict=True):
+    actual, expected = gallery.search(queries, 9), oracle.search(queries, 9)
+    for one, other in zip(actual, expected, strict=True):
         assert [x.score for x in one] == pytest.approx([x[1] for x in other], abs=1e-15)
 
 
@@ -326,8 +326,8 @@ def test_calibration_lets_in_as_many_strangers(score, fpir):
     # Some score the same.
     strangers[50:60] = strangers[40:50]
     threshold = gallery.calibrate(strangers, fpir)
-    found = gallery.search(strangers, 1, threshold)
-    assert sum(map(bool, found)) <= 200 * fpir
+    actual = gallery.search(strangers, 1, threshold)
+    assert sum(map(bool, actual)) <= 200 * fpir
     scores = sorted((x[0].score for x in gallery.search(strangers, 1)), reverse=True)
     allowed = int(200 * fpir)
     if fpir == 1:

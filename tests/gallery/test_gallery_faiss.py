@@ -38,12 +38,12 @@ def test_found_people_have_exact_scores(centres, score, threshold):
     gallery = enrolled(centres, score)
     queries = images_of(centres[:50], 99)
     exact = gallery.search(queries, PEOPLE, threshold)
-    found = gallery.search(queries, 5, threshold, 'faiss')
-    for one, all_of_them in zip(found, exact, strict=True):
+    actual = gallery.search(queries, 5, threshold, 'faiss')
+    for one, all_of_them in zip(actual, exact, strict=True):
         assert len({match.person for match in one}) == len(one) <= 5
         assert set(one) <= set(all_of_them)
         assert [x.score for x in one] == sorted((x.score for x in one), reverse=True)
-    right = [one[:1] == other[:1] for one, other in zip(found, exact, strict=True)]
+    right = [one[:1] == other[:1] for one, other in zip(actual, exact, strict=True)]
     assert np.mean(right) > 0.9
 
 
@@ -65,8 +65,8 @@ def test_people_with_more_images_than_candidates(centres):
     for place in range(4):
         rows = images_of(np.repeat(centres[place][None], 120, axis=0), place)
         gallery.enrol(f'p{place}', rows, [f'{place}/{i}' for i in range(120)])
-    found = gallery.search(centres[:4], 4, index='faiss')
-    assert found == gallery.search(centres[:4], 4)
+    actual = gallery.search(centres[:4], 4, index='faiss')
+    assert actual == gallery.search(centres[:4], 4)
 
 
 def test_the_index_is_built_again_after_a_change(centres, monkeypatch):

@@ -191,7 +191,7 @@ def test_a_file_that_is_cut_off_anywhere(tmp_path):
 def test_a_byte_that_is_damaged_anywhere(tmp_path):
     """It is told, or it was of no importance: never another gallery."""
     path, content = saved(tmp_path)
-    sound, told = gallery_of(), 0
+    sound, refused = gallery_of(), 0
     for place in range(0, len(content), 3):
         damaged = bytearray(content)
         damaged[place] ^= 0x55
@@ -199,10 +199,10 @@ def test_a_byte_that_is_damaged_anywhere(tmp_path):
         try:
             loaded = FaceGallery.load(path)
         except UserError:
-            told += 1
+            refused += 1
         else:
             same(loaded, sound)
-    assert told > len(content) / 6
+    assert refused > len(content) / 6
 
 
 def others() -> dict[str, bytes]:

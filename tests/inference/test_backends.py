@@ -34,7 +34,7 @@ def crops(*shape):
     return np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
 
 
-def sums_model(path, told, batch=None):
+def sums_model(path, metadata, batch=None):
     """An ONNX model that adds up each channel, which shows what it was fed."""
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
@@ -50,8 +50,8 @@ def sums_model(path, told, batch=None):
     )
     opset = [helper.make_opsetid('', 13)]
     built = helper.make_model(graph, opset_imports=opset, ir_version=8)
-    if told is not None:
-        helper.set_model_props(built, {KEY: told})
+    if metadata is not None:
+        helper.set_model_props(built, {KEY: metadata})
     onnx.save(built, path)
 
 
@@ -66,14 +66,14 @@ def expected(images, graph):
 def test_torch(model):
     images = crops(3, 32, 32)
     network = TorchNetwork(model)
-    found = network.embed(images)
-    np.testing.assert_allclose(found, by_hand(model, images), rtol=1e-4, atol=1e-5)
-    assert found.dtype == np.float32
+    actual = network.embed(images)
+    np.testing.assert_allclose(actual, by_hand(model, images), rtol=1e-4, atol=1e-5)
+    assert actual.dtype == np.float32
     assert network.embed(images[:0]).shape == (0, 8)
     # What was cut out of a larger picture need not lie in one piece.
     strided = np.zeros((3, 40, 40, 3), np.uint8)[:, 2:34, 4:36]
     strided[:] = images
-    np.testing.assert_array_equal(network.embed(strided), found)
+    np.testing.assert_array_equal(network.embed(strided), actual)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_programs_of_torch_export(model, tmp_path):
         (torch.zeros(2, 3, 4, 5),),
         dynamic_shapes=({0: torch.export.Dim('batch')},),
     )
-    told = {PT2_FILE: to_json(model.convention, OUTSIDE)}
-    torch.export.save(program, str(path), extra_files=told)
+    metadata = {PT2_FILE: to_json(model.convention, OUTSIDE)}
+    torch.export.save(program, str(path), extra_files=metadata)
     network = open_network(str(path))
     images = crops(3, 4, 5)
     wanted = expected(images, OUTSIDE)
@@ -130,11 +130,11 @@ def test_programs_of_torch_export(model, tmp_path):
 
 def test_foreign_and_damaged_onnx(tmp_path):
     path = tmp_path / 'x.onnx'
-    for told, message in (
+    for metadata, message in (
         (None, 'not one of our exported models'),
         ('{"convention": {}}', 'damaged'),
     ):
-        sums_model(path, told)
+        sums_model(path, metadata)
         with pytest.raises(UserError, match=message):
             open_network(path)
     for device in ('mps', 'cuda:x'):

@@ -29,10 +29,10 @@ def config(backbone, neck=None, **head):
     ],
 )
 def test_published_sizes(backbone, millions, billions):
-    found = complexity_of(config(backbone, num_classes=1000))
-    assert found.backbone.parameters == round(millions * 1e6)
-    assert found.backbone.macs / 1e9 == pytest.approx(billions, abs=0.005)
-    assert found.input_size == (112, 112)
+    actual = complexity_of(config(backbone, num_classes=1000))
+    assert actual.backbone.parameters == round(millions * 1e6)
+    assert actual.backbone.macs / 1e9 == pytest.approx(billions, abs=0.005)
+    assert actual.input_size == (112, 112)
 
 
 @pytest.mark.parametrize('channels', [3, 1])
@@ -42,7 +42,7 @@ def test_every_part_is_counted(channels):
     sides = [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
     sizes = dict(widths=widths[1:], input_size=(32, 48), embedding_size=13)
     backbone = dict(type='SFNet', depth=4, in_channels=channels, **sizes)
-    found = complexity_of(config(backbone, num_classes=100_000_000))
+    actual = complexity_of(config(backbone, num_classes=100_000_000))
     parameters = macs = 0
     for i in range(1, 5):
         weights = 9 * widths[i - 1] * widths[i]
@@ -50,14 +50,14 @@ def test_every_part_is_counted(channels):
         macs += weights * sides[i][0] * sides[i][1]
     parameters += 2 * 3 * 11 * 13 + 13
     macs += 2 * 3 * 11 * 13
-    assert (found.backbone.parameters, found.backbone.macs) == (parameters, macs)
-    assert found.neck is None
+    assert (actual.backbone.parameters, actual.backbone.macs) == (parameters, macs)
+    assert actual.neck is None
     # The centres and the bias.
-    assert found.head.parameters == 512 * 100_000_000 + 1
-    assert found.head.macs == 512 * 100_000_000
+    assert actual.head.parameters == 512 * 100_000_000 + 1
+    assert actual.head.macs == 512 * 100_000_000
     # The image and what each convolution gives, in bytes.
     maps = [w * h * x for w, (h, x) in zip(widths[1:], sides[1:], strict=True)]
-    assert found.activations == 4 * (channels * 32 * 48 + sum(maps))
+    assert actual.activations == 4 * (channels * 32 * 48 + sum(maps))
 
 
 @pytest.mark.parametrize('classes', ['auto', None])
@@ -91,8 +91,8 @@ def test_speed_is_the_median(monkeypatch):
 def test_a_neck_is_measured_on_what_it_gets():
     backbone = dict(type='SFNet', depth=4, widths=(2, 2, 2, 2), input_size=16)
     cfg = config(backbone, dict(type='LinearNeck', in_channels=512, out_channels=3))
-    found = complexity_of(cfg)
-    assert found.neck.macs == 512 * 3
+    actual = complexity_of(cfg)
+    assert actual.neck.macs == 512 * 3
     assert [type(module).__name__ for module in build_modules(cfg, 'meta')] == [
         'SFNet',
         'LinearNeck',

@@ -31,11 +31,11 @@ def picture():
 
 def test_all_faces_the_best_first(model):
     image, points, boxes = picture()
-    found = YuNet(model).detect(image)
-    for face, wanted, box in zip(found, points, boxes, strict=True):
+    actual = YuNet(model).detect(image)
+    for face, wanted, box in zip(actual, points, boxes, strict=True):
         assert np.abs(face.landmarks - wanted).max() < 0.01
         assert np.abs(face.box - box).max() < 0.5
-    assert found[0].score > found[1].score
+    assert actual[0].score > actual[1].score
     assert YuNet(model).detect(np.zeros_like(image)) == []
     assert len(YuNet(model, score_threshold=0.9).detect(image)) == 1
 
@@ -52,8 +52,8 @@ def test_opencv_does_not_speak_of_its_engine(model, capfd):
 def test_places_are_those_of_the_picture_as_it_is_stored(model, turns):
     image, points, boxes = picture()
     stored = np.ascontiguousarray(np.rot90(image, -turns))
-    found = YuNet(model).detect(stored, turns)
-    for face, wanted, box in zip(found, points, boxes, strict=True):
+    actual = YuNet(model).detect(stored, turns)
+    for face, wanted, box in zip(actual, points, boxes, strict=True):
         back = turned(face.landmarks, -turns, stored.shape[:2])
         assert np.abs(back - wanted).max() < 0.01
         corners = np.stack([face.box[:2], face.box[:2] + face.box[2:]])

@@ -63,15 +63,15 @@ def test_embeddings_are_the_networks_own_and_in_order(inferencer, model, tmp_pat
         (images, [f'array {i}' for i in range(1, 6)]),
     ):
         for batch_size in (1, 2, 32):
-            found = inferencer.embed(inputs, batch_size)
-            np.testing.assert_allclose(found.embeddings, wanted, rtol=1e-4, atol=1e-5)
-            assert found.sources == sources
-            assert found.embeddings.dtype == np.float32
-            assert found.problems == []
-    assert found.numbers.tolist() == [0] * 5
+            actual = inferencer.embed(inputs, batch_size)
+            np.testing.assert_allclose(actual.embeddings, wanted, rtol=1e-4, atol=1e-5)
+            assert actual.sources == sources
+            assert actual.embeddings.dtype == np.float32
+            assert actual.problems == []
+    assert actual.numbers.tolist() == [0] * 5
     norms = np.linalg.norm(wanted.astype(np.float64), axis=1)
-    assert [face.quality for face in found] == pytest.approx(norms.tolist(), rel=1e-4)
-    assert all(face.crop is None for face in found)
+    assert [face.quality for face in actual] == pytest.approx(norms.tolist(), rel=1e-4)
+    assert all(face.crop is None for face in actual)
     kept = inferencer.embed(images, keep_crops=True)
     for face, image in zip(kept, images, strict=True):
         np.testing.assert_array_equal(face.crop, image)
@@ -95,14 +95,14 @@ def test_what_is_wrong_with_a_picture_is_told_and_stops_no_other(inferencer, tmp
         save(tmp_path, 'last.png', crop(2)) + '/x.png': 'cannot be read',
     }
     inputs = [good, *problems, good]
-    found = inferencer.embed(inputs, batch_size=2)
-    assert [face.source for face in found] == [str(path) for path in inputs]
-    assert found.sources == [good, good]
-    for face, (path, start) in zip(found.problems, problems.items(), strict=True):
+    actual = inferencer.embed(inputs, batch_size=2)
+    assert [face.source for face in actual] == [str(path) for path in inputs]
+    assert actual.sources == [good, good]
+    for face, (path, start) in zip(actual.problems, problems.items(), strict=True):
         assert face.problem.startswith(start), path
         assert face.embedding is None
         assert face.quality is None
-    assert found.embeddings.shape == (2, 8)
+    assert actual.embeddings.shape == (2, 8)
     strict = FaceInferencer(inferencer.network, on_error='raise')
     with pytest.raises(UserError, match=r'text\.png: is no picture'):
         strict.embed(inputs)
@@ -149,8 +149,8 @@ def test_a_gallery_knows_how_its_faces_were_found(model, detector, tmp_path):
     gallery.save(tmp_path / 'g.npz')
     gallery = FaceGallery.load(tmp_path / 'g.npz')
     assert gallery.alignments == {'detector'}
-    found, _ = detecting.identify(image, gallery)
-    assert not any('gallery' in remark for remark in found.face.remarks)
+    actual, _ = detecting.identify(image, gallery)
+    assert not any('gallery' in remark for remark in actual.face.remarks)
     (given,) = plain.identify(image, gallery, landmarks=points[1])
     assert given.face.remarks == ()
     (other,) = plain.identify(crop(1), gallery)
@@ -164,13 +164,18 @@ def test_a_gallery_knows_how_its_faces_were_found(model, detector, tmp_path):
 def test_what_is_printed_of_results_is_short(inferencer):
     gallery = FaceGallery.of(inferencer.convention)
     inferencer.enrol(gallery, 'Anna', crop(0))
-    found = inferencer.embed([crop(0), None], keep_crops=True)
+    actual = inferencer.embed([crop(0), None], keep_crops=True)
     identified = inferencer.identify([crop(0)], gallery)
-    for result in (found, found.faces, inferencer.verify(crop(0), crop(1)), identified):
+    for result in (
+        actual,
+        actual.faces,
+        inferencer.verify(crop(0), crop(1)),
+        identified,
+    ):
         assert len(repr(result)) < 300
-    assert repr(found.faces[0]).startswith("Face('array 1', 0: 8 values, norm ")
-    assert "Face('array 2', 0: expected a path" in repr(found.faces[1])
-    assert repr(found) == 'FaceEmbeddings(1 of 8 values, 1 problems)'
+    assert repr(actual.faces[0]).startswith("Face('array 1', 0: 8 values, norm ")
+    assert "Face('array 2', 0: expected a path" in repr(actual.faces[1])
+    assert repr(actual) == 'FaceEmbeddings(1 of 8 values, 1 problems)'
 
 
 def test_embeddings_of_another_network_are_refused(inferencer, model):
@@ -230,18 +235,18 @@ def test_faces_that_are_found(model, detector):
     inferencer = FaceInferencer(model, detector=detector)
     image, points = two_faces()
     black = np.zeros_like(image)
-    found = inferencer.embed([image, black, image], keep_crops=True)
-    assert [(face.source, face.number) for face in found] == [
+    actual = inferencer.embed([image, black, image], keep_crops=True)
+    assert [(face.source, face.number) for face in actual] == [
         *(('array 1', 0), ('array 1', 1), ('array 2', 0)),
         *(('array 3', 0), ('array 3', 1)),
     ]
-    for face, place in zip(found.faces[:2], points, strict=True):
+    for face, place in zip(actual.faces[:2], points, strict=True):
         assert np.abs(face.landmarks - place).max() < 0.01
         aligned = dict(img=image, landmarks=face.landmarks)
         wanted = AlignFace(SIZE).transform(aligned)['img']
         np.testing.assert_array_equal(face.crop, wanted)
         assert face.box.shape == (4,)
-    assert found.faces[2].problem == 'no face: YuNet found none'
+    assert actual.faces[2].problem == 'no face: YuNet found none'
     (largest,) = inferencer.embed(image, choose='largest')
     assert np.abs(largest.landmarks - points[1]).max() < 0.01
     assert largest.remarks == ('of 2 faces the largest is taken',)
@@ -381,8 +386,8 @@ def test_people_are_enrolled_and_identified(inferencer, model, tmp_path):
     for i in range(2):
         save(folder, f'{i}.png', crop(i))
     (folder / 'x.png').write_text('no picture')
-    found = inferencer.enrol(gallery, 'Anna', folder)
-    assert len(found.problems) == 1
+    actual = inferencer.enrol(gallery, 'Anna', folder)
+    assert len(actual.problems) == 1
     inferencer.enrol(gallery, 'Björn', crop(2), images=['björn'])
     assert gallery.images('Anna') == [str(folder / '0.png'), str(folder / '1.png')]
     rows = by_hand(model, [crop(i) for i in range(4)])
@@ -396,8 +401,8 @@ def test_people_are_enrolled_and_identified(inferencer, model, tmp_path):
     assert (third.person, third.matches[0].image) == ('Björn', 'björn')
     (stranger,) = inferencer.identify(crop(3), gallery, threshold=0.999999)
     assert (stranger.person, list(stranger.matches)) == (None, [])
-    found = inferencer.embed(crop(2))
-    assert inferencer.identify(found, gallery, top_k=1)[0].person == 'Björn'
+    actual = inferencer.embed(crop(2))
+    assert inferencer.identify(actual, gallery, top_k=1)[0].person == 'Björn'
     # Arrays go by what they hold: each call counts them from 1.
     for image in (crop(4), crop(5)):
         inferencer.enrol(gallery, 'Cem', image)

@@ -75,8 +75,8 @@ def test_a_table_has_landmarks(folder):
 def test_landmarks_of_a_folder(folder):
     rows = [('sub/c.tif', POINTS.ravel()), ('gone.png', POINTS.ravel())]
     file = table(folder.parent / 'l.tsv', rows, '\t')
-    found = list(expand(folder, file))
-    given = {os.path.relpath(item.source, folder): item for item in found}
+    actual = list(expand(folder, file))
+    given = {os.path.relpath(item.source, folder): item for item in actual}
     np.testing.assert_array_equal(given.pop('sub/c.tif').landmarks, POINTS)
     assert len(given) == 3
     for item in given.values():
@@ -113,10 +113,10 @@ def test_one_input_that_is_none_stops_no_other(tmp_path):
     (tmp_path / 'none').mkdir()
     array = np.zeros((2, 2), np.uint8)
     inputs = [array, None, tmp_path / 'none', 'a[1].png', array, (3, array)]
-    found = list(expand(inputs))
+    actual = list(expand(inputs))
     names = ['array 1', 'array 2', str(tmp_path / 'none'), 'a[1].png', 'array 3']
-    assert [item.source for item in found] == [*names, 'array 4', 'array 5']
-    problems = [item.problem for item in found]
+    assert [item.source for item in actual] == [*names, 'array 4', 'array 5']
+    problems = [item.problem for item in actual]
     assert problems[0] == problems[4] == problems[6] == ''
     assert problems[1].endswith('any number of these, got NoneType')
     assert problems[2].startswith('there is no picture below')
@@ -140,15 +140,15 @@ def test_what_a_folder_holds_besides(folder, caplog):
     (folder / '@eaDir').mkdir()
     for name in ours:
         (folder / name).touch()
-    found = {os.path.relpath(x.source, folder): x.problem for x in expand(folder)}
-    misnamed = [name for name, problem in found.items() if problem]
+    actual = {os.path.relpath(x.source, folder): x.problem for x in expand(folder)}
+    misnamed = [name for name, problem in actual.items() if problem]
     assert misnamed == ['heic', 'photo', 'raw.nef']
-    assert 'is an image by its content, but its name' in found['photo']
+    assert 'is an image by its content, but its name' in actual['photo']
     read = ['a.HEIC', 'a.JPG', 'b.jfif', 'b.png', 'sub/c.tif', 'x[1].png']
-    assert [name for name in found if name not in misnamed] == read
-    (told,) = caplog.messages
-    assert f"passed over in '{folder}': 3 files that are not pictures (clip." in told
-    assert told.endswith('notes.md, prose)')
+    assert [name for name in actual if name not in misnamed] == read
+    (message,) = caplog.messages
+    assert f"passed over in '{folder}': 3 files that are not pictures (clip." in message
+    assert message.endswith('notes.md, prose)')
     assert sources(str(folder / '*.[jt]*')) == [str(folder / 'b.jfif')]
 
 
@@ -178,8 +178,8 @@ def test_people_of_a_folder(folder):
     with pytest.raises(UserError, match=r'a.JPG.* lies in no subfolder'):
         people_below(folder)
     (folder.parent / 'nobody').mkdir()
-    found = people_below(folder.parent)
-    assert {name: len(items) for name, items in found.items()} == {
+    actual = people_below(folder.parent)
+    assert {name: len(items) for name, items in actual.items()} == {
         'faces': 4,
         'nobody': 0,
     }

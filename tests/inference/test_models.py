@@ -241,15 +241,15 @@ def test_what_fits_is_tested_with_any_head_or_none(tested, tmp_path):
         ({'state_dict': average, 'ema_state_dict': trained}, []),
         ({'state_dict': average}, [EMA]),
     ):
-        found = run_test(tested, content, tmp_path, hooks)
-        assert all(torch.equal(found[key], value) for key, value in old.items())
+        actual = run_test(tested, content, tmp_path, hooks)
+        assert all(torch.equal(actual[key], value) for key, value in old.items())
 
 
 @pytest.mark.parametrize('hooks', [[], [EMA]])
 def test_another_network_is_refused(tested, tmp_path, hooks):
     whole = state_of(tested)
     key = 'backbone.layer1.0.bn1.running_mean'
-    for state, told in (
+    for state, message in (
         ({}, r'it has no backbone\..*tools/model_converters'),
         ({k.removeprefix('backbone.'): v for k, v in whole.items()}, 'converters'),
         ({k: v for k, v in whole.items() if k != key}, rf'has no {key} \[8\]$'),
@@ -258,7 +258,7 @@ def test_another_network_is_refused(tested, tmp_path, hooks):
         (state_of(tested, depth=10), r'has backbone\.layer2\.1\..* beside the rest'),
         ({**whole, 'neck.0.weight': torch.ones(2)}, r'has neck\.0\.weight beside'),
     ):
-        with pytest.raises(UserError, match=told) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             run_test(tested, {'state_dict': state}, tmp_path, hooks)
         assert 'a.pth is of another network than' in str(caught.value)
 
@@ -287,6 +287,8 @@ def test_pictures_of_centres_need_them(tested, tmp_path):
 def test_a_training_set_that_is_repeated():
     drawn = dict(type='SyntheticFaces', num_identities=2, images_per_identity=2)
     dataset = dict(type='RepeatDataset', times=2, dataset=drawn)
-    found = build_dataset(Config(dict(train_dataloader=dict(dataset=dataset))), 'train')
-    assert people_of(found).tolist() == [0, 0, 1, 1] * 2
-    assert [found.get_cat_ids(number) for number in (3, 4)] == [[1], [0]]
+    actual = build_dataset(
+        Config(dict(train_dataloader=dict(dataset=dataset))), 'train'
+    )
+    assert people_of(actual).tolist() == [0, 0, 1, 1] * 2
+    assert [actual.get_cat_ids(number) for number in (3, 4)] == [[1], [0]]

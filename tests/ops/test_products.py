@@ -60,15 +60,15 @@ def block_loop() -> None:
 @pytest.mark.parametrize('default', [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize('kept', [True, False])
 def test_a_block_loop_leaves_denormal_numbers_as_they_were(kept, default):
-    found = []
+    actual = []
 
     def run() -> None:
         torch.set_flush_denormal(not kept)
         block_loop()
-        found.append(denormals_are_kept())
+        actual.append(denormals_are_kept())
         with denormals_flushed():
-            found.append(not denormals_are_kept())
-        found.append(denormals_are_kept())
+            actual.append(not denormals_are_kept())
+        actual.append(denormals_are_kept())
 
     before = torch.get_default_dtype()
     torch.set_default_dtype(default)
@@ -78,4 +78,4 @@ def test_a_block_loop_leaves_denormal_numbers_as_they_were(kept, default):
         thread.join()
     finally:
         torch.set_default_dtype(before)
-    assert found == [kept, True, kept]
+    assert actual == [kept, True, kept]

@@ -85,9 +85,9 @@ def rows_of(table: Path) -> dict[str, list[str]]:
     with open(table, encoding='utf-8', newline='') as file:
         header, *rows = csv.reader(file, delimiter='\t')
     assert header[0] == 'path'
-    found = {path: rest for path, *rest in rows}
-    assert len(found) == len(rows)
-    return found
+    by_path = {path: rest for path, *rest in rows}
+    assert len(by_path) == len(rows)
+    return by_path
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_every_format_of_landmarks_reads_the_same(tmp_path, ending):
         path.write_text(f'{first}\r\n\n./c.jpg {second} 0.5\n', encoding='utf-8-sig')
     else:
         write_text(path, ',' if ending == 'csv' else '\t')
-    found = read_landmarks(str(path))
-    assert {name: list(points) for name, points in found.items()} == {
+    actual = read_landmarks(str(path))
+    assert {name: list(points) for name, points in actual.items()} == {
         'a, b/ä "1".jpg': list(range(1, 11)),
         'c.jpg': [i / 8 for i in range(1, 11)],
     }
@@ -192,8 +192,8 @@ def test_faces_that_are_found(run, model, tmp_path):
     run(source, crops, '--yunet', model, *options)
     for path, row in rows_of(crops / 'landmarks.tsv').items():
         assert_dots_at_template(crops / path)
-        *found, score = map(float, row)
-        assert np.abs(np.reshape(found, (5, 2)) - points[path]).max() < 0.01
+        *actual, score = map(float, row)
+        assert np.abs(np.reshape(actual, (5, 2)) - points[path]).max() < 0.01
         assert score == pytest.approx(0.9, abs=0.01)
     # OpenCV's own alignment takes the detector's points for the same places.
     detector = cv2.FaceDetectorYN.create(model, '', (230, 200), 0.6)
@@ -218,8 +218,8 @@ def test_one_of_several_faces(run, model, tmp_path, choice):
     save(tmp_path / 'source' / 'a.png', image)
     crops = tmp_path / 'crops'
     run(tmp_path / 'source', crops, '--yunet', model, '--choose', choice)
-    *found, _ = map(float, rows_of(crops / 'landmarks.tsv')['a.png'])
-    assert np.abs(np.reshape(found, (5, 2)) - points[choice]).max() < 0.01
+    *actual, _ = map(float, rows_of(crops / 'landmarks.tsv')['a.png'])
+    assert np.abs(np.reshape(actual, (5, 2)) - points[choice]).max() < 0.01
 
 
 @pytest.mark.parametrize('turns', [0, 1, 2, 3])
@@ -240,8 +240,8 @@ def test_pictures_that_exif_turns(run, model, tmp_path, capsys, turns):
     crops = tmp_path / 'crops'
     run(tmp_path / 'source', crops, '--yunet', model, '--format', 'png')
     assert_dots_at_template(crops / 'a.png')
-    told = ' '.join(capsys.readouterr().out.split())
-    assert ('now; EXIF has an orientation' in told) == (turns == 0)
+    output = ' '.join(capsys.readouterr().out.split())
+    assert ('now; EXIF has an orientation' in output) == (turns == 0)
 
 
 def test_what_cannot_be_aligned_is_told_and_tried_again(run, tmp_path, capsys):
@@ -272,9 +272,9 @@ def test_what_cannot_be_aligned_is_told_and_tried_again(run, tmp_path, capsys):
     assert reasons['nan.png'].startswith('impossible: no face has the landmarks')
     assert reasons['empty.png'].startswith('impossible: no face has the landmarks')
     assert reasons['unlisted.png'].startswith('no landmarks: ')
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for line in ('aligned now', 'not aligned, damaged', 'other files', 'misnamed'):
-        assert line in told
+        assert line in output
     assert sorted(contents(crops)) == ['good.jpg', 'not_aligned.tsv']
     before = (crops / 'good.jpg').stat().st_mtime_ns
 

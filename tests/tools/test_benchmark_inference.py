@@ -149,13 +149,13 @@ def test_distance_in_double_precision():
 def test_a_config_alone(benchmark, config):
     require_export()
     engines = ('--backends', 'eager', 'onnxruntime', '--threads', 1)
-    told = benchmark(config, *engines, '--batch-sizes', 1, 3, '--device', 'cpu')
-    found = [(x['batch_size'], x['backend']) for x in told['speeds']]
+    report = benchmark(config, *engines, '--batch-sizes', 1, 3, '--device', 'cpu')
+    actual = [(x['batch_size'], x['backend']) for x in report['speeds']]
     names = ('eager', 'onnxruntime')
-    assert found == [(size, name) for size in (1, 3) for name in names]
-    assert told['missing'] == {}
-    assert 'processor, 1 thread' in told['measured_on']
-    for speed in told['speeds']:
+    assert actual == [(size, name) for size in (1, 3) for name in names]
+    assert report['missing'] == {}
+    assert 'processor, 1 thread' in report['measured_on']
+    for speed in report['speeds']:
         assert 0 < speed['median'] <= speed['p90']
         assert speed['rounds'] == 3
         assert abs(speed['distance']) < 1e-5
@@ -163,8 +163,8 @@ def test_a_config_alone(benchmark, config):
         assert each == pytest.approx(speed['batch_size'])
     model = get_model(config, None, 'cpu')
     parameters = sum(x.numel() for x in model.backbone.parameters())
-    assert told['network']['backbone']['parameters'] == parameters
-    shown = ' '.join(told['printed'].split())
+    assert report['network']['backbone']['parameters'] == parameters
+    shown = ' '.join(report['printed'].split())
     assert f'{parameters:,} parameters' in shown
     assert 'with the mirror image' in shown
 
@@ -186,9 +186,9 @@ def test_a_deep_network_of_chance_gives_numbers():
     model = build(backbone=backbone)
     crops = np.zeros((1, 32, 32, 3), np.uint8)
     assert not np.isfinite(TorchNetwork(model).embed(crops)).all()
-    found = TorchNetwork(tool.with_own_statistics(model)).embed(crops)
-    assert np.isfinite(found).all()
-    assert 0.01 < np.linalg.norm(found) < 100
+    actual = TorchNetwork(tool.with_own_statistics(model)).embed(crops)
+    assert np.isfinite(actual).all()
+    assert 0.01 < np.linalg.norm(actual) < 100
     assert not model.training
 
 
@@ -200,10 +200,10 @@ def test_without_a_compiler(benchmark, config, monkeypatch):
         return run
 
     monkeypatch.setattr(torch, 'compile', fail)
-    told = benchmark(config, '--backends', 'eager', 'compiled', '--batch-sizes', 1, 2)
-    assert [x['backend'] for x in told['speeds']] == ['eager', 'eager']
-    assert 'No working C++ compiler' in told['missing']['compiled']
-    assert 'compiled is left out: RuntimeError: Invalid' in told['printed']
+    report = benchmark(config, '--backends', 'eager', 'compiled', '--batch-sizes', 1, 2)
+    assert [x['backend'] for x in report['speeds']] == ['eager', 'eager']
+    assert 'No working C++ compiler' in report['missing']['compiled']
+    assert 'compiled is left out: RuntimeError: Invalid' in report['printed']
     with pytest.raises(UserError, match='none of the engines can run'):
         benchmark(config, '--backends', 'compiled', '--batch-sizes', 1)
 

@@ -176,8 +176,8 @@ def test_aligning_is_loading():
         pass
 
     steps = [LoadNumber(), Change(), Align(), Change(), Change(), PackNumber()]
-    found = [(name, *image) for name, image in tool.Stages(steps)({})['stages']]
-    assert found == [('original', 2), ('Change', 3), ('Change', 4)]
+    actual = [(name, *image) for name, image in tool.Stages(steps)({})['stages']]
+    assert actual == [('original', 2), ('Change', 3), ('Change', 4)]
 
 
 @pytest.mark.parametrize('seed', [0, 1])

@@ -26,8 +26,8 @@ def check(run_tool, monkeypatch):
     cv2.setNumThreads(threads)
 
 
-def figure(told: str, what: str) -> str:
-    (line,) = (line for line in told.splitlines() if line.startswith(f'│ {what} '))
+def figure(output: str, what: str) -> str:
+    (line,) = (line for line in output.splitlines() if line.startswith(f'│ {what} '))
     return line.split('│')[2].strip()
 
 
@@ -52,20 +52,20 @@ def test_what_is_wrong_is_counted_and_named(check, tmp_path, records):
     record_files.write(tmp_path, records, 4)
     done = check(CONFIG, '--cfg-options', f'data_root={tmp_path}', '--phase', 'train')
     assert done.status == 1, done.err
-    told = done.out
-    assert 'train: FaceRecord: 13 images' in told
-    assert figure(told, 'damaged') == '2'
-    assert 'train.rec: key 4: the JPEG is cut off' in told
-    assert 'train.rec: key 8: the label 9 is none of the 4 identities' in told
-    assert figure(told, 'equal to an earlier one') == '2'
-    assert figure(told, 'equal, of different identities') == '3'
-    assert 'equal, of different identities: images 1, 4, 5' in told
-    assert figure(told, 'alone of their identity') == '1'
-    assert 'alone of their identity: identity 0' in told
-    assert figure(told, '112 x 112 (height x width)') == '10'
-    assert figure(told, '64 x 64 (height x width)') == '1'
-    assert figure(told, 'of another size than LoadFace takes') == '1'
-    assert f'LoadFace takes: image 8, {tmp_path}/train.rec: key 9 (64 x 64)' in told
+    output = done.out
+    assert 'train: FaceRecord: 13 images' in output
+    assert figure(output, 'damaged') == '2'
+    assert 'train.rec: key 4: the JPEG is cut off' in output
+    assert 'train.rec: key 8: the label 9 is none of the 4 identities' in output
+    assert figure(output, 'equal to an earlier one') == '2'
+    assert figure(output, 'equal, of different identities') == '3'
+    assert 'equal, of different identities: images 1, 4, 5' in output
+    assert figure(output, 'alone of their identity') == '1'
+    assert 'alone of their identity: identity 0' in output
+    assert figure(output, '112 x 112 (height x width)') == '10'
+    assert figure(output, '64 x 64 (height x width)') == '1'
+    assert figure(output, 'of another size than LoadFace takes') == '1'
+    assert f'LoadFace takes: image 8, {tmp_path}/train.rec: key 9 (64 x 64)' in output
 
 
 def test_a_good_set(check, tmp_path, records):
@@ -122,7 +122,7 @@ def folder_of(path: Path, size_of, turned: bool = False) -> None:
 
 
 @pytest.mark.parametrize(
-    ('size_of', 'found', 'bad'),
+    ('size_of', 'shown', 'bad'),
     [
         (lambda n: (64, 64), {}, False),
         (lambda n: (112, 112), {'resized by LoadFace': 21}, False),
@@ -136,7 +136,7 @@ def folder_of(path: Path, size_of, turned: bool = False) -> None:
     ],
 )
 def test_photographs_are_told_from_crops_in_all_data_sets(
-    check, tmp_path, size_of, found, bad
+    check, tmp_path, size_of, shown, bad
 ):
     folder_of(tmp_path, size_of)
     done = check(FOLDER, '--cfg-options', f'data_root={tmp_path}')
@@ -149,7 +149,7 @@ def test_photographs_are_told_from_crops_in_all_data_sets(
         assert f'aligned crops: image 0, {tmp_path}/p' in done.out
     tables = done.out.split('FaceFolderPairs: 15 images')
     for what in ('resized by LoadFace', 'not like aligned crops'):
-        assert sum(int(figure(one, what)) for one in tables) == found.get(what, 0)
+        assert sum(int(figure(one, what)) for one in tables) == shown.get(what, 0)
 
 
 def test_a_load_face_of_ones_own():

@@ -22,14 +22,14 @@ def folder(tmp_path_factory):
     """A checkpoint with thresholds, a detector, and pictures of three people."""
     folder = tmp_path_factory.mktemp('inference')
     model = build()
-    told = convention_of(config()).to_dict()
+    metadata = convention_of(config()).to_dict()
     points = [OperatingPoint('lfw', 1e-2, 0.99999, 0.9, 3000)]
-    told['operating_points'] = [vars(point) for point in points]
-    content = {'meta': {'convention': told}, 'state_dict': model.state_dict()}
+    metadata['operating_points'] = [vars(point) for point in points]
+    content = {'meta': {'convention': metadata}, 'state_dict': model.state_dict()}
     torch.save(content, folder / 'model.pth')
     content['state_dict']['backbone.fc.bias'] += 1
     torch.save(content, folder / 'other.pth')
-    told['operating_points'] = []
+    metadata['operating_points'] = []
     torch.save(content, folder / 'plain.pth')
     del content['meta']
     torch.save(content, folder / 'old.pth')
@@ -66,23 +66,23 @@ def test_embeddings_in_an_npz_file(run, folder, tmp_path):
     bad = tmp_path / 'bad.png'
     bad.write_text('no picture')
     inputs = (folder / 'people', bad)
-    status, told, err = run(EMBED, folder / 'model.pth', *inputs, '--out', out)
+    status, output, err = run(EMBED, folder / 'model.pth', *inputs, '--out', out)
     assert status == 3
-    assert told.startswith('12 embeddings of 8 values in ')
+    assert output.startswith('12 embeddings of 8 values in ')
     assert f'left out: {bad}: is no picture' in err
     inferencer = FaceInferencer(folder / 'model.pth')
     wanted = inferencer.embed(folder / 'people')
     with np.load(out, allow_pickle=False) as file:
-        found = dict(file)
-    np.testing.assert_allclose(found['embeddings'], wanted.embeddings, rtol=1e-5)
-    assert found['paths'].tolist() == wanted.sources
-    assert found['numbers'].tolist() == [0] * 12
+        actual = dict(file)
+    np.testing.assert_allclose(actual['embeddings'], wanted.embeddings, rtol=1e-5)
+    assert actual['paths'].tolist() == wanted.sources
+    assert actual['numbers'].tolist() == [0] * 12
     norms = np.linalg.norm(wanted.embeddings, axis=1)
-    np.testing.assert_allclose(found['norms'], norms, rtol=1e-5)
-    assert np.isnan(found['boxes']).all()
-    assert found['landmarks'].shape == (12, 5, 2)
-    assert found['problem_paths'].tolist() == [str(bad)]
-    convention = Convention.from_dict(json.loads(str(found['convention'])), 'x')
+    np.testing.assert_allclose(actual['norms'], norms, rtol=1e-5)
+    assert np.isnan(actual['boxes']).all()
+    assert actual['landmarks'].shape == (12, 5, 2)
+    assert actual['problem_paths'].tolist() == [str(bad)]
+    convention = Convention.from_dict(json.loads(str(actual['convention'])), 'x')
     assert convention == inferencer.convention
 
 
@@ -99,14 +99,14 @@ def test_embeddings_in_a_table(run, folder, tmp_path):
     assert status == 3
     assert 'b.png: no face: YuNet found none' in err
     table = parquet.read_table(out)
-    found, nothing = table.to_pylist()
-    assert len(found['embedding']) == 8
-    got = [[found[f'x{i}'], found[f'y{i}']] for i in range(1, 6)]
+    actual, nothing = table.to_pylist()
+    assert len(actual['embedding']) == 8
+    got = [[actual[f'x{i}'], actual[f'y{i}']] for i in range(1, 6)]
     assert np.abs(np.array(got) - points).max() < 0.01
     assert (nothing['embedding'], nothing['x1'], nothing['left']) == (None, None, None)
     assert nothing['problem'].startswith('no face')
-    told = json.loads(table.schema.metadata[b'mmhyperface'])
-    assert Convention.from_dict(told, 'x').embedding_size == 8
+    metadata = json.loads(table.schema.metadata[b'mmhyperface'])
+    assert Convention.from_dict(metadata, 'x').embedding_size == 8
     assert len(list((tmp_path / 'drawn').glob('*.png'))) == 2
 
     # The table is a list of pictures with landmarks.
@@ -124,7 +124,7 @@ def test_embeddings_in_a_table(run, folder, tmp_path):
             assert run(EMBED, *arguments)[0] == 0
         with np.load(again) as file:
             np.testing.assert_allclose(
-                file['embeddings'][0], found['embedding'], rtol=1e-3, atol=1e-4
+                file['embeddings'][0], actual['embedding'], rtol=1e-3, atol=1e-4
             )
 
 
@@ -152,30 +152,30 @@ def test_two_pictures(run, folder, tmp_path):
         folder / 'people' / x for x in ('p0/0.png', 'p0/0.png', 'p1/0.png')
     )
     out = tmp_path / 'both.png'
-    status, told, _ = run(VERIFY, folder / 'model.pth', one, same, '--out', out)
+    status, output, _ = run(VERIFY, folder / 'model.pth', one, same, '--out', out)
     assert status == 0
-    assert 'threshold 0.999990 (FAR 0.01 on lfw)\nthe same person\n' in told
+    assert 'threshold 0.999990 (FAR 0.01 on lfw)\nthe same person\n' in output
     assert cv2.imread(str(out)) is not None
-    status, told, _ = run(VERIFY, folder / 'model.pth', one, other)
+    status, output, _ = run(VERIFY, folder / 'model.pth', one, other)
     assert status == 3
-    assert told.endswith('different people\n')
-    score = float(told.split()[1])
+    assert output.endswith('different people\n')
+    score = float(output.split()[1])
     inferencer = FaceInferencer(folder / 'model.pth')
     assert score == pytest.approx(inferencer.verify(one, other).score, abs=1e-5)
     arguments = (folder / 'plain.pth', one, other)
     assert run(VERIFY, *arguments, '--threshold', -1)[0] == 0
     # Without a threshold nobody may take the exit status for a yes.
-    status, told, err = run(VERIFY, *arguments)
+    status, output, err = run(VERIFY, *arguments)
     assert status == 1
-    assert told.startswith('score ')
+    assert output.startswith('score ')
     assert 'nothing is decided' in err
     for options, message in (
         (('--far', 0.5), 'carries no thresholds'),
         (('--threshold', 7), 'a threshold is a cosine'),
         (('--out', tmp_path / 'x.txt'), 'a picture is one of'),
     ):
-        status, told, err = run(VERIFY, *arguments, *options)
-        assert (status, told) == (1, '')
+        status, output, err = run(VERIFY, *arguments, *options)
+        assert (status, output) == (1, '')
         assert message in err
     assert run(VERIFY, *arguments, '--far', 0.1, '--threshold', 0.1)[0] == 2
     assert run(VERIFY, folder / 'model.pth', one, tmp_path / 'none.png')[0] == 1
@@ -188,32 +188,32 @@ def test_a_gallery_from_enrolment_to_removal(run, folder, tmp_path):
         for image in range(2):
             save(people / name / f'{image}.png', crop(int(name[1]), image))
     (people / 'p1' / 'bad.png').write_text('no picture')
-    status, told, err = run(GALLERY, 'enrol', model, file, people)
+    status, output, err = run(GALLERY, 'enrol', model, file, people)
     assert status == 3
-    assert told.startswith('4 new, 0 changed, 0 renamed, 0 unchanged, 1 left out: ')
+    assert output.startswith('4 new, 0 changed, 0 renamed, 0 unchanged, 1 left out: ')
     assert 'bad.png: is no picture' in err
     (people / 'p1' / 'bad.png').unlink()
     save(people / 'p1' / '2.png', crop(1, 2))
-    status, told, _ = run(GALLERY, 'enrol', model, file, people)
+    status, output, _ = run(GALLERY, 'enrol', model, file, people)
     assert status == 0
-    assert told.startswith('1 new, 0 changed, 0 renamed, 4 unchanged, 0 left out: ')
+    assert output.startswith('1 new, 0 changed, 0 renamed, 4 unchanged, 0 left out: ')
     gallery = FaceGallery.load(file)
     assert gallery.people == ['p0', 'p1']
     assert gallery.images('p1') == ['p1/0.png', 'p1/1.png', 'p1/2.png']
 
     inputs = [folder / 'people' / f'p{i}' / '3.png' for i in range(3)]
     inferencer = FaceInferencer(model)
-    found = inferencer.identify(inputs, gallery, top_k=2, threshold=-1)
-    threshold = (found[1].matches[0].score + found[2].matches[0].score) / 2
+    actual = inferencer.identify(inputs, gallery, top_k=2, threshold=-1)
+    threshold = (actual[1].matches[0].score + actual[2].matches[0].score) / 2
     options = ('--threshold', threshold, '--out-dir', tmp_path / 'drawn')
     for ending in ('csv', 'json'):
         out = tmp_path / f'r.{ending}'
         arguments = ('identify', model, file, *inputs, *options, '--out', out)
-        status, told, _ = run(GALLERY, *arguments)
+        status, output, _ = run(GALLERY, *arguments)
         assert status == 0
-        assert 'unknown' in told
+        assert 'unknown' in output
         # In a pipe each face has one line, however long its path.
-        assert all(str(path) in told for path in inputs)
+        assert all(str(path) in output for path in inputs)
     rows = json.loads((tmp_path / 'r.json').read_text())
     assert [row['source'] for row in rows] == [str(path) for path in inputs]
     best = [row['matches'][0]['person'] if row['matches'] else None for row in rows]
@@ -223,12 +223,12 @@ def test_a_gallery_from_enrolment_to_removal(run, folder, tmp_path):
     firsts = {line['path']: line for line in reversed(lines)}
     assert [firsts[str(path)]['person'] for path in inputs] == ['p0', 'p1', '']
     assert len(list((tmp_path / 'drawn').glob('*.png'))) == 3
-    status, told, err = run(GALLERY, 'identify', folder / 'model.pth', file, *inputs)
-    assert '(0.01' not in told
-    assert 'FAR 0.01 on lfw' in told
+    status, output, err = run(GALLERY, 'identify', folder / 'model.pth', file, *inputs)
+    assert '(0.01' not in output
+    assert 'FAR 0.01 on lfw' in output
 
-    status, told, err = run(GALLERY, 'list', file)
-    assert told == 'p0\t2\np1\t3\n'
+    status, output, err = run(GALLERY, 'list', file)
+    assert output == 'p0\t2\np1\t3\n'
     assert err.startswith('2 people, 5 images, 8 values, score by best')
     assert err.endswith('faces: crop\n')
     assert run(GALLERY, 'remove', file, 'p1', '--image', 'p1/0.png')[0] == 0
@@ -251,9 +251,9 @@ def test_a_folder_that_changes(run, folder, tmp_path):
     shutil.rmtree(people / 'p2')
     (people / 'p1' / '0.png').write_text('no picture any more')
     save(people / 'p1' / '1.png', crop(1, 1))
-    status, told, err = run(GALLERY, 'enrol', model, file, people)
+    status, output, err = run(GALLERY, 'enrol', model, file, people)
     assert status == 3
-    assert told.startswith('1 new, 1 changed, 1 renamed, 0 unchanged, 1 left out: ')
+    assert output.startswith('1 new, 1 changed, 1 renamed, 0 unchanged, 1 left out: ')
     assert 'the former embedding stays of p1/0.png: mend the picture' in err
     gone = f'2 images are not in {people} and stay enrolled (--remove-gone): '
     assert f'{gone}p0/2.png, p2/0.png\n' in err
@@ -273,10 +273,10 @@ def test_a_folder_that_changes(run, folder, tmp_path):
         assert (match.image, match.score) == (image, pytest.approx(1))
 
     (people / 'p1' / '0.png').unlink()
-    status, told, err = run(GALLERY, 'enrol', model, file, people, '--remove-gone')
+    status, output, err = run(GALLERY, 'enrol', model, file, people, '--remove-gone')
     assert status == 0
-    assert told.startswith('0 new, 0 changed, 0 renamed, 3 unchanged, 0 left out: ')
-    assert '3 images' in told
+    assert output.startswith('0 new, 0 changed, 0 renamed, 3 unchanged, 0 left out: ')
+    assert '3 images' in output
     assert '3 images are not in ' in err
     assert FaceGallery.load(file).people == ['p0', 'p1']
 
@@ -292,14 +292,14 @@ def test_a_gallery_of_an_earlier_version(run, folder, tmp_path):
     status, _, err = run(GALLERY, 'identify', model, file, picture)
     assert status == 0
     assert 'does not tell how its faces were found' in err
-    status, told, err = run(GALLERY, 'enrol', model, file, people)
+    status, output, err = run(GALLERY, 'enrol', model, file, people)
     assert status == 0
-    assert told.startswith('0 new, 12 changed')
+    assert output.startswith('0 new, 12 changed')
     assert '12 images of' in err
     assert 'kept no fingerprint of their content: they are embedded anew' in err
-    status, told, err = run(GALLERY, 'enrol', model, file, people)
+    status, output, err = run(GALLERY, 'enrol', model, file, people)
     assert (status, err.strip()) == (0, '')
-    assert told.startswith('0 new, 0 changed, 0 renamed, 12 unchanged')
+    assert output.startswith('0 new, 0 changed, 0 renamed, 12 unchanged')
 
 
 def test_two_enrolments_at_once(run, folder, tmp_path, monkeypatch):
@@ -315,10 +315,10 @@ def test_two_enrolments_at_once(run, folder, tmp_path, monkeypatch):
         return embed(self, *args, **options)
 
     monkeypatch.setattr(FaceInferencer, 'embed', embed_and_wait)
-    status, told, err = run(GALLERY, 'enrol', model, file, tmp_path / 'p0')
+    status, output, err = run(GALLERY, 'enrol', model, file, tmp_path / 'p0')
     assert status == 0
     assert 'g.npz was changed by another process in the meantime' in err
-    assert told.endswith('has 2 people with 2 images\n')
+    assert output.endswith('has 2 people with 2 images\n')
     assert FaceGallery.load(file).people == ['p1', 'p0']
 
 
@@ -337,10 +337,10 @@ def test_files_that_are_no_pictures_by_their_names(run, folder, tmp_path, caplog
         (EMBED, model, people, '--out', out),
     ):
         caplog.clear()
-        status, told, err = run(*arguments)
+        status, output, err = run(*arguments)
         assert status == 3
-        assert '2 ' in told
-        assert '1 left out' in told
+        assert '2 ' in output
+        assert '1 left out' in output
         assert 'p1/photo: is an image by its content, but its name' in err
         (passed_over,) = caplog.messages
         assert '1 files that are not pictures (p0/notes.txt)' in passed_over
@@ -375,9 +375,9 @@ def test_whole_photographs_are_no_crops(run, folder, tmp_path):
     status, _, err = run(GALLERY, *query, '--resize')
     assert (status, 'but the faces' in err) == (0, False)
     # Enrolled again in another way, though the pictures are the same.
-    status, told, err = run(GALLERY, *arguments, '--detector', folder / 'blocks.onnx')
+    status, output, err = run(GALLERY, *arguments, '--detector', folder / 'blocks.onnx')
     assert (status, 'but the faces' in err) == (0, False)
-    assert told.startswith('0 new, 1 changed, 0 renamed, 0 unchanged')
+    assert output.startswith('0 new, 1 changed, 0 renamed, 0 unchanged')
     assert FaceGallery.load(file).alignments == {'detector'}
 
 
@@ -387,12 +387,12 @@ def test_a_threshold_by_strangers(run, folder, tmp_path):
     for image in range(10):
         save(tmp_path / 'strangers' / f'{image}.png', crop(7, image))
     arguments = ('calibrate', model, file, tmp_path / 'strangers')
-    status, told, _ = run(GALLERY, *arguments, '--fpir', 0.2)
+    status, output, _ = run(GALLERY, *arguments, '--fpir', 0.2)
     assert status == 0
     rows = FaceInferencer(model).embed(tmp_path / 'strangers').embeddings
     wanted = FaceGallery.load(file).calibrate(rows, 0.2)
-    assert '(FPIR 0.2 of 10 strangers)' in told
-    assert wanted <= float(told.split()[1]) < wanted + 1e-6
+    assert '(FPIR 0.2 of 10 strangers)' in output
+    assert wanted <= float(output.split()[1]) < wanted + 1e-6
     status, _, err = run(GALLERY, *arguments)
     assert status == 1
     assert '10 strangers cannot tell' in err
@@ -429,8 +429,8 @@ def test_galleries_that_cannot_be_used(run, folder, tmp_path):
     # Without a threshold nobody is a stranger.
     plain, file = folder / 'plain.pth', tmp_path / 'plain.npz'
     assert run(GALLERY, 'enrol', plain, file, people)[0] == 0
-    status, told, err = run(GALLERY, 'identify', plain, file, picture)
-    assert (status, 'p0' in told) == (0, True)
+    status, output, err = run(GALLERY, 'identify', plain, file, picture)
+    assert (status, 'p0' in output) == (0, True)
     assert 'no threshold is known, so nobody is a stranger' in err
 
 
@@ -442,9 +442,11 @@ def test_the_benchmark_of_identification(run, folder, tmp_path):
             save(people / f'p{person}' / f'{image}.png', crop(person, image))
     out = tmp_path / 'r.json'
     options = ('--people', 3, '--images', 2, '--fpir', 0.25, '--json', out)
-    status, told, _ = run(tool, people, folder / 'model.pth', *options)
+    status, output, _ = run(tool, people, folder / 'model.pth', *options)
     assert status == 0
-    assert '3 people enrolled with 2 images each; 6 searches for them, 12 for 3' in told
+    assert (
+        '3 people enrolled with 2 images each; 6 searches for them, 12 for 3' in output
+    )
     figures = json.loads(out.read_text())
     inferencer = FaceInferencer(folder / 'model.pth')
     rows = inferencer.embed(people).embeddings.astype(np.float64)
