@@ -10,11 +10,7 @@ import pytest
 # The tests share helpers (runs.py, oracles.py, record_files.py), and look into tools
 # by their bare names; spawned processes need them too. Python has a module `test`.
 HERE = Path(__file__).parent
-<<<<<<< HEAD
 FOLDERS = '', 'models', 'datasets', 'weights', 'evaluation'
-=======
-FOLDERS = ('', 'models', 'datasets', 'weights', 'evaluation')
->>>>>>> 2bdf53fc48ddb48efeb97b24f5bba25132481b87
 sys.path[:0] = [str(HERE / name) for name in FOLDERS]
 TOOLS = HERE.parent / 'tools'
 sys.path += [str(TOOLS), *(str(path) for path in TOOLS.iterdir() if path.is_dir())]

@@ -312,6 +312,10 @@ def test_identities_that_are_paths(convert, tmp_path):
     path = make_list(tmp_path / 'in', 'x/ann/1.jpg', 'x_ann/1.jpg')
     with pytest.raises(UserError, match=r"'x/ann' and 'x_ann' would share the folder"):
         convert('list_to_folder', path, tmp_path / 'two', '--root', tmp_path / 'in')
+    path = make_list(tmp_path / 'in', 'x/1.jpg\t..')
+    with pytest.raises(UserError, match='is none within a folder'):
+        convert('list_to_folder', path, tmp_path / 'two', '--root', tmp_path / 'in')
+    assert sorted(os.listdir(tmp_path)) == ['in', 'out']
 
 
 def test_images_are_not_replaced_by_themselves(convert, tmp_path):
@@ -395,6 +399,12 @@ def test_the_pairs_of_lfw(convert, tmp_path):
     assert [pixels(image)[0, 0, 0] for image in images] == expected
     assert same == [True, False] * folds
     assert 'FacePack(folds=2)' in output
+    convert(
+        *('pairs_to_bin', tmp_path / 'pairs.txt', tmp_path / 'small.bin'),
+        *('--root', tmp_path / 'lfw', '--extension', 'png', '--size', 3, 4),
+    )
+    smaller, _ = pickle.loads((tmp_path / 'small.bin').read_bytes())
+    assert {pixels(image).shape for image in smaller} == {(3, 4, 3)}
     pack = FacePack(str(tmp_path / 'lfw.bin'), folds=folds)
     assert pack.metainfo['test_sets']['lfw']['folds'].tolist() == [
         fold for fold in range(folds) for _ in range(2)
