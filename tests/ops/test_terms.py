@@ -434,7 +434,11 @@ def test_who_evaluates_depends_on_sizes_alone(monkeypatch):
         ('cpu', patch.dict(os.environ, CXX='no-such'), r'C\+\+ compiler.*\(no-such\)'),
         ('cpu', torch._dynamo.config.patch(disable=True), 'TORCH_COMPILE_DISABLE'),
         ('cpu', patch.dict(os.environ, TORCHDYNAMO_DISABLE='1'), 'TORCHDYNAMO_DISABLE'),
-        ('cpu', patch.object(torch, '__version__', '2.3.1'), r'2\.3\.1 .* 2\.4 and later'),
+        (
+            'cpu',
+            patch.object(torch, '__version__', '2.3.1'),
+            r'2\.3\.1 .* 2\.4 and later',
+        ),
         ('cuda', patch.dict(sys.modules, triton=None), 'needs Triton'),
         ('mps', nullcontext(), 'on mps'),
     ],
