@@ -15,9 +15,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from mmengine.utils import digit_version
 from torch import Tensor
 
 from mmhyperface.utils.errors import UserError
@@ -87,16 +88,18 @@ def block_terms(
     cos = products.clone() if scale is None else products * scale
     cos.clamp_(-1, 1).masked_fill_(hidden, -1)
     leaf = cos.detach().T
-    leaves = {name: value.detach() for name, value in context.items()}
-    for name in wanted:
-        # A gradient for each element, to be summed here.
-        leaves[name] = leaves[name].expand_as(leaf)
-    learning = [leaf, *(leaves[name] for name in wanted)]
-    with torch.set_grad_enabled(upstream is not None):
-        for value in learning:
-            value.requires_grad_(upstream is not None)
-        others = loss.others(leaf, leaves).expand_as(leaf)
-    terms = others.detach().T.masked_fill(hidden, neutral(loss))
+    # A gradient for each element of the context, to be summed here.
+    learning = [context[name].expand_as(leaf) for name in wanted]
+
+    def evaluate(cos: Tensor, *learning: Tensor) -> Tensor:
+        values = {**context, **dict(zip(wanted, learning, strict=True))}
+        return loss.others(cos, values).expand_as(leaf)
+
+    if upstream is None:
+        others = evaluate(leaf, *learning)
+    else:
+        others, pull_back = _with_pull_back(evaluate, leaf, *learning)
+    terms = others.T.masked_fill(hidden, neutral(loss))
     if loss.additive:
         folded = folded + _sum(terms)
     elif upstream is None:
@@ -110,20 +113,35 @@ def block_terms(
     weights = upstream.T.expand_as(cos)
     if not loss.additive:
         weights = (terms - folded.T).exp_().mul_(weights)
-    weights = weights.masked_fill(hidden, 0)
-    grads: Any = [None] * len(learning)
-    if others.requires_grad:
-        grads = torch.autograd.grad(others, learning, weights.T, allow_unused=True)
+    grads = pull_back(weights.masked_fill(hidden, 0).T)
     # What is hidden has no gradient, whatever the loss's slope is at -1.
-    slopes, *by_context = [
-        torch.zeros_like(cos) if grad is None else grad.T.masked_fill(hidden, 0)
-        for grad in grads
-    ]
+    slopes, *by_context = [grad.T.masked_fill(hidden, 0) for grad in grads]
     sums = [_sum(grad) for grad in by_context]
     if scale is None:
         return BlockTerms(folded, hardest, slopes, None, sums)
     radial = cos.mul_(slopes).sum(1, keepdim=True)
     return BlockTerms(folded, hardest, slopes.mul_(scale), radial, sums)
+
+
+def _with_pull_back(
+    function: Callable[..., Tensor], *inputs: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Sequence[Tensor]]]:
+    """A function's value, and what makes of its gradient those of the inputs."""
+    if torch.compiler.is_compiling():
+        # Numbers that are first read inside of vjp would be constants. What this
+        # computes is computed once, or not at all.
+        function(*inputs)
+        return torch.func.vjp(function, *inputs)  # type: ignore[return-value]
+    leaves = [value.detach().requires_grad_() for value in inputs]
+    with torch.enable_grad():
+        result = function(*leaves)
+
+    def pull_back(gradient: Tensor) -> Sequence[Tensor]:
+        if not result.requires_grad:
+            return [torch.zeros_like(value) for value in leaves]
+        return torch.autograd.grad(result, leaves, gradient, materialize_grads=True)
+
+    return result.detach(), pull_back
 
 
 def _sum(terms: Tensor) -> Tensor:
@@ -152,18 +170,22 @@ def compiled_block_terms() -> Callable[..., BlockTerms]:
 
 def compiler_settings() -> AbstractContextManager:
     """What torch's compiler must know while something is compiled."""
-    return torch._dynamo.config.patch(
-        trace_autograd_ops=True, recompile_limit=MOST_VARIANTS
-    )
+    config = torch._dynamo.config
+    renamed = hasattr(config, 'recompile_limit')  # in torch 2.7
+    limit = 'recompile_limit' if renamed else 'cache_size_limit'
+    return config.patch({limit: MOST_VARIANTS})
 
 
 @cache
 def compiler_missing(device: str) -> str | None:
     """Why nothing can be compiled for a type of device; None if it can."""
-    if not hasattr(torch._dynamo.config, 'trace_autograd_ops'):
-        return f'torch {torch.__version__} cannot compile gradients; a newer one can'
-    if torch._dynamo.config.disable:
-        return 'torch.compile is switched off (TORCHDYNAMO_DISABLE)'
+    if digit_version(torch.__version__) < digit_version('2.4'):
+        # Earlier ones do not look whether a loss has changed.
+        return f'torch {torch.__version__} cannot compile a loss, 2.4 and later can'
+    off = os.environ.get('TORCHDYNAMO_DISABLE') == '1'
+    if off or torch._dynamo.config.disable:
+        names = 'TORCHDYNAMO_DISABLE, TORCH_COMPILE_DISABLE'
+        return f'torch.compile is switched off ({names})'
     if device == 'cuda':
         try:
             import triton  # noqa: F401

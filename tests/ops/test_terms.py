@@ -432,7 +432,13 @@ def test_who_evaluates_depends_on_sizes_alone(monkeypatch):
     ('device', 'setting', 'reason'),
     [
         ('cpu', patch.dict(os.environ, CXX='no-such'), r'C\+\+ compiler.*\(no-such\)'),
-        ('cpu', torch._dynamo.config.patch(disable=True), 'TORCHDYNAMO_DISABLE'),
+        ('cpu', torch._dynamo.config.patch(disable=True), 'TORCH_COMPILE_DISABLE'),
+        ('cpu', patch.dict(os.environ, TORCHDYNAMO_DISABLE='1'), 'TORCHDYNAMO_DISABLE'),
+        (
+            'cpu',
+            patch.object(torch, '__version__', '2.3.1'),
+            r'2\.3\.1 .* 2\.4 and later',
+        ),
         ('cuda', patch.dict(sys.modules, triton=None), 'needs Triton'),
         ('mps', nullcontext(), 'on mps'),
     ],
