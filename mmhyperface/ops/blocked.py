@@ -440,7 +440,7 @@ class _BlockLoop(torch.autograd.Function):
             examine(loss, values, features, twice)
             _examined.add(loss)
         if twice:
-            with no_draws(loss, features.device):
+            with no_draws(loss, values, features):
                 outcome = engine.run(task)
         else:
             outcome = engine.run(task)

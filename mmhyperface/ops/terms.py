@@ -10,6 +10,7 @@ Legend of shapes: B samples, n classes of a block. Tensors of a block are [n, B]
 """
 
 import os
+import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from mmengine.utils import digit_version
 from torch import Tensor
@@ -256,12 +258,18 @@ def _refuse_hidden_parameters(loss: Loss, terms: Tensor, context: Context) -> No
 
 
 @contextmanager
-def no_draws(loss: Loss, device: torch.device) -> Iterator[None]:
-    """Raise ``UserError`` if torch draws random numbers in here."""
-    before = _random_state(device)
+def no_draws(loss: Loss, context: Context, like: Tensor) -> Iterator[None]:
+    """Raise ``UserError`` if a loss draws random numbers in here.
+
+    Seen are those of torch, Python and numpy. For the arguments see :func:`examine`.
+    """
+    before, elsewhere = _random_state(like.device), _other_random_states()
     yield
-    if not torch.equal(_random_state(device), before):
+    if not torch.equal(_random_state(like.device), before):
         raise _draws(loss)
+    if _other_random_states() != elsewhere:
+        # Another thread may have drawn them.
+        examine(loss, context, like, twice=True)
 
 
 def _random_state(device: torch.device) -> Tensor:
@@ -269,6 +277,12 @@ def _random_state(device: torch.device) -> Tensor:
     if device.type == 'cuda':
         state = torch.cat([state, torch.cuda.get_rng_state(device)])
     return state
+
+
+def _other_random_states() -> tuple:
+    # The one that np.random.rand and the like use.
+    state = np.random.get_state(legacy=False)['state']  # noqa: NPY002
+    return random.getstate(), state['key'].tobytes(), state['pos']
 
 
 def _draws(loss: Loss) -> UserError:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from test_blocked import LOSSES, assert_same, batch, gradients, head_of
@@ -344,7 +345,15 @@ def test_a_parameter_outside_of_the_context_is_refused():
         head(*batch(head))
 
 
-@pytest.mark.parametrize('draw', [torch.rand_like, lambda cos: random.random()])
+@pytest.mark.parametrize(
+    'draw',
+    [
+        torch.rand_like,
+        lambda cos: random.random(),
+        lambda cos: np.random.rand(),  # noqa: NPY002
+    ],
+    ids=['torch', 'python', 'numpy'],
+)
 def test_random_terms_are_refused_where_they_would_be_drawn_twice(draw):
     def train(loss):
         head = head_of(loss)
@@ -356,9 +365,21 @@ def test_random_terms_are_refused_where_they_would_be_drawn_twice(draw):
     train(custom(drawing.function))  # a sum needs one loop
     drawing.function = lambda cos, norm: cos * norm
     train(drawing)
-    drawing.function = lambda cos, norm: cos * torch.rand_like(cos)
+    # One that draws later too.
+    drawing.function = lambda cos, norm: cos * draw(cos)
     with pytest.raises(UserError, match=r'CustomSoftmax\.others gives other terms'):
         train(drawing)
+
+
+def test_random_numbers_of_another_thread_are_no_fault_of_the_loss():
+    def function(cos: Tensor, norm: Tensor) -> Tensor:
+        if len(cos) > 1:  # a batch, not what is looked at when in doubt
+            random.random()
+        return cos * norm
+
+    head = head_of(custom(function, CustomSoftmax))
+    head(*batch(head)).backward()
+    assert head.weight.grad.any()
 
 
 def test_random_numbers_are_those_of_a_loss_that_was_never_looked_at():
