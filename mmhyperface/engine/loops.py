@@ -317,7 +317,7 @@ def check_schedules(schedules: Any, configs: Any, loop: BaseLoop) -> None:
 
 def _tell_of_end(group: list[_Built], loop: BaseLoop) -> None:
     """Of schedules that follow one another."""
-    option, config, schedule = max(group, key=lambda one: one[2].end)
+    option, _, schedule = max(group, key=lambda one: one[2].end)
     unit, length = 'epoch', loop.max_epochs
     if not schedule.by_epoch:
         unit, length = 'iteration', loop.max_iters
@@ -325,24 +325,44 @@ def _tell_of_end(group: list[_Built], loop: BaseLoop) -> None:
     early = hasattr(schedule, 'eta_min') and schedule.end * _TOLERANCE < length
     # An end that is not set is a very large one.
     late = length * _TOLERANCE < schedule.end < 10**9
-    if not early and not late:
-        return
-    if isinstance(config, dict) and config.get('convert_to_iter_based'):
-        advice = f'set {option}.end, which counts epochs'
-    elif early:
-        more = ', and its T_max with it' if hasattr(schedule, 'T_max') else ''
-        advice = f'set {option}.end={length}{more}'
-    else:
-        options = ', '.join(o for o, _, s in group if s.by_epoch == schedule.by_epoch)
-        advice = (
-            f'multiply begin, milestones, end, step_size and T_max of {options} by '
-            f'{length / schedule.end:.3g}'
+    if early or late:
+        if early:
+            group = [one for one in group if one[2] is schedule]
+            entries: tuple[str, ...] = ('end', 'T_max')
+        else:
+            group = [one for one in group if one[2].by_epoch == schedule.by_epoch]
+            entries = ('begin', 'milestones', 'end', 'step_size', 'T_max')
+        options = _scaled(group, entries, length, schedule.end)
+        _say(
+            f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
+            f'{unit} {schedule.end}, the training at {unit} {length}'
+            + (f'. To let it end with the training set {options}' if options else '')
         )
-    _say(
-        f'{option} ({type(schedule).__name__} of {schedule.param_name}) ends at '
-        f'{unit} {schedule.end}, the training at {unit} {length}. To let it end with '
-        f'the training {advice}'
-    )
+
+
+def _scaled(group: list[_Built], entries: Sequence[str], length: int, end: int) -> str:
+    """The options of schedules that end at `end`, for a training of that length.
+
+    Nothing where a schedule would have less than two steps.
+    """
+    options: dict[str, None] = {}  # those of several optimizers may be the same
+    for option, config, schedule in group:
+        converts = isinstance(config, dict) and config.get('convert_to_iter_based')
+        if not isinstance(config, dict) or converts:
+            return f'{option}.end, which counts epochs' if converts else ''
+        # In whole numbers, lest rounding moves an end.
+        begins, ends = (-(-x * length // end) for x in (schedule.begin, schedule.end))
+        if ends - begins < min(2, schedule.end - schedule.begin):
+            return ''
+        for name in entries:
+            value = config.get(name)
+            if value:
+                several = value if isinstance(value, Sequence) else [value]
+                new = [-(-x * length // end) for x in several]
+                text = f'[{",".join(map(str, new))}]' if value is several else new[0]
+                if new != list(several):
+                    options[f'{option}.{name}={text}'] = None
+    return ' '.join(options)
 
 
 def _built(schedules: Any, configs: Any) -> list[_Built]:

@@ -10,13 +10,16 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop
-from runs import log_of, scalars, small_config, train, with_validation
+from runs import CONFIGS, log_of, scalars, small_config, train, with_validation
 from test_training import equal, weights
 from torch.utils.data import DataLoader
 
 from mmhyperface.engine import loops
+from mmhyperface.engine.launch import load_config
+from mmhyperface.utils.command_line import argument_parser
 from mmhyperface.utils.errors import UserError
 
+SCHEDULES = sorted(CONFIGS.glob('_base_/schedules/*.py'))
 EPOCHS = {'train_cfg.by_epoch': True, 'train_cfg.max_epochs': 2}
 
 
@@ -56,7 +59,7 @@ def test_epochs_on_a_base_that_counts_iterations(tmp_path):
     assert saved == {'epoch_1.pth', 'epoch_2.pth'}
     text = log_of(tmp_path / 'whole')
     assert 'the sampler is DefaultSampler' in text
-    assert 'step_size and T_max of param_scheduler.0, param_scheduler.1 by 0.' in text
+    assert 'set param_scheduler.0.end=3 param_scheduler.1.begin=3 param_sche' in text
     resumed = {'resume': True, 'load_from': str(tmp_path / 'whole' / 'epoch_1.pth')}
     train(small_config(tmp_path / 'resumed', **options, **resumed))
     assert scalars(tmp_path / 'resumed') == scalars(tmp_path / 'whole')[9:]
@@ -137,30 +140,35 @@ def test_what_is_not_known_is_left_alone():
     loops.check_evaluation_loop('val', OwnLoop(None, whole))
 
 
-def test_the_advice_on_a_schedule_ends_it_with_the_training(monkeypatch):
-    text: list[str] = []
-    monkeypatch.setattr(loops, '_say', lambda message, *_: text.append(message))
+@pytest.mark.parametrize('iterations', [4, 20, 150, 1_000_000])
+@pytest.mark.parametrize('config', SCHEDULES, ids=lambda path: path.stem)
+def test_advice_on_a_schedule_can_be_followed(config, iterations, monkeypatch):
+    """The options that a shorter or longer training is told silence it."""
+    messages: list[str] = []
+    monkeypatch.setattr(loops, '_say', lambda message, *_: messages.append(message))
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
     loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
-    loop._max_epochs, loop._max_iters = 1, 20
+    loop._max_epochs, loop._max_iters = 1, iterations
 
-    def check(*schedules: dict) -> str:
-        text.clear()
-        built = [
-            PARAM_SCHEDULERS.build({**x, 'optimizer': optimizer}) for x in schedules
-        ]
-        loops.check_schedules(built, list(schedules), loop)
-        return ' '.join(text)
+    def check(options: dict | None = None) -> list[str]:
+        messages.clear()
+        configs = load_config(str(config), options).param_scheduler
+        several = configs if isinstance(configs, list) else [configs]
+        built = [PARAM_SCHEDULERS.build({**x, 'optimizer': optimizer}) for x in several]
+        loops.check_order(configs)
+        loops.check_schedules(built, configs, loop)
+        return [word for word in ' '.join(messages).split() if '=' in word]
 
-    warmup = dict(type='LinearLR', by_epoch=False, end=10)
-    steps = dict(type='MultiStepLR', by_epoch=False, begin=10, milestones=[20], end=40)
-    assert 'of param_scheduler.0, param_scheduler.1 by 0.5' in check(warmup, steps)
-    assert not check({**warmup, 'end': 5}, {**steps, 'begin': 5, 'end': 20})
-    cosine = dict(type='CosineAnnealingLR', by_epoch=False, T_max=10, end=10)
-    assert 'set param_scheduler.0.end=20, and its T_max with' in check(cosine)
-    assert not check({**cosine, 'T_max': 20, 'end': 20})
-    poly = dict(type='PolyLR', by_epoch=False, end=10)
-    assert check(poly).endswith('set param_scheduler.0.end=20')
+    advice = check()
+    if iterations < 1_000_000:
+        assert messages
+    if advice:
+        parser = argument_parser(None)
+        args = parser.parse_args([str(config), '--cfg-options', *advice])
+        check(args.cfg_options)
+        assert not messages
+    else:
+        assert iterations in (4, 1_000_000)
 
 
 def test_epochs_are_converted_to_those_of_all_processes(tmp_path):
