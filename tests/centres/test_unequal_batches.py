@@ -2,6 +2,7 @@
 
 import itertools
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -170,6 +171,10 @@ def exchange() -> None:
     assert gather_batch(rows)[:, 0].tolist() == [1, 2, 2]
     assert share_of_batch([0, 1, 2]) == rank
     assert gather_batch(rows[:0]).shape == (0, 2)
+    # As beside a backend that knows GPUs only.
+    with mock.patch('torch.distributed.get_backend', return_value='another'):
+        assert batch_sizes(rows) == [0, 1, 2]
+        assert gather_batch(rows)[:, 0].tolist() == [1, 2, 2]
     # To the last bit: batches of one size are what they have always been.
     assert all(share_of_batch([size] * world) == 1 for size in range(1, 999))
 
