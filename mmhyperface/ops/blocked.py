@@ -524,14 +524,13 @@ class _BlockLoop(torch.autograd.Function):
                 )
             )
         by_context = [
-            _sum_to(outcome.context[name], value) if wanted else None
+            outcome.context[name].sum_to_size(len(value), 1) if wanted else None
             for name, value, wanted in zip(
                 ctx.names, context, ctx.wants[2], strict=True
             )
         ]
         by_features = outcome.features if ctx.wants[0] else None
-        none = (None,) * 6
-        return (*none, by_features, outcome.rows, None, *by_context)
+        return (*(None,) * 6, by_features, outcome.rows, None, *by_context)
 
 
 def _same(expected: Tensor, upstream: Tensor) -> Tensor:
@@ -569,7 +568,3 @@ def _requiring(
         name: value.detach().requires_grad_(wants)
         for name, value, wants in zip(names, context, wanted, strict=True)
     }
-
-
-def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
-    return grad.sum(0, keepdim=True) if len(like) == 1 else grad

@@ -10,12 +10,12 @@ from mmengine.dist import get_dist_info
 from runs import spawn
 from torch import Tensor, nn
 
-from mmhyperface.centres import batch_sizes, gather_batch, share_of_batch
 from mmhyperface.engine.distributed import init_process_group
 from mmhyperface.engine.divergence import Step, state_of, suspects
 from mmhyperface.engine.hooks.angle_statistics import gather_samples
 from mmhyperface.models import FaceRecognizer, HypersphereHead, losses
 from mmhyperface.models.face_samples import FaceSamples
+from mmhyperface.utils.global_batch import batch_sizes, gather_batch, share_of_batch
 
 # Of three ranks in two steps. The second data set has labels from 10 on.
 SIZES = [(4, 1, 2), (0, 5, 2)]

@@ -14,7 +14,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmhyperface.centres import Shard, batch_sizes, gather_batch, share_of_batch
+from mmhyperface.centres import Shard
 from mmhyperface.centres.rows import (
     AllRows,
     SampledRows,
@@ -30,7 +30,12 @@ from mmhyperface.models.losses.batch import Batch
 from mmhyperface.ops import Blocked, Fold, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError, require_one_of
-from mmhyperface.utils.global_batch import send
+from mmhyperface.utils.global_batch import (
+    batch_sizes,
+    gather_batch,
+    send,
+    share_of_batch,
+)
 
 from .batch_geometry import BatchGeometry
 from .decisions import is_dense, splits_centres, updates_some_rows
@@ -351,7 +356,7 @@ class HypersphereHead(CentreState, BaseModule):
         if centres == 'normalize':
             directions, _ = unit(directions)
         position = torch.searchsorted(rows.classes, kept)
-        dots = (x[held] * directions[position]).sum(1, keepdim=True)
+        dots = (x.index_select(0, held) * directions[position]).sum(1, keepdim=True)
         own = x.new_zeros(len(x), 1).index_put((held,), dots)
         own = clamp_cosine(shard.sum(own))
 
