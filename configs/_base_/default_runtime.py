@@ -29,8 +29,10 @@ env_cfg = dict(
     # tf32=True lets GPUs round fp32 products to TF32, also in the head; torch does so
     # in convolutions only.
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    # Without a GPU the tools take gloo.
-    dist_cfg=dict(backend='nccl'),
+    # Without a GPU the tools take gloo. Seconds that a rank waits for another, which
+    # may be rank 0 as it computes a validation's figures or writes a checkpoint alone:
+    # set more where that takes longer. A rank that dies ends the others at once.
+    dist_cfg=dict(backend='nccl', timeout=3600),
 )
 # mmengine's own wrapper cannot wrap a model that lies on the CPU.
 model_wrapper_cfg = dict(type='mmhyperface.FaceDistributedDataParallel')

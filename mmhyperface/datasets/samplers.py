@@ -28,18 +28,27 @@ class InfiniteFaceSampler(InfiniteSampler):
         dataset, shuffle, seed: as in mmengine.
     """
 
-    def _infinite_indices(self) -> Iterator[int]:
+    #: How many of this process's first indices are left out, in no time.
+    skipped = 0
+
+    def _indices_of_rank(self) -> Iterator[int]:
         generator = torch.Generator()
         generator.manual_seed(self.seed)
+        first = self.rank + self.skipped * self.world_size
+        epochs, first = divmod(first, self.size)
+        for _ in range(epochs if self.shuffle else 0):
+            torch.randperm(self.size, generator=generator)
         while True:
-            yield from self._epoch(generator)
+            yield from self._epoch(generator, first)
+            first = (first - self.size) % self.world_size
 
-    def _epoch(self, generator: torch.Generator) -> Iterator[int]:
+    def _epoch(self, generator: torch.Generator, first: int) -> Iterator[int]:
         """In a function of its own, whose order is gone before there is another."""
         if not self.shuffle:
-            yield from range(self.size)
+            yield from range(first, self.size, self.world_size)
             return
-        for part in torch.randperm(self.size, generator=generator).split(_AT_ONCE):
+        order = torch.randperm(self.size, generator=generator)
+        for part in order[first :: self.world_size].split(_AT_ONCE):
             yield from part.tolist()
 
 

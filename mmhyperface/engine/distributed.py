@@ -1,12 +1,13 @@
-"""Several processes on a machine without a GPU."""
+"""Several processes, each on a GPU of its own, or on a machine without one."""
 
 import datetime
 import inspect
+import multiprocessing
 import os
 from typing import Any
 
 import torch
-from mmengine.dist import is_distributed
+from mmengine.dist import get_dist_info, init_dist, is_distributed
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
@@ -19,7 +20,17 @@ _ENVIRONMENT = {
     'slurm': {'RANK': 'SLURM_PROCID', 'WORLD_SIZE': 'SLURM_NTASKS'},
     'mpi': {'RANK': 'OMPI_COMM_WORLD_RANK', 'WORLD_SIZE': 'OMPI_COMM_WORLD_SIZE'},
 }
-_LOCAL_RANK = {'slurm': 'SLURM_LOCALID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}
+# The rank on its machine, and how many ranks there are.
+_ON_MACHINE = {
+    'pytorch': ('LOCAL_RANK', 'LOCAL_WORLD_SIZE'),
+    'slurm': ('SLURM_LOCALID', 'SLURM_NTASKS_PER_NODE'),
+    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_LOCAL_SIZE'),
+}
+_RANKS_OPTION = {
+    'pytorch': 'GPUS of tools/dist_train.sh (--nproc_per_node of torchrun)',
+    'slurm': 'GPUS_PER_NODE of tools/slurm_train.sh (--ntasks-per-node of srun)',
+    'mpi': 'the processes of mpirun on a machine',
+}
 _STARTED_BY = {
     'pytorch': 'tools/dist_train.sh, tools/dist_test.sh or torchrun',
     'slurm': 'tools/slurm_train.sh, tools/slurm_test.sh or srun',
@@ -39,24 +50,29 @@ _COMM_HOOKS = {
 
 
 def init_process_group(launcher: str, dist_cfg: dict | None = None) -> None:
-    """Start gloo where mmengine would call ``torch.cuda.set_device`` in vain.
+    """Connect the processes: by mmengine on GPUs, by gloo where there is none.
 
-    Does nothing where a GPU is visible, without a launcher, or when the processes
-    are already connected: mmengine's runner does the rest.
+    A rank that sees one GPU alone, as Slurm's ``--gpus-per-task`` has it, takes that.
+    Does nothing without a launcher, or when the processes are already connected.
 
     Args:
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
-        dist_cfg: ``env_cfg.dist_cfg`` of the config; its timeout, in seconds, is
-            respected.
+        dist_cfg: ``env_cfg.dist_cfg`` of the config; its timeout is in seconds.
+
+    Raises:
+        UserError: If no launcher has started this process, or there are more ranks
+            than GPUs.
     """
     if launcher == 'none' or is_distributed():
         return
     _require_variables(launcher)
-    if torch.cuda.is_available():
-        return
     for name, source in _ENVIRONMENT.get(launcher, {}).items():
         os.environ[name] = os.environ[source]
-    if launcher in _LOCAL_RANK:
+    dist_cfg = dict(dist_cfg or {})
+    if torch.cuda.is_available():
+        _init_on_gpus(launcher, dist_cfg)
+        return
+    if launcher != 'pytorch':
         if int(os.environ.get('SLURM_NNODES', 1)) > 1 and not os.environ.get(
             'MASTER_ADDR'
         ):
@@ -64,14 +80,46 @@ def init_process_group(launcher: str, dist_cfg: dict | None = None) -> None:
                 'several nodes without GPUs must know where rank 0 is: set MASTER_ADDR '
                 'to the first node of SLURM_NODELIST'
             )
-        os.environ['LOCAL_RANK'] = os.environ.get(_LOCAL_RANK[launcher], '0')
+        os.environ['LOCAL_RANK'] = os.environ.get(_ON_MACHINE[launcher][0], '0')
         os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
         os.environ.setdefault('MASTER_PORT', '29500')
-    timeout = (dist_cfg or {}).get('timeout')
     options: dict[str, Any] = {}
-    if timeout is not None:
-        options['timeout'] = datetime.timedelta(seconds=timeout)
+    if dist_cfg.get('timeout') is not None:
+        options['timeout'] = datetime.timedelta(seconds=dist_cfg['timeout'])
     torch.distributed.init_process_group(backend='gloo', **options)
+
+
+def _init_on_gpus(launcher: str, dist_cfg: dict) -> None:
+    own, others = _ON_MACHINE[launcher]
+    gpus = torch.cuda.device_count()
+    ranks = max(int(os.environ.get(others, 0)), int(os.environ.get(own, 0)) + 1)
+    visible = f'{gpus} visible GPU' + 's' * (gpus > 1)
+    too_many = UserError(
+        f'{ranks} ranks on this machine and {visible}: each rank needs its own. Set '
+        f'{_RANKS_OPTION[launcher]} to {gpus}, or CUDA_VISIBLE_DEVICES to more GPUs'
+    )
+    if 1 < gpus < ranks:
+        raise too_many
+    if gpus == 1:
+        # Each rank may see its own GPU, as number 0.
+        os.environ[own] = '0'
+    method = multiprocessing.get_start_method(allow_none=True)
+    init_dist(launcher, **dist_cfg)
+    # It has chosen one before the config's env_cfg.mp_cfg can.
+    multiprocessing.set_start_method(method, force=True)
+    number = torch.cuda.current_device()
+    # Of mpirun nobody else says so, and DDP asks for it.
+    os.environ['LOCAL_RANK'] = str(number)
+    rank, world = get_dist_info()
+    # NCCL would wait for long, or end in an error of its own. torch has no public way
+    # to the store yet, nor an old one to the identity of a GPU.
+    store = torch.distributed.distributed_c10d._get_default_store()
+    gpu = torch.cuda.get_device_properties(number)
+    store.set(f'GPU of {rank}', str(getattr(gpu, 'uuid', rank)))
+    if gpus < ranks:
+        taken = store.multi_get([f'GPU of {i}' for i in range(world)])
+        if len(set(taken)) < world:
+            raise too_many
 
 
 def _require_variables(launcher: str) -> None:

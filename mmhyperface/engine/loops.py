@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.dataset.sampler import InfiniteSampler
+from mmengine.dataset.sampler import DefaultSampler, InfiniteSampler
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
@@ -22,9 +22,11 @@ from mmengine.runner import (
     IterBasedTrainLoop,
     Runner,
 )
+from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmhyperface.datasets.samplers import InfiniteFaceSampler
+from mmhyperface.datasets.seeded_batches import ResumableLoader
 from mmhyperface.utils.errors import UserError
 
 BY_EPOCHS = 'train_cfg.by_epoch=True train_cfg.max_epochs=EPOCHS'
@@ -408,6 +410,36 @@ def tell_of_resuming(loop: BaseLoop) -> None:
             f'an epoch has {len(loop.dataloader)} iterations: it was saved within an '
             'epoch, or had other batches. The epoch is trained from its beginning'
         )
+
+
+class _RemainingBatches(_InfiniteDataloaderIterator):
+    """Those of a resumed training, after the ones which mmengine asks for in vain."""
+
+    def __init__(self, loader: ResumableLoader, trained: int) -> None:
+        super().__init__(loader)
+        self.trained = loader.batch_sampler.skipped = trained
+        if isinstance(loader.batch_sampler.sampler, DefaultSampler):
+            self._epoch, loader.batch_sampler.skipped = divmod(trained, len(loader))
+
+    def __next__(self) -> Any:
+        if not self.trained:
+            return super().__next__()
+        self.trained -= 1
+        sampler = self._dataloader.batch_sampler.sampler
+        if isinstance(sampler, DefaultSampler):
+            # DistSamplerSeedHook has set another since.
+            sampler.set_epoch(self._epoch)
+        return None
+
+
+def skip_trained(loop: BaseLoop) -> None:
+    """Let a resumed loop go on with its next batch, and decode none before it."""
+    loader = loop.dataloader
+    if not isinstance(loader, ResumableLoader):
+        return  # mmengine's loop takes all batches anew
+    loader.batch_sampler.number = loop.iter
+    if isinstance(loop, IterBasedTrainLoop):
+        loop.dataloader_iterator = _RemainingBatches(loader, loop.iter)
 
 
 def _say(message: str, level: int = logging.WARNING) -> None:

@@ -40,6 +40,7 @@ from mmhyperface.centres.state import (
     heads_of,
     own_centres_saved,
 )
+from mmhyperface.datasets.seeded_batches import resumable
 from mmhyperface.datasets.wrappers import placed
 from mmhyperface.engine import loops
 from mmhyperface.engine.config_changes import AsConfigured, take_config
@@ -139,6 +140,7 @@ class FaceRunner(Runner):
             self._taken = list(take_placeholders(kwargs['checkpoint']))
         if fn_name == 'before_train' and self.iter:
             loops.tell_of_resuming(self.train_loop)
+            loops.skip_trained(self.train_loop)
 
     def setup_env(self, env_cfg: dict) -> None:
         """mmengine's, and ``tf32``."""
@@ -164,7 +166,19 @@ class FaceRunner(Runner):
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """mmengine's, after :func:`.loops.fitting` and before its check."""
         if isinstance(loop, dict):
-            loop, self._train_dataloader = loops.fitting(loop, self._train_dataloader)
+            loop, loader = loops.fitting(loop, self._train_dataloader)
+            if isinstance(loader, dict):
+                loader = resumable(
+                    self.build_dataloader(
+                        loader,
+                        seed=self.seed,
+                        diff_rank_seed=self._randomness_cfg.get(
+                            'diff_rank_seed', False
+                        ),
+                    ),
+                    self.seed,
+                )
+            self._train_dataloader = loader
         built = super().build_train_loop(loop)
         if built is not loop:
             loops.check_train_loop(self, built)

@@ -40,9 +40,12 @@ def report_errors() -> Generator[None, None, None]:
         if interrupted(error):
             _end_interrupted(error)
         message = _message_of(error)
-        if message is None:
-            raise
         rank = int(os.environ.get('RANK', 0))
+        if message is None:
+            if 'gloo' in str(error) or 'NCCL' in str(error):
+                # Another process has died. The launcher ends this one, and says so.
+                time.sleep(10)
+            raise
         if rank:
             # A mistake that all processes meet is reported by the first, whose end
             # makes the launcher stop the others, on a busy machine not at once; this

@@ -3,6 +3,7 @@
 The data set of the small run has 77 images, in batches of 8.
 """
 
+import multiprocessing
 from typing import ClassVar
 
 import pytest
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from mmhyperface.engine import loops
 from mmhyperface.engine.launch import load_config
+from mmhyperface.registry import TRANSFORMS
 from mmhyperface.utils.command_line import argument_parser
 from mmhyperface.utils.errors import UserError
 
@@ -193,3 +195,106 @@ def test_processes_have_epochs_of_one_length(tmp_path, monkeypatch):
     monkeypatch.setattr(loops, 'all_gather_object', lambda own: [3, 2])
     with pytest.raises(UserError, match=r'\[3, 2\] batches .*sampler\.round_up=True'):
         train(small_config(tmp_path / 'uneven', **EPOCHS))
+
+
+DECODED = multiprocessing.Value('l', 0)
+
+
+@TRANSFORMS.register_module()
+class CountDecoded:
+    def __call__(self, item: dict) -> dict:
+        with DECODED.get_lock():
+            DECODED.value += 1
+        return item
+
+
+@HOOKS.register_module()
+class DecodedBeforeHook(Hook):
+    """What was decoded before the first step, and the pixels of each batch."""
+
+    before = None
+    pixels: ClassVar[list[torch.Tensor]] = []
+
+    def before_train(self, runner):
+        DecodedBeforeHook.before = None
+        self.pixels.clear()
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if DecodedBeforeHook.before is None:
+            DecodedBeforeHook.before = DECODED.value
+        self.pixels.append(data_batch['inputs'].clone())
+
+
+BY_EPOCHS = {**EPOCHS, **sampler('DefaultSampler', shuffle=True)}
+WORKERS = {
+    'train_dataloader.num_workers': 2,
+    'train_dataloader.prefetch_factor': 3,
+    'train_dataloader.persistent_workers': True,
+}
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        WORKERS,
+        {**WORKERS, **sampler('InfiniteFaceSampler')},
+        # After nine batches it begins anew.
+        {**WORKERS, **sampler('DefaultSampler', shuffle=True)},
+        {**BY_EPOCHS, **WORKERS},
+        sampler('IdentityBalancedSampler', images=2),
+    ],
+)
+def test_a_resumed_run_decodes_nothing_twice(tmp_path, options):
+    options = {
+        'custom_hooks': [dict(type='DecodedBeforeHook')],
+        'train_dataloader.dataset.pipeline': [
+            dict(type='CountDecoded'),
+            dict(type='RandomFaceFlip', prob=0.5),
+            dict(type='RandomFaceCrop', prob=0.5),
+            dict(type='PackFace'),
+        ],
+        'train_cfg.max_iters': 12,
+        'default_hooks.checkpoint.interval': 10,
+        **options,
+    }
+    train(small_config(tmp_path / 'whole', **options))
+    whole = list(DecodedBeforeHook.pixels)
+    name, stop = 'iter_10.pth', 10
+    if 'train_cfg.max_epochs' in options:
+        name, stop = 'epoch_1.pth', 9
+    DECODED.value = 0
+    load = {'resume': True, 'load_from': str(tmp_path / 'whole' / name)}
+    train(small_config(tmp_path / 'resumed', **options, **load))
+    # The batch of the step, and what is loaded ahead of it.
+    ahead = 2 * 3 if 'train_dataloader.num_workers' in options else 0
+    assert 8 <= DecodedBeforeHook.before <= 8 * (1 + ahead)
+    assert len(DecodedBeforeHook.pixels) == len(whole) - stop
+    for a, b in zip(DecodedBeforeHook.pixels, whole[stop:], strict=True):
+        assert torch.equal(a, b)
+    last = 'epoch_2.pth' if stop == 9 else 'iter_12.pth'
+    expected, actual = (weights(tmp_path / run / last) for run in ('whole', 'resumed'))
+    assert equal(expected['state_dict'], actual['state_dict'])
+    assert equal(expected['optimizer'], actual['optimizer'])
+
+
+def test_iteration_200000_is_resumed_at_once(tmp_path):
+    options = {
+        'custom_hooks': [dict(type='DecodedBeforeHook')],
+        'train_dataloader.dataset.pipeline': [
+            dict(type='CountDecoded'),
+            dict(type='PackFace'),
+        ],
+        **WORKERS,
+        **sampler('InfiniteFaceSampler'),
+        'param_scheduler': None,
+    }
+    train(small_config(tmp_path, **options, **{'train_cfg.max_iters': 3}))
+    checkpoint = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
+    checkpoint['meta']['iter'] = 200_000
+    torch.save(checkpoint, tmp_path / 'late.pth')
+    DECODED.value = 0
+    options['train_cfg.max_iters'] = 200_001
+    load = {'resume': True, 'load_from': str(tmp_path / 'late.pth')}
+    train(small_config(tmp_path, **options, **load))
+    assert DecodedBeforeHook.before <= 8 * (1 + 2 * 3)

@@ -1,12 +1,16 @@
 """tools/dist_train.sh on two hosts: network namespaces joined by a cable."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 from runs import ROOT, scalars, small_config, train
+from test_dead_rank import ranks_of
 
 HOSTS = ('10.73.0.1', '10.73.0.2')
 
@@ -43,14 +47,8 @@ def hosts():
             ip('netns', 'delete', name)
 
 
-@pytest.mark.slow  # test_tools.py has what each host is told, and one host
-def test_two_hosts_train_as_one(tmp_path, hosts):
-    options = {'model.head.sharded': True, 'model.head.engine': 'blocked'}
-    train(small_config(tmp_path / 'one', **options))
-    cfg = small_config(
-        tmp_path / 'two', **{**options, 'train_dataloader.batch_size': 4}
-    )
-    cfg.dump(tmp_path / 'two.py')
+def start(hosts: list[str], config: Path) -> list[subprocess.Popen]:
+    """One rank on each host."""
     runs = []
     for rank, host in enumerate(hosts):
         environment = dict(
@@ -61,19 +59,47 @@ def test_two_hosts_train_as_one(tmp_path, hosts):
             PORT='29517',
             GLOO_SOCKET_IFNAME='cable',
         )
-        command = [str(ROOT / 'tools/dist_train.sh'), str(tmp_path / 'two.py'), '1']
+        command = [str(ROOT / 'tools/dist_train.sh'), str(config), '1']
         runs.append(
             subprocess.Popen(
                 ['ip', 'netns', 'exec', host, *command],
                 env=environment,
-                cwd=tmp_path,
+                cwd=config.parent,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
             )
         )
+    return runs
+
+
+@pytest.mark.slow  # test_tools.py has what each host is told, and one host
+def test_two_hosts_train_as_one(tmp_path, hosts):
+    options = {'model.head.sharded': True, 'model.head.engine': 'blocked'}
+    train(small_config(tmp_path / 'one', **options))
+    cfg = small_config(
+        tmp_path / 'two', **{**options, 'train_dataloader.batch_size': 4}
+    )
+    cfg.dump(tmp_path / 'two.py')
+    runs = start(hosts, tmp_path / 'two.py')
     outputs = [run.communicate(timeout=240)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], '\n'.join(outputs)
     curve = scalars(tmp_path / 'one')
     assert len(curve) == 6
     np.testing.assert_allclose(scalars(tmp_path / 'two'), curve, rtol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dying', [0, 1])
+def test_a_rank_that_dies_ends_those_of_the_other_host(tmp_path, hosts, dying):
+    cfg = small_config(tmp_path / 'run', **{'train_cfg.max_iters': 10**6})
+    cfg.dump(tmp_path / 'run.py')
+    runs = start(hosts, tmp_path / 'run.py')
+    while 'Iter(train)' not in runs[0].stdout.readline():
+        assert runs[0].poll() is None
+    (rank,) = ranks_of(runs[dying].pid)
+    os.kill(rank, signal.SIGKILL)
+    outputs = [run.communicate(timeout=60)[0] for run in runs]
+    assert [run.returncode for run in runs] == [1, 1], '\n'.join(outputs)
+    message = f'error: process {dying} on .* has ended with SIGKILL'
+    assert re.search(message, outputs[dying])

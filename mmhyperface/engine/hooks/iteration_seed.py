@@ -16,8 +16,8 @@ class IterationSeedHook(Hook):
     """Gives the network a random stream of its own, by (seed, rank, iteration).
 
     Dropout, say, is then the same in a resumed run as in an uninterrupted one,
-    without any state in the checkpoint. The stream of the data is left alone:
-    mmengine replays the data loader up to the iteration it resumes from.
+    without any state in the checkpoint. The stream of the data is left alone: a
+    loader of one's own is replayed by mmengine up to the iteration it resumes from.
     """
 
     data_stream: torch.Tensor
