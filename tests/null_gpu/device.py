@@ -151,7 +151,7 @@ class NullDevice(TorchDispatchMode):
             if index.is_cuda:
                 self.waits('boolean index')
             numbers = _on_host(index).nonzero().unbind(1)
-            indices += [number.to(args[0].device) for number in numbers]
+            indices += [_on_device(number, args[0].device) for number in numbers]
         return (args[0], indices, *args[2:])
 
     def _computed(self, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -177,11 +177,7 @@ class NullDevice(TorchDispatchMode):
         def there(x: Tensor) -> Tensor:
             if id(x) in here:
                 return here[id(x)][0]
-            result = torch.empty_strided(
-                x.shape, x.stride(), dtype=x.dtype, device=device
-            )
-            _on_host(result).copy_(x)
-            return result
+            return _on_device(x, device)
 
         return tree_map_only(Tensor, there, func(*args, **kwargs))
 
@@ -243,6 +239,13 @@ def _on_host(x: Tensor) -> Tensor:
     flat = torch.frombuffer(memory, dtype=torch.uint8)
     whole = flat[: size // x.itemsize * x.itemsize].view(x.dtype)
     return whole.as_strided(x.shape, x.stride(), x.storage_offset())
+
+
+def _on_device(x: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device of a tensor of the host, without a transfer."""
+    result = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=device)
+    _on_host(result).copy_(x)
+    return result
 
 
 def _place() -> str:

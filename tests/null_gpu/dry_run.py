@@ -1,6 +1,6 @@
 """A few iterations of a config on GPUs that are not there, as JSON.
 
-    PYTHONPATH=tests python -m null_gpu.dry_run configs/sphereface2_r100_ms1m.py --iters 5
+    PYTHONPATH=tests python -m null_gpu.dry_run configs/sphereface2_r100_ms1m.py
 
 The runner is the real one, and so are its hooks, the loaders, DDP, the gradient scaler
 and CUDA's caching allocator. In place of the images are drawn ones, with the labels of
@@ -9,9 +9,10 @@ as many classes as the config has.
 The report: ``iterations``, each with ``syncs`` ([phase, reason, place]; phases are
 forward, backward, update), ``operations`` (how many of torch's touch the device, and
 kernels of Triton), ``exchanges`` ([name, backend, dtype, bytes]), ``seconds``, and
-``allocated`` and ``reserved``, its peaks in bytes; ``convolutions``, how many of their inputs have which layout;
-``unknown``, operations that were not carried out; ``graphs`` and ``breaks`` of torch's
-compiler; of a whole run, ``checkpoint`` and ``resumed``, iterations after resuming.
+``allocated`` and ``reserved``, its peaks in bytes; ``convolutions``, how many of their
+inputs have which layout; ``unknown``, operations that were not carried out; ``graphs``
+and ``breaks`` of torch's compiler; of a whole run, ``checkpoint`` and ``resumed``,
+iterations after resuming.
 """
 
 import argparse

@@ -54,6 +54,7 @@ def statistics(ptx: str, name: str) -> dict[str, int]:
 
 def main() -> None:
     library = ctypes.CDLL(f'{os.environ["NULL_GPU"]}/libnullcudart.so')
+    device = NullDevice(library)
     compile_one = triton.compile
     asked: list[tuple] = []
 
@@ -67,16 +68,16 @@ def main() -> None:
         asked.clear()
         head = HypersphereHead(85_742 // 8, 512, loss=dict(loss), engine='blocked')
         head = head.cuda().train()
-        labels = torch.arange(64, device='cuda')
+        labels = torch.arange(64).cuda()
         for _ in range(2):
             feats = torch.randn(64, 512).cuda().requires_grad_()
-            with NullDevice(library):
+            with device:
                 head(feats, labels).backward()
         for src, options in asked:
             for arch, name in TARGETS.items():
                 made = compile_one(src, GPUTarget('cuda', arch, 32), options)
                 rows.append(
-                    dict(loss=str(loss), name=src.name, arch=arch)
+                    dict(loss=loss['type'], name=src.name, arch=arch)
                     | statistics(made.asm['ptx'], name)
                 )
     print(json.dumps(rows))

@@ -41,7 +41,7 @@ def require_no_losses(report: dict[str, Any]) -> None:
     assert list(report['convolutions']) == ['channels_last']
     assert report['graphs'] >= 1  # the blocked engine's
     assert report['breaks'] == []
-    # NCCL's group is a stand-in that refuses a tensor of the CPU, or one with gaps.
+    # NCCL's group is a stand-in that refuses what NCCL does.
     assert {backend for _, backend, *_ in steady['exchanges']} == {'nccl'}
     iterations = report['iterations'][2:]
     assert len({each['allocated'] // 2**20 for each in iterations}) == 1, 'memory grows'
@@ -60,6 +60,37 @@ def test_the_flagship_trains_validates_saves_and_resumes() -> None:
 
 def test_a_softmax_loss_trains() -> None:
     require_no_losses(dry_run(SOFTMAX, iters=4, whole=False))
+
+
+def test_what_the_null_gpu_sees_of_a_few_operations() -> None:
+    said = json.loads(run('samples', world=3).splitlines()[-1])
+    assert said['answers'] == {
+        'gpus': 8,
+        'sums': [6, 8, 16, 18, 28],
+        'positions': [1, 3],
+        'chosen': [3, 4, 5],
+        'total': 14,
+        'product': [3, 5],
+        'gathered': [[3, 1, 4, 1, 5]] * 3,
+    }
+    assert said['quiet'] == 0
+    assert said['syncs'] == [
+        'copy to pageable memory',
+        *('nonzero', 'copy to pageable memory'),
+        *('boolean index', 'copy to pageable memory'),
+        'cudaStreamSynchronize',
+        'copy from pageable memory',
+        'cudaDeviceSynchronize',
+        *['copy to pageable memory'] * 3,
+    ]
+    assert [place.partition(':')[0] for place in said['convolutions']] == ['other']
+    assert said['exchanges'] == [
+        ['all_reduce', 'nccl', 'float32', 48],
+        ['all_reduce', 'gloo', 'float32', 8],
+        ['all_gather', 'nccl', 'int64', 40],
+    ]
+    assert 'tensor of the CPU' in said['refused'][0]
+    assert 'not contiguous' in said['refused'][1]
 
 
 @pytest.mark.slow
