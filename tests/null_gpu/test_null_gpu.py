@@ -43,8 +43,8 @@ def require_no_losses(report: dict[str, Any]) -> None:
     assert report['breaks'] == []
     # NCCL's group is a stand-in that refuses what NCCL does.
     assert {backend for _, backend, *_ in steady['exchanges']} == {'nccl'}
-    iterations = report['iterations'][2:]
-    assert len({each['allocated'] // 2**20 for each in iterations}) == 1, 'memory grows'
+    last = report['iterations'][-1]
+    assert last['allocated'] < 1.01 * steady['allocated'], 'memory grows'
     syncs = syncs_of(steady)
     assert len(syncs) <= HOST_SYNCS, Counter(syncs)
     early = [sync for sync in syncs if sync[0] in ('forward', 'backward')]
