@@ -18,7 +18,7 @@ import torch.distributed
 from mmengine.dist import all_reduce
 from torch import Tensor
 
-from .global_batch import gather_batch
+from mmhyperface.utils.global_batch import collective, gather_batch
 
 
 class _Collective(torch.autograd.Function):
@@ -132,5 +132,6 @@ class Shard:
             # gloo has no reduce_scatter in every version of torch.
             return self._own_part(_reduced(grad), sizes)
         part = torch.empty_like(grad[: len(grad) // self.world_size])
-        torch.distributed.reduce_scatter_tensor(part, grad.contiguous())
+        reduce_scatter = collective('reduce_scatter_single', 'reduce_scatter_tensor')
+        reduce_scatter(part, grad.contiguous())
         return part * self.world_size

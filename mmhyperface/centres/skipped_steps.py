@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmhyperface.utils.global_batch import send
+
 # How often products that no row needs any more are dropped, in steps.
 TIDY = 256
 # Rows that are brought up to date at once.
@@ -43,7 +45,7 @@ class SkippedSteps:
             state['momentum_buffer'] = torch.zeros_like(weight)
         # For each row the entry of ``products`` that brings it up to date.
         self.seen = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
-        self.products = torch.eye(2, dtype=torch.float64)[None]
+        self.products = torch.eye(2, dtype=torch.float64, device=weight.device)[None]
         self.touched: list[Tensor] = []
         optimizer.register_step_post_hook(self._after_step)
 
@@ -57,7 +59,7 @@ class SkippedSteps:
 
     def stepped(self, index: Tensor) -> None:
         """Announce rows that have made up for what they missed and taken the step."""
-        self.seen[index] = len(self.products) - 1
+        self.seen.index_fill_(0, index, len(self.products) - 1)
         self.touch(index)
 
     def make_up(self, index: Tensor, rows: Tensor, velocity: Tensor | None) -> None:
@@ -68,8 +70,7 @@ class SkippedSteps:
             rows: Copies of them, [n, D].
             velocity: Copies of their momentum buffers, [n, D]; None without momentum.
         """
-        seen = self.seen[index].long().cpu()
-        factors = self.products[seen].to(rows.device, rows.dtype)
+        factors = self.products[self.seen[index].long()].to(rows.dtype)
         # Each factor as a column [n, 1].
         a, b, c, d = (factors[:, i, j, None] for i in (0, 1) for j in (0, 1))
         if velocity is None:
@@ -101,13 +102,13 @@ class SkippedSteps:
     def _after_step(self, *_: object) -> None:
         group = self._group()
         lr, decay, momentum = group['lr'], group['weight_decay'], group['momentum']
-        step = torch.tensor(
-            [[1 - lr * decay, -lr * momentum], [decay, momentum]], dtype=torch.float64
-        )
-        now = torch.eye(2, dtype=torch.float64)[None]
-        self.products = torch.cat([step @ self.products, now])
+        # Together with the identity, of those that are up to date now.
+        numbers = [1 - lr * decay, -lr * momentum, decay, momentum, 1, 0, 0, 1]
+        factors = torch.tensor(numbers, dtype=torch.float64, device='cpu')
+        step, now = send([factors], self.seen.device)[0].view(2, 2, 2)
+        self.products = torch.cat([step @ self.products, now[None]])
         for index in self.touched:
-            self.seen[index] = len(self.products) - 1
+            self.seen.index_fill_(0, index, len(self.products) - 1)
         self.touched.clear()
         if len(self.products) % TIDY == 0 and len(self.seen):
             unneeded = int(self.seen.min())

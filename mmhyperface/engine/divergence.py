@@ -12,10 +12,11 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, get_rank
 from torch import Tensor, nn
 
-from mmhyperface.centres import share_of_batch, storage
+from mmhyperface.centres import storage
 from mmhyperface.centres.state import StoredRows
 from mmhyperface.models.heads import BatchGeometry
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.global_batch import share_of_batch
 
 ADVICE = (
     'Lower the learning rate (optim_wrapper.optimizer.lr), warm it up (LinearLR in '

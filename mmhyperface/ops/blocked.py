@@ -15,6 +15,7 @@ Between the products :mod:`.terms` evaluates the loss, compiled where that pays.
 """
 
 import logging
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -113,6 +114,20 @@ class Outcome:
     context: dict[str, Tensor] = field(default_factory=dict)
     norms: list[Tensor | None] = field(default_factory=list)
 
+    def rescale(self, expected: Tensor, upstream: Tensor) -> bool:
+        """Whether the gradients are those for ``upstream``, or are made so, [B, 1].
+
+        The ratio is exact for powers of two, as those of loss scalers are. Where it can
+        be seen for nothing, another loop is exact for any.
+        """
+        if can_look_at(upstream):
+            return bool(_same(expected, upstream))
+        ratio = upstream[:1] / expected[:1]
+        for gradient in (self.features, self.rows, *self.context.values()):
+            if gradient is not None:
+                gradient.mul_(ratio)
+        return True
+
 
 @dataclass
 class Block:
@@ -169,7 +184,7 @@ class Blocked:
         self.matmul_dtype = matmul_dtype
         self.compiled = compiled
         # What backward was given last time, as a multiple of what was expected.
-        self.upstream_scale = 1.0
+        self.upstream_scale: float | Tensor | None = None
         # Losses that could not be compiled.
         self._failed: set[str] = set()
 
@@ -181,7 +196,7 @@ class Blocked:
         context: Context,
         loss: Loss,
         centres: str = 'normalize',
-        expected: float = 1.0,
+        expected: float | None = None,
         update: Update | None = None,
     ) -> Fold:
         """See :func:`.dense.dense`; ``update`` lets rows step in the loop."""
@@ -207,6 +222,17 @@ class Blocked:
                 *context.values(),
             )
         )
+
+    def expect(self, upstream: Tensor, expected: float) -> None:
+        """Expect the factor of a loss scaler again that backward shows, [B, 1]."""
+        if can_look_at(upstream):
+            self.upstream_scale = upstream[0].item() / expected
+            return
+        scale = upstream[0].double() / expected
+        # Not if it has gone too far, or somebody multiplies by 0.
+        usable = (scale > 0) & (scale < math.inf)
+        before = 1.0 if self.upstream_scale is None else self.upstream_scale
+        self.upstream_scale = torch.where(usable, scale, before)
 
     def run(self, task: Task) -> Outcome:
         """Go over all blocks once."""
@@ -410,7 +436,7 @@ class _BlockLoop(torch.autograd.Function):
         engine: Blocked,
         loss: Loss,
         centres: str,
-        expected: float,
+        expected: float | None,
         update: Update | None,
         names: tuple[str, ...],
         features: Tensor,
@@ -428,14 +454,17 @@ class _BlockLoop(torch.autograd.Function):
         ctx.gradients, ctx.over = None, False
         values = _requiring(names, context, ctx.wants[2])
         trains = any(needs) or update is not None
-        # A sum has its gradient from the only loop.
-        twice = trains and not loss.additive
+        # A loss scaler's factor matters to 16-bit products, and is unknown at first.
+        # Where it will be seen, or rows step at once, it is taken for 1.
+        scale = engine.upstream_scale
+        if scale is None and (update is not None or can_look_at(features)):
+            scale = 1.0
         task = Task(features, weight, target, values, loss, centres, update)
         task.wants_rows = needs[7]
-        if loss.additive and trains:
-            task.upstream = features.new_full(
-                (len(features), 1), expected * engine.upstream_scale
-            )
+        if trains and loss.additive and expected and scale is not None:
+            # A sum has its gradient from the only loop.
+            task.upstream = features.new_ones(len(features), 1).mul_(expected * scale)
+        twice = trains and task.upstream is None
         if trains and loss not in _examined:
             examine(loss, values, features, twice)
             _examined.add(loss)
@@ -467,21 +496,17 @@ class _BlockLoop(torch.autograd.Function):
         ctx.over = ctx.update is not None
         features, weight, target, folded, *context = ctx.saved_tensors
         upstream = grads[0]
-        ready, ctx.gradients = ctx.gradients, None
-        if ready is not None and _same(ready[0], upstream):
-            outcome = ready[1]
-        else:
-            if ready is not None and ctx.update is not None:
-                raise UserError(
-                    'fused_update: the rows have stepped with a gradient that backward '
-                    f'now says is {upstream[0].item()}, not {ready[0][0].item()}. '
-                    'Reload a checkpoint; to scale the loss set '
-                    'model.head.loss.loss_weight, or train with '
-                    'model.head.fused_update=False'
-                )
-            if ctx.loss.additive and len(upstream) and ctx.expected:
-                # A loss scaler: expect the same next time.
-                ctx.engine.upstream_scale = upstream[0].item() / ctx.expected
+        ready, ctx.gradients, outcome = ctx.gradients, None, None
+        if ready is not None:
+            expected, outcome = ready
+            if ctx.update is not None:
+                _require_same(expected, upstream)
+            elif not outcome.rescale(expected, upstream):
+                outcome = None
+        is_news = outcome is None or not can_look_at(upstream)
+        if is_news and ctx.loss.additive and ctx.expected and len(upstream):
+            ctx.engine.expect(upstream, ctx.expected)
+        if outcome is None:
             values = _requiring(ctx.names, context, ctx.wants[2])
             outcome = ctx.engine.run(
                 Task(
@@ -499,14 +524,40 @@ class _BlockLoop(torch.autograd.Function):
                 )
             )
         by_context = [
-            _sum_to(outcome.context[name], value) if wanted else None
+            outcome.context[name].sum_to_size(len(value), 1) if wanted else None
             for name, value, wanted in zip(
                 ctx.names, context, ctx.wants[2], strict=True
             )
         ]
         by_features = outcome.features if ctx.wants[0] else None
-        none = (None,) * 6
-        return (*none, by_features, outcome.rows, None, *by_context)
+        return (*(None,) * 6, by_features, outcome.rows, None, *by_context)
+
+
+def _same(expected: Tensor, upstream: Tensor) -> Tensor:
+    """Whether two factors are one number, perhaps rounded on different ways to it."""
+    rounding = 8 * torch.finfo(upstream.dtype).eps
+    return ((expected - upstream).abs() <= rounding * upstream.abs()).all()
+
+
+def _require_same(expected: Tensor, upstream: Tensor) -> None:
+    same, looks = _same(expected, upstream), can_look_at(upstream)
+    if looks and same:
+        return
+    factors = f'{upstream[0].item()}, not {expected[0].item()}' if looks else 'another'
+    message = (
+        'fused_update: the rows have stepped with a gradient that backward now says is '
+        f'{factors}. Reload a checkpoint; to scale the loss set '
+        'model.head.loss.loss_weight, or train with model.head.fused_update=False'
+    )
+    if looks:
+        raise UserError(message)
+    # Nobody waits, and the device goes no further.
+    torch._assert_async(same, message)
+
+
+def can_look_at(x: Tensor) -> bool:
+    """Whether nobody waits for a GPU to see numbers."""
+    return x.device.type == 'cpu'
 
 
 def _requiring(
@@ -517,13 +568,3 @@ def _requiring(
         name: value.detach().requires_grad_(wants)
         for name, value, wants in zip(names, context, wanted, strict=True)
     }
-
-
-def _same(expected: Tensor, upstream: Tensor) -> bool:
-    """Whether two factors are one number, perhaps rounded on different ways to it."""
-    rounding = 8 * torch.finfo(upstream.dtype).eps
-    return torch.allclose(expected, upstream, rtol=rounding, atol=0)
-
-
-def _sum_to(grad: Tensor, like: Tensor) -> Tensor:
-    return grad.sum(0, keepdim=True) if len(like) == 1 else grad

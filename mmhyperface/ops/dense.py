@@ -15,7 +15,7 @@ def dense(
     context: Context,
     loss: Loss,
     centres: str = 'normalize',
-    expected: float = 1.0,
+    expected: float | None = None,
 ) -> Fold:
     """Fold the loss terms of some classes, without each sample's own.
 
@@ -30,8 +30,8 @@ def dense(
             ``project`` first puts the rows themselves on the sphere, in place, and
             takes their gradient as if they were free, ``unit`` does the latter with
             rows that lie on the sphere.
-        expected: What the gradient by the fold is likely to be, the same for each
-            sample; some engines are faster if it is.
+        expected: Gradient by the fold, but for one factor of the whole loss, if it is
+            the same for each sample; some engines are faster then.
 
     Returns:
         The fold of the classes.

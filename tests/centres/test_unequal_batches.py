@@ -2,6 +2,7 @@
 
 import itertools
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -9,12 +10,12 @@ from mmengine.dist import get_dist_info
 from runs import spawn
 from torch import Tensor, nn
 
-from mmhyperface.centres import batch_sizes, gather_batch, share_of_batch
 from mmhyperface.engine.distributed import init_process_group
 from mmhyperface.engine.divergence import Step, state_of, suspects
 from mmhyperface.engine.hooks.angle_statistics import gather_samples
 from mmhyperface.models import FaceRecognizer, HypersphereHead, losses
 from mmhyperface.models.face_samples import FaceSamples
+from mmhyperface.utils.global_batch import batch_sizes, gather_batch, share_of_batch
 
 # Of three ranks in two steps. The second data set has labels from 10 on.
 SIZES = [(4, 1, 2), (0, 5, 2)]
@@ -170,6 +171,10 @@ def exchange() -> None:
     assert gather_batch(rows)[:, 0].tolist() == [1, 2, 2]
     assert share_of_batch([0, 1, 2]) == rank
     assert gather_batch(rows[:0]).shape == (0, 2)
+    # As beside a backend that knows GPUs only.
+    with mock.patch('torch.distributed.get_backend', return_value='another'):
+        assert batch_sizes(rows) == [0, 1, 2]
+        assert gather_batch(rows)[:, 0].tolist() == [1, 2, 2]
     # To the last bit: batches of one size are what they have always been.
     assert all(share_of_batch([size] * world) == 1 for size in range(1, 999))
 

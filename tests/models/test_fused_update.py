@@ -23,6 +23,7 @@ from mmhyperface.models import (
     MagFaceLoss,
     SphereFaceRLoss,
 )
+from mmhyperface.ops import blocked
 from mmhyperface.utils.errors import UserError
 
 LOSSES = {
@@ -214,6 +215,16 @@ def test_a_loss_that_is_scaled_outside_is_told():
     attached(head)
     loss = head.loss(features(2), torch.tensor([1, 4]))['loss']
     with pytest.raises(UserError, match=r'stepped with .* 1\.0, not 0\.5'):
+        (2 * loss).backward()
+
+
+def test_a_loss_that_is_scaled_outside_ends_on_the_device(monkeypatch):
+    """Where the host would have to wait to tell."""
+    monkeypatch.setattr(blocked, 'can_look_at', lambda _: False)
+    head = fused_head(LOSSES['sphereface2']())
+    attached(head)
+    loss = head.loss(features(2), torch.tensor([1, 4]))['loss']
+    with pytest.raises(RuntimeError, match='fused_update: the rows have stepped'):
         (2 * loss).backward()
 
 

@@ -18,7 +18,7 @@ from mmhyperface.models import (
     SFaceLoss,
     SphereFace2Loss,
 )
-from mmhyperface.ops import Blocked, dense
+from mmhyperface.ops import Blocked, blocked, dense
 from mmhyperface.ops.denormals import denormals_flushed
 from mmhyperface.ops.fold import neutral
 from mmhyperface.utils.errors import UserError
@@ -118,6 +118,39 @@ def test_a_scaled_loss(name, scale):
             got = torch.autograd.grad(out, [x, *head.parameters()])
         expected = expected or got
         assert_same(got, expected)
+
+
+@both_families
+@pytest.mark.parametrize(
+    'scales', [(512.0, 512.0, 256.0, 0.0, 1.0), (-3.0, 1e-6, math.inf, 2.0, 2.0)]
+)
+def test_a_scaled_loss_where_nobody_looks(name, scales, monkeypatch):
+    """On a GPU a look at backward's factor would wait."""
+    monkeypatch.setattr(blocked, 'can_look_at', lambda _: False)
+    heads = [
+        head_of(LOSSES[name](), engine).double() for engine in ('dense', 'blocked')
+    ]
+    heads[1].load_state_dict(heads[0].state_dict())
+    for scale in scales:
+        results = []
+        for head in heads:
+            x, y = batch(head)
+            out = head.loss(x, y)['loss'] * scale
+            results.append(torch.autograd.grad(out, [x, *head.parameters()]))
+        if scale < math.inf:
+            assert_same(*results)
+
+
+def test_a_join_that_is_no_sum():
+    """Then the gradient of a sample's terms is its own, which backward knows."""
+
+    class Squared(SphereFace2Loss):
+        def join(self, target: Tensor, folded: Tensor) -> Tensor:
+            return target + folded.square()
+
+    heads = [head_of(Squared(), engine).double() for engine in ('dense', 'blocked')]
+    heads[1].load_state_dict(heads[0].state_dict())
+    assert_same(*(gradients(head, *batch(head)) for head in heads))
 
 
 def test_a_scale_is_expected_the_next_time(monkeypatch):

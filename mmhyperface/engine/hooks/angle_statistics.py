@@ -13,10 +13,10 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmhyperface.centres import gather_batch
 from mmhyperface.models.heads import BatchGeometry, HypersphereHead
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.global_batch import gather_batch
 
 from .angle_histograms import as_image, draw_angles, draw_norms
 from .model_parts import head_of

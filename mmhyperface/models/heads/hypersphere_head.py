@@ -14,7 +14,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmhyperface.centres import Shard, batch_sizes, gather_batch, share_of_batch
+from mmhyperface.centres import Shard
 from mmhyperface.centres.rows import (
     AllRows,
     SampledRows,
@@ -25,10 +25,17 @@ from mmhyperface.centres.rows import (
 from mmhyperface.centres.state import CentreState
 from mmhyperface.models.face_samples import FaceSamples, labels_of
 from mmhyperface.models.losses import HypersphereLoss
+from mmhyperface.models.losses.base import DecoupledLoss
 from mmhyperface.models.losses.batch import Batch
 from mmhyperface.ops import Blocked, Fold, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError, require_one_of
+from mmhyperface.utils.global_batch import (
+    batch_sizes,
+    gather_batch,
+    send,
+    share_of_batch,
+)
 
 from .batch_geometry import BatchGeometry
 from .decisions import is_dense, splits_centres, updates_some_rows
@@ -337,23 +344,25 @@ class HypersphereHead(CentreState, BaseModule):
         local, norm = unit(feats)
         x, norm = shard.gather(local, sizes), shard.replicate(norm, sizes)
 
+        # All that depends on labels is found on the host, which knows them.
         held, kept = self._kept(target)
         trains = self.training and torch.is_grad_enabled()
         centres = self.centres if trains else 'normalize'
         # Of other ranks too, where each computes its own: a loss may want those.
-        classes = kept if is_global else self._kept(labels)[1]
-        rows = self._row_source(trains).take(self.weight, classes.unique(), centres)
+        classes = (kept if is_global else self._kept(labels)[1]).unique()
+        held, kept, classes, target = send((held, kept, classes, target), x.device)
+        rows = self._row_source(trains).take(self.weight, classes, centres)
         directions = rows.own.to(x.dtype)
         if centres == 'normalize':
             directions, _ = unit(directions)
         position = torch.searchsorted(rows.classes, kept)
-        dots = (x[held] * directions[position]).sum(1, keepdim=True)
+        dots = (x.index_select(0, held) * directions[position]).sum(1, keepdim=True)
         own = x.new_zeros(len(x), 1).index_put((held,), dots)
         own = clamp_cosine(shard.sum(own))
 
         def distinct_centres() -> Tensor:
             distinct = labels.unique()
-            held, kept = self._kept(distinct)
+            held, kept = send(self._kept(distinct), x.device)
             position = torch.searchsorted(rows.classes, kept)
             gathered = directions.new_zeros(len(distinct), self.in_channels)
             return shard.sum(gathered.index_put((held,), directions[position]))
@@ -364,7 +373,10 @@ class HypersphereHead(CentreState, BaseModule):
             loss.observe(Batch(batch.gather(own), batch.gather(norm)))
         context = loss.context(batch)
         own_term = loss.target(own, context)
-        expected = weight * loss.loss_weight / len(x)
+        expected = None
+        if type(loss).join is DecoupledLoss.join:
+            # The mean of the terms is that of the folds, and more.
+            expected = weight * loss.loss_weight / len(x)
         folded, hardest = self._fold(x, held, position, rows, context, expected)
         terms = loss.join(own_term, folded)
         if learns:
@@ -406,7 +418,7 @@ class HypersphereHead(CentreState, BaseModule):
         position: Tensor,
         rows: StepRows,
         context: dict[str, Tensor],
-        expected: float,
+        expected: float | None,
     ) -> Fold:
         """The terms of all other classes, of all subsets and ranks."""
         engine = self._engine()
@@ -416,7 +428,9 @@ class HypersphereHead(CentreState, BaseModule):
             own_row = held.new_full((len(x),), -1)
             if subset.own is not None:
                 own_row[held] = subset.own[position]
-            options: dict[str, Any] = {'expected': expected * subset.weight}
+            options: dict[str, Any] = {}
+            if expected is not None:
+                options['expected'] = expected * subset.weight
             if subset.update is not None:
                 options['update'] = subset.update
             folded, hardest = engine(
@@ -500,8 +514,6 @@ class HypersphereHead(CentreState, BaseModule):
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
     def _target(self, labels: Labels, count: int) -> Tensor:
-        # Labels are checked where they are: FaceDataPreprocessor leaves them on
-        # the host, so that this costs no synchronisation with the device.
         if isinstance(labels, Tensor):
             target: Tensor | None = labels
             if labels.ndim != 1 or labels.is_floating_point():
@@ -513,7 +525,7 @@ class HypersphereHead(CentreState, BaseModule):
             labels = labels or ()
             target = labels_of(labels)
         if not count and not len(labels):
-            return torch.zeros(0, dtype=torch.int64, device=self.weight.device)
+            return torch.zeros(0, dtype=torch.int64, device='cpu')
         if target is None or target.shape != (count,):
             raise UserError(
                 f'HypersphereHead: {count} embeddings need as many data samples with '
@@ -521,6 +533,8 @@ class HypersphereHead(CentreState, BaseModule):
                 'PackInputs, or PackFace with a FaceDataPreprocessor, makes them from '
                 'gt_label'
             )
+        # FaceDataPreprocessor leaves labels on the host; others are waited for here.
+        target = target.cpu().to(torch.int64)
         low, high = target.aminmax()
         if low < 0 or high >= self.num_classes:
             wrong = int(low if low < 0 else high)
@@ -529,7 +543,7 @@ class HypersphereHead(CentreState, BaseModule):
                 'set model.head.num_classes to the number of identities of the '
                 'training set'
             )
-        return target.to(self.weight.device, torch.int64, non_blocking=True)
+        return target
 
 
 def _placeholder(feats: Tensor) -> Tensor:

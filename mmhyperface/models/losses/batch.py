@@ -7,8 +7,8 @@ import torch
 from mmengine.dist import broadcast, get_rank
 from torch import Tensor
 
-from mmhyperface.centres import gather_batch
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.global_batch import gather_batch
 
 
 def _no_centres() -> Tensor:

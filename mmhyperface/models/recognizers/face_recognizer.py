@@ -7,12 +7,12 @@ from mmengine.model import BaseModel
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mmhyperface.centres import mean_over_ranks
 from mmhyperface.models.face_samples import FaceSamples
 from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.choices import FLIP_FUSIONS
 from mmhyperface.utils.errors import UserError, require_one_of
+from mmhyperface.utils.global_batch import mean_over_ranks
 
 # Of red, green and blue: ITU-R BT.601, as OpenCV makes colours grey.
 LUMA = (0.299, 0.587, 0.114)
