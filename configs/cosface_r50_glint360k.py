@@ -14,3 +14,5 @@ model = dict(
     )
 )
 train_dataloader = dict(batch_size=128)
+# The processes exchange gradients of the network in fp16, as there.
+model_wrapper_cfg = dict(comm_dtype='float16')

@@ -18,3 +18,5 @@ model = dict(
     )
 )
 train_dataloader = dict(batch_size=512)
+# The processes exchange gradients of the network in fp16, as there.
+model_wrapper_cfg = dict(comm_dtype='float16')

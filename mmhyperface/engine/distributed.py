@@ -9,6 +9,7 @@ import torch
 from mmengine.dist import is_distributed
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from mmhyperface.registry import MODEL_WRAPPERS
@@ -30,6 +31,11 @@ _BUFFERS_OPTION = (
     if 'forward_sync_buffers' in inspect.signature(DistributedDataParallel).parameters
     else 'broadcast_buffers'
 )
+
+_COMM_HOOKS = {
+    'float16': default_hooks.fp16_compress_hook,
+    'bfloat16': default_hooks.bf16_compress_hook,
+}
 
 
 def init_process_group(launcher: str, dist_cfg: dict | None = None) -> None:
@@ -97,7 +103,16 @@ class FaceDistributedDataParallel(MMDistributedDataParallel):
         device_ids: As mmengine gives it; dropped on the CPU.
         broadcast_buffers: Off by default, as in mmengine: statistics that must
             agree are gathered by whoever keeps them.
-        kwargs: Further options of ``torch.nn.parallel.DistributedDataParallel``.
+        comm_dtype: In what gradients are exchanged: ``float16`` or ``bfloat16``, at
+            half the bytes, or None, in their own. With float16 the loss should be
+            scaled (:class:`.AmpOptimWrapper`), which then skips a step whose sum
+            overflows on the way.
+        kwargs: Further options of ``torch.nn.parallel.DistributedDataParallel``, of
+            which ``gradient_as_bucket_view`` is on: gradients lie where they are
+            exchanged, and there is no second copy of them.
+
+    Raises:
+        UserError: For any other ``comm_dtype``.
     """
 
     def __init__(
@@ -105,8 +120,14 @@ class FaceDistributedDataParallel(MMDistributedDataParallel):
         module: nn.Module,
         device_ids: list | None = None,
         broadcast_buffers: bool = False,
+        comm_dtype: str | None = None,
         **kwargs: Any,
     ) -> None:
+        if comm_dtype not in (None, *_COMM_HOOKS):
+            raise UserError(
+                'FaceDistributedDataParallel: model_wrapper_cfg.comm_dtype must be one '
+                f'of {(*_COMM_HOOKS,)} or None, got {comm_dtype!r}'
+            )
         if next(module.parameters()).device.type == 'cpu':
             device_ids = None
         ignored = [
@@ -121,4 +142,7 @@ class FaceDistributedDataParallel(MMDistributedDataParallel):
                 module, [*others, *ignored]
             )
         kwargs[_BUFFERS_OPTION] = broadcast_buffers
+        kwargs.setdefault('gradient_as_bucket_view', True)
         super().__init__(module=module, device_ids=device_ids, **kwargs)
+        if comm_dtype is not None:
+            self.register_comm_hook(None, _COMM_HOOKS[comm_dtype])

@@ -34,7 +34,7 @@ class Step(NamedTuple):
     geometry: BatchGeometry | None  # where they lay, if the head tells
     lr: float
     margin: float | None  # of the loss, if it has one
-    grad_norm: float | None  # before clipping, if it was clipped
+    grad_norm: Tensor | float | None  # before clipping, if it was clipped
 
     def figures(self) -> str:
         """The figures of the iteration in one line."""

@@ -20,11 +20,15 @@ from mmengine import optim
 from mmengine.dist import all_gather, all_reduce
 from mmengine.logging import print_log
 from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
+from mmhyperface.engine.deferred_history import DeferredHistory, log_scalar
 from mmhyperface.registry import OPTIM_WRAPPERS
 from mmhyperface.utils.errors import UserError
 
 DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
+# Of torch's optimizers: ways to step that are equal but for rounding.
+WAYS = ('fused', 'foreach')
 CPU_INFO = '/proc/cpuinfo'
 # As Linux calls them: of x86 processors, and of ARM's.
 BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}
@@ -55,7 +59,11 @@ def has_bfloat16_instructions() -> bool:
 class OptimWrapper(optim.OptimWrapper):
     """mmengine's ``OptimWrapper`` that clips by the norm over all ranks.
 
-    The norm that is logged is the one that clips, of all ranks.
+    The norm that is logged is the one that clips, of all ranks. It leaves the device
+    with the log, and an overflow that a loss scaler skips is not in its mean.
+
+    torch's SGD on a GPU steps in one kernel per some tensors (``fused``), unless the
+    config gives ``optimizer.fused`` or ``optimizer.foreach``.
 
     Args:
         args: Arguments of mmengine's ``OptimWrapper``.
@@ -81,26 +89,41 @@ class OptimWrapper(optim.OptimWrapper):
                 'HypersphereHead out of clipping, but the optimizer holds none; leave '
                 'optim_wrapper.clip_centres out'
             )
+        if _fuses(self.optimizer):
+            for group in groups:
+                group['fused'] = True
+        self.optimizer.register_step_pre_hook(_begin_momentum)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Load a state; how to step is for the device that is here to say."""
+        groups = self.optimizer.param_groups
+        ways = [{name: group.get(name) for name in WAYS} for group in groups]
+        super().load_state_dict(state_dict)
+        for group, way in zip(self.optimizer.param_groups, ways, strict=True):
+            group.update({name: way[name] for name in WAYS if name in group})
 
     def _clip_grad(self) -> None:
-        if self.clip_centres:
-            self._clip_all()
-            return
-        # DDP gives all ranks the same gradient of the network.
-        network = [
+        clipped = [
             parameter
             for parameter in self._parameters()
-            if parameter.grad is not None and not _is_classifier(parameter)
+            if parameter.grad is not None
+            and (self.clip_centres or not _is_classifier(parameter))
         ]
-        norm = self.clip_func(network, **self.clip_grad_kwargs) if network else None
-        if norm is not None:
-            self.message_hub.update_scalar(f'train/{self.grad_name}', float(norm))
-
-    def _clip_all(self) -> None:
-        parts = self._sharded()
+        parts = self._sharded() if self.clip_centres else []
+        norm: Tensor | None = None
         # Clipping by value knows no other element.
-        if not parts or self.grad_name != 'grad_norm':
-            return super()._clip_grad()
+        if parts and self.grad_name == 'grad_norm':
+            norm = self._clip_with(parts, clipped)
+        elif clipped:
+            # DDP gives all ranks the same gradient of the network.
+            norm = self.clip_func(clipped, **self.clip_grad_kwargs)
+        if norm is not None:
+            log_scalar(self.message_hub, f'train/{self.grad_name}', norm)
+
+    def _clip_with(
+        self, parts: list[nn.Parameter], clipped: list[nn.Parameter]
+    ) -> Tensor:
+        """Clip by the norm of gradients of which some are split."""
         order = float(self.clip_grad_kwargs.get('norm_type', 2))
         if not order > 0:
             raise UserError(
@@ -109,11 +132,7 @@ class OptimWrapper(optim.OptimWrapper):
                 "or 'inf', or model.head.sharded=False"
             )
         known = {id(part) for part in parts}
-        whole = [
-            parameter
-            for parameter in self._parameters()
-            if id(parameter) not in known and parameter.grad is not None
-        ]
+        whole = [parameter for parameter in clipped if id(parameter) not in known]
         grads = [part.grad for part in parts if part.grad is not None]
         # The norms of the parts stand for the gradient of one more parameter that
         # all ranks have: the norm, and so the replicas, agree to the last bit.
@@ -127,7 +146,7 @@ class OptimWrapper(optim.OptimWrapper):
         scale = (self.clip_grad_kwargs['max_norm'] / (total + 1e-6)).clamp(max=1)
         for grad in grads:
             grad.mul_(scale)
-        self.message_hub.update_scalar(f'train/{self.grad_name}', float(total))
+        return total
 
     def _parameters(self) -> list[nn.Parameter]:
         # Asked anew each time: sampling puts the touched rows into the groups.
@@ -209,6 +228,15 @@ class AmpOptimWrapper(OptimWrapper):
             self._share_overflow(sharded[0].device)
         if self.clip_grad_kwargs:
             self._clip_grad()
+            norms = self.message_hub.log_scalars.get(f'train/{self.grad_name}')
+            if isinstance(norms, DeferredHistory):
+                norms.overflows = self.loss_scaler.is_enabled()
+        # A fused step reads on the device whether to be skipped. The host must know
+        # if others count the steps that were taken.
+        self.optimizer._step_supports_amp_scaling = (  # type: ignore[attr-defined]
+            all(group.get('fused') for group in self.optimizer.param_groups)
+            and not self.optimizer._optimizer_step_post_hooks
+        )
         self.loss_scaler.step(self.optimizer, **kwargs)
         self.loss_scaler.update(self.fixed_scale)
 
@@ -248,6 +276,30 @@ def _grad_scaler(device_type: str, enabled: bool, options: dict) -> Any:
     return torch.cuda.amp.GradScaler(
         enabled=enabled and device_type == 'cuda', **options
     )
+
+
+def _fuses(optimizer: Optimizer) -> bool:
+    """Whether it is SGD on GPUs alone, and nobody has said how it is to step."""
+    return type(optimizer) is SGD and all(
+        group.get('fused', False) is group['foreach'] is None
+        and not (group['dampening'] or group['differentiable'])
+        and all(p.is_cuda and p.is_floating_point() for p in group['params'])
+        for group in optimizer.param_groups
+    )
+
+
+@torch.no_grad()
+def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
+    """Let momentum begin with 0, which is the same as with the first gradient.
+
+    torch's fused SGD leaves it unwritten where the first step overflows.
+    """
+    for group in optimizer.param_groups:
+        if group.get('fused') and group.get('momentum') and not group['dampening']:
+            for parameter in group['params']:
+                if not optimizer.state.get(parameter) and parameter.grad is not None:
+                    zeros = torch.zeros_like(parameter)
+                    optimizer.state[parameter]['momentum_buffer'] = zeros
 
 
 def _is_classifier(parameter: nn.Parameter) -> bool:

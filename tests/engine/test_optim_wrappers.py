@@ -203,6 +203,78 @@ def test_a_constant_scale_stays():
     assert wrapper.loss_scaler.get_scale() == 8
 
 
+def fused_sgd(parts: list, **options: object) -> torch.optim.SGD:
+    """As on a GPU, whose SGD is fused of its own accord."""
+    try:
+        return torch.optim.SGD(parts, lr=0.1, momentum=0.9, fused=True, **options)
+    except (RuntimeError, TypeError):
+        pytest.skip('torch < 2.4 fuses SGD on CUDA only')
+
+
+@scaled
+@pytest.mark.parametrize('clip', [None, dict(max_norm=1.0)])
+def test_a_fused_step_that_overflows_is_skipped_without_asking(monkeypatch, clip):
+    """The first one, too, whose momentum torch leaves unwritten."""
+    trained = []
+    for fused in (False, True):
+        (weight,) = parts = parameters(torch.ones(6))
+        optimizer = torch.optim.SGD(parts, lr=0.1, momentum=0.9, weight_decay=0.1)
+        if fused:
+            optimizer = fused_sgd(parts, weight_decay=0.1)
+        wrapper = AmpOptimWrapper(optimizer=optimizer, clip_grad=clip and dict(clip))
+        wrapper.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8)
+        for factor in (math.inf, 1.0, 0.5, math.nan, 2.0):
+            with monkeypatch.context() as patch:
+                if fused and not clip:
+                    # Clipping logs, which asks until a hook of the runner defers it.
+                    patch.setattr(torch.Tensor, 'item', None)
+                wrapper.update_params((weight * factor).sum())
+        assert wrapper.loss_scaler.get_scale() == 2
+        state = optimizer.state[weight]['momentum_buffer']
+        trained.append((weight.detach(), state))
+    for ours, expected in zip(*trained, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
+@scaled
+@pytest.mark.parametrize('rows', ['all', 'sampled', 'catch_up'])
+def test_rows_of_a_skipped_step_that_is_fused(rows):
+    options = dict(all={}, sampled=dict(sample_rate=0.5))
+    options['catch_up'] = dict(sample_rate=0.5, catch_up=True)
+    trained = []
+    for fused in (False, True):
+        model = network_and_head(sharded=False, **options[rows])
+        parts = list(model.parameters())
+        optimizer = torch.optim.SGD(parts, lr=0.1, momentum=0.9, weight_decay=0.1)
+        if fused:
+            optimizer = fused_sgd(parts, weight_decay=0.1)
+        wrapper = AmpOptimWrapper(optimizer=optimizer)
+        wrapper.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8)
+        model['head'].attach(optimizer)
+        for iteration in range(6):
+            factor = math.inf if iteration in (0, 3) else 1.0
+            torch.manual_seed(iteration)
+            wrapper.update_params(loss_of(model) * factor)
+            wrapper.zero_grad()
+        model['head'].flush()
+        trained.append(model.state_dict())
+    for name, expected in trained[0].items():
+        torch.testing.assert_close(trained[1][name], expected, msg=name)
+
+
+def test_how_to_step_is_not_loaded():
+    fused = wrapped(OptimWrapper, parameters(torch.ones(2)))
+    fused.optimizer = fused_sgd(parameters(torch.ones(2)))
+    plain = wrapped(OptimWrapper, parameters(torch.ones(2)))
+    states = fused.state_dict(), plain.state_dict()
+    plain.load_state_dict(states[0])
+    fused.load_state_dict(states[1])
+    assert not plain.optimizer.param_groups[0]['fused']
+    assert plain.optimizer.param_groups[0]['momentum'] == 0.9
+    assert fused.optimizer.param_groups[0]['fused']
+    assert fused.optimizer.param_groups[0]['momentum'] == 0
+
+
 # ------------------------------------------------- clipping of the network alone
 
 # Which all gradients here exceed.
@@ -407,6 +479,19 @@ def check_scaling_without_a_gradient(rank: int) -> None:
     assert wrapper.loss_scaler.get_scale() == 4
 
 
+def check_exchange_in_half_precision(world: int, rank: int) -> None:
+    """The mean gradient, rounded; and no other dtype is taken."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    ddp = FaceDistributedDataParallel(model, comm_dtype='float16')
+    ddp(torch.full((4, 3), 0.1 * (rank + 1))).sum().backward()
+    mean = torch.full((2, 3), 0.4 * (world + 1) / 2)
+    torch.testing.assert_close(model.weight.grad, mean, rtol=2e-3, atol=0)
+    assert not torch.allclose(model.weight.grad, mean, rtol=1e-6, atol=0)
+    with pytest.raises(UserError, match=r'model_wrapper_cfg.comm_dtype .* got'):
+        FaceDistributedDataParallel(nn.Linear(3, 2), comm_dtype='int8')
+
+
 class Toy(BaseModel):
     """Sums over rows of which each rank has other ones."""
 
@@ -468,6 +553,7 @@ def check(world: int) -> None:
     check_nonfinite(world, rank)
     check_ddp(world, rank)
     check_a_model_that_is_one_part(rank)
+    check_exchange_in_half_precision(world, rank)
 
 
 @pytest.mark.parametrize('world', [pytest.param(2, marks=pytest.mark.slow), 3])

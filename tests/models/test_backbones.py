@@ -511,3 +511,22 @@ def test_norm_eval(cfg):
     changed = moved(net)
     assert not changed & statistics
     assert changed == moved(build(cfg)) - statistics
+
+
+@pytest.mark.parametrize('options', [{}, {'frozen_stages': 2}, {'with_cp': True}])
+def test_batches_are_counted_as_torch_counts_them(options):
+    """Of each norm that learns, once a batch, in training only."""
+    ours = build(SMALL['ir-tface'], **options)
+    theirs = build(SMALL['ir-tface'], **options)
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = nn.BatchNorm2d
+    theirs.train()
+    for net in (ours, theirs):
+        net(images(net, 4))
+        net.eval()(images(net, 4))
+        net.train()(images(net, 4))[0].sum().backward()
+    expected = theirs.state_dict()
+    assert 2 in {n.item() for name, n in expected.items() if 'num_batches' in name}
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, expected[name]), name

@@ -6,6 +6,7 @@ from .convention_hook import ConventionHook
 from .divergence_guard import DivergenceGuardHook
 from .iteration_seed import IterationSeedHook
 from .margin_scheduler import MarginSchedulerHook
+from .runtime_info import RuntimeInfoHook
 from .sanity import ClassCountHook
 from .skipped_images import SkippedImagesHook
 from .sync_statistics import SyncStatisticsHook
@@ -22,6 +23,7 @@ __all__ = [
     'DivergenceGuardHook',
     'IterationSeedHook',
     'MarginSchedulerHook',
+    'RuntimeInfoHook',
     'SkippedImagesHook',
     'SyncStatisticsHook',
     'ThroughputHook',

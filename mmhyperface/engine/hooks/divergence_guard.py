@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmhyperface.centres.shared_rows import from_main
 from mmhyperface.centres.storage import write_text
+from mmhyperface.engine.deferred_history import DeferredHistory
 from mmhyperface.engine.divergence import (
     ADVICE,
     CollapseSigns,
@@ -401,7 +402,7 @@ def _step(
         geometry=None if head is None else head.last,
         lr=next(iter(runner.optim_wrapper.get_lr().values()))[0],
         margin=margin if isinstance(margin, int | float) else None,
-        grad_norm=None if norms is None else float(norms.current()),
+        grad_norm=norms.latest if isinstance(norms, DeferredHistory) else None,
     )
 
 

@@ -69,13 +69,16 @@ class ThroughputHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: Mapping | None = None,
     ) -> None:
-        self.pause()
-        self.images += count_images(data_batch)
-        if any(
+        reports = any(
             self.every_n_inner_iters(batch_idx, hook.interval)
             for hook in runner.hooks
             if isinstance(hook, LoggerHook)
-        ):
+        )
+        if reports and is_cuda_available():
+            torch.cuda.synchronize()  # what the device has been told so far
+        self.pause()
+        self.images += count_images(data_batch)
+        if reports:
             self._report(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:

@@ -10,6 +10,7 @@ import torch
 from mmengine.model import BaseModule
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -68,6 +69,21 @@ def keep_statistics(module: nn.Module) -> None:
     for norm in module.modules():
         if isinstance(norm, _BatchNorm):
             norm.eval()
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """torch's, of which a :class:`FaceBackbone` counts the batches.
+
+    All of its norms in one operation: with one each, a deep network would have as many
+    launches of counters as of norms.
+    """
+
+    momentum: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps [B, C, H, W] to their like."""
+        affine = self.weight, self.bias, self.training, self.momentum, self.eps
+        return functional.batch_norm(x, self.running_mean, self.running_var, *affine)
 
 
 class FaceBackbone(BaseModule):
@@ -131,7 +147,8 @@ class FaceBackbone(BaseModule):
                 'layers) or -1 (none)'
             )
         for module in self._frozen():
-            module.eval().requires_grad_(False)
+            module.requires_grad_(False)
+        self.train()
 
     def _frozen(self) -> list[nn.Module]:
         frozen = self.stages()[: self.frozen_stages + 1]
@@ -145,6 +162,8 @@ class FaceBackbone(BaseModule):
                 module.eval()
             if self.norm_eval:
                 keep_statistics(self)
+        counted = (m for m in self.modules() if type(m) is BatchNorm2d)
+        self._norms = [norm for norm in counted if norm.training]
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
@@ -159,7 +178,11 @@ class FaceBackbone(BaseModule):
                 'size), or build the backbone with another model.backbone.input_size '
                 'or model.backbone.in_channels.'
             )
-        return (self.embed(x),)
+        embedding = self.embed(x)
+        counters: Any = [m.num_batches_tracked for m in self._norms if m.training]
+        if counters:
+            torch._foreach_add_(counters, 1)
+        return (embedding,)
 
     def embed(self, x: Tensor) -> Tensor:
         """Images that fit [B, in_channels, H, W] to embeddings [B, D].

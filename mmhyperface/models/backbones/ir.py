@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmhyperface.registry import MODELS
 
-from .base import FaceBackbone, choose
+from .base import BatchNorm2d, FaceBackbone, choose
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -45,15 +45,15 @@ class IRBlock(nn.Module):
         else:
             self.shortcut_layer = nn.Sequential(
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False),
-                nn.BatchNorm2d(channels),
+                BatchNorm2d(channels),
             )
         self.res_layer = nn.Sequential(
-            nn.BatchNorm2d(in_channels),
+            BatchNorm2d(in_channels),
             nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
-            *([nn.BatchNorm2d(channels)] if inner_bn else []),
+            *([BatchNorm2d(channels)] if inner_bn else []),
             nn.PReLU(channels),
             nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class IR(FaceBackbone):
         inner_bn, affine, init = choose('IR', 'variant', variant, VARIANTS)
         self.input_layer = nn.Sequential(
             nn.Conv2d(self.in_channels, 64, 3, padding=1, bias=False),
-            nn.BatchNorm2d(64),
+            BatchNorm2d(64),
             nn.PReLU(64),
         )
         self.body = nn.Sequential()
@@ -109,7 +109,7 @@ class IR(FaceBackbone):
                 channels = width
         height, width = self.map_size
         self.output_layer = nn.Sequential(
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
             nn.Dropout(dropout),
             nn.Flatten(),
             nn.Linear(channels * height * width, self.out_channels),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmhyperface.registry import MODELS
 
-from .base import FaceBackbone, choose
+from .base import BatchNorm2d, FaceBackbone, choose
 
 BLOCKS = {
     18: (2, 2, 2, 2),
@@ -28,17 +28,17 @@ class IBasicBlock(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.bn1 = BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = BatchNorm2d(channels)
         self.prelu = nn.PReLU(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(channels)
+        self.bn3 = BatchNorm2d(channels)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, channels, 1, stride, bias=False),
-                nn.BatchNorm2d(channels),
+                BatchNorm2d(channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,13 +78,13 @@ class IResNet(FaceBackbone):
         super().__init__(in_channels, embedding_size, input_size, *args, **options)
         blocks = choose('IResNet', 'depth', depth, BLOCKS)
         self.conv1 = nn.Conv2d(self.in_channels, 64, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.bn1 = BatchNorm2d(64)
         self.prelu = nn.PReLU(64)
         self.layer1 = _stage(64, WIDTHS[0], blocks[0])
         self.layer2 = _stage(WIDTHS[0], WIDTHS[1], blocks[1])
         self.layer3 = _stage(WIDTHS[1], WIDTHS[2], blocks[2])
         self.layer4 = _stage(WIDTHS[2], WIDTHS[3], blocks[3])
-        self.bn2 = nn.BatchNorm2d(WIDTHS[3])
+        self.bn2 = BatchNorm2d(WIDTHS[3])
         self.dropout = nn.Dropout(dropout)
         height, width = self.map_size
         self.fc = nn.Linear(WIDTHS[3] * height * width, self.out_channels)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmhyperface.registry import MODELS
 
-from .base import FaceBackbone
+from .base import BatchNorm2d, FaceBackbone
 
 
 def _conv(
@@ -26,7 +26,7 @@ def _conv(
         in_channels, channels, kernel, stride, padding, groups=groups, bias=False
     )
     layers = OrderedDict[str, nn.Module](
-        conv2d=conv, batchnorm=nn.BatchNorm2d(channels, eps=1e-3)
+        conv2d=conv, batchnorm=BatchNorm2d(channels, eps=1e-3)
     )
     if act:
         layers['relu'] = nn.PReLU(channels)

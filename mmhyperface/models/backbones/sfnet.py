@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError
 
-from .base import FaceBackbone, choose
+from .base import BatchNorm2d, FaceBackbone, choose
 
 BLOCKS = {
     4: (0, 0, 0, 0),
@@ -35,7 +35,7 @@ def _conv_bn(
     in_channels: int, channels: int, stride: int, with_bn: bool
 ) -> tuple[nn.Module, nn.Module]:
     conv = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=not with_bn)
-    return conv, nn.BatchNorm2d(channels) if with_bn else nn.Identity()
+    return conv, BatchNorm2d(channels) if with_bn else nn.Identity()
 
 
 class ConvBlock(nn.Module):
