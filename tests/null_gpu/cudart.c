@@ -27,6 +27,13 @@ static void waits(const char *why) {
     if (to) to(why);
 }
 
+/* A function that does so, and has no errors. */
+#define DO(signature, ...)  \
+    cudaError_t signature { \
+        __VA_ARGS__;        \
+        return cudaSuccess; \
+    }
+
 static cudaError_t queued(void) {
     staged = 0;
     return cudaSuccess;
@@ -98,24 +105,11 @@ cudaError_t cudaHostAlloc(void **p, size_t n, unsigned flags) {
 }
 cudaError_t cudaFree(void *p) { return release(p); }
 cudaError_t cudaFreeHost(void *p) { return release(p); }
-cudaError_t cudaHostRegister(void *p, size_t n, unsigned flags) {
-    add(p, n, cudaMemoryTypeHost);
-    return cudaSuccess;
-}
-cudaError_t cudaHostUnregister(void *p) {
-    drop(p);
-    return cudaSuccess;
-}
-cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
-    *total = memory;
-    *free = memory - used;
-    return cudaSuccess;
-}
-cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p) {
-    memset(a, 0, sizeof *a);
-    a->type = type_of(p);
-    return cudaSuccess;
-}
+DO(cudaHostRegister(void *p, size_t n, unsigned flags), add(p, n, cudaMemoryTypeHost))
+DO(cudaHostUnregister(void *p), drop(p))
+DO(cudaMemGetInfo(size_t *free, size_t *total), *total = memory; *free = memory - used)
+DO(cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p),
+   memset(a, 0, sizeof *a); a->type = type_of(p))
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t n,
                             enum cudaMemcpyKind kind, cudaStream_t stream) {
@@ -175,9 +169,7 @@ cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *f) {
     a->ptxVersion = a->binaryVersion = 90;
     return cudaSuccess;
 }
-cudaError_t cudaFuncSetAttribute(const void *f, enum cudaFuncAttribute a, int value) {
-    return cudaSuccess;
-}
+DO(cudaFuncSetAttribute(const void *f, enum cudaFuncAttribute a, int value), )
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
     int *blocks, const void *f, int threads, size_t shared, unsigned flags) {
     *blocks = 2;
@@ -198,38 +190,21 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     waits("cudaEventSynchronize");
     return queued();
 }
-cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaSuccess; }
-cudaError_t cudaEventQuery(cudaEvent_t event) { return cudaSuccess; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags) {
-    return cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int priority) {
-    *s = malloc(1);
-    return cudaSuccess;
-}
+DO(cudaStreamQuery(cudaStream_t stream), )
+DO(cudaEventQuery(cudaEvent_t event), )
+DO(cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags), )
+DO(cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int priority), *s = malloc(1))
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
     return cudaStreamCreateWithPriority(s, flags, 0);
 }
 cudaError_t cudaStreamCreate(cudaStream_t *s) {
     return cudaStreamCreateWithPriority(s, 0, 0);
 }
-cudaError_t cudaStreamDestroy(cudaStream_t s) {
-    free(s);
-    return cudaSuccess;
-}
-cudaError_t cudaStreamGetPriority(cudaStream_t s, int *priority) {
-    *priority = 0;
-    return cudaSuccess;
-}
-cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
-    *least = 0;
-    *greatest = -5;
-    return cudaSuccess;
-}
-cudaError_t cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status) {
-    *status = cudaStreamCaptureStatusNone;
-    return cudaSuccess;
-}
+DO(cudaStreamDestroy(cudaStream_t s), free(s))
+DO(cudaStreamGetPriority(cudaStream_t s, int *priority), *priority = 0)
+DO(cudaDeviceGetStreamPriorityRange(int *least, int *greatest), *least = 0; *greatest = -5)
+DO(cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status),
+   *status = cudaStreamCaptureStatusNone)
 #if CUDART_VERSION >= 13000
 cudaError_t cudaStreamGetCaptureInfo(
     cudaStream_t s, enum cudaStreamCaptureStatus *status, unsigned long long *id,
@@ -243,39 +218,20 @@ cudaError_t cudaStreamGetCaptureInfo_v2(
     *status = cudaStreamCaptureStatusNone;
     return cudaSuccess;
 }
-cudaError_t cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode) {
-    return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags) {
-    *e = malloc(1);
-    return cudaSuccess;
-}
+DO(cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode), )
+DO(cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags), *e = malloc(1))
 cudaError_t cudaEventCreate(cudaEvent_t *e) { return cudaEventCreateWithFlags(e, 0); }
-cudaError_t cudaEventDestroy(cudaEvent_t e) {
-    free(e);
-    return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return cudaSuccess; }
-cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned flags) {
-    return cudaSuccess;
-}
-cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b) {
-    *ms = 1;
-    return cudaSuccess;
-}
+DO(cudaEventDestroy(cudaEvent_t e), free(e))
+DO(cudaEventRecord(cudaEvent_t e, cudaStream_t s), )
+DO(cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned flags), )
+DO(cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b), *ms = 1)
 
 /* ---- devices: an H100 as far as anybody asks */
 
 static __thread int device;
 
-cudaError_t cudaGetDeviceCount(int *n) {
-    *n = GPUS;
-    return cudaSuccess;
-}
-cudaError_t cudaGetDevice(int *d) {
-    *d = device;
-    return cudaSuccess;
-}
+DO(cudaGetDeviceCount(int *n), *n = GPUS)
+DO(cudaGetDevice(int *d), *d = device)
 cudaError_t cudaSetDevice(int d) {
     if (d < 0 || d >= GPUS) return cudaErrorInvalidDevice;
     device = d;
@@ -284,18 +240,12 @@ cudaError_t cudaSetDevice(int d) {
 cudaError_t cudaInitDevice(int d, unsigned device_flags, unsigned flags) {
     return cudaSetDevice(d);
 }
-cudaError_t cudaDriverGetVersion(int *version) {
-    *version = CUDART_VERSION;
-    return cudaSuccess;
-}
+DO(cudaDriverGetVersion(int *version), *version = CUDART_VERSION)
 cudaError_t cudaRuntimeGetVersion(int *version) { return cudaDriverGetVersion(version); }
-cudaError_t cudaGetLastError(void) { return cudaSuccess; }
-cudaError_t cudaPeekAtLastError(void) { return cudaSuccess; }
-cudaError_t cudaDeviceCanAccessPeer(int *can, int a, int b) {
-    *can = 1;
-    return cudaSuccess;
-}
-cudaError_t cudaDeviceEnablePeerAccess(int d, unsigned flags) { return cudaSuccess; }
+DO(cudaGetLastError(void), )
+DO(cudaPeekAtLastError(void), )
+DO(cudaDeviceCanAccessPeer(int *can, int a, int b), *can = 1)
+DO(cudaDeviceEnablePeerAccess(int d, unsigned flags), )
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int d) {
     memset(p, 0, sizeof *p);
     strcpy(p->name, "NVIDIA H100 that is not there");

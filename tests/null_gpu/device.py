@@ -148,7 +148,8 @@ class NullDevice(TorchDispatchMode):
             if index is None or index.dtype not in (torch.bool, torch.uint8):
                 indices.append(index)
                 continue
-            if index.is_cuda:
+            # A mask with one value to put there is a fill, which nobody waits for.
+            if index.is_cuda and (len(args) < 3 or args[2].numel() > 1):
                 self.waits('boolean index')
             numbers = _on_host(index).nonzero().unbind(1)
             indices += [_on_device(number, args[0].device) for number in numbers]

@@ -63,7 +63,12 @@ def _build(folder: Path) -> None:
 
 
 def run(module: str, *arguments: str, world: int = 8) -> str:
-    """What ``python -m null_gpu.MODULE`` prints, as rank 0 of `world`.
+    """What ``python -m null_gpu.MODULE`` prints, see :func:`python`."""
+    return python('-m', f'null_gpu.{module}', *arguments, world=world)
+
+
+def python(*arguments: object, world: int = 8) -> str:
+    """What ``python`` with these arguments prints, as rank 0 of `world`.
 
     Raises:
         RuntimeError: With all that it wrote, if it ends with an error.
@@ -72,7 +77,7 @@ def run(module: str, *arguments: str, world: int = 8) -> str:
     with folders as folder:
         _build(Path(folder))
         done = subprocess.run(
-            [sys.executable, '-m', f'null_gpu.{module}', *arguments],
+            [sys.executable, *map(str, arguments)],
             cwd=ROOT,
             env={
                 **os.environ,
@@ -96,7 +101,7 @@ def run(module: str, *arguments: str, world: int = 8) -> str:
             text=True,
         )
     if done.returncode:
-        raise RuntimeError(f'{module} {arguments}\n{done.stdout}\n{done.stderr}')
+        raise RuntimeError(f'{arguments}\n{done.stdout}\n{done.stderr}')
     return done.stdout
 
 

@@ -68,6 +68,9 @@ class Loopback(dist.ProcessGroup):
     def allreduce_coalesced(self, tensors: list[Tensor], opts: Any = None) -> Any:
         return self.allreduce(tensors)
 
+    def reduce(self, tensors: list[Tensor], opts: Any = None) -> Any:
+        return self._exchange('reduce', tensors, tensors, lambda: None)
+
     def broadcast(self, tensors: list[Tensor], opts: Any = None) -> Any:
         return self._exchange('broadcast', tensors, tensors, lambda: None)
 

@@ -45,8 +45,8 @@ def require_no_losses(report: dict[str, Any]) -> None:
     by_host = [each for each in steady['exchanges'] if each[1] != 'nccl']
     assert {dtype for _, _, dtype, _ in by_host} == {'int64'}
     assert sum(count for *_, count in by_host) < 2**16
-    iterations = report['iterations'][2:]
-    assert len({each['allocated'] // 2**20 for each in iterations}) == 1, 'memory grows'
+    last = report['iterations'][-1]
+    assert last['allocated'] < 1.01 * steady['allocated'], 'memory grows'
     syncs = syncs_of(steady)
     assert len(syncs) <= HOST_SYNCS, Counter(syncs)
     early = [sync for sync in syncs if sync[0] in ('forward', 'backward')]

@@ -2,11 +2,14 @@
 
 import json
 import sys
+import time
 from importlib import import_module
 
 import classifier_peers as peers
 import classifier_step as step
 import examination
+import gpu
+import null_gpu_steps
 import numpy as np
 import pytest
 import torch
@@ -313,3 +316,41 @@ def test_examination_tells_time_memory_and_figures(tmp_path):
         assert ours['figures']
         assert ours['megabytes'] > 0
     assert len(content['ijb']['ways']['floor']['seconds']) == 2
+
+
+def test_a_part_of_the_gpu_benchmark_says_why_it_has_no_rows(capsys):
+    def fails(seconds):
+        raise UserError('status 1: no such GPU')
+
+    def rows(part, seconds):
+        return [cells[0] for cells in gpu.measured('part', part, seconds)]
+
+    assert rows(fails, 0.5) == ['part: not reached, no time was left']
+    assert rows(fails, 5) == ['part: failed, status 1: no such GPU']
+    assert 'no such GPU' in capsys.readouterr().err
+    assert rows(lambda seconds: None, 5) == ['part: not finished in its 5 s']
+    assert rows(lambda seconds: [gpu.row('x', '9')], 5) == ['x']
+
+
+def test_what_takes_too_long_ends_with_its_children(tmp_path):
+    late = tmp_path / 'late'
+    script = f'(sleep 3; touch {late}) & wait'
+    assert gpu.run(['bash', '-c', script], 0.5) is None
+    time.sleep(3)
+    assert not late.exists()
+    assert gpu.run(['echo', 'done'], 30) == 'done\n'
+    with pytest.raises(UserError, match='status 3: oh'):
+        gpu.run(['bash', '-c', 'echo oh; exit 3'], 30)
+
+
+def test_the_gpu_benchmark_needs_a_gpu():
+    if torch.cuda.is_available():
+        pytest.skip('there is one')
+    assert 'torch sees no GPU' in run('gpu.py', status=1)
+
+
+def test_a_roofline_is_the_larger_of_traffic_and_products():
+    mode = null_gpu_steps.roofline_mode()
+    mode.add('mm', 0, 17 * 10**12, half=False)
+    mode.add('add_', 16 * 10**11, 1, half=False)
+    assert mode.seconds['A100'] == pytest.approx(2, abs=1e-4)
