@@ -97,16 +97,11 @@ def test_what_the_null_gpu_sees_of_a_few_operations() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_backbone_is_one_graph() -> None:
-    hooks = [dict(type='CompileHook')]
-    plain, compiled = (
-        dry_run(FLAGSHIP, iters=4, options=options, whole=False)
-        for options in ({}, {'custom_hooks': hooks})
-    )
-    require_no_losses(compiled)
-    assert compiled['graphs'] == plain['graphs'] + 1
-    steady, other = (report['iterations'][2] for report in (compiled, plain))
-    assert steady['operations'] < other['operations'] / 2
-    assert steady['allocated'] < other['allocated']
+    hook = dict(type='CompileHook', backend='eager')
+    report = dry_run(FLAGSHIP, 8, 4, {'custom_hooks': [hook]}, whole=False)
+    # With the engine's, and that of the hook's trial.
+    assert report['graphs'] == 3
+    require_no_losses(report)
 
 
 @pytest.mark.slow
