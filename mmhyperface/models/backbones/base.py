@@ -78,10 +78,13 @@ class BatchNorm2d(nn.BatchNorm2d):
     launches of counters as of norms.
     """
 
-    momentum: float
+    momentum: float | None
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps [B, C, H, W] to their like."""
+        if self.momentum is None:
+            # The mean of all batches depends on their number.
+            return super().forward(x)
         affine = self.weight, self.bias, self.training, self.momentum, self.eps
         return functional.batch_norm(x, self.running_mean, self.running_var, *affine)
 
@@ -179,7 +182,11 @@ class FaceBackbone(BaseModule):
                 'or model.backbone.in_channels.'
             )
         embedding = self.embed(x)
-        counters: Any = [m.num_batches_tracked for m in self._norms if m.training]
+        counters: Any = [
+            norm.num_batches_tracked
+            for norm in self._norms
+            if norm.training and norm.momentum is not None
+        ]
         if counters:
             torch._foreach_add_(counters, 1)
         return (embedding,)
