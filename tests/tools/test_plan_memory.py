@@ -213,7 +213,6 @@ def test_parts_add_up():
         'centres: rows': rows,
         'centres: optimizer state': rows,
         'centres: gradient': rows,
-        'CUDA and its libraries (an allowance)': LIBRARIES,
     }.items():
         assert parts[name] == (size,) * 3
     assert parts['classifier: features of all GPUs, and gradient'][0] == 2 * 32 * 16 * 4
@@ -221,7 +220,10 @@ def test_parts_add_up():
     assert parts['optimizer: temporaries'][2] == pytest.approx(
         gradients + rows, rel=0.001
     )
-    assert plan.peak == max(sum(column) for column in zip(*parts.values(), strict=True))
+    most = max(sum(column) for column in zip(*parts.values(), strict=True))
+    assert most < plan.allocated < 1.02 * most
+    assert plan.allocated < plan.reserved < 1.3 * plan.allocated + 10**8
+    assert plan.peak == plan.reserved + LIBRARIES
 
 
 @pytest.mark.parametrize('clips', [True, False])
@@ -247,8 +249,11 @@ def test_options_change_their_parts():
     assert alone['centres: rows'][0] == 1_000_003 * 16 * 4
     whole = sizes(config(**{'model.head.sharded': False}), 4)
     assert whole['DDP buckets'][0] > whole['centres: rows'][0] == 1_000_003 * 16 * 4
+    # The network's gradients are in them; where they are none yet, they are all the same.
     view = {'model_wrapper_cfg.gradient_as_bucket_view': True}
-    assert 'DDP buckets' not in sizes(config(**view), 4)
+    *before, update = sizes(config(**view), 4)['DDP buckets']
+    assert before == list(sizes(config(), 4)['DDP buckets'][:2])
+    assert update == 0
     half = {'optim_wrapper.type': 'AmpOptimWrapper'}
     name = 'network: activations and gradients'
     low, full = (sizes(cfg, 1, True)[name][0] for cfg in (config(**half), config()))
@@ -361,9 +366,9 @@ def test_the_tool_lays_out_a_hundred_million_identities(tmp_path):
     assert 'clip_grad' not in done.stdout
     plan = json.loads(Path(tmp_path, 'plan.json').read_text())
     assert plan['gpus'] == 8
-    assert plan['peak'] == max(plan['phases'])
     rows = 12_500_000 * 512 * 4
-    assert 2 * rows + LIBRARIES < plan['peak'] < 2 * rows + LIBRARIES + 3e9
+    assert 2 * rows < plan['allocated'] < plan['reserved'] < 2 * rows + 4e9
+    assert plan['peak'] == plan['reserved'] + LIBRARIES
 
 
 @pytest.mark.parametrize(
