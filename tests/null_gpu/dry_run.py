@@ -1,0 +1,212 @@
+"""A few iterations of a config on GPUs that are not there, as JSON.
+
+    PYTHONPATH=tests python -m null_gpu.dry_run configs/sphereface2_r100_ms1m.py --iters 5
+
+The runner is the real one, and so are its hooks, the loaders, DDP, the gradient scaler
+and CUDA's caching allocator. In place of the images are drawn ones, with the labels of
+as many classes as the config has.
+
+The report: ``iterations``, each with ``syncs`` ([phase, reason, place]; phases are
+forward, backward, update), ``operations`` (how many of torch's touch the device, and
+kernels of Triton), ``exchanges`` ([name, backend, dtype, bytes]), ``seconds``, and
+``allocated`` and ``reserved``, its peaks in bytes; ``convolutions``, how many of their inputs have which layout;
+``unknown``, operations that were not carried out; ``graphs`` and ``breaks`` of torch's
+compiler; of a whole run, ``checkpoint`` and ``resumed``, iterations after resuming.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import sys
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.dataset import DefaultSampler
+from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS
+
+from mmhyperface.apis import build_runner, load_config
+
+from . import harness, process_groups
+from .device import NullDevice, watch_backward
+
+# Of a test set, in place of each of the config's.
+PAIRS = dict(num_identities=10, images_per_identity=4, num_pairs=100)
+
+
+@DATA_SAMPLERS.register_module()
+class EverySample(DefaultSampler):
+    """Gives this rank all samples: the others have what it has, and not the rest."""
+
+    def __init__(self, dataset: Any, **kwargs: Any) -> None:
+        super().__init__(dataset, shuffle=False)
+        self.rank, self.world_size = 0, 1
+        self.num_samples = self.total_size = len(dataset)
+
+
+@dataclass
+class Iteration:
+    """What happened from the beginning of an iteration to that of the next."""
+
+    syncs: list = field(default_factory=list)
+    exchanges: list = field(default_factory=list)
+    operations: int = 0
+    allocated: int = 0
+    reserved: int = 0
+    seconds: float = 0.0
+
+
+class Watch(Hook):
+    """Notes what each iteration does."""
+
+    priority = 0  # type: ignore[assignment]
+
+    def __init__(self, device: NullDevice) -> None:
+        self.device = device
+        self.driver = ctypes.CDLL('libcuda.so.1')
+        self.exchanges: list = []
+        self.iterations: list[Iteration] = []
+        self._before: tuple = ()
+
+    def _counts(self) -> tuple:
+        launches = self.driver.null_gpu_launches()
+        return self.device.operations.total() + launches, time.perf_counter()
+
+    def before_train(self, runner: Any) -> None:
+        self.iterations = []
+
+    def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        self.close()
+        self.device.syncs, self.exchanges = [], []
+        self.device.phase = 'forward'
+        torch.cuda.reset_peak_memory_stats()
+        self._before = self._counts()
+
+    def before_val(self, runner: Any) -> None:
+        self.device.phase = 'validation'
+
+    def after_val(self, runner: Any) -> None:
+        self.device.phase = 'between'
+
+    def close(self) -> None:
+        """The iteration is over."""
+        if not self._before:
+            return
+        passed = [b - a for a, b in zip(self._before, self._counts(), strict=True)]
+        self.iterations.append(
+            Iteration(
+                self.device.syncs,
+                self.exchanges,
+                passed[0],
+                torch.cuda.max_memory_allocated(),
+                torch.cuda.max_memory_reserved(),
+                round(passed[1], 3),
+            )
+        )
+        self._before = ()
+        self.device.phase = 'between'
+        self.device.syncs, self.exchanges = [], []
+
+
+class Close(Hook):
+    """Ends the last iteration, before validation and checkpoints."""
+
+    priority = 'LOW'
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 == runner.max_iters:
+            self.watch.close()
+
+
+def drawn(cfg: Config, iters: int, folder: str) -> Config:
+    """The config, on drawn images."""
+    train = cfg.train_dataloader
+    train.dataset = dict(
+        type='SyntheticFaces',
+        num_identities=cfg.model.head.num_classes,
+        images_per_identity=1,
+        pipeline=[step for step in train.dataset.pipeline if step.type != 'LoadFace'],
+    )
+    faces = dict(type='SyntheticFacePairs', pipeline=[dict(type='PackFace')], **PAIRS)
+    faces |= dict(first_identity=cfg.model.head.num_classes, test_mode=True)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset = faces
+        loader.sampler = dict(type='EverySample')
+    for loader in (train, cfg.val_dataloader, cfg.test_dataloader):
+        loader.num_workers = 1
+    cfg.train_cfg |= dict(max_iters=iters, val_interval=iters)
+    cfg.default_hooks.checkpoint.interval = iters
+    cfg.work_dir = folder
+    return cfg
+
+
+def train(cfg: Config, watch: Watch) -> None:
+    cfg.experiment_name = uuid.uuid4().hex
+    runner = build_runner(cfg)
+    runner.register_hook(watch, 'HIGHEST')
+    runner.register_hook(Close(watch), 'LOW')
+    runner.train()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config')
+    parser.add_argument('--iters', type=int, default=5)
+    parser.add_argument('--world', type=int, default=8)
+    parser.add_argument('--whole', action='store_true', help='validate, save, resume')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.add_argument('--options', type=json.loads, default={}, help='as JSON')
+    args = parser.parse_args()
+    if 'NULL_GPU' not in os.environ:
+        print(harness.run('dry_run', *sys.argv[1:], world=args.world), end='')
+        return
+
+    library = ctypes.CDLL(f'{os.environ["NULL_GPU"]}/libnullcudart.so')
+    device = NullDevice(library)
+    watch = Watch(device)
+    process_groups.stand_in(lambda exchange: watch.exchanges.append(exchange))
+    watch_backward(device)
+    cfg = load_config(args.config, {**args.cfg_options, **args.options})
+    iters, report = args.iters, {}
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = drawn(cfg, iters, folder)
+        cfg.launcher = 'pytorch' if int(os.environ['WORLD_SIZE']) > 1 else 'none'
+        if not args.whole:
+            cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+            cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+            cfg.default_hooks.report = None
+            cfg.default_hooks.checkpoint |= dict(interval=10 * iters, save_last=False)
+        with device:
+            train(cfg.copy(), watch)
+            report['iterations'] = [vars(each) for each in watch.iterations]
+            if args.whole:
+                report['checkpoint'] = Path(folder, 'last_checkpoint').read_text()
+                cfg.train_cfg |= dict(max_iters=iters + 2, val_interval=10 * iters)
+                cfg.default_hooks.checkpoint |= dict(
+                    interval=10 * iters, save_last=False
+                )
+                cfg.resume = True
+                train(cfg, watch)
+                report['resumed'] = [vars(each) for each in watch.iterations]
+    counters = torch._dynamo.utils.counters
+    report |= dict(
+        convolutions=device.convolutions,
+        unknown=device.unknown,
+        graphs=counters['stats'].get('unique_graphs', 0),
+        breaks=list(counters['graph_break']),
+    )
+    print(json.dumps(report))
+
+
+if __name__ == '__main__':
+    main()
