@@ -249,7 +249,7 @@ def test_options_change_their_parts():
     assert alone['centres: rows'][0] == 1_000_003 * 16 * 4
     whole = sizes(config(**{'model.head.sharded': False}), 4)
     assert whole['DDP buckets'][0] > whole['centres: rows'][0] == 1_000_003 * 16 * 4
-    # The network's gradients are in them; where they are none yet, they are all the same.
+    # The gradients are in them, which are there before any gradient is.
     view = {'model_wrapper_cfg.gradient_as_bucket_view': True}
     *before, update = sizes(config(**view), 4)['DDP buckets']
     assert before == list(sizes(config(), 4)['DDP buckets'][:2])
