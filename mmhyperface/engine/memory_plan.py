@@ -345,7 +345,7 @@ def _measured_step(
             many = rows * cfg.get('sample_rate', 1.0) >= FEW_CLASSES
             if many or cfg.get('engine') == 'fused':
                 kernel = allocations.fused(block_terms)
-                head.engine._evaluation = lambda _: kernel  # type: ignore[method-assign]
+                head.engine._evaluation = lambda _: kernel  # type: ignore
         optimizer = build_optimizer(optimizer_cfg, list(head.parameters()))
         with without_data, allocations:
             head.attach(optimizer)

@@ -11,6 +11,7 @@ from mmengine.utils import digit_version
 from runs import ROOT, call
 from torch.autograd.profiler import profile
 
+from mmhyperface.engine import memory_plan
 from mmhyperface.engine.memory_plan import (
     LIBRARIES,
     OLDEST_TORCH,
@@ -22,6 +23,7 @@ from mmhyperface.engine.memory_plan import (
 )
 from mmhyperface.models import HypersphereHead, SFNet
 from mmhyperface.ops import Blocked
+from mmhyperface.ops.terms import FEW_CLASSES
 from mmhyperface.utils.errors import UserError
 
 pytestmark = pytest.mark.skipif(
@@ -101,11 +103,22 @@ def test_heads_take_what_was_planned(loss, options):
     A processor's kernels have some memory of their own.
     """
     cfg = dict(loss=dict(type=loss), **options)
-    sizes = dict(samples=96, own=24, rows=20_000, block=512)
+    # Of more classes the loss would be counted as compiled.
+    sizes = dict(samples=96, own=24, rows=FEW_CLASSES - 1, block=512)
     planned = measure_classifier(
         dict(cfg, in_channels=48, num_classes=20_000), SGD, **sizes
     )
     assert max(planned) == pytest.approx(measured_head(cfg, **sizes), rel=0.15)
+
+
+@pytest.mark.parametrize('options', HEADS[1:], ids=str)
+def test_many_blocks_are_known_from_some(options, monkeypatch):
+    cfg = dict(options, loss=dict(type='ArcFaceLoss'), in_channels=48)
+    sizes = dict(samples=64, own=8, rows=60_000, block=64)
+    some = measure_classifier(dict(cfg, num_classes=60_000), SGD, **sizes)
+    monkeypatch.setattr(memory_plan, 'MOST_BLOCKS', 10**6)
+    every = measure_classifier(dict(cfg, num_classes=60_000), SGD, **sizes)
+    assert some == pytest.approx(every, rel=0.02)
 
 
 def test_few_classes_are_measured_as_they_are():
