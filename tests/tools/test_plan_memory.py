@@ -114,11 +114,12 @@ def test_heads_take_what_was_planned(loss, options):
 @pytest.mark.parametrize('options', HEADS[1:], ids=str)
 def test_many_blocks_are_known_from_some(options, monkeypatch):
     cfg = dict(options, loss=dict(type='ArcFaceLoss'), in_channels=48)
-    sizes = dict(samples=64, own=8, rows=60_000, block=64)
-    some = measure_classifier(dict(cfg, num_classes=60_000), SGD, **sizes)
+    sizes = dict(samples=64, own=8, rows=100_000, block=256)
+    some = measure_classifier(dict(cfg, num_classes=100_000), SGD, **sizes)
     monkeypatch.setattr(memory_plan, 'MOST_BLOCKS', 10**6)
-    every = measure_classifier(dict(cfg, num_classes=60_000), SGD, **sizes)
-    assert some == pytest.approx(every, rel=0.02)
+    every = measure_classifier(dict(cfg, num_classes=100_000), SGD, **sizes)
+    # Among more rows the draw of the sample may come to be the peak.
+    assert some == pytest.approx(tuple(every), rel=0.02, abs=100_000)
 
 
 def test_few_classes_are_measured_as_they_are():
