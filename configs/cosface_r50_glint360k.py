@@ -10,6 +10,8 @@ model = dict(
     head=dict(
         num_classes=_base_.num_classes,
         init_std=0.01,
+        # As fast as fp16, in which insightface has them, with the range of fp32.
+        matmul_dtype='bfloat16',
         loss=dict(type='CosFaceLoss', s=64.0, m=0.4),
     )
 )

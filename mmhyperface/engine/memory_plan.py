@@ -7,17 +7,21 @@ config's own optimizer.
 
 A step has three phases, each with a peak of its own: the block loop over the classes,
 with all activations of the network waiting for their gradient; the backward pass
-through the network; and the update. Bytes are those of tensors; the caching allocator
-of CUDA reserves more.
+through the network; and the update. The caching allocator of CUDA reserves more than
+the tensors take: it keeps what has been freed, and a block serves a tensor again only
+if that is no larger, and not much smaller. So what lasts from step to step costs its
+size, and what is made and freed in each of them leaves gaps.
 
 Legend of shapes: N GPUs, b samples per GPU, B = N b of all GPUs, C classes, R rows of
 centres on a GPU, D dimensions.
 """
 
+import copy
 import gc
 import inspect
 import math
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +32,7 @@ from mmengine.hooks import EMAHook
 from mmengine.registry import init_default_scope
 from mmengine.utils import digit_version
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -41,20 +45,39 @@ from mmhyperface.models.heads.decisions import (
     updates_some_rows,
 )
 from mmhyperface.models.heads.hypersphere_head import HypersphereHead, build_loss
-from mmhyperface.models.losses import HypersphereLoss
-from mmhyperface.models.losses.batch import Batch
 from mmhyperface.models.recognizers import image_channels
-from mmhyperface.ops import Blocked, dense, unit
+from mmhyperface.ops import Blocked
 from mmhyperface.ops.blocked import default_block
+from mmhyperface.ops.terms import FEW_CLASSES, block_terms
 from mmhyperface.registry import HOOKS, MODELS, OPTIMIZERS, is_a
 from mmhyperface.utils.errors import UserError
 
 FLOAT = 4
-SHORT_BLOCK = 16
+MOST_BLOCKS = 32
 PHASES = ('classifier', 'backward', 'update')
 #: What CUDA, cuDNN, cuBLAS and NCCL take beside the tensors: an allowance.
 LIBRARIES = 2_000_000_000
 OLDEST_TORCH = '2.4'
+#: The allocator leaves up to a megabyte of a block unused rather than split it.
+SLACK = 1.01
+#: Bytes reserved for each that is made and freed in a step, beside its own.
+FRAGMENTATION = 0.3
+#: What is left over in pools of 2 and 20 MB.
+POOLS = 50_000_000
+#: Parts that stay from step to step.
+KEPT = {
+    'network: weights',
+    'network: optimizer state',
+    'DDP buckets',
+    'moving average (EMA)',
+    'centres: rows',
+    'centres: optimizer state',
+    'centres: when each row was last touched',
+}
+_ASKS_FOR_DATA = {
+    getattr(torch.ops.aten, name).default
+    for name in ('_local_scalar_dense', 'allclose', 'equal')
+}
 #: Numbers of GPUs that are tried for a given memory.
 FLEETS = (1, 2, 4, *range(8, 1025, 8))
 
@@ -89,6 +112,17 @@ class Allocations(TorchDispatchMode):
         tree_map_only(Tensor, lambda x: self._see(x, given), out)
         return out
 
+    def fused(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function as one kernel, which allocates no more than its results."""
+
+        def kernel(*args: Any) -> Any:
+            peak = self.peak
+            out = function(*args)
+            self.peak = max(peak, self.live)
+            return out
+
+        return kernel
+
     def _see(self, x: Tensor, given: set[int]) -> None:
         storage = x.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
@@ -102,6 +136,24 @@ class Allocations(TorchDispatchMode):
     def _free(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
+
+
+class WithoutData(TorchDispatchMode):
+    """Computes with tensors of ``fake`` and with indices, which have their data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if FakeTensor not in types:
+            return func(*args, **(kwargs or {}))
+        if func in _ASKS_FOR_DATA:
+            return True
+        with self.fake:
+            return func(*args, **(kwargs or {}))
 
 
 class Part(NamedTuple):
@@ -130,6 +182,7 @@ class Plan:
     rows: int
     engine: str
     parts: list[Part]
+    kept: int  # bytes of what stays from step to step
     exchanges: list[Exchange]
     notes: list[str]
 
@@ -140,9 +193,20 @@ class Plan:
         return tuple(sum(column) for column in columns)
 
     @property
+    def allocated(self) -> int:
+        """Most bytes of tensors, as ``torch.cuda.max_memory_allocated`` tells."""
+        return int(SLACK * max(self.phases))
+
+    @property
+    def reserved(self) -> int:
+        """Most bytes that the allocator holds, as ``max_memory_reserved`` tells."""
+        passing = self.allocated - self.kept
+        return self.allocated + int(FRAGMENTATION * passing) + POOLS
+
+    @property
     def peak(self) -> int:
         """Bytes that a GPU must have."""
-        return max(self.phases)
+        return self.reserved + LIBRARIES
 
     @property
     def sent(self) -> int:
@@ -222,11 +286,9 @@ def measure_classifier(
     rows: int,
     block: int | None = None,
 ) -> Classifier:
-    """Count the bytes of a training step of the head.
+    """Count the bytes of a training step of the head, without its data.
 
-    Real heads of a few classes take real steps. What they allocate is linear in the
-    number of rows and in the size of a block, except for the cosines of the dense
-    engine: that runs on tensors without data, of the true size.
+    Of very many blocks some are looked at: each takes what the one before it took.
 
     Args:
         head: Config of the head.
@@ -236,42 +298,15 @@ def measure_classifier(
         rows: Rows R on this GPU.
         block: Classes in a block; by default as the engine has it on a GPU.
     """
-    rate = head.get('sample_rate', 1.0)
-    dim = head['in_channels']
-    on_dense = engine_of(head) == 'dense'
-    block = min(block or default_block(samples, dim, True), math.ceil(rate * rows))
-
-    def slopes(rate: float, size: int) -> tuple[int, list[np.ndarray]]:
-        """Few rows, and their bytes: as they are, in longer blocks, twice as many."""
-        # A block is made while the one before it is not yet gone.
-        few = math.ceil((own + 3 * 2 * size) / rate)
-        cfg = dict(head, sample_rate=rate)
-        measured = [
-            _measured_step(cfg, optimizer, samples, own, *sizes)
-            for sizes in ((few, size), (few, 2 * size), (2 * few, size))
-        ]
-        return few, [np.array(bytes_of) for bytes_of in measured]
-
-    # Blocks of more classes than dimensions, lest something else is the peak, if that
-    # does not make big tensors.
-    large = min(2**19 // dim, 2**22 // samples)
-    size = SHORT_BLOCK if on_dense else max(SHORT_BLOCK, min(2 * dim, large))
-    frequent = max(rate, 0.5) if rate < 1 else 1.0
-    few, (base, longer, more) = slopes(frequent, size)
-    if rows <= 2 * few:
+    block = block or default_block(samples, head['in_channels'], True)
+    some = math.ceil(MOST_BLOCKS * block / head.get('sample_rate', 1.0)) + 2 * own
+    if engine_of(head) == 'dense' or rows <= 2 * some:
         return Classifier(*_measured_step(head, optimizer, samples, own, rows, block))
-    total = base - (more - base) + (block / size - 1) * (longer - base)
-    if frequent != rate:
-        # A rare sample is one of many rows: those are looked at in short blocks.
-        few, (base, _, more) = slopes(rate, SHORT_BLOCK)
-    total += rows / few * (more - base)
-    if on_dense:
-        loss, centres = build_loss(head['loss']), head.get('centres', 'normalize')
-        peaks = [
-            _dense_peak(loss, samples, math.ceil(rate * count), dim, centres)
-            for count in (few, 2 * few, rows)
-        ]
-        total[0] += peaks[2] - peaks[0] - (rows / few - 1) * (peaks[1] - peaks[0])
+    less, more = (
+        np.array(_measured_step(head, optimizer, samples, own, count, block))
+        for count in (some, 2 * some)
+    )
+    total = more + (rows / some - 2) * (more - less)
     return Classifier(*total.round().astype(int).tolist())
 
 
@@ -292,8 +327,14 @@ def _measured_step(
     """The second step of a head with these rows of many more classes."""
     options = dict(cfg, num_classes=rows, engine=engine_of(cfg))
     options.pop('type', None)
+    allocations, without_data = Allocations(), WithoutData()
     with torch.random.fork_rng(devices=[]):
-        head = HypersphereHead(**options).train()
+        with torch.device('meta'):
+            head = HypersphereHead(**options).train()
+        with without_data.fake:
+            head._apply(lambda x: torch.empty_like(x, device='cpu'))
+        # Its parameters, which are others now, are marked as such.
+        head = copy.copy(head)
         head.num_classes = rows + samples
         if options['engine'] == 'blocked':
             # As a GPU goes about it.
@@ -301,16 +342,22 @@ def _measured_step(
             head.engine = Blocked(
                 block, dtype and getattr(torch, dtype), tile=block, compiled=False
             )
+            many = rows * cfg.get('sample_rate', 1.0) >= FEW_CLASSES
+            if many or cfg.get('engine') == 'fused':
+                kernel = allocations.fused(block_terms)
+                head.engine._evaluation = lambda _: kernel  # type: ignore
         optimizer = build_optimizer(optimizer_cfg, list(head.parameters()))
-        head.attach(optimizer)
+        with without_data, allocations:
+            head.attach(optimizer)
         labels = torch.arange(samples)
         labels[:own] %= rows
         labels[own:] += rows
-        allocations = Allocations()
         for _ in range(2):
             gc.collect(1)
-            with allocations:
-                feats = torch.randn(samples, head.in_channels).requires_grad_()
+            with without_data, allocations:
+                with without_data.fake:
+                    feats = torch.empty(samples, head.in_channels)
+                feats.requires_grad_()
                 state = _state_bytes(optimizer)
                 allocations.peak = allocations.live
                 head(feats, labels).backward()
@@ -322,27 +369,6 @@ def _measured_step(
                 update = allocations.peak
                 optimizer.zero_grad()
     return Classifier(loop - state, waiting - state, update - state)
-
-
-def _dense_peak(
-    loss: HypersphereLoss, samples: int, rows: int, dim: int, centres: str
-) -> int:
-    """The most that the dense engine has, gradients included, without data."""
-    allocations = Allocations()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        weight = torch.empty(rows, dim).requires_grad_()
-        target = torch.zeros(samples, dtype=torch.int64)
-        with allocations:
-            feats = torch.empty(samples, dim).requires_grad_()
-            x, norm = unit(feats)
-            own = (x * x.detach()).sum(1, keepdim=True)
-            context = loss.context(Batch(own, norm))
-            fold = dense(x, weight, target, context, loss, centres)
-            terms = loss.join(loss.target(own, context), fold.folded)
-            terms.mean().backward()
-    for parameter in loss.parameters():
-        parameter.grad = None
-    return allocations.peak
 
 
 def build_optimizer(cfg: dict, parameters: list[nn.Parameter]) -> Optimizer:
@@ -460,6 +486,7 @@ class Planner:
         )
         rows = len(Shard(self.num_classes, 0, gpus)) if sharded else self.num_classes
         samples = self.batch_size * gpus if sharded else self.batch_size
+        parts = [p for p in self._parts(gpus, rows, samples, sharded) if any(p.bytes)]
         return Plan(
             gpus=gpus,
             batch_size=self.batch_size,
@@ -467,9 +494,8 @@ class Planner:
             dim=self.dim,
             rows=rows,
             engine=engine_of(self.head),
-            parts=[
-                p for p in self._parts(gpus, rows, samples, sharded) if any(p.bytes)
-            ],
+            parts=parts,
+            kept=sum(min(p.bytes) for p in parts if p.name in KEPT),
             exchanges=self._exchanges(gpus, sharded),
             notes=self._notes(),
         )
@@ -516,7 +542,7 @@ class Planner:
         as_view = (self.cfg.get('model_wrapper_cfg') or {}).get(
             'gradient_as_bucket_view', False
         )
-        buckets = shared if gpus > 1 and not as_view else 0
+        buckets = shared if gpus > 1 else 0
         average = network.weights + centres if _has_ema(self.cfg) else 0
         state = rule.state * network.gradients
         steps = rows * FLOAT if self.head.get('catch_up') else 0
@@ -530,7 +556,9 @@ class Planner:
                 else 'network: gradients',
                 (network.activations, network.backward, network.gradients),
             ),
-            _always('DDP buckets', buckets),
+            # As views the gradients are in them, which at the peak of the backward
+            # pass are yet to come.
+            Part('DDP buckets', (buckets, buckets, 0 if as_view else buckets)),
             _always('moving average (EMA)', average),
             _always('centres: rows', centres),
             _always('centres: optimizer state', rule.state * centres),
@@ -540,7 +568,6 @@ class Planner:
             Part('classifier: features of all GPUs, and gradient', (features, 0, 0)),
             Part('classifier: cosines and the like', (loop, waiting, waiting)),
             Part('optimizer: temporaries', (0, 0, update - waiting + temporary)),
-            _always('CUDA and its libraries (an allowance)', LIBRARIES),
         ]
 
     def _exchanges(self, gpus: int, sharded: bool) -> list[Exchange]:
@@ -561,10 +588,7 @@ class Planner:
         ]
 
     def _notes(self) -> list[str]:
-        notes = [
-            'of tensors alone: the allocator of CUDA has been seen to reserve 11 to '
-            '20 % more'
-        ]
+        notes = []
         engine = self.head.get('engine', 'auto')
         if engine == 'fused' or (engine == 'auto' and engine_of(self.head) != 'dense'):
             notes.append(

@@ -11,6 +11,7 @@ import weakref
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 # Bytes from which on glibc's allocator maps memory anew at the latest.
 LARGE = 2**25
@@ -21,7 +22,8 @@ def empty(count: int, like: Tensor) -> Tensor:
     """Rows [count, ...] like those of ``like``, on memory of an earlier such tensor."""
     shape = count, *like.shape[1:]
     size = math.prod(shape) * like.element_size()
-    if like.device.type != 'cpu' or size < LARGE:
+    plain = type(like) in (Tensor, Parameter) and like.device.type == 'cpu'
+    if not plain or size < LARGE:
         return like.new_empty(shape)
     try:
         memory = _free[size].pop()

@@ -129,6 +129,10 @@ def main() -> None:
         for column in table.columns[1:]:
             column.justify = 'right'
         console.print(table)
+    console.print(
+        f'{plan.allocated / GB:.2f} GB allocated, {plan.reserved / GB:.2f} GB reserved '
+        f'at most, {plan.peak / GB:.2f} GB with CUDA and its libraries'
+    )
     verdict = f'{plan.gpus} GPUs with {plan.peak / GB:.1f} GB each'
     if args.gpu_memory is not None:
         fits = plan.peak <= args.gpu_memory * GB
@@ -141,7 +145,10 @@ def main() -> None:
             asdict(plan),
             parts=[part._asdict() for part in plan.parts],
             exchanges=[exchange._asdict() for exchange in plan.exchanges],
-            **dict(phases=plan.phases, peak=plan.peak, sent=plan.sent),
+            **{
+                name: getattr(plan, name)
+                for name in ('phases', 'allocated', 'reserved', 'peak', 'sent')
+            },
         )
         args.json.write_text(json.dumps(written, indent=1))
 
