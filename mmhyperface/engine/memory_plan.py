@@ -540,7 +540,7 @@ class Planner:
         loop = max(0, loop - features)
         shared = network.gradients + (0 if sharded else gradient)
         as_view = (self.cfg.get('model_wrapper_cfg') or {}).get(
-            'gradient_as_bucket_view', False
+            'gradient_as_bucket_view', True
         )
         buckets = shared if gpus > 1 else 0
         average = network.weights + centres if _has_ema(self.cfg) else 0

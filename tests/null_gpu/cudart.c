@@ -6,12 +6,14 @@
    here, such as the registration of kernels, is the real library's. */
 #include <cuda_runtime_api.h>
 #include <pthread.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #define GPUS 8
 #define COPIED (1 << 20)
+#define PAGE 4096
 static const size_t memory = 80ul << 30;
 
 /* ---- what is counted */
@@ -141,7 +143,17 @@ cudaError_t cudaMemcpyPeerAsync(void *to, int a, const void *from, int b, size_t
     return cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToDevice, stream);
 }
 cudaError_t cudaMemsetAsync(void *to, int value, size_t n, cudaStream_t stream) {
-    if (n <= COPIED) memset(to, value, n);
+    char *start = to, *stop = start + n;
+    char *pages = (char *)(((uintptr_t)start + PAGE - 1) / PAGE * PAGE);
+    char *rest = (char *)((uintptr_t)stop / PAGE * PAGE);
+    if (n <= COPIED) {
+        memset(to, value, n);
+    } else if (!value) {
+        /* Pages that are given back are zero. */
+        memset(start, 0, pages - start);
+        madvise(pages, rest - pages, MADV_DONTNEED);
+        memset(rest, 0, stop - rest);
+    }
     return queued();
 }
 cudaError_t cudaMemset(void *to, int value, size_t n) {

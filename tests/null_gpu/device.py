@@ -45,7 +45,7 @@ SIZED = {
 MADE = {'arange', 'full', 'ones', 'scalar_tensor', 'randint', 'randperm', 'linspace'}
 INTEGRAL = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 # Pictures are integers, too.
-MOST_INTEGERS = 1 << 18
+MOST_INTEGERS = 2**23
 MOST_FLOATS = 1 << 10
 
 

@@ -223,12 +223,13 @@ def test_parts_add_up():
     assert plan.rows == 250_001
     for name, size in {
         'network: optimizer state': gradients,
-        'DDP buckets': gradients,
         'centres: rows': rows,
         'centres: optimizer state': rows,
         'centres: gradient': rows,
     }.items():
         assert parts[name] == (size,) * 3
+    # At the update they are the gradients themselves.
+    assert parts['DDP buckets'] == (gradients, gradients, 0)
     assert parts['classifier: features of all GPUs, and gradient'][0] == 2 * 32 * 16 * 4
     # SGD's weight decay makes a second gradient of everything.
     assert parts['optimizer: temporaries'][2] == pytest.approx(
@@ -264,10 +265,10 @@ def test_options_change_their_parts():
     whole = sizes(config(**{'model.head.sharded': False}), 4)
     assert whole['DDP buckets'][0] > whole['centres: rows'][0] == 1_000_003 * 16 * 4
     # The gradients are in them, which are there before any gradient is.
-    view = {'model_wrapper_cfg.gradient_as_bucket_view': True}
-    *before, update = sizes(config(**view), 4)['DDP buckets']
-    assert before == list(sizes(config(), 4)['DDP buckets'][:2])
+    *before, update = sizes(config(), 4)['DDP buckets']
     assert update == 0
+    copied = {'model_wrapper_cfg.gradient_as_bucket_view': False}
+    assert sizes(config(**copied), 4)['DDP buckets'] == (*before, before[0])
     half = {'optim_wrapper.type': 'AmpOptimWrapper'}
     name = 'network: activations and gradients'
     low, full = (sizes(cfg, 1, True)[name][0] for cfg in (config(**half), config()))
