@@ -1,6 +1,7 @@
 """What the ranks must know of one another's batch."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -88,7 +89,8 @@ def _all_gather(local: Tensor) -> Tensor:
 
 @cache
 def _group_of_hosts(world: Any) -> Any:
-    return torch.distributed.new_group(backend='gloo')
+    # How long one rank may work alone is for NCCL's timeout to say.
+    return torch.distributed.new_group(backend='gloo', timeout=timedelta(days=1))
 
 
 def collective(*names: str) -> Any:

@@ -131,6 +131,7 @@ class FaceBackbone(BaseModule):
         self.map_size = tuple(-(-side // 16) for side in self.input_size)
         self.with_cp = with_cp
         self.flatten = nn.Flatten()
+        self._norms: list[BatchNorm2d] = []
 
     def stages(self) -> Sequence[Iterable[nn.Module]]:
         """Layers of the stem, of each stage and of the end, in their order."""
