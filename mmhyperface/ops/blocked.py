@@ -208,20 +208,9 @@ class Blocked:
         if update is not None and not features.requires_grad:
             # Rows may step in backward, which must come even if no feature learns.
             features = features.detach().requires_grad_()
-        return Fold(
-            *_BlockLoop.apply(
-                self,
-                loss,
-                centres,
-                expected,
-                update,
-                tuple(context),
-                features,
-                weight,
-                target,
-                *context.values(),
-            )
-        )
+        options = self, loss, centres, expected, update, tuple(context)
+        tensors = features, weight, target, *context.values()
+        return Fold(*_BlockLoop.apply(*options, *tensors))
 
     def expect(self, upstream: Tensor, expected: float) -> None:
         """Expect the factor of a loss scaler again that backward shows, [B, 1]."""

@@ -39,8 +39,9 @@ def clamp_cosine(x: Tensor) -> Tensor:
     return _Clamp.apply(x)
 
 
+# Rows of which a GPU has copies in float64 at once.
+CHUNK = 2**14
 # Norms in this range can be squared and divided by in any floating point type.
-CHUNK = 2**14  # rows
 SAFE_NORMS = (1e-15, 1e15)
 
 
@@ -50,7 +51,6 @@ def row_norms(rows: Tensor) -> Tensor:
         return torch.linalg.vector_norm(rows, dim=1)
     norms = rows.new_empty(len(rows), dtype=torch.float64)
     for some, out in zip(rows.split(CHUNK), norms.split(CHUNK), strict=True):
-        # Which makes a copy of them in float64.
         torch.linalg.vector_norm(some, dim=1, dtype=torch.float64, out=out)
     return norms.masked_fill_(norms == 0, 1).to(rows.dtype)
 
