@@ -485,7 +485,8 @@ def recognizer(case: Case, **options: Any) -> Recognizer:
     cfg = copy.deepcopy(recipe(case.config))
     cfg.merge_from_dict(case.options or {})
     sizes = dict(num_classes=CLASSES, in_channels=DIMS, init_std=0.5)
-    cfg.model.head.update(sizes, **options)
+    # What is compared is compared in float64.
+    cfg.model.head.update(sizes, matmul_dtype=None, **options)
     torch.manual_seed(0)
     return Recognizer(MODELS.build(cfg.model.head), case.spread)
 

@@ -209,6 +209,7 @@ def kernels_that_allocate() -> Any:
         'mm': lambda a, b: a.new_empty(len(a), b.shape[1]),
         'mm.out': lambda a, b, *, out: out,
         'mm.dtype': lambda a, b, dtype: a.new_empty(len(a), b.shape[1], dtype=dtype),
+        'bmm': lambda a, b: a.new_empty(*a.shape[:2], b.shape[2]),
         'mm.dtype_out': lambda a, b, dtype, *, out: out,
         'addmm': lambda c, a, b, **_: a.new_empty(len(a), b.shape[1]),
         'addmm.out': lambda c, a, b, *, out, **_: out,
