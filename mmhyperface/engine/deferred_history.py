@@ -34,12 +34,14 @@ class DeferredHistory(HistoryBuffer):
 
     def update(self, log_val: Tensor | float, count: int = 1) -> None:
         """Add a figure: a number, or a tensor of one that nobody changes."""
+        if isinstance(log_val, Tensor):
+            log_val = log_val.detach()  # else its graph would wait, too
         self._waiting.append((log_val, count))
 
     def current(self) -> Any:
         """The last figure."""
         latest = self.latest
-        return latest.item() if isinstance(latest, Tensor) else latest
+        return super().current() if isinstance(latest, Tensor) else latest
 
     def mean(self, window_size: int | None = None) -> Any:
         """The mean of the last figures, see ``overflows``."""
@@ -56,7 +58,7 @@ class DeferredHistory(HistoryBuffer):
         if self._waiting:
             values, counts = zip(*self._waiting, strict=True)
             self._waiting = []
-            tensors = [x.detach().flatten() for x in values if isinstance(x, Tensor)]
+            tensors = [x.flatten() for x in values if isinstance(x, Tensor)]
             fetched = iter(torch.cat(tensors).tolist() if tensors else ())
             numbers = [next(fetched) if isinstance(x, Tensor) else x for x in values]
             keep = slice(-self.max_length, None)

@@ -106,6 +106,22 @@ def test_an_iteration_reads_nothing():
     assert saved['resumed_keys']['train/loss']
 
 
+def test_a_line_of_the_log_takes_one_copy():
+    """Of a figure of which it tells the last, and perhaps the mean."""
+    ours, theirs = histories([torch.tensor(0.25 * i) for i in range(4)])
+    with HostReads() as reads:
+        for ask in ('current', 'mean', 'current'):
+            assert getattr(ours, ask)() == getattr(theirs, ask)()
+    assert reads.seen == {'tolist': 1}
+
+
+def test_graphs_are_not_kept():
+    """As where a model logs the loss that it minimises."""
+    ours = DeferredHistory()
+    ours.update(torch.ones((), requires_grad=True).exp())
+    assert ours.latest.grad_fn is None
+
+
 def test_a_whole_number_stays_one():
     ours, theirs = DeferredHistory([3], [1]), HistoryBuffer([3], [1])
     for number in (5, 7):
