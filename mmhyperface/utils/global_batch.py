@@ -89,8 +89,11 @@ def _all_gather(local: Tensor) -> Tensor:
 
 @cache
 def _group_of_hosts(world: Any) -> Any:
-    # How long one rank may work alone is for NCCL's timeout to say.
-    return torch.distributed.new_group(backend='gloo', timeout=timedelta(days=1))
+    # A rank that works alone, or hangs, is waited for as long as the other backend
+    # would. (Old versions of torch do not tell how long that is.)
+    store = torch.distributed.distributed_c10d._get_default_store()
+    timeout = getattr(store, 'timeout', timedelta(days=1))
+    return torch.distributed.new_group(backend='gloo', timeout=timeout)
 
 
 def collective(*names: str) -> Any:

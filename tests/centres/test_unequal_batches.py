@@ -1,11 +1,13 @@
 """Ranks with more or fewer samples, or none, against one process with all of them."""
 
 import itertools
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmengine.dist import get_dist_info
 from runs import spawn
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from mmhyperface.models import FaceRecognizer, HypersphereHead, losses
 from mmhyperface.models.face_samples import FaceSamples
 from mmhyperface.utils.global_batch import batch_sizes, gather_batch, share_of_batch
 
+TIMEOUT = timedelta(hours=1)
 # Of three ranks in two steps. The second data set has labels from 10 on.
 SIZES = [(4, 1, 2), (0, 5, 2)]
 LABELS = [(0, 10, 1, 2, 11, 2, 3), (10, 1, 1, 0, 3, 2, 12)]
@@ -147,7 +150,7 @@ CASES = list(itertools.product(LOSSES, (True, False), ('dense', 'blocked')))
 
 
 def train(root: str) -> None:
-    init_process_group('pytorch')
+    init_process_group('pytorch', dict(timeout=TIMEOUT.total_seconds()))
     rank, _ = get_dist_info()
     exchange()
     for case in CASES:
@@ -172,9 +175,14 @@ def exchange() -> None:
     assert share_of_batch([0, 1, 2]) == rank
     assert gather_batch(rows[:0]).shape == (0, 2)
     # As beside a backend that knows GPUs only.
-    with mock.patch('torch.distributed.get_backend', return_value='another'):
+    with (
+        mock.patch('torch.distributed.get_backend', return_value='another'),
+        mock.patch('torch.distributed.new_group', wraps=dist.new_group) as made,
+    ):
         assert batch_sizes(rows) == [0, 1, 2]
         assert gather_batch(rows)[:, 0].tolist() == [1, 2, 2]
+    # No rank that hangs is waited for any longer.
+    made.assert_called_once_with(backend='gloo', timeout=TIMEOUT)
     # To the last bit: batches of one size are what they have always been.
     assert all(share_of_batch([size] * world) == 1 for size in range(1, 999))
 
