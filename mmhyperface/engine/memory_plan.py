@@ -18,7 +18,6 @@ centres on a GPU, D dimensions.
 
 import copy
 import gc
-import inspect
 import math
 import weakref
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from mmengine import optim
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.registry import init_default_scope
@@ -38,6 +38,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from mmhyperface.centres.shard import Shard
+from mmhyperface.engine.optim_wrappers import (
+    AmpOptimWrapper,
+    begin_momentum,
+    may_fuse,
+)
 from mmhyperface.models.heads.decisions import (
     collectives,
     is_dense,
@@ -49,7 +54,7 @@ from mmhyperface.models.recognizers import image_channels
 from mmhyperface.ops import Blocked
 from mmhyperface.ops.blocked import default_block
 from mmhyperface.ops.terms import FEW_CLASSES, block_terms
-from mmhyperface.registry import HOOKS, MODELS, OPTIMIZERS, is_a
+from mmhyperface.registry import HOOKS, MODELS, OPTIM_WRAPPERS, OPTIMIZERS, is_a
 from mmhyperface.utils.errors import UserError
 
 FLOAT = 4
@@ -377,17 +382,19 @@ def build_optimizer(cfg: dict, parameters: list[nn.Parameter]) -> Optimizer:
     Raises:
         UserError: If there is none of that type.
     """
-    options = dict(cfg, params=parameters)
-    kind = options.get('type')
-    cls = OPTIMIZERS.get(kind) if isinstance(kind, str) else kind
-    if cls is None:
+    kind = cfg.get('type')
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
         raise UserError(
             f'plan: there is no optimizer {kind!r}; set optim_wrapper.optimizer.type'
         )
-    if 'foreach' in inspect.signature(cls).parameters and not options.get('fused'):
-        # Torch's own choice there.
-        options.setdefault('foreach', True)
-    return OPTIMIZERS.build(options)
+    optimizer = OPTIMIZERS.build(dict(cfg, params=parameters))
+    optimizer.register_step_pre_hook(begin_momentum)
+    # The optimizer wrapper's choice, or torch's own.
+    way = 'fused' if may_fuse(optimizer) else 'foreach'
+    for group in optimizer.param_groups:
+        if group.get(way, False) is None and not group.get('fused'):
+            group[way] = True
+    return optimizer
 
 
 def measure_optimizer(cfg: dict) -> Rule:
@@ -453,7 +460,7 @@ class Planner:
         )
         self.optimizer = wrapper['optimizer']
         self.rule = measure_optimizer(self.optimizer)
-        amp = str(wrapper.get('type', '')).endswith('AmpOptimWrapper')
+        amp = is_a(wrapper, OPTIM_WRAPPERS, (AmpOptimWrapper, optim.AmpOptimWrapper))
         backbone = cfg.model.backbone
         with torch.random.fork_rng(devices=[]):
             parts = filter(None, (backbone, cfg.model.get('neck')))

@@ -82,17 +82,17 @@ class OptimWrapper(optim.OptimWrapper):
         super().__init__(*args, **kwargs)
         self.clip_centres = clip_centres
         groups = self.optimizer.param_groups
-        held = any(_is_classifier(p) for group in groups for p in group['params'])
-        if not (clip_centres or held):
+        parameters = [p for group in groups for p in group['params']]
+        if not (clip_centres or any(map(_is_classifier, parameters))):
             raise UserError(
                 f'{type(self).__name__}: clip_centres=False leaves the centres of a '
                 'HypersphereHead out of clipping, but the optimizer holds none; leave '
                 'optim_wrapper.clip_centres out'
             )
-        if _fuses(self.optimizer):
+        if all(p.is_cuda for p in parameters) and may_fuse(self.optimizer):
             for group in groups:
                 group['fused'] = True
-        self.optimizer.register_step_pre_hook(_begin_momentum)
+        self.optimizer.register_step_pre_hook(begin_momentum)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load a state; how to step is for the device that is here to say."""
@@ -278,18 +278,17 @@ def _grad_scaler(device_type: str, enabled: bool, options: dict) -> Any:
     )
 
 
-def _fuses(optimizer: Optimizer) -> bool:
-    """Whether it is SGD on GPUs alone, and nobody has said how it is to step."""
+def may_fuse(optimizer: Optimizer) -> bool:
+    """Whether it is SGD, and nobody has said how it is to step."""
     return type(optimizer) is SGD and all(
         group.get('fused', False) is group['foreach'] is None
         and not (group['dampening'] or group['differentiable'])
-        and all(p.is_cuda and p.is_floating_point() for p in group['params'])
         for group in optimizer.param_groups
     )
 
 
 @torch.no_grad()
-def _begin_momentum(optimizer: Optimizer, *_: object) -> None:
+def begin_momentum(optimizer: Optimizer, *_: object) -> None:
     """Let momentum begin with 0, which is the same as with the first gradient.
 
     torch's fused SGD leaves it unwritten where the first step overflows.

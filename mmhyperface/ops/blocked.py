@@ -300,16 +300,18 @@ class Blocked:
             try:
                 return compiled_block_terms()(loss, products, *args)
             except Exception as error:
-                # Autograd fails too, if it is the loss that does.
-                terms = block_terms(loss, products, *args)
-                self._failed.add(name)
-                print_log(
-                    f'{name} cannot be compiled ({error}): autograd evaluates it, '
-                    'which takes longer',
-                    'current',
-                    logging.WARNING,
-                )
-                return terms
+                reason = str(error)
+            # Out of there, where the traceback keeps tensors. Autograd fails too, if
+            # it is the loss that does.
+            terms = block_terms(loss, products, *args)
+            self._failed.add(name)
+            print_log(
+                f'{name} cannot be compiled ({reason}): autograd evaluates it, which '
+                'takes longer',
+                'current',
+                logging.WARNING,
+            )
+            return terms
 
         return evaluate
 

@@ -4,6 +4,7 @@ import os
 import random
 import re
 import sys
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from unittest.mock import patch
@@ -408,6 +409,27 @@ def test_what_cannot_be_compiled_is_logged_once(monkeypatch):
     assert_same(results[0], gradients(head, *batch(head)))
     assert len(logged) == 1
     assert logged[0].startswith('Custom cannot be compiled (')
+
+
+def test_what_failed_to_compile_keeps_no_memory(monkeypatch):
+    """While autograd evaluates the same block, which takes its own."""
+    kept = []
+
+    def fails(*_: object) -> None:
+        tensor = torch.zeros(8)
+        kept.append(weakref.ref(tensor))
+        raise RuntimeError('out of memory')
+
+    def others(cos: Tensor, norm: Tensor) -> Tensor:
+        assert all(tensor() is None for tensor in kept)
+        return cos * norm
+
+    monkeypatch.setattr(blocked, 'compiled_block_terms', lambda: fails)
+    monkeypatch.setattr(blocked, 'compiler_missing', lambda device: None)
+    head = head_of(custom(others))
+    head.engine = Blocked(block=4, compiled=True)
+    head(*batch(head)).backward()
+    assert kept
 
 
 def test_an_error_of_the_loss_is_its_own():

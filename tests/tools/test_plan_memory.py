@@ -21,6 +21,7 @@ from mmhyperface.engine.memory_plan import (
     measure_network,
     measure_optimizer,
 )
+from mmhyperface.engine.optim_wrappers import AmpOptimWrapper
 from mmhyperface.models import HypersphereHead, SFNet
 from mmhyperface.ops import Blocked
 from mmhyperface.ops.terms import FEW_CLASSES
@@ -172,7 +173,10 @@ def test_networks_take_what_was_planned():
     [
         (dict(type='SGD', lr=0.1), 0, 0),
         (dict(type='SGD', lr=0.1, momentum=0.9), 1, 0),
-        (SGD, 1, 1),
+        # Fused, as the optimizer wrapper has it on GPUs.
+        (SGD, 1, 0),
+        (dict(SGD, foreach=True), 1, 1),
+        (dict(SGD, dampening=0.1), 1, 1),
         (dict(type='SGD', lr=0.1, weight_decay=0.1, foreach=False), 0, 0.5),
         (dict(type='AdamW', lr=0.1), 2, 1),
         (dict(type='Adam', lr=0.1, amsgrad=True, weight_decay=0), 3, 1),
@@ -231,10 +235,8 @@ def test_parts_add_up():
     # At the update they are the gradients themselves.
     assert parts['DDP buckets'] == (gradients, gradients, 0)
     assert parts['classifier: features of all GPUs, and gradient'][0] == 2 * 32 * 16 * 4
-    # SGD's weight decay makes a second gradient of everything.
-    assert parts['optimizer: temporaries'][2] == pytest.approx(
-        gradients + rows, rel=0.001
-    )
+    # A fused step makes nothing.
+    assert 'optimizer: temporaries' not in parts
     most = max(sum(column) for column in zip(*parts.values(), strict=True))
     assert most < plan.allocated < 1.02 * most
     assert plan.allocated < plan.reserved < 1.3 * plan.allocated + 10**8
@@ -269,8 +271,17 @@ def test_options_change_their_parts():
     assert update == 0
     copied = {'model_wrapper_cfg.gradient_as_bucket_view': False}
     assert sizes(config(**copied), 4)['DDP buckets'] == (*before, before[0])
-    half = {'optim_wrapper.type': 'AmpOptimWrapper'}
-    name = 'network: activations and gradients'
+    # Another way to step makes a second gradient of everything for weight decay.
+    whole_step = sizes(config(**{'optim_wrapper.optimizer.foreach': True}), 4)
+    gradients, rows = before[0], whole_step['centres: gradient'][2]
+    assert whole_step['optimizer: temporaries'][2] == pytest.approx(
+        gradients + rows, rel=0.001
+    )
+
+
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', AmpOptimWrapper])
+def test_half_precision_halves_activations(kind):
+    name, half = 'network: activations and gradients', {'optim_wrapper.type': kind}
     low, full = (sizes(cfg, 1, True)[name][0] for cfg in (config(**half), config()))
     assert low < 0.7 * full
 
