@@ -459,6 +459,8 @@ class Planner:
             wrapper.get('clip_grad') and wrapper.get('clip_centres', True)
         )
         self.optimizer = wrapper['optimizer']
+        self.accumulates = wrapper.get('accumulative_counts', 1) > 1
+        self.parallel = cfg.get('model_wrapper_cfg') or {}
         self.rule = measure_optimizer(self.optimizer)
         amp = is_a(wrapper, OPTIM_WRAPPERS, (AmpOptimWrapper, optim.AmpOptimWrapper))
         backbone = cfg.model.backbone
@@ -546,10 +548,11 @@ class Planner:
         features = 2 * samples * self.dim * FLOAT
         loop = max(0, loop - features)
         shared = network.gradients + (0 if sharded else gradient)
-        as_view = (self.cfg.get('model_wrapper_cfg') or {}).get(
-            'gradient_as_bucket_view', True
-        )
+        as_view = self.parallel.get('gradient_as_bucket_view', True)
         buckets = shared if gpus > 1 else 0
+        # Those of earlier batches.
+        has_others = self.accumulates and not (buckets and as_view)
+        earlier = network.gradients if has_others else 0
         average = network.weights + centres if _has_ema(self.cfg) else 0
         state = rule.state * network.gradients
         steps = rows * FLOAT if self.head.get('catch_up') else 0
@@ -561,7 +564,11 @@ class Planner:
                 'network: activations and gradients'
                 if self.activations
                 else 'network: gradients',
-                (network.activations, network.backward, network.gradients),
+                (
+                    network.activations + earlier,
+                    network.backward + earlier,
+                    network.gradients,
+                ),
             ),
             # As views the gradients are in them, which at the peak of the backward
             # pass are yet to come.
@@ -581,18 +588,20 @@ class Planner:
         if gpus == 1:
             return []
         samples = self.batch_size * gpus
-        gradients = self.network.gradients
-        # An all-reduce goes round the ring twice.
-        rounds = {'all-reduce': 2}
-        return [
-            Exchange(name, kind, round(rounds.get(kind, 1) * (gpus - 1) / gpus * size))
-            for name, kind, size in (
-                ('gradient of the network', 'all-reduce', gradients),
-                *collectives(
-                    sharded, self.loss.additive, samples, self.num_classes, self.dim
-                ),
-            )
-        ]
+        exchanges = []
+        for name, kind, size in (
+            ('gradient of the network', 'all-reduce', self.network.gradients),
+            *collectives(
+                sharded, self.loss.additive, samples, self.num_classes, self.dim
+            ),
+        ):
+            # An all-reduce goes round the ring twice.
+            sent = (gpus - 1) / gpus * size * (2 if kind == 'all-reduce' else 1)
+            # DDP's may be those of 16-bit numbers.
+            if 'gradient' in name and kind == 'all-reduce':
+                sent /= 2 if self.parallel.get('comm_dtype') else 1
+            exchanges.append(Exchange(name, kind, round(sent)))
+        return exchanges
 
     def _notes(self) -> list[str]:
         notes = []

@@ -279,6 +279,21 @@ def test_options_change_their_parts():
     )
 
 
+@pytest.mark.parametrize(
+    ('gpus', 'views', 'more'), [(1, True, True), (4, True, False), (4, False, True)]
+)
+def test_gradients_of_earlier_batches_wait(gpus, views, more):
+    """In DDP's buckets, where they are views of them, which are there anyway."""
+    options = {'model_wrapper_cfg.gradient_as_bucket_view': views}
+    twice = {'optim_wrapper.accumulative_counts': 2, **options}
+    (*once, gradients), (*several, left) = (
+        sizes(config(**each), gpus, True)['network: activations and gradients']
+        for each in (options, twice)
+    )
+    assert left == gradients
+    assert several == [size + more * gradients for size in once]
+
+
 @pytest.mark.parametrize('kind', ['AmpOptimWrapper', AmpOptimWrapper])
 def test_half_precision_halves_activations(kind):
     name, half = 'network: activations and gradients', {'optim_wrapper.type': kind}
@@ -316,6 +331,11 @@ def test_exchanges_are_those_of_a_ring():
     whole = exchanges(config(**{'model.head.sharded': False}), 4)
     assert whole['gradient of the centres'] == round(1.5 * 1_000_003 * 16 * 4)
     assert 'features' not in whole
+    # DDP's alone, which are those of the network and of centres that are not split.
+    half = {'model_wrapper_cfg.comm_dtype': 'float16'}
+    halved = exchanges(config(**half, **{'model.head.sharded': False}), 4)
+    assert halved.pop('labels') == whole['labels']
+    assert halved == {name: whole[name] // 2 for name in halved}
     assert exchanges(config(), 1) == {}
 
 

@@ -392,9 +392,7 @@ def _step(
     loss = getattr(head, 'loss_module', None)
     margin = getattr(loss, 'm', None)
     norms = runner.message_hub.log_scalars.get('train/grad_norm')
-    if norms is not None:
-        deferred = isinstance(norms, DeferredHistory)
-        norms = norms.latest if deferred else float(norms.current())
+    deferred = isinstance(norms, DeferredHistory)
     return Step(
         iteration=runner.iter + 1,
         outputs={
@@ -405,7 +403,7 @@ def _step(
         geometry=None if head is None else head.last,
         lr=next(iter(runner.optim_wrapper.get_lr().values()))[0],
         margin=margin if isinstance(margin, int | float) else None,
-        grad_norm=norms,
+        grad_norm=norms.latest if deferred else norms and norms.current(),
     )
 
 

@@ -166,8 +166,7 @@ class FaceBackbone(BaseModule):
                 module.eval()
             if self.norm_eval:
                 keep_statistics(self)
-        counted = (m for m in self.modules() if type(m) is BatchNorm2d)
-        self._norms = [norm for norm in counted if norm.training]
+        self._norms = [m for m in self.modules() if isinstance(m, BatchNorm2d)]
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
