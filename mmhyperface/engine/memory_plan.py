@@ -588,18 +588,17 @@ class Planner:
         if gpus == 1:
             return []
         samples = self.batch_size * gpus
+        own = sharded, self.loss.additive, samples, self.num_classes, self.dim
         exchanges = []
         for name, kind, size in (
             ('gradient of the network', 'all-reduce', self.network.gradients),
-            *collectives(
-                sharded, self.loss.additive, samples, self.num_classes, self.dim
-            ),
+            *collectives(*own),
         ):
             # An all-reduce goes round the ring twice.
-            sent = (gpus - 1) / gpus * size * (2 if kind == 'all-reduce' else 1)
-            # DDP's may be those of 16-bit numbers.
-            if 'gradient' in name and kind == 'all-reduce':
-                sent /= 2 if self.parallel.get('comm_dtype') else 1
+            rounds = 2 if kind == 'all-reduce' else 1
+            if rounds == 2 and 'gradient' in name and self.parallel.get('comm_dtype'):
+                rounds = 1  # of DDP, in 16 bits
+            sent = rounds * (gpus - 1) / gpus * size
             exchanges.append(Exchange(name, kind, round(sent)))
         return exchanges
 

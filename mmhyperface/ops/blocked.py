@@ -239,9 +239,7 @@ class Blocked:
         outcome = Outcome(total, torch.full_like(total, -1))
         wanted: tuple[str, ...] = ()
         if upstream is not None:
-            wanted = tuple(
-                k for k, value in task.context.items() if value.requires_grad
-            )
+            wanted = tuple(k for k, v in task.context.items() if v.requires_grad)
             outcome.features = torch.zeros_like(features)
             outcome.context = {name: torch.zeros_like(total) for name in wanted}
             if task.wants_rows and task.update is None:
@@ -499,21 +497,12 @@ class _BlockLoop(torch.autograd.Function):
             ctx.engine.expect(upstream, ctx.expected)
         if outcome is None:
             values = _requiring(ctx.names, context, ctx.wants[2])
-            outcome = ctx.engine.run(
-                Task(
-                    features,
-                    weight,
-                    target,
-                    values,
-                    ctx.loss,
-                    ctx.centres,
-                    ctx.update,
-                    upstream,
-                    folded.detach(),
-                    ctx.wants[1],
-                    ctx.norms,
-                )
+            task = Task(
+                features, weight, target, values, ctx.loss, ctx.centres, ctx.update
             )
+            task.upstream, task.folded = upstream, folded.detach()
+            task.wants_rows, task.norms = ctx.wants[1], ctx.norms
+            outcome = ctx.engine.run(task)
         by_context = [
             outcome.context[name].sum_to_size(len(value), 1) if wanted else None
             for name, value, wanted in zip(

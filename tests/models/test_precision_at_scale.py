@@ -180,6 +180,5 @@ def test_a_training_ends_where_fp32_does(real_faces, tmp_path):
         np.array([trained(seed, dtype) for seed in range(3)])
         for dtype in (None, 'bfloat16')
     )
-    print(exact, half)
     assert (abs(half.mean(0) - exact.mean(0)) < np.ptp(exact, 0)).all()
     assert exact[:, 1].min() > 0.8

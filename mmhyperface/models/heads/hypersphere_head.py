@@ -433,15 +433,8 @@ class HypersphereHead(CentreState, BaseModule):
                 options['expected'] = expected * subset.weight
             if subset.update is not None:
                 options['update'] = subset.update
-            folded, hardest = engine(
-                x,
-                subset.rows,
-                own_row,
-                partial,
-                self.loss_module,
-                subset.centres,
-                **options,
-            )
+            inputs = x, subset.rows, own_row, partial, self.loss_module, subset.centres
+            folded, hardest = engine(*inputs, **options)
             folds.append(Fold(folded * subset.weight, hardest))
         return merge(folds, self.loss_module, self.shard)
 
