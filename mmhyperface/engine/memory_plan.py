@@ -553,6 +553,8 @@ class Planner:
         # Those of earlier batches.
         has_others = self.accumulates and not (buckets and as_view)
         earlier = network.gradients if has_others else 0
+        of_network = network.activations + earlier, network.backward + earlier
+        what = 'activations and gradients' if self.activations else 'gradients'
         average = network.weights + centres if _has_ema(self.cfg) else 0
         state = rule.state * network.gradients
         steps = rows * FLOAT if self.head.get('catch_up') else 0
@@ -560,16 +562,7 @@ class Planner:
         return [
             _always('network: weights', network.weights),
             _always('network: optimizer state', state),
-            Part(
-                'network: activations and gradients'
-                if self.activations
-                else 'network: gradients',
-                (
-                    network.activations + earlier,
-                    network.backward + earlier,
-                    network.gradients,
-                ),
-            ),
+            Part(f'network: {what}', (*of_network, network.gradients)),
             # As views the gradients are in them, which at the peak of the backward
             # pass are yet to come.
             Part('DDP buckets', (buckets, buckets, 0 if as_view else buckets)),
