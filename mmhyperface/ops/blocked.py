@@ -411,7 +411,7 @@ def default_block(samples: int, dims: int, on_gpu: bool) -> int:
     """Number of classes in a block for features [B, D]."""
     samples = max(1, samples)
     if on_gpu:
-        return max(1024, 2**23 // samples)
+        return max(1024, 2**24 // samples)
     # Cosines of half a megabyte, in rows of four.
     return max(128, min(2**17 // samples, 2**20 // dims))
 
