@@ -3,7 +3,6 @@
 Legend of shapes: C rows of this rank, D dimensions.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ class BorrowedRows:
     """Lets the optimizer of a parameter hold some of its rows instead.
 
     Between the forward pass and the end of ``optimizer.step`` the optimizer holds
-    small parameters of some rows, and the state that belongs to them, in the place
+    a small parameter of some rows, and the state that belongs to them, in the place
     of the whole: whatever it is, and whoever clips or scales gradients, sees these
     rows alone, and the others cost nothing.
 
@@ -29,8 +28,8 @@ class BorrowedRows:
         optimizer: The optimizer that steps it.
 
     Attributes:
-        held: What the optimizer holds now: of each parameter its rows, int64, and
-            itself.
+        held: What the optimizer holds now: the rows, int64, and their parameter;
+            None for the whole.
 
     Raises:
         UserError: If the optimizer does not hold the parameter.
@@ -40,10 +39,10 @@ class BorrowedRows:
         self.weight = weight
         self.optimizer = optimizer
         self._position = _group_of(weight, optimizer)
-        self.held: list[tuple[Tensor, nn.Parameter]] = []
+        self.held: tuple[Tensor, nn.Parameter] | None = None
         self.skipped: SkippedSteps | None = None
         # The optimizer's state of the borrowed rows while it holds the whole.
-        self._hidden: dict[Tensor, Any] = {}
+        self._hidden: Any = None
         optimizer.register_step_post_hook(self._after_step)
         # A state dict is always that of the whole parameter.
         optimizer.register_state_dict_pre_hook(lambda *_: self._hide())
@@ -58,7 +57,7 @@ class BorrowedRows:
     @property
     def accumulates(self) -> bool:
         """Whether borrowed rows have a gradient that waits for its step."""
-        return any(rows.grad is not None for _, rows in self.held)
+        return self.held is not None and self.held[1].grad is not None
 
     def catch_up(self) -> SkippedSteps:
         """From now on rows make up for the steps in which they were not borrowed.
@@ -71,43 +70,37 @@ class BorrowedRows:
         return self.skipped
 
     @torch.no_grad()
-    def borrow(self, indices: Sequence[Tensor]) -> list[nn.Parameter]:
-        """Parameters of the rows of each index, in the place of the whole.
-
-        Gradients of rows that were borrowed before and have not stepped stay with
-        them.
+    def borrow(self, index: Tensor) -> nn.Parameter:
+        """A parameter of some rows, in the place of the whole.
 
         Args:
-            indices: Rows, int64, no row twice.
+            index: The rows, int64, none twice. Those that were borrowed before and
+                have a gradient that waits for its step must be among them.
         """
-        waiting = [(index, p.grad) for index, p in self.held if p.grad is not None]
+        waiting = self.held if self.accumulates else None
         self._give_back()
-        borrowed = []
-        for index in indices:
-            rows = recycled.empty(len(index), self.weight)
-            torch.index_select(self.weight, 0, index, out=rows)
-            parameter = nn.Parameter(rows)
-            if hasattr(self.weight, 'shard'):
-                parameter.shard = self.weight.shard  # type: ignore[attr-defined]
-            for earlier, grad in waiting:
-                _move_gradient(earlier, grad, index, parameter, len(self.weight))
-            borrowed.append((index, parameter))
-        self._exchange([self.weight], [parameter for _, parameter in borrowed])
-        self.held = borrowed
-        state = self.optimizer.state
-        whole = state.get(self.weight, {})
+        rows = recycled.empty(len(index), self.weight)
+        torch.index_select(self.weight, 0, index, out=rows)
+        whole = self.optimizer.state.get(self.weight, {})
+        state = {name: self._rows_of(value, index) for name, value in whole.items()}
         if self.skipped is not None:
-            self.skipped.forget()
-        for index, parameter in borrowed:
-            if whole:
-                state[parameter] = {
-                    name: self._rows_of(value, index) for name, value in whole.items()
-                }
-            if self.skipped is not None:
-                velocity = state[parameter].get('momentum_buffer')
-                self.skipped.make_up(index, parameter.data, velocity)
-                self.skipped.touch(index)
-        return [parameter for _, parameter in borrowed]
+            # The step that was to come did not.
+            self.skipped.touched.clear()
+            self.skipped.make_up(index, rows, state.get('momentum_buffer'))
+        parameter = nn.Parameter(rows)
+        if hasattr(self.weight, 'shard'):
+            parameter.shard = self.weight.shard  # type: ignore[attr-defined]
+        if waiting is not None:
+            earlier, held = waiting
+            place = index.new_empty(len(self.weight))
+            place[index] = torch.arange(len(index), device=index.device)
+            parameter.grad = torch.zeros_like(rows)
+            parameter.grad.index_copy_(0, place[earlier], held.grad)
+        self._exchange(self.weight, parameter)
+        if state:
+            self.optimizer.state[parameter] = state
+        self.held = index, parameter
+        return parameter
 
     def _rows_of(self, value: Any, index: Tensor) -> Any:
         if not isinstance(value, Tensor):
@@ -118,9 +111,8 @@ class BorrowedRows:
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
-        for index, parameter in self.held:
-            if parameter.grad is None:
-                continue
+        if self.accumulates:
+            index, parameter = self.held
             self.weight.index_copy_(0, index, parameter)
             whole = optimizer.state[self.weight]
             for name, value in optimizer.state.get(parameter, {}).items():
@@ -130,43 +122,44 @@ class BorrowedRows:
                     whole[name].index_copy_(0, index, value)
                 else:
                     whole[name] = value
+            if self.skipped is not None:
+                self.skipped.touched.append(index)
         self._give_back()
+        if self.skipped is not None:
+            self.skipped.step()
 
     def _give_back(self) -> None:
         """Put the whole parameter back, as if no row had been borrowed."""
-        if not self.held:
+        if self.held is None:
             return
         self._hide()
-        self._hidden = {}
-        for _, parameter in self.held:
-            # A gradient that comes now would reach nobody.
-            parameter.register_hook(_refuse)
-        self.held = []
+        self._hidden = None
+        # A gradient that comes now would reach nobody.
+        self.held[1].register_hook(_refuse)
+        self.held = None
 
     def _before_load(self) -> None:
         self._give_back()
         if self.skipped is not None:
-            self.skipped.forget()
+            self.skipped.touched.clear()
             self.skipped.reset()
 
     def _hide(self) -> None:
-        if self.held:
-            parameters = [parameter for _, parameter in self.held]
-            self._exchange(parameters, [self.weight])
-            state = self.optimizer.state
-            self._hidden = {p: state.pop(p) for p in parameters if p in state}
+        if self.held is not None:
+            self._exchange(self.held[1], self.weight)
+            self._hidden = self.optimizer.state.pop(self.held[1], None)
 
     def _show(self) -> None:
-        if self.held:
-            self._exchange([self.weight], [p for _, p in self.held])
-            self.optimizer.state.update(self._hidden)
-            self._hidden = {}
+        if self.held is not None:
+            self._exchange(self.weight, self.held[1])
+            if self._hidden is not None:
+                self.optimizer.state[self.held[1]] = self._hidden
+            self._hidden = None
 
-    def _exchange(self, old: list[nn.Parameter], new: list[nn.Parameter]) -> None:
-        """Put parameters in the place of others in the optimizer."""
+    def _exchange(self, old: nn.Parameter, new: nn.Parameter) -> None:
+        """Put a parameter in the place of another in the optimizer."""
         params = self.group['params']
-        at = next(i for i, parameter in enumerate(params) if parameter is old[0])
-        params[at : at + len(old)] = new
+        params[next(i for i, p in enumerate(params) if p is old)] = new
 
 
 def _refuse(_: Tensor) -> None:
@@ -175,18 +168,6 @@ def _refuse(_: Tensor) -> None:
         'backward must come before the next forward pass in training; call it for '
         'each loss'
     )
-
-
-def _move_gradient(
-    earlier: Tensor, grad: Tensor, index: Tensor, parameter: nn.Parameter, count: int
-) -> None:
-    """Add the gradient of rows ``earlier`` to those of them that are in ``index``."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    place = index.new_full((count,), -1)
-    place[index] = torch.arange(len(index), device=index.device)
-    place = place[earlier]
-    parameter.grad.index_add_(0, place[place >= 0], grad[place >= 0])
 
 
 def _group_of(weight: nn.Parameter, optimizer: Optimizer) -> int:

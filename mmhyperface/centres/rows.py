@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from mmhyperface.ops import Update, split, unit
 from mmhyperface.utils.errors import UserError
+from mmhyperface.utils.global_batch import send
 
 from .borrowed_rows import BorrowedRows, require_plain_sgd
 
@@ -24,8 +25,8 @@ class ClassSubset(NamedTuple):
 
     Attributes:
         rows: Their rows, [c, D].
-        own: Position among ``StepRows.classes`` -> row of ``rows``, int64 [K]; None
-            if no class of the batch is among them.
+        own: Position among ``StepRows.classes`` -> row of ``rows``, int64 [K] on the
+            host; None if no class of the batch is among them.
         centres: See :func:`~mmhyperface.ops.dense.dense`.
         weight: How many classes each of them counts for.
         update: Who updates the rows if not the optimizer.
@@ -42,7 +43,7 @@ class StepRows(NamedTuple):
     """What a step needs of the centres.
 
     Attributes:
-        classes: Own classes of the batch, maybe more, sorted int64 [K].
+        classes: Own classes of the batch, maybe more, sorted int64 [K] on the host.
         own: Their rows, [K, D], to be differentiated.
         subsets: All classes that the loss sees, each once.
     """
@@ -60,13 +61,19 @@ class AllRows:
 
         Args:
             weight: All rows, [C, D].
-            classes: Distinct classes of the batch, sorted int64 [K].
+            classes: Distinct classes of the batch, sorted int64 [K] on the host.
             centres: ``normalize`` or ``project``.
         """
-        if centres == 'project':
-            weight.data[classes] = unit(weight.data[classes])[0]
-        own, everyone = split(weight, classes)
+        (index,) = send([classes], weight.device)
+        own, everyone = _split(weight, index, centres)
         return StepRows(classes, own, [ClassSubset(everyone, classes, centres)])
+
+
+def _split(weight: nn.Parameter, index: Tensor, centres: str) -> tuple[Tensor, Tensor]:
+    """The own rows, which are projected now since they are used first, and all."""
+    if centres == 'project':
+        weight.data[index] = unit(weight.data[index])[0]
+    return split(weight, index)
 
 
 class Sampling:
@@ -88,16 +95,43 @@ class Sampling:
         self.reweights = reweights
 
     def draw(self, weight: Tensor, classes: Tensor) -> tuple[Tensor, float]:
-        """Other rows of the weight [C, D], sorted, and how many each counts for."""
+        """Other rows of the weight [C, D], sorted, and how many each counts for.
+
+        Args:
+            weight: Any tensor [C, D] of its device.
+            classes: Distinct classes of the batch, sorted int64 [K].
+        """
         others = len(weight) - len(classes)
         size = max(
             math.ceil(self.rate * len(weight)) - len(classes),
             math.ceil(self.rate * others / 2),
         )
-        drawn = torch.randperm(others, device=weight.device)[:size].sort().values
-        # From places among the others to rows: step over the batch's classes.
-        before = classes - torch.arange(len(classes), device=weight.device)
-        drawn += torch.searchsorted(before, drawn, right=True)
+        self.order = torch.randperm(others, device=weight.device)
+        self.first, self.size = classes, size
+        drawn = self._rows(self.order[:size].sort().values)
+        return drawn, self.weight(weight, classes, drawn)
+
+    def _rows(self, places: Tensor) -> Tensor:
+        """From places among the others to rows: step over the batch's classes."""
+        before = self.first - torch.arange(len(self.first), device=places.device)
+        return places + torch.searchsorted(before, places, right=True)
+
+    def draw_again(self, weight: Tensor, classes: Tensor) -> tuple[Tensor, float]:
+        """The same rows, and the next ones for those that are among the classes.
+
+        Args:
+            weight: As in :meth:`draw`.
+            classes: Those that were given there, and others.
+        """
+        more = len(classes) - len(self.first)
+        candidates = self._rows(self.order[: self.size + more])
+        own = candidates.new_zeros(len(weight), dtype=torch.bool)
+        own.index_fill_(0, classes, True)
+        # How many are not their own is known to the device only, that it is enough
+        # to the host, too.
+        size = min(self.size, len(weight) - len(classes))
+        kept = own[candidates].sort(stable=True).indices[:size]
+        drawn = candidates[kept].sort().values
         return drawn, self.weight(weight, classes, drawn)
 
     def weight(self, weight: Tensor, classes: Tensor, drawn: Tensor) -> float:
@@ -124,27 +158,30 @@ class SampledRows:
 
     def take(self, weight: nn.Parameter, classes: Tensor, centres: str) -> StepRows:
         """See :meth:`AllRows.take`."""
-        if self.borrowed.accumulates:
-            # The same sample for all batches of a step; given how many of its rows
-            # turn out to be own rows of a later batch, the rest is random still.
-            (earlier, _), (drawn, _) = self.borrowed.held
-            classes = torch.cat([classes, earlier]).unique()
-            drawn = drawn[~torch.isin(drawn, classes)]
-            each = self.sampling.weight(weight, classes, drawn)
-        else:
-            drawn, each = self.sampling.draw(weight, classes)
-        own, others = self.borrowed.borrow([classes, drawn])
-        subsets = [_own(own, centres), ClassSubset(others, None, centres, each)]
+        sampling = self.sampling
+        again = self.borrowed.accumulates
+        if again:
+            # The own rows of all batches of a step, which share their sample.
+            classes = torch.cat([classes, self._classes]).unique()
+        self._classes = classes
+        (index,) = send([classes], weight.device)
+        draw = sampling.draw_again if again else sampling.draw
+        drawn, each = draw(weight, index)
+        rows = self.borrowed.borrow(torch.cat([index, drawn]))
+        own, everyone = _split(
+            rows, torch.arange(len(index), device=rows.device), centres
+        )
+        places = torch.arange(len(classes), device='cpu')
+        subsets = [ClassSubset(everyone, places, centres, each)]
+        if each != 1:
+            # The own rows count once.
+            subsets.append(_own(own, places, centres, 1 - each))
         return StepRows(classes, own, subsets)
 
 
-def _own(own: nn.Parameter, centres: str) -> ClassSubset:
-    """The own rows as classes; projected now, since they are used first."""
-    everyone = torch.arange(len(own), device=own.device)
-    if centres != 'project':
-        return ClassSubset(own, everyone, centres)
-    own.data.copy_(unit(own.data)[0])
-    return ClassSubset(own, everyone, 'unit')
+def _own(own: Tensor, places: Tensor, centres: str, weight: float = 1.0) -> ClassSubset:
+    """The own rows as classes."""
+    return ClassSubset(own, places, 'unit' if centres == 'project' else centres, weight)
 
 
 class SteppedRows:
@@ -188,10 +225,13 @@ class SteppedRows:
             if state.get('momentum_buffer') is None:
                 state['momentum_buffer'] = torch.zeros_like(weight)
             velocity = state['momentum_buffer']
+        (index,) = send([classes], weight.device)
         drawn, each = None, 1.0
         if self.sampling is not None:
-            drawn, each = self.sampling.draw(weight, classes)
-        (own,) = borrowed.borrow([classes])
+            drawn, each = self.sampling.draw(weight, index)
+        own = borrowed.borrow(index)
+        if centres == 'project':
+            own.data.copy_(unit(own.data)[0])
         update = Update(
             weight.detach(),
             velocity,
@@ -199,8 +239,9 @@ class SteppedRows:
             group['momentum'],
             group['weight_decay'],
             index=drawn,
-            excluded=classes if drawn is None else None,
+            excluded=index if drawn is None else None,
             skipped=borrowed.skipped,
         )
         others = ClassSubset(weight.detach(), None, centres, each, update)
-        return StepRows(classes, own, [_own(own, centres), others])
+        places = torch.arange(len(classes), device='cpu')
+        return StepRows(classes, own, [_own(own, places, centres), others])

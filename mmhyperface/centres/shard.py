@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.distributed
-from mmengine.dist import all_reduce
 from torch import Tensor
 
 from mmhyperface.utils.global_batch import collective, gather_batch
@@ -39,9 +38,9 @@ class _Collective(torch.autograd.Function):
         return ctx.gradient(grads[0]), None, None
 
 
-def _reduced(x: Tensor, op: str = 'sum') -> Tensor:
+def _reduced(x: Tensor, op: str = 'SUM') -> Tensor:
     x = x.clone()
-    all_reduce(x, op=op)
+    torch.distributed.all_reduce(x, getattr(torch.distributed.ReduceOp, op))
     return x
 
 
@@ -121,7 +120,7 @@ class Shard:
 
     def max(self, x: Tensor) -> Tensor:
         """The replicated maximum of partial results, without gradient."""
-        return x.detach() if self.world_size == 1 else _reduced(x.detach(), 'max')
+        return x.detach() if self.world_size == 1 else _reduced(x.detach(), 'MAX')
 
     def _own_part(self, grad: Tensor, sizes: Sequence[int]) -> Tensor:
         return grad.split(list(sizes))[self.rank] * self.world_size

@@ -30,6 +30,9 @@ class SkippedSteps:
         weight: All rows, [C, D].
         optimizer: Plain SGD that steps them.
         group: Gives the optimizer's group of the weight as it is now.
+
+    Attributes:
+        touched: Rows that take part in the step to come, each of them int64 [n].
     """
 
     def __init__(
@@ -47,20 +50,11 @@ class SkippedSteps:
         self.seen = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
         self.products = torch.eye(2, dtype=torch.float64, device=weight.device)[None]
         self.touched: list[Tensor] = []
-        optimizer.register_step_post_hook(self._after_step)
-
-    def touch(self, index: Tensor) -> None:
-        """Announce rows that take part in the step to come."""
-        self.touched.append(index)
-
-    def forget(self) -> None:
-        """Take that back: the step did not come."""
-        self.touched.clear()
 
     def stepped(self, index: Tensor) -> None:
         """Announce rows that have made up for what they missed and taken the step."""
         self.seen.index_fill_(0, index, len(self.products) - 1)
-        self.touch(index)
+        self.touched.append(index)
 
     def make_up(self, index: Tensor, rows: Tensor, velocity: Tensor | None) -> None:
         """Apply what rows have missed, in place.
@@ -70,13 +64,14 @@ class SkippedSteps:
             rows: Copies of them, [n, D].
             velocity: Copies of their momentum buffers, [n, D]; None without momentum.
         """
-        factors = self.products[self.seen[index].long()].to(rows.dtype)
+        products = self.products.to(rows.dtype).view(-1, 4, 1)
         # Each factor as a column [n, 1].
-        a, b, c, d = (factors[:, i, j, None] for i in (0, 1) for j in (0, 1))
+        missed = products.index_select(0, self.seen.index_select(0, index))
+        a, b, c, d = missed.unbind(1)
         if velocity is None:
             rows.mul_(a)
             return
-        moved = rows * a + velocity * b
+        moved = (rows * a).addcmul_(velocity, b)
         velocity.mul_(d).addcmul_(rows, c)
         rows.copy_(moved)
 
@@ -99,7 +94,9 @@ class SkippedSteps:
         self.seen.zero_()
         self.products = self.products[-1:]
 
-    def _after_step(self, *_: object) -> None:
+    @torch.no_grad()
+    def step(self) -> None:
+        """Let all rows miss the step that was taken, but for those that it touched."""
         group = self._group()
         lr, decay, momentum = group['lr'], group['weight_decay'], group['momentum']
         # Together with the identity, of those that are up to date now.

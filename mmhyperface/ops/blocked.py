@@ -394,15 +394,15 @@ class Blocked:
         elif outcome.rows is not None:
             gradient = outcome.rows[block.start : block.start + len(block.rows)]
         for tile in self._tiles(block.rows):
-            rows, slopes = block.rows[tile], by_row[tile]
-            add_product(outcome.features, slopes.T.to(x.dtype), rows.to(x.dtype))
+            rows, slopes = block.rows[tile], by_row[tile].to(x.dtype)
+            add_product(outcome.features, slopes.T, rows.to(x.dtype))
             if inverse is not None and block.norms is None:
-                slopes.mul_(inverse[tile])
+                slopes = by_row[tile].mul_(inverse[tile]).to(x.dtype)
             if step is not None:
                 step(tile)
             elif gradient is not None:
                 here = gradient[tile]
-                product(slopes.to(x.dtype), x, here)
+                product(slopes, x, here)
                 if radial is not None:
                     here.addcmul_(radial[tile].to(here), rows.to(here), value=-1)
 
@@ -411,7 +411,7 @@ def default_block(samples: int, dims: int, on_gpu: bool) -> int:
     """Number of classes in a block for features [B, D]."""
     samples = max(1, samples)
     if on_gpu:
-        return max(1024, 2**23 // samples)
+        return max(1024, 2**25 // samples)
     # Cosines of half a megabyte, in rows of four.
     return max(128, min(2**17 // samples, 2**20 // dims))
 

@@ -43,10 +43,14 @@ def attached(head: HypersphereHead, **options: float) -> torch.optim.SGD:
 
 
 def always_draw(head: HypersphereHead, drawn: Sequence[int]) -> None:
-    """Let these rows be drawn, whatever the chance."""
+    """Let these rows be drawn, whatever the chance, and then those that are left."""
     sampling, rows = head.rows.sampling, torch.tensor(drawn)
 
     def draw(weight: Tensor, classes: Tensor) -> tuple[Tensor, float]:
+        others = [row for row in range(len(weight)) if row not in classes]
+        left = [row for row in others if row not in drawn]
+        sampling.first, sampling.size = classes, len(drawn)
+        sampling.order = torch.tensor([others.index(row) for row in (*drawn, *left)])
         return rows, sampling.weight(weight, classes, rows)
 
     sampling.draw = draw
@@ -243,40 +247,40 @@ def test_the_optimizer_holds_the_sampled_rows_until_it_has_stepped():
     'loss', [lambda: ArcFaceLoss(8.0), lambda: SphereFace2Loss(r=8.0)]
 )
 def test_accumulated_batches_share_their_sample(loss, centres, engine):
-    """The second batch has a class of the sample, and one that was passed by."""
+    """The second batch has a class of the sample, whose place another row takes."""
     batches = [(features(2, 0), [1, 4]), (features(2, 1), [3, 2])]
     drawn = [0, 3]
-    head = sampled_head(loss(), centres=centres, engine=engine)
+    head = sampled_head(loss(), classes=8, centres=centres, engine=engine)
     optimizer = attached(head, momentum=0.9)
     start = head.weight.detach().clone()
     always_draw(head, drawn)
     for x, y in batches:
         head.loss(x, torch.tensor(y))['loss'].backward()
-        always_draw(head, [5])  # in vain
+        always_draw(head, [7])  # in vain
     optimizer.step()
 
     w = start.clone()
     if centres == 'project':
-        w[[0, 1, 2, 3, 4]] = torch.nn.functional.normalize(w[[0, 1, 2, 3, 4]])
+        w[:6] = torch.nn.functional.normalize(w[:6])
     w.requires_grad_()
     module = loss()
-    module.reset_parameters(C)
+    module.reset_parameters(8)
     module.double()
     # Own classes 1 and 4 with 0 and 3 for the rest; then 3 and 2 are own ones too,
-    # and 0 stands for itself and 5.
-    counts = (0, 2, 3, 5), (0, 5)
+    # and 0 and 5 stand for the rest: the one after 3, which is 2, is an own one.
+    counts = (0, 2, 3, 5, 6, 7), (0, 5, 6, 7)
     for (x, y), own, drawn, others in zip(
-        batches, ([1, 4], [1, 2, 3, 4]), ([0, 3], [0]), counts, strict=True
+        batches, ([1, 4], [1, 2, 3, 4]), ([0, 3], [0, 5]), counts, strict=True
     ):
-        class_weight = torch.zeros(C, dtype=torch.float64)
+        class_weight = torch.zeros(8, dtype=torch.float64)
         class_weight[own] = 1
         class_weight[drawn] = len(others) / len(drawn) if module.additive else 1
         out = formula(module, x, w, torch.tensor(y), centres, class_weight)
         out['loss'].backward()
     buffer = optimizer.state[head.weight]['momentum_buffer']
     torch.testing.assert_close(buffer, w.grad)
-    torch.testing.assert_close(head.weight.detach()[:5], (w - w.grad).detach()[:5])
-    assert torch.equal(head.weight[5], start[5])
+    torch.testing.assert_close(head.weight.detach()[:6], (w - w.grad).detach()[:6])
+    assert torch.equal(head.weight[6:], start[6:])
     for mine, theirs in zip(
         head.loss_module.parameters(), module.parameters(), strict=True
     ):

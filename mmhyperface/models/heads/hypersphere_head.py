@@ -350,20 +350,29 @@ class HypersphereHead(CentreState, BaseModule):
         centres = self.centres if trains else 'normalize'
         # Of other ranks too, where each computes its own: a loss may want those.
         classes = (kept if is_global else self._kept(labels)[1]).unique()
-        held, kept, classes, target = send((held, kept, classes, target), x.device)
         rows = self._row_source(trains).take(self.weight, classes, centres)
         directions = rows.own.to(x.dtype)
         if centres == 'normalize':
             directions, _ = unit(directions)
         position = torch.searchsorted(rows.classes, kept)
+        own_rows = []
+        for subset in rows.subsets:
+            own_row = held.new_full((len(x),), -1)
+            if subset.own is not None:
+                own_row[held] = subset.own[position]
+            own_rows.append(own_row)
+        held, position, target, *own_rows = send(
+            (held, position, target, *own_rows), x.device
+        )
         dots = (x.index_select(0, held) * directions[position]).sum(1, keepdim=True)
         own = x.new_zeros(len(x), 1).index_put((held,), dots)
         own = clamp_cosine(shard.sum(own))
 
         def distinct_centres() -> Tensor:
             distinct = labels.unique()
-            held, kept = send(self._kept(distinct), x.device)
+            held, kept = self._kept(distinct)
             position = torch.searchsorted(rows.classes, kept)
+            held, position = send((held, position), x.device)
             gathered = directions.new_zeros(len(distinct), self.in_channels)
             return shard.sum(gathered.index_put((held,), directions[position]))
 
@@ -377,7 +386,7 @@ class HypersphereHead(CentreState, BaseModule):
         if type(loss).join is DecoupledLoss.join:
             # The mean of the terms is that of the folds, and more.
             expected = weight * loss.loss_weight / len(x)
-        folded, hardest = self._fold(x, held, position, rows, context, expected)
+        folded, hardest = self._fold(x, own_rows, rows, context, expected)
         terms = loss.join(own_term, folded)
         if learns:
             # Now, for the step to come moves margins and biases.
@@ -414,8 +423,7 @@ class HypersphereHead(CentreState, BaseModule):
     def _fold(
         self,
         x: Tensor,
-        held: Tensor,
-        position: Tensor,
+        own_rows: list[Tensor],
         rows: StepRows,
         context: dict[str, Tensor],
         expected: float | None,
@@ -424,10 +432,7 @@ class HypersphereHead(CentreState, BaseModule):
         engine = self._engine()
         partial = {name: self.shard.enter(value) for name, value in context.items()}
         folds = []
-        for subset in rows.subsets:
-            own_row = held.new_full((len(x),), -1)
-            if subset.own is not None:
-                own_row[held] = subset.own[position]
+        for subset, own_row in zip(rows.subsets, own_rows, strict=True):
             options: dict[str, Any] = {}
             if expected is not None:
                 options['expected'] = expected * subset.weight

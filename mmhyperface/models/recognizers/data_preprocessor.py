@@ -89,7 +89,7 @@ class FaceDataPreprocessor(BaseDataPreprocessor):
         # Bytes are quicker to bring into another layout than floats.
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         inputs = inputs.contiguous(memory_format=layout)
-        inputs = inputs.to(torch.float32, copy=True).sub_(self.mean).div_(self.std)
+        inputs = torch.sub(inputs, self.mean).div_(self.std)
         samples = data.get('data_samples')
         if 'sample_idx' in data:
             samples = FaceSamples(data['sample_idx'], data.get('gt_label'))
