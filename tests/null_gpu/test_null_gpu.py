@@ -105,6 +105,22 @@ def test_a_compiled_backbone_is_one_graph() -> None:
 
 
 @pytest.mark.slow
+def test_a_compiled_backbone_is_queued_as_cuda_graphs() -> None:
+    hook = dict(type='CompileHook', mode='reduce-overhead')
+    options = {'custom_hooks': [hook], 'model.backbone.depth': 18}
+    report = dry_run(FLAGSHIP, iters=4, options=options)
+    assert report['checkpoint'].endswith('iter_4.pth')
+    for each in (report['iterations'][2:], report['resumed'][1:]):
+        for steady in each:
+            # Of 20 convolutions and as many norms, forward and backward.
+            assert steady['replayed'] > 200
+    first, last = report['iterations'][2:]
+    assert last['operations'] == first['operations']
+    assert last['reserved'] == first['reserved']
+    assert syncs_of(last) == []
+
+
+@pytest.mark.slow
 def test_kernels_of_losses_spill_no_registers() -> None:
     kernels = json.loads(run('kernels').splitlines()[-1])
     assert {kernel['arch'] for kernel in kernels} == {80, 90}
