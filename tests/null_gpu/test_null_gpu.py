@@ -110,14 +110,14 @@ def test_a_compiled_backbone_is_queued_as_cuda_graphs() -> None:
     options = {'custom_hooks': [hook], 'model.backbone.depth': 18}
     report = dry_run(FLAGSHIP, iters=4, options=options)
     assert report['checkpoint'].endswith('iter_4.pth')
-    for each in (report['iterations'][2:], report['resumed'][1:]):
-        for steady in each:
-            # Of 20 convolutions and as many norms, forward and backward.
-            assert steady['replayed'] > 200
-    first, last = report['iterations'][2:]
-    assert last['operations'] == first['operations']
-    assert last['reserved'] == first['reserved']
-    assert syncs_of(last) == []
+    # Captured in the second iteration, also of what is resumed.
+    steady, last = report['iterations'][2:]
+    for each in (steady, last, report['resumed'][1]):
+        # There are 20 convolutions and as many norms, forward and backward.
+        assert each['replayed'] > 200
+    assert steady['operations'] < 400
+    assert last['reserved'] < 1.01 * steady['reserved'], 'memory grows'
+    assert syncs_of(steady) == []
 
 
 @pytest.mark.slow
