@@ -190,7 +190,16 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
 
 /* ---- streams and events */
 
+/* A stream is the number of the capture that goes on in it, or 0. */
+static unsigned long long captures;
+static unsigned long long *capture(cudaStream_t s) {
+    static unsigned long long none;
+    int own = s && s != cudaStreamLegacy && s != cudaStreamPerThread;
+    return own ? (unsigned long long *)s : &none;
+}
+
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    if (*capture(stream)) return cudaErrorStreamCaptureUnsupported;
     if (!staged) waits("cudaStreamSynchronize");
     return queued();
 }
@@ -205,7 +214,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 DO(cudaStreamQuery(cudaStream_t stream), )
 DO(cudaEventQuery(cudaEvent_t event), )
 DO(cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned flags), )
-DO(cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int priority), *s = malloc(1))
+DO(cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int priority),
+   *s = calloc(1, sizeof captures))
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
     return cudaStreamCreateWithPriority(s, flags, 0);
 }
@@ -216,7 +226,7 @@ DO(cudaStreamDestroy(cudaStream_t s), free(s))
 DO(cudaStreamGetPriority(cudaStream_t s, int *priority), *priority = 0)
 DO(cudaDeviceGetStreamPriorityRange(int *least, int *greatest), *least = 0; *greatest = -5)
 DO(cudaStreamIsCapturing(cudaStream_t s, enum cudaStreamCaptureStatus *status),
-   *status = cudaStreamCaptureStatusNone)
+   *status = *capture(s) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone)
 #if CUDART_VERSION >= 13000
 cudaError_t cudaStreamGetCaptureInfo(
     cudaStream_t s, enum cudaStreamCaptureStatus *status, unsigned long long *id,
@@ -227,8 +237,8 @@ cudaError_t cudaStreamGetCaptureInfo_v2(
     cudaStream_t s, enum cudaStreamCaptureStatus *status, unsigned long long *id,
     cudaGraph_t *graph, const cudaGraphNode_t **nodes, size_t *count) {
 #endif
-    *status = cudaStreamCaptureStatusNone;
-    return cudaSuccess;
+    if (id) *id = *capture(s);
+    return cudaStreamIsCapturing(s, status);
 }
 DO(cudaThreadExchangeStreamCaptureMode(enum cudaStreamCaptureMode *mode), )
 DO(cudaEventCreateWithFlags(cudaEvent_t *e, unsigned flags), *e = malloc(1))
@@ -237,6 +247,22 @@ DO(cudaEventDestroy(cudaEvent_t e), free(e))
 DO(cudaEventRecord(cudaEvent_t e, cudaStream_t s), )
 DO(cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned flags), )
 DO(cudaEventElapsedTime(float *ms, cudaEvent_t a, cudaEvent_t b), *ms = 1)
+
+/* ---- graphs: what is captured was called, and a launch of it does nothing */
+
+static int graph_launches;
+int null_gpu_graph_launches(void) { return graph_launches; }
+
+DO(cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode),
+   *capture(s) = __sync_add_and_fetch(&captures, 1))
+DO(cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g), *capture(s) = 0; *g = malloc(1))
+DO(cudaGraphGetNodes(cudaGraph_t g, cudaGraphNode_t *nodes, size_t *count), *count = 1)
+DO(cudaGraphInstantiateWithFlags(cudaGraphExec_t *e, cudaGraph_t g, unsigned long long flags),
+   *e = malloc(1))
+DO(cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t s),
+   __sync_fetch_and_add(&graph_launches, 1))
+DO(cudaGraphDestroy(cudaGraph_t g), free(g))
+DO(cudaGraphExecDestroy(cudaGraphExec_t e), free(e))
 
 /* ---- devices: an H100 as far as anybody asks */
 

@@ -58,6 +58,7 @@ class NullDevice(TorchDispatchMode):
         syncs: Where the host waited for the device: (phase, reason, place).
         unknown: Operations that got only sizes because CUDA raised an error.
         phase: What the training is at.
+        replayed: Kernels of CUDA graphs that were launched, see `watch_graphs`.
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
@@ -67,6 +68,7 @@ class NullDevice(TorchDispatchMode):
         self.unknown: Counter = Counter()
         self.syncs: list[tuple[str, str, str]] = []
         self.phase = 'start'
+        self.replayed = 0
         self._sizes: dict[Any, Any] = {}
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         # To be kept, for C has only its address.
@@ -271,3 +273,30 @@ def watch_backward(device: NullDevice) -> None:
         device.phase = 'update'
 
     torch.autograd.backward = watched
+
+
+def watch_graphs(device: NullDevice, launches: Callable[[], int]) -> None:
+    """Let launches of CUDA graphs be operations, and their kernels be `replayed`.
+
+    Args:
+        device: Is told.
+        launches: Gives the number of kernels that were launched beside torch's.
+    """
+    graph: Any = torch.cuda.CUDAGraph
+    begin, end, replay = graph.capture_begin, graph.capture_end, graph.replay
+
+    def capture_begin(self: Any, *args: Any, **kwargs: Any) -> None:
+        self.kernels = -device.operations.total() - launches()
+        begin(self, *args, **kwargs)
+
+    def capture_end(self: Any) -> None:
+        end(self)
+        self.kernels += device.operations.total() + launches()
+
+    def replayed(self: Any) -> None:
+        replay(self)
+        device.operations['replay'] += 1
+        device.replayed += self.kernels
+
+    graph.capture_begin, graph.capture_end = capture_begin, capture_end
+    graph.replay = replayed

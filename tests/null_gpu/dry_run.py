@@ -8,11 +8,12 @@ as many classes as the config has.
 
 The report: ``iterations``, each with ``syncs`` ([phase, reason, place]; phases are
 forward, backward, update), ``operations`` (how many of torch's touch the device, and
-kernels of Triton), ``exchanges`` ([name, backend, dtype, bytes]), ``seconds``, and
-``allocated`` and ``reserved``, its peaks in bytes; ``convolutions``, how many of their
-inputs have which layout; ``unknown``, operations that were not carried out; ``graphs``
-and ``breaks`` of torch's compiler; of a whole run, ``checkpoint`` and ``resumed``,
-iterations after resuming.
+kernels of Triton, that the host queues), ``replayed`` (those in CUDA graphs),
+``exchanges`` ([name, backend, dtype, bytes]), ``seconds``, and ``allocated`` and
+``reserved``, its peaks in bytes; ``convolutions``, how many of their inputs have which
+layout; ``unknown``, operations that were not carried out; ``graphs`` and ``breaks`` of
+torch's compiler; of a whole run, ``checkpoint`` and ``resumed``, iterations after
+resuming.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from mmengine.registry import DATA_SAMPLERS
 from mmhyperface.apis import build_runner, load_config
 
 from . import harness, process_groups
-from .device import NullDevice, watch_backward
+from .device import NullDevice, watch_backward, watch_graphs
 
 # Of a test set, in place of each of the config's.
 PAIRS = dict(num_identities=10, images_per_identity=4, num_pairs=100)
@@ -59,6 +60,7 @@ class Iteration:
     syncs: list = field(default_factory=list)
     exchanges: list = field(default_factory=list)
     operations: int = 0
+    replayed: int = 0
     allocated: int = 0
     reserved: int = 0
     seconds: float = 0.0
@@ -77,8 +79,8 @@ class Watch(Hook):
         self._before: tuple = ()
 
     def _counts(self) -> tuple:
-        launches = self.driver.null_gpu_launches()
-        return self.device.operations.total() + launches, time.perf_counter()
+        operations = self.device.operations.total() + self.driver.null_gpu_launches()
+        return operations, self.device.replayed, time.perf_counter()
 
     def before_train(self, runner: Any) -> None:
         self.iterations = []
@@ -105,10 +107,10 @@ class Watch(Hook):
             Iteration(
                 self.device.syncs,
                 self.exchanges,
-                passed[0],
+                *passed[:2],
                 torch.cuda.max_memory_allocated(),
                 torch.cuda.max_memory_reserved(),
-                round(passed[1], 3),
+                round(passed[2], 3),
             )
         )
         self._before = ()
@@ -177,6 +179,7 @@ def main() -> None:
     watch = Watch(device)
     process_groups.stand_in(lambda exchange: watch.exchanges.append(exchange))
     watch_backward(device)
+    watch_graphs(device, watch.driver.null_gpu_launches)
     cfg = load_config(args.config, {**args.cfg_options, **args.options})
     iters, report = args.iters, {}
     with tempfile.TemporaryDirectory() as folder:

@@ -105,6 +105,22 @@ def test_a_compiled_backbone_is_one_graph() -> None:
 
 
 @pytest.mark.slow
+def test_a_compiled_backbone_is_queued_as_cuda_graphs() -> None:
+    hook = dict(type='CompileHook', mode='reduce-overhead')
+    options = {'custom_hooks': [hook], 'model.backbone.depth': 18}
+    report = dry_run(FLAGSHIP, iters=4, options=options)
+    assert report['checkpoint'].endswith('iter_4.pth')
+    # Captured in the second iteration, also of what is resumed.
+    steady, last = report['iterations'][2:]
+    for each in (steady, last, report['resumed'][1]):
+        # There are 20 convolutions and as many norms, forward and backward.
+        assert each['replayed'] > 200
+    assert steady['operations'] < 400
+    assert last['reserved'] < 1.01 * steady['reserved'], 'memory grows'
+    assert syncs_of(steady) == []
+
+
+@pytest.mark.slow
 def test_kernels_of_losses_spill_no_registers() -> None:
     kernels = json.loads(run('kernels').splitlines()[-1])
     assert {kernel['arch'] for kernel in kernels} == {80, 90}

@@ -7,7 +7,8 @@ can be counted and timed without a GPU, for one rank of as many as one likes:
 - host syncs: waits of the host for the device, and those among them that fall between
   the beginning of the forward pass and the end of the backward pass's queueing: there
   the device runs dry;
-- operations: those of torch on device tensors, views left out, and Triton's kernels;
+- operations: those of torch on device tensors, views left out, and Triton's kernels,
+  that the host queues, and how many it replays by launching CUDA graphs;
 - dispatch: processor time of a step, which is all queueing here; both steps alternate
   in one process, and the table has the median and the ratio of the medians;
 - allocated and reserved: peaks of the caching allocator in a steady step;
@@ -103,7 +104,15 @@ SETTINGS = {
         R50, 'r50', 2_059_906, 128, 0.2, False
     ),
 }
-SIDES = ('insightface', 'ours', 'ours, compiled')
+# Options of the config beside a setting's.
+SIDES: dict[str, dict[str, Any]] = {
+    'insightface': {},
+    'ours': {},
+    'ours, compiled': {'default_hooks.compile': dict(type='CompileHook')},
+    'ours, CUDA graphs': {
+        'default_hooks.compile': dict(type='CompileHook', mode='reduce-overhead')
+    },
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -112,7 +121,7 @@ def parse_args() -> argparse.Namespace:
     add('--peer-dir', type=Path, required=True, help='folder with insightface/')
     add('--settings', nargs='+', choices=SETTINGS, default=list(SETTINGS))
     add('--world', type=int, default=8, help='ranks, of which rank 0 is run')
-    add('--compiled', action='store_true', help='ours with CompileHook besides')
+    add('--compiled', action='store_true', help='ours with CompileHook, too')
     # Set by the script itself for its processes.
     add('--child', help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -248,12 +257,12 @@ def run_theirs(step: Callable[[], None], iterations: int, each: Callable) -> Non
 def child(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from null_gpu import process_groups
-    from null_gpu.device import NullDevice, watch_backward
+    from null_gpu.device import NullDevice, watch_backward, watch_graphs
     from training_steps import ARCFACE, COSFACE, insightface_step, run_ours
 
-    name, side = args.child.split('|')
+    name, side, what = args.child.split('|')
     setting = SETTINGS[name]
-    config = str(ROOT / setting.config)
+    ours = str(ROOT / setting.config), {**setting.options, **SIDES[side]}, False
     exchanged: list = []
     process_groups.stand_in(exchanged.append)
     torch.distributed.init_process_group('nccl')
@@ -268,18 +277,20 @@ def child(args: argparse.Namespace) -> dict[str, Any]:
             ARCFACE if setting.arcface else COSFACE,
         )
 
-    if side.startswith('dispatch'):
+    if what == 'dispatch':
         kept = kernels_that_allocate()
-        return dispatch(setting, theirs(), 'compiled' in side) if kept else {}
+        return dispatch(ours, theirs()) if kept else {}
     runtime = ctypes.CDLL('libnullcudart.so')
     driver = ctypes.CDLL('libcuda.so.1')
     device, roofline = NullDevice(runtime), roofline_mode()
     watch_backward(device)
+    watch_graphs(device, driver.null_gpu_launches)
     figures: dict[str, Any] = {}
-    begun = 0
+    begun = 0, 0
 
-    def operations() -> int:
-        return device.operations.total() + driver.null_gpu_launches()
+    def operations() -> tuple[int, int]:
+        queued = device.operations.total() + driver.null_gpu_launches()
+        return queued, device.replayed
 
     def each(iteration: int, before: bool) -> None:
         nonlocal begun
@@ -298,7 +309,8 @@ def child(args: argparse.Namespace) -> dict[str, Any]:
                 syncs=len(device.syncs),
                 drains=len(drains),
                 places=device.syncs[:],
-                operations=operations() - begun,
+                operations=operations()[0] - begun[0],
+                replayed=operations()[1] - begun[1],
                 sent=sum(SENT[e.name](args.world) * e.bytes for e in exchanged),
                 allocated=torch.cuda.max_memory_allocated(),
                 reserved=torch.cuda.max_memory_reserved(),
@@ -308,13 +320,11 @@ def child(args: argparse.Namespace) -> dict[str, Any]:
         if side == 'insightface':
             run_theirs(theirs(), STEADY + 1, each)
         else:
-            run_ours(config, setting.options, 'compiled' in side, STEADY + 1, each)
-    return figures | ({} if 'compiled' in side else dict(roofline=roofline.seconds))
+            run_ours(*ours, STEADY + 1, each)
+    return figures | ({} if SIDES[side] else dict(roofline=roofline.seconds))
 
 
-def dispatch(
-    setting: Setting, theirs: Callable[[], None], compiled: bool
-) -> dict[str, list[float]]:
+def dispatch(ours: tuple, theirs: Callable[[], None]) -> dict[str, list[float]]:
     """Seconds of processor time of steps, alternating."""
     from training_steps import run_ours
 
@@ -333,15 +343,14 @@ def dispatch(
             times['ours'].append(middle - begin)
             times['theirs'].append(time.process_time() - middle)
 
-    config = str(ROOT / setting.config)
-    run_ours(config, setting.options, compiled, STEADY + TIMED, each)
+    run_ours(*ours, STEADY + TIMED, each)
     return times
 
 
-def in_child(args: argparse.Namespace, setting: str, side: str) -> dict[str, Any]:
+def in_child(args: argparse.Namespace, *which: str) -> dict[str, Any]:
     from null_gpu import harness
 
-    arguments = ['-W', 'ignore', *sys.argv, '--child', f'{setting}|{side}']
+    arguments = ['-W', 'ignore', *sys.argv, '--child', '|'.join(which)]
     return json.loads(harness.python(*arguments, world=args.world).splitlines()[-1])
 
 
@@ -369,21 +378,22 @@ def main() -> None:
     )
     rows = []
     for setting in args.settings:
-        for side in SIDES[: 2 + args.compiled]:
-            row = dict(setting=setting, side=side, **in_child(args, setting, side))
+        for side in list(SIDES)[: 4 if args.compiled else 2]:
+            counted = in_child(args, setting, side, 'counts')
+            row = dict(setting=setting, side=side, **counted)
             if side == 'insightface':
                 cpu = '-'
             else:
-                times = in_child(args, setting, side.replace('ours', 'dispatch'))
+                times = in_child(args, setting, side, 'dispatch')
                 ours, theirs = median(times['ours']), median(times['theirs'])
                 row |= dict(times=times, ratio=ours / theirs)
                 cpu = f'{1e3 * ours:.1f} : {1e3 * theirs:.1f} ({ours / theirs:.2f})'
             rows.append(row)
-            lines = row.get('roofline')
+            lines, replayed = row.get('roofline'), row['replayed']
             table.add_row(
                 f'{side}, {setting}',
                 f'{row["syncs"]} ({row["drains"]})',
-                f'{row["operations"]:,}',
+                f'{row["operations"]:,}' + f' + {replayed:,}' * bool(replayed),
                 cpu,
                 f'{row["allocated"] / 1e9:.3f} / {row["reserved"] / 1e9:.3f}',
                 f'{row["sent"] / 1e6:.1f}',

@@ -31,6 +31,10 @@ class CompileHook(Hook):
     Args:
         backend: Of ``torch.compile``.
         mode: Of ``torch.compile``, such as ``max-autotune``; None for its default.
+            ``reduce-overhead`` launches the passes through the backbone as a few CUDA
+            graphs, for hosts that cannot keep up with their GPU. Their memory serves
+            nothing else, also during validation; gradients that are accumulated over
+            iterations need DDP, in whose buckets they lie.
         fallback: Whether to train uncompiled, with a warning, if the backend does not
             work here, for want of a C++ compiler or Triton, say.
 
