@@ -1,5 +1,6 @@
 """The benchmarks measure what they say, at sizes of seconds; no figure is judged."""
 
+import argparse
 import json
 import sys
 import time
@@ -318,35 +319,81 @@ def test_examination_tells_time_memory_and_figures(tmp_path):
     assert len(content['ijb']['ways']['floor']['seconds']) == 2
 
 
-def test_a_part_of_the_gpu_benchmark_says_why_it_has_no_rows(capsys):
-    def fails(seconds):
-        raise UserError('status 1: no such GPU')
+HEAD = dict(name='floor', times=[1.0, 3.0, 2.0], peak=5000)
+STEP = {
+    'setting': '8 x 64, 3 steps',
+    **{'images/s': 9876.5, 'ms': 51.84, 'allocated': 4.7e9, 'reserved': 5.2e9},
+}
 
-    def rows(part, seconds):
-        return [cells[0] for cells in gpu.measured('part', part, seconds)]
 
-    assert rows(fails, 0.5) == ['part: not reached, no time was left']
-    assert rows(fails, 5) == ['part: failed, status 1: no such GPU']
-    assert 'no such GPU' in capsys.readouterr().err
-    assert rows(lambda seconds: None, 5) == ['part: not finished in its 5 s']
-    assert rows(lambda seconds: [gpu.row('x', '9')], 5) == ['x']
+def test_the_gpu_benchmark_has_a_row_for_each_part(monkeypatch, tmp_path, capsys):
+    """Whatever becomes of them: some fail, one takes too long, one says little."""
+
+    def parts(args, folder):
+        def wrote(name, figures, then):
+            path = str(folder / f'{name}.json')
+            text = f'open({path!r}, "w").write({json.dumps(figures)!r})'
+            return ['-c', f'import os, time; {text}; {then}']
+
+        few = 'classifier, 85,742'
+        return {
+            'CUDA tests': ['-c', 'print("== 1 failed, 2 passed =="); exit(1)'],
+            'eager': wrote('eager', STEP | {'syncs': 0.25}, ''),
+            few: wrote(few, dict(rows=[HEAD]), 'time.sleep(99)'),
+            'classifier, 360,232': ['-c', 'print("ArcFace: left out, no memory")'],
+            'classifier, 2,059,906': ['-c', 'print("x")'],
+            'compiled': wrote('compiled', STEP, 'os.kill(os.getpid(), 11)'),
+        }
+
+    out = tmp_path / 'out.json'
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 8)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'a GPU')
+    monkeypatch.setattr(gpu, 'commands', parts)
+    monkeypatch.setattr(sys, 'argv', ['gpu.py', '--seconds', '127', '--json', str(out)])
+    gpu.main()
+    said = json.loads(out.read_text())
+    assert said['device'] == '8 x a GPU'
+    assert said['parts']['eager']['syncs'] == 0.25
+    rows = [cells for cells in said['rows'] if 'published' not in cells[0]]
+    assert rows == [
+        gpu.row('CUDA tests: failed, status 1: 1 failed, 2 passed'),
+        ['8 x 64, 3 steps, eager', '9,876', '51.8', '4.70 / 5.20', '0.25'],
+        gpu.row('insightface: not measured without --peer-dir'),
+        gpu.row('classifier, 85,742: floor', '-', '2000.00', '5.00'),
+        gpu.row('classifier, 85,742: not finished in its 10 s'),
+        gpu.row('classifier, 360,232: ArcFace: left out, no memory'),
+        gpu.row('classifier, 2,059,906: x'),
+        ['8 x 64, 3 steps, compiled', '9,876', '51.8', '4.70 / 5.20', '-'],
+        gpu.row('compiled: failed, status -11: '),
+    ]
+    printed = capsys.readouterr().out
+    assert all(cells[0][:20] in printed for cells in rows)
+    assert '4,681' in printed
+    assert gpu.measured('x', [], out, 0.5)[0] == [
+        gpu.row('x: not reached, no time was left')
+    ]
+
+
+def test_every_part_has_its_command(tmp_path):
+    args = argparse.Namespace(peer_dir=tmp_path, gpus=8, batch_size=64, steps=100)
+    assert set(gpu.commands(args, tmp_path)) == set(gpu.BUDGET)
 
 
 def test_what_takes_too_long_ends_with_its_children(tmp_path):
     late = tmp_path / 'late'
-    script = f'(sleep 3; touch {late}) & wait'
-    assert gpu.run(['bash', '-c', script], 0.5) is None
+    script = f'import os; os.system("(sleep 3; touch {late}) & wait")'
+    assert gpu.run(['-c', script], 1) == (None, '')
     time.sleep(3)
     assert not late.exists()
-    assert gpu.run(['echo', 'done'], 30) == 'done\n'
-    with pytest.raises(UserError, match='status 3: oh'):
-        gpu.run(['bash', '-c', 'echo oh; exit 3'], 30)
+    assert gpu.run(['-c', 'print("done")'], 30) == (0, 'done\n')
 
 
 def test_the_gpu_benchmark_needs_a_gpu():
     if torch.cuda.is_available():
         pytest.skip('there is one')
-    assert 'torch sees no GPU' in run('gpu.py', status=1)
+    (line,) = run('gpu.py', status=1).splitlines()
+    assert line.startswith('error: torch')
+    assert 'sees no GPU' in line
 
 
 def test_a_roofline_is_the_larger_of_traffic_and_products():

@@ -40,7 +40,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
@@ -49,7 +49,14 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
-from common import benchmark_parser, conclude, new_table, processor, resident
+from common import (
+    benchmark_parser,
+    conclude,
+    new_table,
+    processor,
+    resident,
+    write_json,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -215,9 +222,17 @@ def ours(
     fused_update: bool = False,
 ) -> Step:
     """A step through the public interface of the head, labels and checks included."""
+    from torch import nn
+
     from mmhyperface.models import HypersphereHead
 
-    head = HypersphereHead(
+    class Drawn(HypersphereHead):
+        def reset_parameters(self) -> None:
+            # Drawing on the host takes 10 s at two million classes.
+            nn.init.normal_(self.weight, std=0.01)
+            self.loss_module.reset_parameters(self.num_classes)
+
+    head = Drawn(
         problem.classes,
         problem.dim,
         dict(type=f'{loss}Loss'),
@@ -418,7 +433,7 @@ class Row:
         return np.percentile(ratios, [25, 75]).tolist()
 
 
-def measure(args: argparse.Namespace, classes: int) -> list[Row]:
+def measure(args: argparse.Namespace, classes: int) -> Iterator[Row]:
     import torch
     from classifier_peers import peers
 
@@ -426,7 +441,6 @@ def measure(args: argparse.Namespace, classes: int) -> list[Row]:
     reference = computed_floor(problem)
     run_floor = Floor(problem)
     notes = peers(sampled(args))
-    rows = []
     for name, build in contenders(args).items():
         gc.collect()
         if problem.device == 'cuda':
@@ -434,12 +448,13 @@ def measure(args: argparse.Namespace, classes: int) -> list[Row]:
             torch.cuda.reset_peak_memory_stats()
             start = torch.cuda.memory_allocated()
         try:
-            step = build(problem)
-        except UserError as error:
+            with torch.device(problem.device):
+                step = build(problem)
+            for _ in range(WARM_UP):
+                step()
+        except (UserError, torch.cuda.OutOfMemoryError) as error:
             print(f'{name}: left out, {error}', file=sys.stderr)
             continue
-        for _ in range(WARM_UP):
-            step()
         peak = None
         if problem.device == 'cuda':
             peak = (torch.cuda.max_memory_allocated() - start) / MB
@@ -455,9 +470,9 @@ def measure(args: argparse.Namespace, classes: int) -> list[Row]:
         del step
         floors, times = (list(column) for column in zip(*pairs, strict=True))
         note = notes[name].note if name in notes else ''
-        rows.append(Row(name, classes, times, floors, reference, peak, note))
-        print(f'{name}: {rows[-1].ratio:.2f}', file=sys.stderr)
-    return rows
+        row = Row(name, classes, times, floors, reference, peak, note)
+        print(f'{name}: {row.ratio:.2f}', file=sys.stderr)
+        yield row
 
 
 def table_of(args: argparse.Namespace, problem: Problem, rows: list[Row]) -> Table:
@@ -529,11 +544,13 @@ def main() -> None:
     settings = conditions(args)
     results = []
     for classes in args.classes:
-        rows = measure(args, classes)
+        rows = []
+        for row in measure(args, classes):
+            rows.append(row)
+            results.append(dict(asdict(row), ratio=row.ratio, quartiles=row.quartiles))
+            # Who runs out of time has what was measured until then.
+            write_json(args, dict(settings, rows=results))
         console.print(table_of(args, problem_of(args, classes), rows))
-        results += [
-            dict(asdict(row), ratio=row.ratio, quartiles=row.quartiles) for row in rows
-        ]
     conclude(console, args, settings, rows=results)
     notes = {row['name']: row['note'] for row in results if row['note']}
     for name, note in notes.items():

@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
 
 
@@ -36,9 +37,10 @@ def new_table(args: argparse.Namespace, *columns: str, **options: Any) -> Table:
 
 
 def write_json(args: argparse.Namespace, figures: dict[str, Any]) -> None:
-    """Write the figures to the file that was asked for."""
+    """Write the figures to the file that was asked for, all of them or none."""
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1))
+        with new_files([str(args.json)], overwrite=True) as (file,):
+            file.write(json.dumps(figures, indent=1).encode())
 
 
 def conclude(

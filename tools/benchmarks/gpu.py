@@ -3,9 +3,12 @@
 The tests that need CUDA; the classifier's step at 85,742, 360,232 and 2,059,906
 classes; 100 steps of the flagship, SphereFace2 with IResNet-100 in fp16, eager and
 compiled; and, with a checkout of insightface, its PartialFC and its training step
-beside them. Images are noise in memory. Whole steps run on all GPUs, by torchrun,
-the classifier's on one. Each part has its time; what does not end in it, or is not
-reached, says so in the table.
+beside them. Images are noise in memory. Whole steps run on all GPUs, the classifier's
+on one. Each part has its time; what fails, does not end in it, or is not reached, says
+so in the table, and the others go on. The file of --json is complete after each part.
+
+Time in host syncs is what a profile of ten more steps gives on rank 0 for waiting for
+streams and events.
 
     python tools/benchmarks/gpu.py --peer-dir DIR --json gpu.json
 """
@@ -15,47 +18,56 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from common import benchmark_parser, conclude, new_table
+from common import (
+    benchmark_parser,
+    conclude,
+    new_table,
+    peer_file,
+    run_in_processes,
+    write_json,
+)
 from rich.console import Console
 
 from mmhyperface.utils.command_line import report_errors
 from mmhyperface.utils.errors import UserError
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-FLAGSHIP = ROOT / 'configs' / 'sphereface2_r100_ms1m.py'
+ROOT = Path(__file__).parents[2]
 CLASSES = (85_742, 360_232, 2_059_906)
 WARM_UP, PROFILED = 20, 10
-# Seconds that each part may take, in the order of running.
-BUDGET = {'CUDA tests': 60, 'eager': 70, 'insightface': 70, 'compiled': 200}
-CLASSIFIER_BUDGET = 55
-ALL = 590
-# 8 V100, images/s and MB on each GPU: insightface, recognition/arcface_torch,
-# docs/speed_benchmark.md.
-PUBLISHED = {
-    'data parallel': {'125 k': (4681, 7358), '1 M': (2090, 23708)},
-    'model parallel': {
-        '125 k': (4824, 5306),
-        '1 M': (3449, 9966),
-        '5.5 M': (1389, None),
-    },
-    'Partial FC 0.1': {
-        '125 k': (5004, 4868),
-        '1 M': (4803, 5620),
-        '5.5 M': (3975, None),
-        '29 M': (1855, None),
-    },
+STEPS = ('eager', 'insightface', 'compiled')
+# Seconds of each part, in the order of running: without right results the others say
+# nothing, and compilation may take what time is left of all.
+ALL = 570
+BUDGET = {
+    'CUDA tests': 75,
+    'eager': 70,
+    'insightface': 60,
+    **{f'classifier, {c:,}': s for c, s in zip(CLASSES, (45, 45, 70), strict=True)},
+    'compiled': ALL,
 }
+# 8 V100, of which each holds so many MB: insightface, recognition/arcface_torch,
+# docs/speed_benchmark.md.
+PUBLISHED = (
+    ('125 k classes, data parallel', 4681, 7358),
+    ('125 k classes, model parallel', 4824, 5306),
+    ('125 k classes, Partial FC 0.1', 5004, 4868),
+    ('1 M classes, data parallel', 2090, 23708),
+    ('1 M classes, model parallel', 3449, 9966),
+    ('1 M classes, Partial FC 0.1', 4803, 5620),
+    ('5.5 M classes, model parallel', 1389, None),
+    ('5.5 M classes, Partial FC 0.1', 3975, None),
+    ('29 M classes, Partial FC 0.1', 1855, None),
+)
 COLUMNS = ('images/s', 'ms a step', 'allocated / reserved GB', 'ms in host syncs')
 
 
@@ -68,33 +80,54 @@ def parse_args() -> argparse.Namespace:
     add('--steps', type=int, default=100)
     add('--seconds', type=float, default=ALL, help='for everything')
     # Set by the script itself for its processes.
-    add('--child', choices=list(BUDGET), help=argparse.SUPPRESS)
+    add('--child', choices=STEPS, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def run(command: list[Any], seconds: float) -> str | None:
-    """What a command prints; None if it takes longer, and is ended with its children.
+def commands(args: argparse.Namespace, folder: Path) -> dict[str, list[Any]]:
+    """What runs each part; figures go to JSON of its name in the folder."""
+    # Collecting the others takes longer than these do.
+    tests = [f for f in (ROOT / 'tests').rglob('test_*.py') if 'cuda' in f.read_text()]
+    found = {'CUDA tests': ['-m', 'pytest', '-q', '-n0', '-k', 'cuda', *tests]}
+    peers = ['--peer-dir', args.peer_dir] if args.peer_dir else []
+    for kind in STEPS if peers else ('eager', 'compiled'):
+        found[kind] = [__file__, '--child', kind, '--gpus', args.gpus, *peers]
+        found[kind] += ['--batch-size', args.batch_size, '--steps', args.steps]
+        found[kind] += ['--json', folder / f'{kind}.json']
+    for classes in CLASSES:
+        name = f'classifier, {classes:,}'
+        found[name] = [ROOT / 'tools/benchmarks/classifier_step.py', '--device', 'cuda']
+        found[name] += ['--batch-size', 8 * args.batch_size, '--classes', classes]
+        found[name] += ['--losses', 'SphereFace2', 'ArcFace', '--engines', 'blocked']
+        found[name] += ['--matmul-dtype', 'bfloat16', '--repeats', 5, *peers]
+        found[name] += ['--only', '^floor|^[SA].*blocked|PartialFC']
+        found[name] += ['--json', folder / f'{name}.json']
+    return found
 
-    Raises:
-        UserError: With the end of its output, if it fails.
+
+def run(arguments: list[Any], seconds: float) -> tuple[int | None, str]:
+    """The status of Python with these arguments, and all that it prints.
+
+    The status is None if it takes longer. Its children end with it.
     """
-    process = subprocess.Popen(
-        [str(part) for part in command],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return None
-    if process.returncode:
-        raise UserError(f'status {process.returncode}: {output.strip()[-300:]}')
-    return output
+    with tempfile.TemporaryFile('w+') as log:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        status = None
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(seconds)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.seek(0)
+        return status, log.read()
 
 
 def row(name: str, *cells: str) -> list[str]:
@@ -102,170 +135,154 @@ def row(name: str, *cells: str) -> list[str]:
     return [name, *cells, *['-'] * (len(COLUMNS) - len(cells))]
 
 
-def test_rows(args: argparse.Namespace, seconds: float) -> list[list[str]] | None:
-    output = run([sys.executable, '-m', 'pytest', '-q', '-n0', '-k', 'cuda'], seconds)
-    return output and [row(f'CUDA tests: {output.splitlines()[-1].strip("= ")}')]
+def rows_of(name: str, figures: dict[str, Any]) -> list[list[str]]:
+    """What a part has measured, be it all or not."""
+    if 'images/s' in figures:
+        speed = f'{figures["images/s"]:,.0f}', f'{figures["ms"]:.1f}'
+        peaks = f'{figures["allocated"] / 1e9:.2f} / {figures["reserved"] / 1e9:.2f}'
+        waited = f'{figures["syncs"]:.2f}' if 'syncs' in figures else '-'
+        return [row(f'{figures["setting"]}, {name}', *speed, peaks, waited)]
+    return [
+        row(
+            f'{name}: {head["name"]}',
+            '-',
+            f'{1e3 * median(head["times"]):.2f}',
+            f'{head["peak"] / 1e3:.2f}',
+        )
+        for head in figures.get('rows', [])
+    ]
 
 
-def step_rows(
-    args: argparse.Namespace, kind: str, seconds: float
-) -> list[list[str]] | None:
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    command = [*launcher, f'--nproc-per-node={args.gpus}', __file__, '--child', kind]
-    command += ['--batch-size', args.batch_size, '--steps', args.steps]
-    output = run(
-        [*command, *['--peer-dir', args.peer_dir] * bool(args.peer_dir)], seconds
-    )
-    if output is None:
-        return None
-    lines = [line for line in output.splitlines() if line.startswith('{"images')]
-    figures = json.loads(lines[-1])
-    peaks = f'{figures["allocated"] / 1e9:.2f} / {figures["reserved"] / 1e9:.2f}'
-    name = f'{args.gpus} x {args.batch_size}, {args.steps} steps, {kind}'
-    speed = f'{figures["images/s"]:,.0f}', f'{figures["ms"]:.1f}'
-    return [row(name, *speed, peaks, f'{figures["syncs"]:.2f}')]
-
-
-def classifier_rows(
-    args: argparse.Namespace, classes: int, seconds: float
-) -> list[list[str]] | None:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / 'out.json'
-        command = [sys.executable, HERE / 'classifier_step.py', '--device', 'cuda']
-        command += ['--batch-size', 8 * args.batch_size, '--classes', classes]
-        command += ['--losses', 'SphereFace2', 'ArcFace', '--engines', 'blocked']
-        command += ['--matmul-dtype', 'bfloat16', '--repeats', 5, '--json', out]
-        command += ['--only', '^floor|^[SA].*blocked|PartialFC']
-        command += ['--peer-dir', args.peer_dir] if args.peer_dir else []
-        if run(command, seconds) is None:
-            return None
-        return [
-            row(
-                f'classifier, {classes:,}: {found["name"]}',
-                '-',
-                f'{1e3 * sorted(found["times"])[len(found["times"]) // 2]:.2f}',
-                f'{found["peak"] / 1e3:.2f}',
-            )
-            for found in json.loads(out.read_text())['rows']
-        ]
+def measured(
+    name: str, arguments: list[Any], out: Path, seconds: float
+) -> tuple[list[list[str]], dict[str, Any]]:
+    """The rows of a part, of which one says why there are no more, and its figures."""
+    if seconds < 1:
+        return [row(f'{name}: not reached, no time was left')], {}
+    status, output = run(arguments, seconds)
+    figures = json.loads(out.read_text()) if out.exists() else {}
+    lines = output.strip().splitlines() or ['']
+    rows = rows_of(name, figures)
+    rows += [row(f'{name}: {line}') for line in lines if ': left out, ' in line]
+    end = lines[-1].strip('= ')
+    if status is None:
+        end = f'not finished in its {seconds:.0f} s'
+    elif status:
+        end = f'failed, status {status}: {end}'
+    if status != 0:
+        print(output[-3000:], file=sys.stderr)
+    if status != 0 or not rows:
+        rows.append(row(f'{name}: {end[:150]}'))
+    return rows, figures
 
 
 def child(args: argparse.Namespace) -> None:
     """Take the steps, as one of the ranks."""
     import torch
-    from training_steps import emit, insightface_step, run_ours
+    from training_steps import insightface_step, run_ours
 
-    world = int(os.environ['WORLD_SIZE'])
-    measure = Measured(args.steps, world * args.batch_size)
+    measure = Measured(args)
     if args.child == 'insightface':
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
         torch.distributed.init_process_group('nccl')
         step = insightface_step(args.peer_dir, 'r100', CLASSES[0], args.batch_size)
-        while not measure.done:
+        for _ in range(measure.last):
             step()
             measure.after_step()
     else:
         run_ours(
-            str(FLAGSHIP),
+            str(ROOT / 'configs' / 'sphereface2_r100_ms1m.py'),
             {'train_dataloader.batch_size': args.batch_size},
             args.child == 'compiled',
-            WARM_UP + args.steps + PROFILED,
+            measure.last,
             lambda iteration, before: None if before else measure.after_step(),
         )
-    if os.environ['RANK'] == '0':
-        emit(measure.figures)
-    torch.distributed.destroy_process_group()
 
 
 class Measured:
     """Time of so many steps after a warm-up, then a profile of a few more."""
 
-    def __init__(self, steps: int, images: int) -> None:
-        self.steps = steps
-        self.images = images
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.last = WARM_UP + args.steps + PROFILED
         self.taken = 0
-        self.figures: dict[str, float] = {}
-
-    @property
-    def done(self) -> bool:
-        return self.taken == WARM_UP + self.steps + PROFILED
+        self.figures: dict[str, Any] = {}
 
     def after_step(self) -> None:
         import torch
 
+        steps = self.args.steps
         self.taken += 1
         if self.taken == WARM_UP:
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
             self.begin = time.perf_counter()
-        elif self.taken == WARM_UP + self.steps:
+        elif self.taken == WARM_UP + steps:
             torch.cuda.synchronize()
-            seconds = (time.perf_counter() - self.begin) / self.steps
-            self.figures = {
-                'images/s': self.images / seconds,
-                'ms': 1e3 * seconds,
-                'allocated': torch.cuda.max_memory_allocated(),
-                'reserved': torch.cuda.max_memory_reserved(),
-            }
+            seconds = (time.perf_counter() - self.begin) / steps
+            images, gpus = self.args.batch_size, self.args.gpus
+            self.note(
+                {
+                    'setting': f'{gpus} x {images}, {steps} steps',
+                    'images/s': gpus * images / seconds,
+                    'ms': 1e3 * seconds,
+                    'allocated': torch.cuda.max_memory_allocated(),
+                    'reserved': torch.cuda.max_memory_reserved(),
+                }
+            )
             self.profile = torch.profiler.profile()
             self.profile.start()
-        elif self.done:
+        elif self.taken == self.last:
             self.profile.stop()
+            # The profiler itself waits for the device, at its end.
+            waits = 'cudaStreamSynchronize', 'cudaEventSynchronize'
             waited = sum(
                 event.self_cpu_time_total
                 for event in self.profile.key_averages()
-                if re.fullmatch(r'cuda(Stream|Device|Event)Synchronize', event.key)
+                if event.key in waits
             )
-            self.figures['syncs'] = waited / 1e3 / PROFILED
+            self.note({'syncs': waited / 1e3 / PROFILED})
 
-
-def measured(
-    name: str, rows_in: Callable[[float], list[list[str]] | None], seconds: float
-) -> list[list[str]]:
-    """The rows of a part, or one that says why there are none."""
-    if seconds < 1:
-        return [row(f'{name}: not reached, no time was left')]
-    try:
-        rows = rows_in(seconds)
-    except UserError as error:
-        print(f'{name}: {error}', file=sys.stderr)
-        return [row(f'{name}: failed, {str(error).splitlines()[0][:60]}')]
-    return rows or [row(f'{name}: not finished in its {seconds:.0f} s')]
+    def note(self, figures: dict[str, Any]) -> None:
+        """Keep what is known, whatever comes after."""
+        self.figures |= figures
+        if os.environ['RANK'] == '0':
+            write_json(self.args, self.figures)
 
 
 def main() -> None:
     args = parse_args()
     if args.child:
-        child(args)
+        run_in_processes(args.gpus, child, args)
         return
     import torch
 
-    if not torch.cuda.is_available():
-        raise UserError('torch sees no GPU, and all of this is about GPUs')
-    args.gpus = args.gpus or torch.cuda.device_count()
-    parts: list[tuple[str, Callable, float]] = [
-        ('CUDA tests', lambda s: test_rows(args, s), BUDGET['CUDA tests'])
-    ]
-    for kind in ('eager', *['insightface'] * bool(args.peer_dir)):
-        parts.append(
-            (kind, lambda s, kind=kind: step_rows(args, kind, s), BUDGET[kind])
-        )
-    for classes in CLASSES:
-        name = f'classifier, {classes:,}'
-        rows_of = lambda s, classes=classes: classifier_rows(args, classes, s)  # noqa: E731
-        parts.append((name, rows_of, CLASSIFIER_BUDGET))
-    # Compilation may take what time is left.
-    parts.append(('compiled', lambda s: step_rows(args, 'compiled', s), args.seconds))
+    gpus = torch.cuda.device_count()
+    if not gpus:
+        raise UserError(f'torch {torch.__version__} sees no GPU to measure')
+    args.gpus = args.gpus or gpus
+    if args.gpus > gpus:
+        raise UserError(f'--gpus {args.gpus}: torch sees {gpus}')
+    if args.peer_dir:
+        peer_file(args.peer_dir / 'insightface', 'partial_fc_v2.py')
     end = time.monotonic() + args.seconds
-    rows = []
-    for name, rows_in, budget in parts:
-        rows += measured(name, rows_in, min(budget, end - time.monotonic()))
-        print(f'{end - time.monotonic():.0f} s left after {name}', file=sys.stderr)
-    for way, speeds in PUBLISHED.items():
-        for classes, (speed, megabytes) in speeds.items():
-            memory = f'{megabytes / 1e3:.2f}' if megabytes else '-'
-            name = f'published, 8 V100: {classes} classes, {way}'
-            rows.append(row(name, f'{speed:,}', '-', memory))
+    rows: list[list[str]] = []
+    parts: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        found = commands(args, Path(folder))
+        for name, budget in BUDGET.items():
+            write_json(args, dict(columns=COLUMNS, rows=rows, parts=parts))
+            if name not in found:
+                rows.append(row(f'{name}: not measured without --peer-dir'))
+                continue
+            seconds = min(budget * args.seconds / ALL, end - time.monotonic())
+            out = Path(folder, f'{name}.json')
+            more, parts[name] = measured(name, found[name], out, seconds)
+            rows += more
+            print(f'{end - time.monotonic():.0f} s left after {name}', file=sys.stderr)
+    for name, speed, megabytes in PUBLISHED:
+        memory = f'{megabytes / 1e3:.2f}' if megabytes else '-'
+        rows.append(row(f'published, 8 V100: {name}', f'{speed:,}', '-', memory))
     table = new_table(args, 'measured', *COLUMNS)
     for cells in rows:
         table.add_row(*cells)
@@ -273,7 +290,7 @@ def main() -> None:
     console.print(table)
     device = f'{args.gpus} x {torch.cuda.get_device_name()}'
     settings = dict(torch=torch.__version__, device=device, batch_size=args.batch_size)
-    conclude(console, args, settings, columns=COLUMNS, rows=rows)
+    conclude(console, args, settings, columns=COLUMNS, rows=rows, parts=parts)
 
 
 if __name__ == '__main__':

@@ -86,7 +86,8 @@ def run_ours(
     cfg.train_cfg = dict(by_epoch=False, max_iters=10**6)
     cfg.launcher = 'pytorch'
     cfg.log_level = 'WARNING'
-    cfg.work_dir = tempfile.mkdtemp(prefix='mmhyperface-benchmark-')
+    folder = tempfile.TemporaryDirectory()
+    cfg.work_dir = folder.name
     runner = build_runner(cfg)
     if compiled:
         runner.register_hook(CompileHook())
@@ -105,7 +106,7 @@ def run_ours(
 
     runner.register_hook(Before(), priority=0)
     runner.register_hook(After(), priority=100)
-    with suppress(Enough):
+    with folder, suppress(Enough):
         runner.train()
 
 
