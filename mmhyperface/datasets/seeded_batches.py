@@ -11,13 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import get_rank
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    Sampler,
-    get_worker_info,
-)
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
 
 from .samplers import InfiniteFaceSampler
 
@@ -65,7 +59,7 @@ class _SeededItems:
     """A data set's ``__getitems__``, which torch asks for the items of a batch.
 
     Images are augmented by the seed, the iteration and the rank. The random streams of
-    the main process are left as they were.
+    the process are left as they were.
     """
 
     def __init__(self, dataset: Any, seed: int) -> None:
@@ -76,22 +70,17 @@ class _SeededItems:
     def __call__(self, batch: list[int]) -> list:
         if not isinstance(batch, _Batch):  # of another loader
             return self._items(batch)
-        if get_worker_info() is not None:
-            return self._drawn(batch)
         state = random.getstate(), np.random.get_state()  # noqa: NPY002
         with torch.random.fork_rng(devices=[]):
-            items = self._drawn(batch)
+            # One seed for all, which takes microseconds; for each image it would take
+            # as long as a tenth of its decoding.
+            random.seed(self.seed << 96 | batch.number << 32 | self.rank)
+            np.random.seed(random.getrandbits(32))  # noqa: NPY002
+            torch.default_generator.manual_seed(random.getrandbits(63))
+            items = self._items(batch)
         random.setstate(state[0])
         np.random.set_state(state[1])  # noqa: NPY002
         return items
-
-    def _drawn(self, batch: _Batch) -> list:
-        # One seed for all, which takes microseconds; for each image it would take as
-        # long as a tenth of its decoding.
-        random.seed(self.seed << 96 | batch.number << 32 | self.rank)
-        np.random.seed(random.getrandbits(32))  # noqa: NPY002
-        torch.default_generator.manual_seed(random.getrandbits(63))
-        return self._items(batch)
 
     def _items(self, batch: list[int]) -> list:
         own = getattr(type(self.dataset), '__getitems__', None)

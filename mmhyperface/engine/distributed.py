@@ -20,10 +20,7 @@ from mmhyperface.utils.errors import UserError
 # Rank and number of ranks, and both on one machine.
 _ENVIRONMENT = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'),
-    'slurm': (
-        *('SLURM_PROCID', 'SLURM_NTASKS'),
-        *('SLURM_LOCALID', 'SLURM_NTASKS_PER_NODE'),
-    ),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_NTASKS_PER_NODE'),
     'mpi': (
         *('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
         *('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_LOCAL_SIZE'),
