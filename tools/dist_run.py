@@ -9,13 +9,6 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-
-def describe(status: int) -> str:
-    if status == -signal.SIGKILL:
-        return 'SIGKILL, which comes when the memory of the machine is used up'
-    return signal.Signals(-status).name if status < 0 else f'status {status}'
-
-
 if __name__ == '__main__':
     # Whom it sends which signal is no news to the user.
     for name in ('agent.server.api', 'multiprocessing.api'):
@@ -31,9 +24,14 @@ if __name__ == '__main__':
         # Status 1 comes with a message; a signal, such as that of a machine out of
         # memory, does not.
         if first.exitcode != 1:
+            ended = f'status {first.exitcode}'
+            if first.exitcode < 0:
+                ended = signal.Signals(-first.exitcode).name
+            if ended == 'SIGKILL':
+                ended += ', which comes when the memory of the machine is used up'
             print(
                 f'error: process {rank} on {socket.gethostname()} has ended with '
-                f'{describe(first.exitcode)}, and the others were stopped. --resume '
+                f'{ended}, and the others were stopped. --resume '
                 'goes on from the last checkpoint',
                 file=sys.stderr,
             )

@@ -2,12 +2,13 @@
 
 import datetime
 import inspect
-import multiprocessing
 import os
+import shutil
+import subprocess
 from typing import Any
 
 import torch
-from mmengine.dist import get_dist_info, init_dist, is_distributed
+from mmengine.dist import get_dist_info, is_distributed
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
@@ -16,15 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 from mmhyperface.registry import MODEL_WRAPPERS
 from mmhyperface.utils.errors import UserError
 
+# Rank and number of ranks, and both on one machine.
 _ENVIRONMENT = {
-    'slurm': {'RANK': 'SLURM_PROCID', 'WORLD_SIZE': 'SLURM_NTASKS'},
-    'mpi': {'RANK': 'OMPI_COMM_WORLD_RANK', 'WORLD_SIZE': 'OMPI_COMM_WORLD_SIZE'},
-}
-# The rank on its machine, and how many ranks there are.
-_ON_MACHINE = {
-    'pytorch': ('LOCAL_RANK', 'LOCAL_WORLD_SIZE'),
-    'slurm': ('SLURM_LOCALID', 'SLURM_NTASKS_PER_NODE'),
-    'mpi': ('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_LOCAL_SIZE'),
+    'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'LOCAL_WORLD_SIZE'),
+    'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_NTASKS_PER_NODE'),
+    'mpi': (
+        *('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+        *('OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_LOCAL_SIZE'),
+    ),
 }
 _RANKS_OPTION = {
     'pytorch': 'GPUS of tools/dist_train.sh (--nproc_per_node of torchrun)',
@@ -50,49 +50,74 @@ _COMM_HOOKS = {
 
 
 def init_process_group(launcher: str, dist_cfg: dict | None = None) -> None:
-    """Connect the processes: by mmengine on GPUs, by gloo where there is none.
+    """Connect the processes: by NCCL on GPUs, by gloo where there is none.
 
     A rank that sees one GPU alone, as Slurm's ``--gpus-per-task`` has it, takes that.
     Does nothing without a launcher, or when the processes are already connected.
 
     Args:
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
-        dist_cfg: ``env_cfg.dist_cfg`` of the config; its timeout is in seconds.
+        dist_cfg: ``env_cfg.dist_cfg`` of the config: ``backend`` and what else
+            ``torch.distributed.init_process_group`` takes, its timeout in seconds, and
+            the ``port`` of rank 0 for slurm and mpi. gloo takes the timeout alone.
 
     Raises:
-        UserError: If no launcher has started this process, or there are more ranks
-            than GPUs.
+        UserError: If no launcher has started this process, there are more ranks than
+            GPUs, the timeout is no number, or where rank 0 is cannot be known.
     """
     if launcher == 'none' or is_distributed():
         return
-    _require_variables(launcher)
-    for name, source in _ENVIRONMENT.get(launcher, {}).items():
-        os.environ[name] = os.environ[source]
-    dist_cfg = dict(dist_cfg or {})
-    if torch.cuda.is_available():
-        _init_on_gpus(launcher, dist_cfg)
-        return
-    if launcher != 'pytorch':
-        if int(os.environ.get('SLURM_NNODES', 1)) > 1 and not os.environ.get(
-            'MASTER_ADDR'
-        ):
+    names = _ENVIRONMENT[launcher]
+    for name in names[:2]:
+        if name not in os.environ:
             raise UserError(
-                'several nodes without GPUs must know where rank 0 is: set MASTER_ADDR '
-                'to the first node of SLURM_NODELIST'
+                f'--launcher {launcher}: {name} is not set, so no launcher has started '
+                f'this process: start it with {_STARTED_BY[launcher]}, or leave '
+                '--launcher out'
             )
-        os.environ['LOCAL_RANK'] = os.environ.get(_ON_MACHINE[launcher][0], '0')
-        os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
-        os.environ.setdefault('MASTER_PORT', '29500')
-    options: dict[str, Any] = {}
-    if dist_cfg.get('timeout') is not None:
-        options['timeout'] = datetime.timedelta(seconds=dist_cfg['timeout'])
-    torch.distributed.init_process_group(backend='gloo', **options)
+    rank, world, local, ranks = (int(os.environ.get(name, 0)) for name in names)
+    os.environ |= {'RANK': f'{rank}', 'WORLD_SIZE': f'{world}'}
+    options = dict(dist_cfg or {})
+    backend, port = options.pop('backend', 'nccl'), options.pop('port', None)
+    if launcher != 'pytorch':
+        os.environ['MASTER_PORT'] = str(port or os.environ.get('MASTER_PORT', 29500))
+        if not os.environ.get('MASTER_ADDR'):
+            os.environ['MASTER_ADDR'] = _address(launcher, world > ranks > 0)
+    timeout = options.pop('timeout', None)
+    waiting: dict[str, Any] = {}
+    try:
+        if timeout is not None:
+            waiting['timeout'] = datetime.timedelta(seconds=timeout)
+    except TypeError as error:
+        raise UserError(
+            f'env_cfg.dist_cfg.timeout is a number of seconds, got {timeout!r}'
+        ) from error
+    if torch.cuda.is_available():
+        # Slurm may tell of the ranks of a whole job, or of none.
+        ranks = max(min(ranks, world), local + 1)
+        _init_on_gpus(launcher, local, ranks, backend=backend, **options, **waiting)
+        return
+    os.environ['LOCAL_RANK'] = str(local)
+    torch.distributed.init_process_group(backend='gloo', **waiting)
 
 
-def _init_on_gpus(launcher: str, dist_cfg: dict) -> None:
-    own, others = _ON_MACHINE[launcher]
+def _address(launcher: str, several: bool) -> str:
+    """Where rank 0 is."""
+    if launcher == 'slurm':
+        several = int(os.environ.get('SLURM_NNODES', 1)) > 1
+        if several and shutil.which('scontrol'):
+            command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
+            return subprocess.check_output(command, text=True).split()[0]
+    if several:
+        raise UserError(
+            'several machines must know where rank 0 is: set MASTER_ADDR to its machine'
+        )
+    return '127.0.0.1'
+
+
+def _init_on_gpus(launcher: str, local: int, ranks: int, **options: Any) -> None:
+    """Be the `local`-th of as many ranks on this machine, on a GPU of its own."""
     gpus = torch.cuda.device_count()
-    ranks = max(int(os.environ.get(others, 0)), int(os.environ.get(own, 0)) + 1)
     visible = f'{gpus} visible GPU' + 's' * (gpus > 1)
     too_many = UserError(
         f'{ranks} ranks on this machine and {visible}: each rank needs its own. Set '
@@ -100,16 +125,12 @@ def _init_on_gpus(launcher: str, dist_cfg: dict) -> None:
     )
     if 1 < gpus < ranks:
         raise too_many
-    if gpus == 1:
-        # Each rank may see its own GPU, as number 0.
-        os.environ[own] = '0'
-    method = multiprocessing.get_start_method(allow_none=True)
-    init_dist(launcher, **dist_cfg)
-    # It has chosen one before the config's env_cfg.mp_cfg can.
-    multiprocessing.set_start_method(method, force=True)
-    number = torch.cuda.current_device()
-    # Of mpirun nobody else says so, and DDP asks for it.
+    # Each rank may see its own GPU, as number 0.
+    number = local if gpus > 1 else 0
+    # mmengine asks for it when it wraps a model.
     os.environ['LOCAL_RANK'] = str(number)
+    torch.cuda.set_device(number)
+    torch.distributed.init_process_group(**options)
     rank, world = get_dist_info()
     # NCCL would wait for long, or end in an error of its own. torch has no public way
     # to the store yet, nor an old one to the identity of a GPU.
@@ -120,19 +141,6 @@ def _init_on_gpus(launcher: str, dist_cfg: dict) -> None:
         taken = store.multi_get([f'GPU of {i}' for i in range(world)])
         if len(set(taken)) < world:
             raise too_many
-
-
-def _require_variables(launcher: str) -> None:
-    """Raise ``UserError`` if no launcher has started this process."""
-    needed = {'pytorch': ['RANK', 'WORLD_SIZE']}
-    needed |= {name: list(each.values()) for name, each in _ENVIRONMENT.items()}
-    for name in needed.get(launcher, ()):
-        if name not in os.environ:
-            raise UserError(
-                f'--launcher {launcher}: {name} is not set, so no launcher has started '
-                f'this process: start it with {_STARTED_BY[launcher]}, or leave '
-                '--launcher out'
-            )
 
 
 @MODEL_WRAPPERS.register_module()

@@ -5,9 +5,11 @@ loader without a batch trains nothing, a schedule that counts epochs stands stil
 training by iterations.
 """
 
+import contextlib
 import copy
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.dataset.sampler import DefaultSampler, InfiniteSampler
@@ -15,7 +17,6 @@ from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.optim import _ParamScheduler
-from mmengine.registry import DATA_SAMPLERS, LOOPS
 from mmengine.runner import (
     BaseLoop,
     EpochBasedTrainLoop,
@@ -27,10 +28,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mmhyperface.datasets.samplers import InfiniteFaceSampler
 from mmhyperface.datasets.seeded_batches import ResumableLoader
+from mmhyperface.registry import DATA_SAMPLERS, LOOPS, is_a
 from mmhyperface.utils.errors import UserError
 
 BY_EPOCHS = 'train_cfg.by_epoch=True train_cfg.max_epochs=EPOCHS'
 BY_ITERATIONS = 'train_cfg.by_epoch=False train_cfg.max_iters=ITERATIONS'
+#: Loops of mmengine.
+KINDS = EpochBasedTrainLoop, IterBasedTrainLoop
 # A schedule may go on for one more step than the training, to end at a round value.
 _TOLERANCE = 1.01
 # Of a schedule: its option, its config and itself.
@@ -53,13 +57,13 @@ def fitting(loop: dict, dataloader: Any) -> tuple[dict, Any]:
     loop = copy.deepcopy(loop)
     if 'type' not in loop:
         _require_length(loop)
-    if not isinstance(dataloader, dict) or not _counts_epochs(loop):
+    if not isinstance(dataloader, dict) or not builds(loop, EpochBasedTrainLoop):
         return loop, dataloader
-    sampler = dataloader.get('sampler')
-    if isinstance(sampler, dict) and _resolved(DATA_SAMPLERS, sampler) in (
-        InfiniteSampler,
-        InfiniteFaceSampler,
-    ):
+    sampler: Any = dataloader.get('sampler')
+    kind = sampler.get('type') if isinstance(sampler, dict) else None
+    if isinstance(kind, str):
+        kind = DATA_SAMPLERS.get(kind)
+    if kind in (InfiniteSampler, InfiniteFaceSampler):
         options = {key: sampler[key] for key in ('shuffle', 'seed') if key in sampler}
         dataloader = copy.deepcopy(dataloader)
         dataloader['sampler'] = {'type': 'mmengine.DefaultSampler', **options}
@@ -101,19 +105,11 @@ def _require_length(loop: dict) -> None:
     )
 
 
-def _counts_epochs(loop: dict) -> bool:
-    if 'type' not in loop:
-        return bool(loop['by_epoch'])
-    kind = _resolved(LOOPS, loop)
-    return isinstance(kind, type) and issubclass(kind, EpochBasedTrainLoop)
-
-
-def _resolved(registry: Any, config: dict) -> Any:
-    """The class that a config names, by mmengine's rules."""
-    if not isinstance(config['type'], str):
-        return config['type']
-    with registry.switch_scope_and_registry(config.get('_scope_')) as those:
-        return those.get(config['type'])
+def builds(loop: dict, *kinds: type) -> bool:
+    """Whether a config builds a loop of one of these kinds."""
+    if 'type' in loop:
+        return is_a(loop, LOOPS, kinds)
+    return (EpochBasedTrainLoop if loop['by_epoch'] else IterBasedTrainLoop) in kinds
 
 
 def check_train_loop(runner: Runner, loop: BaseLoop) -> None:
@@ -126,7 +122,7 @@ def check_train_loop(runner: Runner, loop: BaseLoop) -> None:
         UserError: If there is no batch, or an epoch would not end, or not on all
             processes at once.
     """
-    if not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
+    if not isinstance(loop, KINDS):
         return  # one's own, that may count in another way, and take several loaders
     loader = loop.dataloader
     if isinstance(loader.dataset, IterableDataset):
@@ -297,7 +293,7 @@ def check_schedules(schedules: Any, configs: Any, loop: BaseLoop) -> None:
     Raises:
         UserError: If one counts epochs and the loop has none.
     """
-    if not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
+    if not isinstance(loop, KINDS):
         return
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     groups: dict[tuple, list[_Built]] = {}
@@ -412,34 +408,29 @@ def tell_of_resuming(loop: BaseLoop) -> None:
         )
 
 
-class _RemainingBatches(_InfiniteDataloaderIterator):
-    """Those of a resumed training, after the ones which mmengine asks for in vain."""
-
-    def __init__(self, loader: ResumableLoader, trained: int) -> None:
-        super().__init__(loader)
-        self.trained = loader.batch_sampler.skipped = trained
-        if isinstance(loader.batch_sampler.sampler, DefaultSampler):
-            self._epoch, loader.batch_sampler.skipped = divmod(trained, len(loader))
-
-    def __next__(self) -> Any:
-        if not self.trained:
-            return super().__next__()
-        self.trained -= 1
-        sampler = self._dataloader.batch_sampler.sampler
-        if isinstance(sampler, DefaultSampler):
-            # DistSamplerSeedHook has set another since.
-            sampler.set_epoch(self._epoch)
-        return None
-
-
-def skip_trained(loop: BaseLoop) -> None:
+def skip_trained(loop: BaseLoop, seed: int) -> None:
     """Let a resumed loop go on with its next batch, and decode none before it."""
     loader = loop.dataloader
     if not isinstance(loader, ResumableLoader):
         return  # mmengine's loop takes all batches anew
-    loader.batch_sampler.number = loop.iter
+    loader.resume(loop.iter, seed)
     if isinstance(loop, IterBasedTrainLoop):
-        loop.dataloader_iterator = _RemainingBatches(loader, loop.iter)
+        loop.dataloader_iterator = _remaining(loop.dataloader_iterator, loop.iter)
+
+
+def _remaining(iterator: _InfiniteDataloaderIterator, trained: int) -> Iterator:
+    """Batches of a resumed training, after those that mmengine asks for in vain."""
+    yield from itertools.repeat(None, trained)
+    batches = iterator._dataloader.batch_sampler
+    batches.skipped = trained
+    if isinstance(batches.sampler, DefaultSampler):
+        iterator._epoch, batches.skipped = divmod(trained, len(batches))
+        # DistSamplerSeedHook has set another since.
+        batches.sampler.set_epoch(iterator._epoch)
+    while batches.skipped:
+        with contextlib.suppress(StopIteration):  # of an epoch that is passed over
+            yield next(iterator)
+    yield from iterator
 
 
 def _say(message: str, level: int = logging.WARNING) -> None:

@@ -140,7 +140,7 @@ class FaceRunner(Runner):
             self._taken = list(take_placeholders(kwargs['checkpoint']))
         if fn_name == 'before_train' and self.iter:
             loops.tell_of_resuming(self.train_loop)
-            loops.skip_trained(self.train_loop)
+            loops.skip_trained(self.train_loop, self.seed)
 
     def setup_env(self, env_cfg: dict) -> None:
         """mmengine's, and ``tf32``."""
@@ -165,21 +165,18 @@ class FaceRunner(Runner):
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """mmengine's, after :func:`.loops.fitting` and before its check."""
+        config = self._train_dataloader
         if isinstance(loop, dict):
-            loop, loader = loops.fitting(loop, self._train_dataloader)
-            if isinstance(loader, dict):
-                loader = resumable(
-                    self.build_dataloader(
-                        loader,
-                        seed=self.seed,
-                        diff_rank_seed=self._randomness_cfg.get(
-                            'diff_rank_seed', False
-                        ),
-                    ),
-                    self.seed,
-                )
-            self._train_dataloader = loader
+            loop, config = loops.fitting(loop, config)
+            self._train_dataloader = config
+            # A loop of one's own may take several loaders, and resume as it likes.
+            if isinstance(config, dict) and loops.builds(loop, *loops.KINDS):
+                apart = self._randomness_cfg.get('diff_rank_seed', False)
+                loader = self.build_dataloader(config, self.seed, apart)
+                self._train_dataloader = resumable(loader, self.seed)
         built = super().build_train_loop(loop)
+        # Which has the size of a batch in any case.
+        self._train_dataloader = config
         if built is not loop:
             loops.check_train_loop(self, built)
         return built

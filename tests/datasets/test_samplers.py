@@ -27,20 +27,6 @@ def first(sampler, count: int) -> list[int]:
     return list(itertools.islice(iter(sampler), count))
 
 
-@pytest.mark.parametrize('shuffle', [True, False])
-@pytest.mark.parametrize('size', [1, 7, 16, 50])
-@pytest.mark.parametrize('ranks', [(0, 1), (1, 3)])
-def test_the_order_is_that_of_mmengine(monkeypatch, shuffle, size, ranks):
-    monkeypatch.setattr(module, '_AT_ONCE', 8)
-    monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda: ranks)
-    data = Labelled(range(size))
-    theirs, ours = (
-        first(kind(data, shuffle=shuffle, seed=3), 200)
-        for kind in (InfiniteSampler, InfiniteFaceSampler)
-    )
-    assert ours == theirs
-
-
 LABELS = [0] * 8 + [1] * 2 + [2] * 5 + [3]
 
 
@@ -88,9 +74,10 @@ def test_sets_that_are_none():
 
 
 @pytest.mark.parametrize('shuffle', [True, False])
-@pytest.mark.parametrize('size', [1, 7, 50])
-@pytest.mark.parametrize('skipped', [1, 6, 7, 49, 110])
-def test_what_is_skipped_changes_nothing_after_it(monkeypatch, shuffle, size, skipped):
+@pytest.mark.parametrize('size', [1, 7, 16, 50])
+@pytest.mark.parametrize('skipped', [0, 1, 6, 7, 49, 110])
+def test_the_order_is_that_of_mmengine(monkeypatch, shuffle, size, skipped):
+    monkeypatch.setattr(module, '_AT_ONCE', 8)
     for rank, world in ((0, 1), (0, 3), (2, 3), (4, 8)):
         monkeypatch.setattr(
             'mmengine.dataset.sampler.get_dist_info',

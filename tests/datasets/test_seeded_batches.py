@@ -119,8 +119,30 @@ def test_batches_of_ones_own():
     assert list(resumed) == list(whole)[20:]
 
 
-def test_what_has_no_batches_of_images_is_left_alone():
-    single = DataLoader(Drawn(), batch_size=None)
-    assert resumable(single, 0) is single
-    assert type(single) is DataLoader
-    assert len(list(single)) == 50
+class AtOnce(Drawn):
+    def __getitems__(self, indices: list[int]) -> list:
+        return [(self[index], len(indices)) for index in indices]
+
+
+@pytest.mark.parametrize('options', [{}, dict(num_workers=2)])
+def test_a_data_set_that_reads_batches_at_once(options):
+    data = AtOnce()
+    for _ in range(2):  # as in two trainings
+        batches = DataLoader(
+            *(data, 4),
+            sampler=InfiniteFaceSampler(data, seed=7),
+            collate_fn=list,
+            **options,
+        )
+        assert first(resumable(batches, 3), 2) == [
+            [(item, 4) for item in batch] for batch in WHOLE[:2]
+        ]
+
+
+@pytest.mark.parametrize(
+    'loader', [DataLoader(Drawn(), batch_size=None), DataLoader([0.5] * 50, 1)]
+)
+def test_what_has_no_batches_of_images_is_left_alone(loader):
+    assert resumable(loader, 0) is loader
+    assert type(loader) is DataLoader
+    assert len(list(loader)) == 50

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import CONFIGS, spawn
+from runs import spawn
 
 from mmhyperface.engine.distributed import init_process_group
-from mmhyperface.engine.launch import load_config
 from mmhyperface.utils.errors import UserError
 
 ENVIRONMENT = {
@@ -48,7 +47,8 @@ def see_gpus(launcher: str, count: int, uuids: list[str]) -> list[int]:
     """Let this process see so many GPUs; where it then goes."""
     rank = int(os.environ['RANK'])
     names = ENVIRONMENT[launcher].split()
-    for name, value in zip(names, (rank, 3, rank, 3), strict=True):
+    # srun hands on how many ranks a machine has in sbatch, which may be more.
+    for name, value in zip(names, (rank, 3, rank, 8), strict=True):
         os.environ[name] = str(value)
     taken: list[int] = []
     torch.cuda.is_available = lambda: True
@@ -58,7 +58,6 @@ def see_gpus(launcher: str, count: int, uuids: list[str]) -> list[int]:
     torch.cuda.get_device_properties = lambda number: SimpleNamespace(
         uuid=uuids[rank if count == 1 else number]
     )
-    os.environ['SLURM_NODELIST'] = 'here'
     init_process_group(launcher, dict(backend='gloo', timeout=90))
     return taken
 
@@ -70,15 +69,13 @@ def take_a_gpu(launcher: str, count: int) -> None:
     # Where mmengine lets DDP be.
     assert os.environ['LOCAL_RANK'] == str(expected)
     assert torch.distributed.get_world_size() == 3
-    # env_cfg.mp_cfg is yet to be heard.
-    assert torch.multiprocessing.get_start_method(allow_none=True) != 'spawn'
     group = torch.distributed.distributed_c10d._get_default_group()
     options = group._get_backend(torch.device('cpu')).options
     assert options._timeout == timedelta(seconds=90)
 
 
 @pytest.mark.parametrize(
-    ('launcher', 'count'), [('pytorch', 1), ('pytorch', 4), ('slurm', 1), ('mpi', 3)]
+    ('launcher', 'count'), [('pytorch', 1), ('slurm', 1), ('slurm', 4), ('mpi', 3)]
 )
 def test_each_rank_takes_a_gpu_of_its_own(launcher, count):
     """Those that it sees are its own alone, or all of the machine's."""
@@ -95,7 +92,45 @@ def test_ranks_that_share_a_gpu_are_told(uuids):
     spawn(3, share_a_gpu, list(uuids))
 
 
-def test_rank_0_has_time_to_work_alone():
-    """NCCL's own ten minutes are too few for the figures of IJB-C."""
-    cfg = load_config(str(CONFIGS / 'sphereface2_r100_ms1m.py'))
-    assert cfg.env_cfg.dist_cfg == dict(backend='nccl', timeout=3600)
+@pytest.fixture
+def started(monkeypatch) -> dict:
+    """With what the processes are connected, of which rank 1 is this one."""
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.setenv(name, '')  # which is undone
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    started: dict = {}
+    monkeypatch.setattr(torch.distributed, 'init_process_group', started.update)
+    for names in list(ENVIRONMENT.values())[1:]:
+        for name, value in zip(names.split(), (1, 3, 0, 2), strict=True):
+            monkeypatch.setenv(name, str(value))
+    return started
+
+
+def test_slurm_tells_where_rank_0_is(monkeypatch, tmp_path, started):
+    scontrol = tmp_path / 'scontrol'
+    scontrol.write_text('#!/bin/sh\necho $1-$2-$3-1\necho other\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv('SLURM_NODELIST', 'n')
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    addresses = []
+    for nodes, address in (('1', ''), ('2', ''), ('2', 'own')):
+        monkeypatch.setenv('SLURM_NNODES', nodes)
+        monkeypatch.setenv('MASTER_ADDR', address)
+        init_process_group('slurm', dict(backend='nccl', port=29123))
+        addresses.append(os.environ['MASTER_ADDR'])
+        assert os.environ['MASTER_PORT'] == '29123'
+    assert addresses == ['127.0.0.1', 'show-hostnames-n-1', 'own']
+
+
+@pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
+def test_machines_that_do_not_know_rank_0(monkeypatch, started, launcher):
+    monkeypatch.setenv('SLURM_NNODES', '2')
+    monkeypatch.setenv('PATH', '')
+    with pytest.raises(UserError, match=r'several machines .* set MASTER_ADDR'):
+        init_process_group(launcher)
+
+
+@pytest.mark.parametrize('timeout', [timedelta(minutes=5), 'long'])
+def test_a_timeout_that_is_no_number(started, timeout):
+    with pytest.raises(UserError, match=r'dist_cfg\.timeout is a number of seconds'):
+        init_process_group('slurm', dict(timeout=timeout))

@@ -5,16 +5,19 @@ The data set of the small run has 77 images, in batches of 8.
 
 import multiprocessing
 from typing import ClassVar
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, PARAM_SCHEDULERS
+from mmengine.registry import DATA_SAMPLERS, HOOKS, LOOPS, PARAM_SCHEDULERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop
 from runs import CONFIGS, log_of, scalars, small_config, train, with_validation
 from test_training import equal, weights
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
+from mmhyperface.apis import build_runner
 from mmhyperface.engine import loops
 from mmhyperface.engine.launch import load_config
 from mmhyperface.registry import TRANSFORMS
@@ -197,6 +200,28 @@ def test_processes_have_epochs_of_one_length(tmp_path, monkeypatch):
         train(small_config(tmp_path / 'uneven', **EPOCHS))
 
 
+@LOOPS.register_module()
+class TwoLoaders(OwnLoop):
+    def __init__(self, runner, dataloader):
+        configs = dataloader.values()
+        super().__init__(runner, [runner.build_dataloader(each) for each in configs])
+
+
+LOOPS.register_module(module=OwnLoop)
+
+
+def test_loops_of_ones_own_build_loaders_as_in_mmengine(tmp_path):
+    cfg = small_config(tmp_path)
+    one = cfg.train_dataloader.to_dict() | dict(num_workers=0)
+    for name in ('persistent_workers', 'prefetch_factor'):
+        one.pop(name, None)
+    for loop, config in (('OwnLoop', one), ('TwoLoaders', dict(a=one, b=one))):
+        cfg.train_cfg, cfg.train_dataloader = dict(type=loop), config
+        cfg.experiment_name = loop
+        loader = build_runner(cfg).train_loop.dataloader
+        assert all(type(x) is DataLoader for x in np.atleast_1d(loader))
+
+
 DECODED = multiprocessing.Value('l', 0)
 
 
@@ -225,6 +250,31 @@ class DecodedBeforeHook(Hook):
         self.pixels.append(data_batch['inputs'].clone())
 
 
+@DATA_SAMPLERS.register_module()
+class ThreeBatchesSampler(Sampler):
+    """Of one's own, and not endless."""
+
+    epoch = 0
+
+    def __init__(self, dataset, seed):
+        self.seed = seed
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return 24
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(torch.randperm(77, generator=generator)[:24].tolist())
+
+
+@DATA_SAMPLERS.register_module()
+class OwnBatches(BatchSampler):
+    """With a batch size that the loader does not know."""
+
+
 BY_EPOCHS = {**EPOCHS, **sampler('DefaultSampler', shuffle=True)}
 WORKERS = {
     'train_dataloader.num_workers': 2,
@@ -243,9 +293,17 @@ WORKERS = {
         {**WORKERS, **sampler('DefaultSampler', shuffle=True)},
         {**BY_EPOCHS, **WORKERS},
         sampler('IdentityBalancedSampler', images=2),
+        sampler('ThreeBatchesSampler'),
+        {
+            'train_dataloader.batch_sampler': dict(type='OwnBatches', drop_last=True),
+            'train_dataloader.drop_last': False,
+            'auto_scale_lr.enable': True,
+        },
     ],
 )
-def test_a_resumed_run_decodes_nothing_twice(tmp_path, options):
+def test_a_resumed_run_decodes_nothing_twice(tmp_path, monkeypatch, options):
+    # mmengine waits two seconds at the end of an epoch.
+    monkeypatch.setattr('mmengine.runner.loops.time', Mock())
     options = {
         'custom_hooks': [dict(type='DecodedBeforeHook')],
         'train_dataloader.dataset.pipeline': [
@@ -265,6 +323,8 @@ def test_a_resumed_run_decodes_nothing_twice(tmp_path, options):
         name, stop = 'epoch_1.pth', 9
     DECODED.value = 0
     load = {'resume': True, 'load_from': str(tmp_path / 'whole' / name)}
+    # The seed is the checkpoint's.
+    load['randomness.seed'] = 5
     train(small_config(tmp_path / 'resumed', **options, **load))
     # The batch of the step, and what is loaded ahead of it.
     ahead = 2 * 3 if 'train_dataloader.num_workers' in options else 0
