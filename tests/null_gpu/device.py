@@ -15,6 +15,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -37,10 +38,11 @@ REFUSED = {
     *('convolution', 'convolution_backward'),
     *('cudnn_batch_norm', 'cudnn_batch_norm_backward'),
 }
-# The size of the result is known when the kernel has ended: the host waits.
+# The size of the result, or of one within, is known when the kernel has ended: the
+# host waits.
 SIZED = {
     *('nonzero', 'masked_select', 'unique_dim', 'unique_consecutive', '_unique2'),
-    *('equal', 'bincount', 'repeat_interleave'),
+    *('bincount', 'isin', 'repeat_interleave'),
 }
 MADE = {'arange', 'full', 'ones', 'scalar_tensor', 'randint', 'randperm', 'linspace'}
 INTEGRAL = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -60,8 +62,9 @@ class NullDevice(TorchDispatchMode):
         phase: What the training is at.
     """
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self._driver = ctypes.CDLL('libcuda.so.1')
         self.operations: Counter = Counter()
         self.convolutions: Counter = Counter()
         self.unknown: Counter = Counter()
@@ -73,7 +76,7 @@ class NullDevice(TorchDispatchMode):
         self._listener = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(
             lambda reason: self.waits(reason.decode())
         )
-        library.null_gpu_listen(self._listener)
+        ctypes.CDLL('libnullcudart.so').null_gpu_listen(self._listener)
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -82,6 +85,28 @@ class NullDevice(TorchDispatchMode):
     def waits(self, reason: str) -> None:
         """Note that the host waits here."""
         self.syncs.append((self.phase, reason, _place()))
+
+    def _counts(self) -> tuple[int, float]:
+        launches = self._driver.null_gpu_launches()
+        return self.operations.total() + launches, time.perf_counter()
+
+    def begin(self) -> None:
+        """An iteration begins."""
+        self.syncs, self.phase = [], 'forward'
+        torch.cuda.reset_peak_memory_stats()
+        self._before = self._counts()
+
+    def end(self) -> dict[str, Any]:
+        """It is over: its ``syncs``, ``operations``, ``seconds`` and peaks in bytes."""
+        operations, now = self._counts()
+        self.phase = 'between'
+        return dict(
+            syncs=self.syncs,
+            operations=operations - self._before[0],
+            seconds=round(now - self._before[1], 3),
+            allocated=torch.cuda.max_memory_allocated(),
+            reserved=torch.cuda.max_memory_reserved(),
+        )
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -180,7 +205,11 @@ class NullDevice(TorchDispatchMode):
                 return here[id(x)][0]
             return _on_device(x, device)
 
-        return tree_map_only(Tensor, there, func(*args, **kwargs))
+        result = func(*args, **kwargs)
+        if isinstance(result, bool):
+            # As of `equal` and `allclose`.
+            self.waits(func._schema.name)
+        return tree_map_only(Tensor, there, result)
 
     def _sized(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """Results of the right size, type and layout."""
