@@ -16,6 +16,7 @@ a whole run, ``metrics``, ``checkpoint`` and ``resumed``, iterations after resum
 """
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -124,6 +125,10 @@ def train(cfg: Config, watch: Watch) -> None:
     runner.register_hook(watch, 'HIGHEST')
     runner.register_hook(Close(watch), 'LOW')
     runner.train()
+    # The next begins as in a process of its own.
+    del runner
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def main() -> None:
@@ -152,8 +157,7 @@ def main() -> None:
         if not args.whole:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
             cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
-            cfg.default_hooks.report = None
-            cfg.default_hooks.checkpoint |= dict(interval=10 * iters, save_last=False)
+            cfg.default_hooks.report = cfg.default_hooks.checkpoint = None
         with device:
             train(cfg.copy(), watch)
             report['iterations'] = watch.iterations
@@ -161,9 +165,7 @@ def main() -> None:
                 report['metrics'] = watch.metrics
                 report['checkpoint'] = Path(folder, 'last_checkpoint').read_text()
                 cfg.train_cfg |= dict(max_iters=iters + 2, val_interval=10 * iters)
-                cfg.default_hooks.checkpoint |= dict(
-                    interval=10 * iters, save_last=False
-                )
+                cfg.default_hooks.checkpoint = None
                 cfg.resume = True
                 train(cfg, watch)
                 report['resumed'] = watch.iterations

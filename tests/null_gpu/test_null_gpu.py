@@ -34,10 +34,12 @@ def require_as_planned(
             assert last['reserved'] <= plan.reserved < 1.2 * last['reserved']
 
 
-def require_no_losses(report: dict[str, Any], config: str, graphs: int) -> None:
+def require_no_losses(
+    report: dict[str, Any], config: str, graphs: int, operations: int
+) -> None:
     # The third iteration is like all that follow: in the second DDP sorts its buckets.
     steady = report['iterations'][2]
-    assert steady['operations'] > 1000
+    assert 1000 < steady['operations'] < 1.05 * operations
     assert report['unknown'] == {}
     assert list(report['convolutions']) == ['channels_last']
     assert report['graphs'] == graphs
@@ -55,7 +57,7 @@ def require_no_losses(report: dict[str, Any], config: str, graphs: int) -> None:
     ]
     assert syncs == []
     last = report['iterations'][-1]
-    assert last['allocated'] < 1.01 * steady['allocated'], 'memory grows'
+    assert last['allocated'] < steady['allocated'] + 2**19, 'memory grows'
     require_as_planned(report, config, 8, {})
 
 
@@ -65,14 +67,14 @@ def test_the_flagship_trains_validates_saves_and_resumes() -> None:
     assert report['metrics']
     assert report['checkpoint'].endswith('iter_4.pth')
     assert len(report['resumed']) == 2
-    require_no_losses(report, FLAGSHIP, ENGINE_GRAPHS)
+    require_no_losses(report, FLAGSHIP, ENGINE_GRAPHS, 1_757)
 
 
 def test_a_softmax_loss_trains_with_its_backbone_as_one_graph() -> None:
     # Dynamo alone, for Inductor takes minutes. The hook tries a graph of its own.
     options = {'custom_hooks': [dict(type='CompileHook', backend='eager')]}
     report = dry_run(SOFTMAX, iters=4, options=options, whole=False)
-    require_no_losses(report, SOFTMAX, ENGINE_GRAPHS + 2)
+    require_no_losses(report, SOFTMAX, ENGINE_GRAPHS + 2, 1_028)
 
 
 def test_what_the_null_gpu_sees_of_a_few_operations() -> None:
