@@ -15,6 +15,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -37,10 +38,11 @@ REFUSED = {
     *('convolution', 'convolution_backward'),
     *('cudnn_batch_norm', 'cudnn_batch_norm_backward'),
 }
-# The size of the result is known when the kernel has ended: the host waits.
+# The size of the result, or of one within, is known when the kernel has ended: the
+# host waits.
 SIZED = {
     *('nonzero', 'masked_select', 'unique_dim', 'unique_consecutive', '_unique2'),
-    *('equal', 'bincount', 'repeat_interleave'),
+    *('bincount', 'isin', 'repeat_interleave'),
 }
 MADE = {'arange', 'full', 'ones', 'scalar_tensor', 'randint', 'randperm', 'linspace'}
 INTEGRAL = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
@@ -61,8 +63,9 @@ class NullDevice(TorchDispatchMode):
         replayed: Kernels of CUDA graphs that were launched, see `watch_graphs`.
     """
 
-    def __init__(self, library: ctypes.CDLL) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        self._driver = ctypes.CDLL('libcuda.so.1')
         self.operations: Counter = Counter()
         self.convolutions: Counter = Counter()
         self.unknown: Counter = Counter()
@@ -75,7 +78,7 @@ class NullDevice(TorchDispatchMode):
         self._listener = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(
             lambda reason: self.waits(reason.decode())
         )
-        library.null_gpu_listen(self._listener)
+        ctypes.CDLL('libnullcudart.so').null_gpu_listen(self._listener)
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -84,6 +87,29 @@ class NullDevice(TorchDispatchMode):
     def waits(self, reason: str) -> None:
         """Note that the host waits here."""
         self.syncs.append((self.phase, reason, _place()))
+
+    def queued(self) -> int:
+        """Operations and kernels of Triton that the host has queued so far."""
+        return self.operations.total() + self._driver.null_gpu_launches()
+
+    def begin(self) -> None:
+        """An iteration begins."""
+        self.syncs, self.phase = [], 'forward'
+        torch.cuda.reset_peak_memory_stats()
+        self._before = self.queued(), self.replayed, time.perf_counter()
+
+    def end(self) -> dict[str, Any]:
+        """It is over: what it did, see ``dry_run``; peaks are in bytes."""
+        queued, replayed, begun = self._before
+        self.phase = 'between'
+        return dict(
+            syncs=self.syncs,
+            operations=self.queued() - queued,
+            replayed=self.replayed - replayed,
+            seconds=round(time.perf_counter() - begun, 3),
+            allocated=torch.cuda.max_memory_allocated(),
+            reserved=torch.cuda.max_memory_reserved(),
+        )
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -182,7 +208,11 @@ class NullDevice(TorchDispatchMode):
                 return here[id(x)][0]
             return _on_device(x, device)
 
-        return tree_map_only(Tensor, there, func(*args, **kwargs))
+        result = func(*args, **kwargs)
+        if isinstance(result, bool):
+            # As of `equal` and `allclose`.
+            self.waits(func._schema.name)
+        return tree_map_only(Tensor, there, result)
 
     def _sized(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """Results of the right size, type and layout."""
@@ -275,23 +305,18 @@ def watch_backward(device: NullDevice) -> None:
     torch.autograd.backward = watched
 
 
-def watch_graphs(device: NullDevice, launches: Callable[[], int]) -> None:
-    """Let launches of CUDA graphs be operations, and their kernels be `replayed`.
-
-    Args:
-        device: Is told.
-        launches: Gives the number of kernels that were launched beside torch's.
-    """
+def watch_graphs(device: NullDevice) -> None:
+    """Let launches of CUDA graphs be operations, and their kernels be `replayed`."""
     graph: Any = torch.cuda.CUDAGraph
     begin, end, replay = graph.capture_begin, graph.capture_end, graph.replay
 
     def capture_begin(self: Any, *args: Any, **kwargs: Any) -> None:
-        self.kernels = -device.operations.total() - launches()
+        self.kernels = -device.queued()
         begin(self, *args, **kwargs)
 
     def capture_end(self: Any) -> None:
         end(self)
-        self.kernels += device.operations.total() + launches()
+        self.kernels += device.queued()
 
     def replayed(self: Any) -> None:
         replay(self)

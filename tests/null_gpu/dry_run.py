@@ -12,31 +12,30 @@ kernels of Triton, that the host queues), ``replayed`` (those in CUDA graphs),
 ``exchanges`` ([name, backend, dtype, bytes]), ``seconds``, and ``allocated`` and
 ``reserved``, its peaks in bytes; ``convolutions``, how many of their inputs have which
 layout; ``unknown``, operations that were not carried out; ``graphs`` and ``breaks`` of
-torch's compiler; of a whole run, ``checkpoint`` and ``resumed``, iterations after
-resuming.
+torch's compiler; ``spills`` of its kernels, in bytes of a thread; of a whole run,
+``metrics``, ``checkpoint`` and ``resumed``, iterations after resuming.
 """
 
 import argparse
-import ctypes
+import gc
 import json
 import os
 import sys
 import tempfile
-import time
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS
+from runs import leave_configs_unformatted
 
 from mmhyperface.apis import build_runner, load_config
 
-from . import harness, process_groups
+from . import harness, kernels, process_groups
 from .device import NullDevice, watch_backward, watch_graphs
 
 # Of a test set, in place of each of the config's.
@@ -53,69 +52,37 @@ class EverySample(DefaultSampler):
         self.num_samples = self.total_size = len(dataset)
 
 
-@dataclass
-class Iteration:
-    """What happened from the beginning of an iteration to that of the next."""
-
-    syncs: list = field(default_factory=list)
-    exchanges: list = field(default_factory=list)
-    operations: int = 0
-    replayed: int = 0
-    allocated: int = 0
-    reserved: int = 0
-    seconds: float = 0.0
-
-
 class Watch(Hook):
-    """Notes what each iteration does."""
-
-    priority = 0  # type: ignore[assignment]
+    """Notes what happens from the beginning of an iteration to that of the next."""
 
     def __init__(self, device: NullDevice) -> None:
         self.device = device
-        self.driver = ctypes.CDLL('libcuda.so.1')
         self.exchanges: list = []
-        self.iterations: list[Iteration] = []
-        self._before: tuple = ()
-
-    def _counts(self) -> tuple:
-        operations = self.device.operations.total() + self.driver.null_gpu_launches()
-        return operations, self.device.replayed, time.perf_counter()
+        self.iterations: list[dict] = []
+        self.metrics: dict[str, float] = {}
+        self._open = False
 
     def before_train(self, runner: Any) -> None:
         self.iterations = []
 
     def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         self.close()
-        self.device.syncs, self.exchanges = [], []
-        self.device.phase = 'forward'
-        torch.cuda.reset_peak_memory_stats()
-        self._before = self._counts()
+        self.exchanges, self._open = [], True
+        self.device.begin()
+
+    def close(self) -> None:
+        """The iteration is over."""
+        if self._open:
+            exchanges = dict(exchanges=self.exchanges)
+            self.iterations.append(self.device.end() | exchanges)
+        self._open = False
 
     def before_val(self, runner: Any) -> None:
         self.device.phase = 'validation'
 
-    def after_val(self, runner: Any) -> None:
+    def after_val_epoch(self, runner: Any, metrics: Any = None) -> None:
         self.device.phase = 'between'
-
-    def close(self) -> None:
-        """The iteration is over."""
-        if not self._before:
-            return
-        passed = [b - a for a, b in zip(self._before, self._counts(), strict=True)]
-        self.iterations.append(
-            Iteration(
-                self.device.syncs,
-                self.exchanges,
-                *passed[:2],
-                torch.cuda.max_memory_allocated(),
-                torch.cuda.max_memory_reserved(),
-                round(passed[2], 3),
-            )
-        )
-        self._before = ()
-        self.device.phase = 'between'
-        self.device.syncs, self.exchanges = [], []
+        self.metrics = metrics
 
 
 class Close(Hook):
@@ -159,6 +126,10 @@ def train(cfg: Config, watch: Watch) -> None:
     runner.register_hook(watch, 'HIGHEST')
     runner.register_hook(Close(watch), 'LOW')
     runner.train()
+    # The next begins as in a process of its own.
+    del runner
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def main() -> None:
@@ -167,20 +138,20 @@ def main() -> None:
     parser.add_argument('--iters', type=int, default=5)
     parser.add_argument('--world', type=int, default=8)
     parser.add_argument('--whole', action='store_true', help='validate, save, resume')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     parser.add_argument('--options', type=json.loads, default={}, help='as JSON')
     args = parser.parse_args()
     if 'NULL_GPU' not in os.environ:
         print(harness.run('dry_run', *sys.argv[1:], world=args.world), end='')
         return
 
-    library = ctypes.CDLL(f'{os.environ["NULL_GPU"]}/libnullcudart.so')
-    device = NullDevice(library)
+    device = NullDevice()
     watch = Watch(device)
     process_groups.stand_in(lambda exchange: watch.exchanges.append(exchange))
     watch_backward(device)
-    watch_graphs(device, watch.driver.null_gpu_launches)
-    cfg = load_config(args.config, {**args.cfg_options, **args.options})
+    watch_graphs(device)
+    leave_configs_unformatted()
+    asked = kernels.recorded()
+    cfg = load_config(args.config, args.options)
     iters, report = args.iters, {}
     with tempfile.TemporaryDirectory() as folder:
         cfg = drawn(cfg, iters, folder)
@@ -188,26 +159,25 @@ def main() -> None:
         if not args.whole:
             cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
             cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
-            cfg.default_hooks.report = None
-            cfg.default_hooks.checkpoint |= dict(interval=10 * iters, save_last=False)
+            cfg.default_hooks.report = cfg.default_hooks.checkpoint = None
         with device:
             train(cfg.copy(), watch)
-            report['iterations'] = [vars(each) for each in watch.iterations]
+            report['iterations'] = watch.iterations
             if args.whole:
+                report['metrics'] = watch.metrics
                 report['checkpoint'] = Path(folder, 'last_checkpoint').read_text()
                 cfg.train_cfg |= dict(max_iters=iters + 2, val_interval=10 * iters)
-                cfg.default_hooks.checkpoint |= dict(
-                    interval=10 * iters, save_last=False
-                )
+                cfg.default_hooks.checkpoint = None
                 cfg.resume = True
                 train(cfg, watch)
-                report['resumed'] = [vars(each) for each in watch.iterations]
+                report['resumed'] = watch.iterations
     counters = torch._dynamo.utils.counters
     report |= dict(
         convolutions=device.convolutions,
         unknown=device.unknown,
         graphs=counters['stats'].get('unique_graphs', 0),
         breaks=list(counters['graph_break']),
+        spills=kernels.spills(asked),
     )
     print(json.dumps(report))
 

@@ -1,6 +1,6 @@
 """Runs a program where torch sees eight GPUs that are not there.
 
-from null_gpu.harness import dry_run, missing, peaks
+from null_gpu.harness import dry_run, missing
 """
 
 import json
@@ -127,11 +127,3 @@ def dry_run(
     arguments = ['--iters', str(iters), '--options', json.dumps(options or {})]
     output = run('dry_run', config, *arguments, *['--whole'] * whole, world=world)
     return json.loads(output.splitlines()[-1])
-
-
-def peaks(
-    config: str, world: int = 8, options: dict[str, Any] | None = None, iters: int = 4
-) -> tuple[int, int]:
-    """Bytes that tensors take at most and that the allocator reserves, in training."""
-    last = dry_run(config, world, iters, options, whole=False)['iterations'][-1]
-    return last['allocated'], last['reserved']

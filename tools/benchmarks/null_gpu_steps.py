@@ -25,7 +25,6 @@ fp16 on both sides, and data layouts are what each side has.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import json
 import sys
@@ -247,13 +246,6 @@ def take_step(self: Any, optimizer: Any, state: dict, *args: Any, **kwargs: Any)
     return optimizer.step(*args, **kwargs)
 
 
-def run_theirs(step: Callable[[], None], iterations: int, each: Callable) -> None:
-    for iteration in range(iterations):
-        each(iteration, True)
-        step()
-        each(iteration, False)
-
-
 def child(args: argparse.Namespace) -> dict[str, Any]:
     import torch
     from null_gpu import process_groups
@@ -280,45 +272,32 @@ def child(args: argparse.Namespace) -> dict[str, Any]:
     if what == 'dispatch':
         kept = kernels_that_allocate()
         return dispatch(ours, theirs()) if kept else {}
-    runtime = ctypes.CDLL('libnullcudart.so')
-    driver = ctypes.CDLL('libcuda.so.1')
-    device, roofline = NullDevice(runtime), roofline_mode()
+    device, roofline = NullDevice(), roofline_mode()
     watch_backward(device)
-    watch_graphs(device, driver.null_gpu_launches)
+    watch_graphs(device)
     figures: dict[str, Any] = {}
-    begun = 0, 0
-
-    def operations() -> tuple[int, int]:
-        queued = device.operations.total() + driver.null_gpu_launches()
-        return queued, device.replayed
 
     def each(iteration: int, before: bool) -> None:
-        nonlocal begun
         if iteration == STEADY and before:
             roofline.__enter__()
         elif iteration == STEADY:
             roofline.__exit__(None, None, None)
         elif before:
-            device.syncs, device.phase = [], 'forward'
             exchanged.clear()
-            torch.cuda.reset_peak_memory_stats()
-            begun = operations()
+            device.begin()
         else:
-            drains = [sync for sync in device.syncs if sync[0] != 'update']
             figures.update(
-                syncs=len(device.syncs),
-                drains=len(drains),
-                places=device.syncs[:],
-                operations=operations()[0] - begun[0],
-                replayed=operations()[1] - begun[1],
+                device.end(),
                 sent=sum(SENT[e.name](args.world) * e.bytes for e in exchanged),
-                allocated=torch.cuda.max_memory_allocated(),
-                reserved=torch.cuda.max_memory_reserved(),
             )
 
     with device:
         if side == 'insightface':
-            run_theirs(theirs(), STEADY + 1, each)
+            step = theirs()
+            for iteration in range(STEADY + 1):
+                each(iteration, True)
+                step()
+                each(iteration, False)
         else:
             run_ours(*ours, STEADY + 1, each)
     return figures | ({} if SIDES[side] else dict(roofline=roofline.seconds))
@@ -389,10 +368,11 @@ def main() -> None:
                 row |= dict(times=times, ratio=ours / theirs)
                 cpu = f'{1e3 * ours:.1f} : {1e3 * theirs:.1f} ({ours / theirs:.2f})'
             rows.append(row)
+            drains = [sync for sync in row['syncs'] if sync[0] != 'update']
             lines, replayed = row.get('roofline'), row['replayed']
             table.add_row(
                 f'{side}, {setting}',
-                f'{row["syncs"]} ({row["drains"]})',
+                f'{len(row["syncs"])} ({len(drains)})',
                 f'{row["operations"]:,}' + f' + {replayed:,}' * bool(replayed),
                 cpu,
                 f'{row["allocated"] / 1e9:.3f} / {row["reserved"] / 1e9:.3f}',

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from classifier_peers import Peer, load
 from mmengine.hooks import Hook
-from torch import Tensor, nn
+from torch import nn
 
 from mmhyperface.registry import DATASETS
 
@@ -148,7 +148,8 @@ def insightface_step(
     groups = [{'params': backbone.parameters()}, {'params': head.parameters()}]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=5e-4)
     scaler = torch.amp.GradScaler('cuda', growth_interval=100)
-    images, labels = pinned_batch(batch_size, classes)
+    images = (torch.rand(batch_size, 3, 112, 112) * 2 - 1).pin_memory()
+    labels = (torch.arange(batch_size) * 7919 % classes).pin_memory()
 
     def step() -> None:
         # DataLoaderX copies a batch ahead, on a stream of its own.
@@ -163,15 +164,7 @@ def insightface_step(
         optimizer.zero_grad()
         loss.item()
 
-    step.backbone = network  # type: ignore[attr-defined]
     return step
-
-
-def pinned_batch(batch_size: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Images as insightface's loader gives them, [B, 3, 112, 112], and labels."""
-    images = torch.rand(batch_size, 3, 112, 112) * 2 - 1
-    labels = torch.arange(batch_size) * 7919 % classes
-    return images.pin_memory(), labels.pin_memory()
 
 
 def emit(figures: dict[str, Any]) -> None:
