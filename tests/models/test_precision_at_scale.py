@@ -244,7 +244,8 @@ def test_last_layers_in_fp32_take_no_error_away(steps, monkeypatch):
         print(dtype, *zip(expected, ours, in_fp32, strict=True), sep='\n')
         # The loss is one number: its error is chance.
         assert max(ours[0], in_fp32[0]) < 4 * torch.finfo(dtype).eps
-        assert ours[1:] == pytest.approx(in_fp32[1:], rel=0.1)
+        # So is what of a gradient depends on few samples: the batch is small.
+        assert (ours[1:] < 1.25 * in_fp32[1:]).all()
         assert in_fp32[1] > torch.finfo(dtype).eps
 
 
@@ -297,7 +298,10 @@ def test_a_training_ends_alike_with_last_layers_in_fp32(
     real_faces, tmp_path, monkeypatch
 ):
     def run(seed: int) -> np.ndarray:
-        options = {'optim_wrapper': dict(type='AmpOptimWrapper', dtype='bfloat16')}
+        options = {
+            'optim_wrapper.type': 'AmpOptimWrapper',
+            'optim_wrapper.dtype': 'bfloat16',
+        }
         return trained(real_faces, tmp_path, seed, options)
 
     ours = [run(seed) for seed in range(3)]
