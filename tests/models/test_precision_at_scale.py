@@ -1,20 +1,28 @@
-"""Products in 16 bits at the number of classes that recipes take them for.
+"""What 16 bits do to products at the number of classes that recipes take them for.
 
-What they do to a step is told by the formulas of CosFace in float64, and what they do
-to a training by trainings on photographs, where the spread of the seeds is the measure.
+And to the layers that make an embedding, which insightface keeps in fp32. What they do
+to a step is told by the formulas of CosFace in float64, and what they do to a training
+by trainings on photographs, where the spread of the seeds is the measure.
 """
 
+import copy
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from runs import CONFIGS, train
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from mmhyperface.engine.launch import count_classes
-from mmhyperface.models import HypersphereHead
+from mmhyperface.models import HypersphereHead, IResNet
 from mmhyperface.ops import blocked
 
 CLASSES, DIMS, SAMPLES, RATE = 2_059_906, 128, 64, 0.2
@@ -146,39 +154,156 @@ def test_a_step(step, dtype, rounding, some, least, own, monkeypatch):
     assert (found.quantile(0.01) < 0.99) == (dtype == 'float16')
 
 
+class TensorCores(TorchDispatchMode):
+    """Products of 16-bit operands with sums in fp32, whatever the processor has."""
+
+    PRODUCTS = (
+        torch.ops.aten.convolution.default,
+        torch.ops.aten.convolution_backward.default,
+        torch.ops.aten.addmm.default,
+        torch.ops.aten.mm.default,
+    )
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func not in self.PRODUCTS:
+            return func(*args, **kwargs or {})
+        dtype = args[0].dtype
+        result = func(*tree_map_only(Tensor, Tensor.float, args), **kwargs or {})
+        return tree_map_only(Tensor, lambda t: t.to(dtype), result)
+
+
+def linear_in_fp32(self: nn.Linear, x: Tensor) -> Tensor:
+    """As insightface has the last one; the batch norm after it then gets fp32, too."""
+    with torch.autocast('cpu', enabled=False):
+        return functional.linear(x.float(), self.weight, self.bias)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('steps', [0, 8], ids=['at the start', 'trained'])
+def test_last_layers_in_fp32_take_no_error_away(steps, monkeypatch):
+    """IResNet-50: the errors are those of the convolutions, in either type."""
+    torch.manual_seed(0)
+    net = IResNet(50, input_size=64).train().to(memory_format=torch.channels_last)
+    centres, people = 0.01 * torch.randn(16, 512), torch.randn(16, 3, 64, 64)
+
+    def batch() -> tuple[Tensor, Tensor]:
+        labels = torch.randint(16, (16,))
+        images = people[labels] + torch.randn(16, 3, 64, 64)
+        return images.contiguous(memory_format=torch.channels_last), labels
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    for _ in range(steps):
+        images, labels = batch()
+        (embedding,) = net(images)
+        _, by_embedding, by_centres = cosface(embedding.detach(), centres, labels)
+        optimizer.zero_grad()
+        embedding.backward(by_embedding.float())
+        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        centres -= 0.02 * by_centres
+    images, labels = batch()
+
+    def step(
+        net: IResNet,
+        images: Tensor,
+        dtype: torch.dtype | None = None,
+        scale: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """Loss and embedding, and gradients from the last layer to the first."""
+        net.zero_grad()
+        with torch.autocast('cpu', dtype, enabled=dtype is not None):
+            (embedding,) = net(images)
+        loss, by_embedding, _ = cosface(embedding.detach(), centres, labels)
+        embedding.backward((scale * by_embedding).to(embedding.dtype))
+        found = {'loss': loss, 'embedding': embedding.detach()}
+        for name in (
+            'features.bias',
+            'fc.weight',
+            'bn2.weight',
+            'layer4.2.conv2.weight',
+            'layer1.0.conv1.weight',
+            'conv1.weight',
+        ):
+            found[name] = net.get_parameter(name).grad / scale
+        return found
+
+    expected = step(copy.deepcopy(net).double(), images.double())
+    for dtype in (torch.bfloat16, torch.float16):
+
+        def errors(linear: Callable, dtype: torch.dtype = dtype) -> np.ndarray:
+            monkeypatch.setattr(nn.Linear, 'forward', linear)
+            with TensorCores():
+                actual = step(net, images, dtype, scale=2**12)
+            pairs = [(actual[name].flatten(), expected[name]) for name in expected]
+            return np.array([error(a, e.flatten()) for a, e in pairs])
+
+        ours, in_fp32 = errors(nn.Linear.forward), errors(linear_in_fp32)
+        monkeypatch.undo()
+        print(dtype, *zip(expected, ours, in_fp32, strict=True), sep='\n')
+        # The loss is one number: its error is chance.
+        assert max(ours[0], in_fp32[0]) < 4 * torch.finfo(dtype).eps
+        # So is what of a gradient depends on few samples: the batch is small.
+        assert (ours[1:] < 1.25 * in_fp32[1:]).all()
+        assert in_fp32[1] > torch.finfo(dtype).eps
+
+
+def trained(faces: str, work_dir: Path, seed: int, options: dict) -> np.ndarray:
+    """Loss and area under the curve after a short training on photographs."""
+    cfg = Config.fromfile(CONFIGS / 'sface_facefolder.py')
+    cfg.work_dir = str(work_dir)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.num_workers = 0
+        loader.dataset.data_root = faces
+    cfg.merge_from_dict(
+        {
+            'model.head.loss': dict(_delete_=True, type='CosFaceLoss', s=32.0, m=0.2),
+            'model.head.engine': 'blocked',
+            'train_cfg.max_iters': 40,
+            'train_cfg.val_interval': 40,
+            'param_scheduler': [],
+            'optim_wrapper.optimizer.lr': 0.02,
+            'randomness.seed': seed,
+            **options,
+        }
+    )
+    count_classes(cfg)
+    runner = train(cfg)
+    (result,) = runner.val_evaluator.metrics[0].results_by_set.values()
+    losses = runner.message_hub.get_scalar('train/loss').data[0]
+    return np.array([losses[-10:].mean(), result.auc])
+
+
+def assert_ends_alike(expected: list[np.ndarray], actual: list[np.ndarray]) -> None:
+    """Within the spread of the seeds, where they have learnt."""
+    print(expected, actual)
+    difference = abs(np.mean(actual, 0) - np.mean(expected, 0))
+    assert (difference < np.ptp(expected, 0)).all()
+    assert min(auc for _, auc in expected) > 0.8
+
+
 @pytest.mark.slow
 def test_a_training_ends_where_fp32_does(real_faces, tmp_path):
-    """Within the spread of three seeds."""
+    def run(seed: int, dtype: str | None) -> np.ndarray:
+        options = {'model.head.matmul_dtype': dtype}
+        return trained(real_faces, tmp_path / f'{dtype}-{seed}', seed, options)
 
-    def trained(seed: int, dtype: str | None) -> np.ndarray:
-        cfg = Config.fromfile(CONFIGS / 'sface_facefolder.py')
-        cfg.work_dir = str(tmp_path / f'{dtype}-{seed}')
-        for loader in (cfg.train_dataloader, cfg.val_dataloader):
-            loader.num_workers = 0
-            loader.dataset.data_root = real_faces
-        cfg.merge_from_dict(
-            {
-                'model.head.loss': dict(
-                    _delete_=True, type='CosFaceLoss', s=32.0, m=0.2
-                ),
-                'model.head.engine': 'blocked',
-                'model.head.matmul_dtype': dtype,
-                'train_cfg.max_iters': 40,
-                'train_cfg.val_interval': 40,
-                'param_scheduler': [],
-                'optim_wrapper.optimizer.lr': 0.02,
-                'randomness.seed': seed,
-            }
-        )
-        count_classes(cfg)
-        runner = train(cfg)
-        (result,) = runner.val_evaluator.metrics[0].results_by_set.values()
-        losses = runner.message_hub.get_scalar('train/loss').data[0]
-        return np.array([losses[-10:].mean(), result.auc])
+    exact, half = ([run(i, dtype) for i in range(3)] for dtype in (None, 'bfloat16'))
+    assert_ends_alike(exact, half)
 
-    exact, half = (
-        np.array([trained(seed, dtype) for seed in range(3)])
-        for dtype in (None, 'bfloat16')
-    )
-    assert (abs(half.mean(0) - exact.mean(0)) < np.ptp(exact, 0)).all()
-    assert exact[:, 1].min() > 0.8
+
+@pytest.mark.slow
+def test_a_training_ends_alike_with_last_layers_in_fp32(
+    real_faces, tmp_path, monkeypatch
+):
+    def run(seed: int) -> np.ndarray:
+        options = {
+            'optim_wrapper.type': 'AmpOptimWrapper',
+            'optim_wrapper.dtype': 'bfloat16',
+        }
+        return trained(real_faces, tmp_path, seed, options)
+
+    ours = [run(seed) for seed in range(3)]
+    monkeypatch.setattr(nn.Linear, 'forward', linear_in_fp32)
+    assert_ends_alike([run(seed) for seed in range(3)], ours)

@@ -24,6 +24,14 @@ SPILLS = 16
 ENGINE_GRAPHS = 2
 
 
+def syncs_of(iteration: dict[str, Any]) -> list[list[str]]:
+    return [
+        sync
+        for sync in iteration['syncs']
+        if (sync[1], sync[2].partition(':')[0]) != DDP_TIMES
+    ]
+
+
 def require_as_planned(
     report: dict[str, Any], config: str, world: int, options: dict[str, Any]
 ) -> None:
@@ -50,12 +58,7 @@ def require_no_losses(
     by_host = [each for each in steady['exchanges'] if each[1] != 'nccl']
     assert {dtype for _, _, dtype, _ in by_host} == {'int64'}
     assert sum(count for *_, count in by_host) < 2**16
-    syncs = [
-        sync
-        for sync in steady['syncs']
-        if (sync[1], sync[2].partition(':')[0]) != DDP_TIMES
-    ]
-    assert syncs == []
+    assert syncs_of(steady) == []
     last = report['iterations'][-1]
     assert last['allocated'] < steady['allocated'] + 2**19, 'memory grows'
     require_as_planned(report, config, 8, {})
