@@ -145,8 +145,12 @@ def check_train_loop(runner: Runner, loop: BaseLoop) -> None:
             f'the processes have {batches} batches in an epoch, and would wait for one '
             'another for ever: set train_dataloader.sampler.round_up=True'
         )
-    if by_epoch:
-        _tell_of_validation(runner, loop)
+    if by_epoch and runner._val_loop and loop.val_interval > loop.max_epochs:
+        _say(
+            f'train_cfg.val_interval={loop.val_interval} counts epochs, of which there '
+            f'are {loop.max_epochs}: validation is at the end only. To validate after '
+            'each epoch set train_cfg.val_interval=1'
+        )
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
             _fit_checkpoints(hook, batches[0] if by_epoch else None)
@@ -201,15 +205,6 @@ def _no_batch(loader: DataLoader, images: int) -> str:
         f'train_dataloader.batch_size={max(1, images // world)} or less, or '
         'train_dataloader.drop_last=False'
     )
-
-
-def _tell_of_validation(runner: Runner, loop: EpochBasedTrainLoop) -> None:
-    if runner._val_loop is not None and loop.val_interval > loop.max_epochs:
-        _say(
-            f'train_cfg.val_interval={loop.val_interval} counts epochs, of which there '
-            f'are {loop.max_epochs}: validation is at the end only. To validate after '
-            'each epoch set train_cfg.val_interval=1'
-        )
 
 
 def _fit_checkpoints(hook: CheckpointHook, epoch: int | None) -> None:
