@@ -99,9 +99,9 @@ class NullDevice(TorchDispatchMode):
     def end(self) -> dict[str, Any]:
         """It is over: its ``syncs``, ``operations``, ``seconds`` and peaks in bytes."""
         operations, now = self._counts()
-        self.phase = 'between'
+        syncs, self.syncs, self.phase = self.syncs, [], 'between'
         return dict(
-            syncs=self.syncs,
+            syncs=syncs,
             operations=operations - self._before[0],
             seconds=round(now - self._before[1], 3),
             allocated=torch.cuda.max_memory_allocated(),
