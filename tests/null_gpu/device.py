@@ -101,9 +101,9 @@ class NullDevice(TorchDispatchMode):
     def end(self) -> dict[str, Any]:
         """It is over: what it did, see ``dry_run``; peaks are in bytes."""
         queued, replayed, begun = self._before
-        self.phase = 'between'
+        syncs, self.syncs, self.phase = self.syncs, [], 'between'
         return dict(
-            syncs=self.syncs,
+            syncs=syncs,
             operations=self.queued() - queued,
             replayed=self.replayed - replayed,
             seconds=round(time.perf_counter() - begun, 3),

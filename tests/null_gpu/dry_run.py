@@ -67,7 +67,7 @@ class Watch(Hook):
 
     def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         self.close()
-        self.exchanges, self._open = [], True
+        self._open = True
         self.device.begin()
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ class Watch(Hook):
         if self._open:
             exchanges = dict(exchanges=self.exchanges)
             self.iterations.append(self.device.end() | exchanges)
-        self._open = False
+        self.exchanges, self._open = [], False
 
     def before_val(self, runner: Any) -> None:
         self.device.phase = 'validation'
