@@ -275,28 +275,29 @@ def trained(faces: str, work_dir: Path, seed: int, options: dict) -> np.ndarray:
     return np.array([losses[-10:].mean(), result.auc])
 
 
-def assert_ends_alike(expected: list[np.ndarray], actual: list[np.ndarray]) -> None:
-    """Within the spread of the seeds, where they have learnt."""
-    print(expected, actual)
-    difference = abs(np.mean(actual, 0) - np.mean(expected, 0))
-    assert (difference < np.ptp(expected, 0)).all()
-    assert min(auc for _, auc in expected) > 0.8
-
-
 @pytest.mark.slow
 def test_a_training_ends_where_fp32_does(real_faces, tmp_path):
+    """Within the spread of three seeds."""
+
     def run(seed: int, dtype: str | None) -> np.ndarray:
         options = {'model.head.matmul_dtype': dtype}
         return trained(real_faces, tmp_path / f'{dtype}-{seed}', seed, options)
 
-    exact, half = ([run(i, dtype) for i in range(3)] for dtype in (None, 'bfloat16'))
-    assert_ends_alike(exact, half)
+    exact, half = (
+        np.array([run(seed, dtype) for seed in range(3)])
+        for dtype in (None, 'bfloat16')
+    )
+    print(exact, half)
+    assert (abs(half.mean(0) - exact.mean(0)) < np.ptp(exact, 0)).all()
+    assert exact[:, 1].min() > 0.8
 
 
 @pytest.mark.slow
-def test_a_training_ends_alike_with_last_layers_in_fp32(
+def test_a_training_ends_no_better_with_last_layers_in_fp32(
     real_faces, tmp_path, monkeypatch
 ):
+    """Than by the spread of three seeds: neither in loss nor in accuracy."""
+
     def run(seed: int) -> np.ndarray:
         options = {
             'optim_wrapper.type': 'AmpOptimWrapper',
@@ -304,6 +305,10 @@ def test_a_training_ends_alike_with_last_layers_in_fp32(
         }
         return trained(real_faces, tmp_path, seed, options)
 
-    ours = [run(seed) for seed in range(3)]
+    ours = np.array([run(seed) for seed in range(3)])
     monkeypatch.setattr(nn.Linear, 'forward', linear_in_fp32)
-    assert_ends_alike([run(seed) for seed in range(3)], ours)
+    in_fp32 = np.array([run(seed) for seed in range(3)])
+    print(ours, in_fp32)
+    gain = (ours.mean(0) - in_fp32.mean(0)) * (1, -1)
+    assert (gain < np.ptp(in_fp32, 0)).all()
+    assert in_fp32[:, 1].min() > 0.8
