@@ -95,12 +95,7 @@ class Sampling:
         self.reweights = reweights
 
     def draw(self, weight: Tensor, classes: Tensor) -> tuple[Tensor, float]:
-        """Other rows of the weight [C, D], sorted, and how many each counts for.
-
-        Args:
-            weight: Any tensor [C, D] of its device.
-            classes: Distinct classes of the batch, sorted int64 [K].
-        """
+        """Other rows of the weight [C, D], sorted, and how many each counts for."""
         others = len(weight) - len(classes)
         size = max(
             math.ceil(self.rate * len(weight)) - len(classes),
@@ -117,18 +112,12 @@ class Sampling:
         return places + torch.searchsorted(before, places, right=True)
 
     def draw_again(self, weight: Tensor, classes: Tensor) -> tuple[Tensor, float]:
-        """The same rows, and the next ones for those that are among the classes.
-
-        Args:
-            weight: As in :meth:`draw`.
-            classes: Those that were given there, and others.
-        """
+        """The same rows, and the next ones for those that are among more classes."""
         more = len(classes) - len(self.first)
         candidates = self._rows(self.order[: self.size + more])
         own = candidates.new_zeros(len(weight), dtype=torch.bool)
         own.index_fill_(0, classes, True)
-        # How many are not their own is known to the device only, that it is enough
-        # to the host, too.
+        # How many there are the device alone knows; that they suffice, the host.
         size = min(self.size, len(weight) - len(classes))
         kept = own[candidates].sort(stable=True).indices[:size]
         drawn = candidates[kept].sort().values
@@ -158,19 +147,17 @@ class SampledRows:
 
     def take(self, weight: nn.Parameter, classes: Tensor, centres: str) -> StepRows:
         """See :meth:`AllRows.take`."""
-        sampling = self.sampling
-        again = self.borrowed.accumulates
-        if again:
+        draw = self.sampling.draw
+        if self.borrowed.accumulates:
             # The own rows of all batches of a step, which share their sample.
             classes = torch.cat([classes, self._classes]).unique()
+            draw = self.sampling.draw_again
         self._classes = classes
         (index,) = send([classes], weight.device)
-        draw = sampling.draw_again if again else sampling.draw
         drawn, each = draw(weight, index)
         rows = self.borrowed.borrow(torch.cat([index, drawn]))
-        own, everyone = _split(
-            rows, torch.arange(len(index), device=rows.device), centres
-        )
+        first = torch.arange(len(index), device=rows.device)
+        own, everyone = _split(rows, first, centres)
         places = torch.arange(len(classes), device='cpu')
         subsets = [ClassSubset(everyone, places, centres, each)]
         if each != 1:
