@@ -67,8 +67,10 @@ def run(module: str, *arguments: str, world: int = 8) -> str:
     return python('-m', f'null_gpu.{module}', *arguments, world=world)
 
 
-def python(*arguments: object, world: int = 8) -> str:
+def python(*arguments: object, world: int = 8, cache: str | None = None) -> str:
     """What ``python`` with these arguments prints, as rank 0 of `world`.
+
+    Compiled kernels are kept in `cache`; by default all are compiled, to be looked at.
 
     Raises:
         RuntimeError: With all that it wrote, if it ends with an error.
@@ -80,9 +82,8 @@ def python(*arguments: object, world: int = 8) -> str:
             [sys.executable, *map(str, arguments)],
             cwd=ROOT,
             env={
-                # A folder of one's own is kept, and spares minutes of compiling.
-                'TORCHINDUCTOR_CACHE_DIR': f'{folder}/inductor',
                 **os.environ,
+                'TORCHINDUCTOR_CACHE_DIR': cache or f'{folder}/inductor',
                 'NULL_GPU': folder,
                 'PYTHONFAULTHANDLER': '1',
                 'LD_PRELOAD': f'{folder}/libnullcudart.so',

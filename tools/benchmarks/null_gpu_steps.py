@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -330,7 +331,10 @@ def in_child(args: argparse.Namespace, *which: str) -> dict[str, Any]:
     from null_gpu import harness
 
     arguments = ['-W', 'ignore', *sys.argv, '--child', '|'.join(which)]
-    return json.loads(harness.python(*arguments, world=args.world).splitlines()[-1])
+    # Compiling takes minutes.
+    cache = os.environ.get('TORCHINDUCTOR_CACHE_DIR')
+    output = harness.python(*arguments, world=args.world, cache=cache)
+    return json.loads(output.splitlines()[-1])
 
 
 def main() -> None:
