@@ -144,6 +144,7 @@ class SampledRows:
     ) -> None:
         self.borrowed = BorrowedRows(weight, optimizer)
         self.sampling = sampling
+        self._classes: Tensor
 
     def take(self, weight: nn.Parameter, classes: Tensor, centres: str) -> StepRows:
         """See :meth:`AllRows.take`."""
