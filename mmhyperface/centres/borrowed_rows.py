@@ -77,7 +77,7 @@ class BorrowedRows:
             index: The rows, int64, none twice. Those that were borrowed before and
                 have a gradient that waits for its step must be among them.
         """
-        waiting = self.held if self.accumulates else None
+        earlier, grad = (self.held[0], self.held[1].grad) if self.held else (None, None)
         self._give_back()
         rows = recycled.empty(len(index), self.weight)
         torch.index_select(self.weight, 0, index, out=rows)
@@ -90,12 +90,11 @@ class BorrowedRows:
         parameter = nn.Parameter(rows)
         if hasattr(self.weight, 'shard'):
             parameter.shard = self.weight.shard  # type: ignore[attr-defined]
-        if waiting is not None:
-            earlier, held = waiting
+        if earlier is not None and grad is not None:
             place = index.new_empty(len(self.weight))
             place[index] = torch.arange(len(index), device=index.device)
             parameter.grad = torch.zeros_like(rows)
-            parameter.grad.index_copy_(0, place[earlier], held.grad)
+            parameter.grad.index_copy_(0, place[earlier], grad)
         self._exchange(self.weight, parameter)
         if state:
             self.optimizer.state[parameter] = state
@@ -111,7 +110,7 @@ class BorrowedRows:
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
-        if self.accumulates:
+        if self.held is not None and self.accumulates:
             index, parameter = self.held
             self.weight.index_copy_(0, index, parameter)
             whole = optimizer.state[self.weight]

@@ -113,14 +113,13 @@ class Sampling:
 
     def draw_again(self, weight: Tensor, classes: Tensor) -> tuple[Tensor, float]:
         """The same rows, and the next ones for those that are among more classes."""
-        more = len(classes) - len(self.first)
-        candidates = self._rows(self.order[: self.size + more])
-        own = candidates.new_zeros(len(weight), dtype=torch.bool)
+        rows = self._rows(self.order[: self.size + len(classes) - len(self.first)])
+        own = rows.new_zeros(len(weight), dtype=torch.bool)
         own.index_fill_(0, classes, True)
         # How many there are the device alone knows; that they suffice, the host.
         size = min(self.size, len(weight) - len(classes))
-        kept = own[candidates].sort(stable=True).indices[:size]
-        drawn = candidates[kept].sort().values
+        kept = own[rows].sort(stable=True).indices[:size]
+        drawn = rows[kept].sort().values
         return drawn, self.weight(weight, classes, drawn)
 
     def weight(self, weight: Tensor, classes: Tensor, drawn: Tensor) -> float:
@@ -144,6 +143,7 @@ class SampledRows:
     ) -> None:
         self.borrowed = BorrowedRows(weight, optimizer)
         self.sampling = sampling
+        self._classes: Tensor
 
     def take(self, weight: nn.Parameter, classes: Tensor, centres: str) -> StepRows:
         """See :meth:`AllRows.take`."""
@@ -216,6 +216,7 @@ class SteppedRows:
         drawn, each = None, 1.0
         if self.sampling is not None:
             drawn, each = self.sampling.draw(weight, index)
+            del self.sampling.order  # each step has one batch
         own = borrowed.borrow(index)
         if centres == 'project':
             own.data.copy_(unit(own.data)[0])
