@@ -38,9 +38,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from mmhyperface.centres.shard import Shard
+from mmhyperface.compat.fused_sgd import begin_momentum
 from mmhyperface.engine.optim_wrappers import (
     AmpOptimWrapper,
-    begin_momentum,
     may_fuse,
 )
 from mmhyperface.models.heads.decisions import (

@@ -22,6 +22,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from mmhyperface.compat.fused_sgd import begin_momentum
 from mmhyperface.engine.deferred_history import DeferredHistory, log_scalar
 from mmhyperface.registry import OPTIM_WRAPPERS
 from mmhyperface.utils.errors import UserError
@@ -285,20 +286,6 @@ def may_fuse(optimizer: Optimizer) -> bool:
         and not (group['dampening'] or group['differentiable'])
         for group in optimizer.param_groups
     )
-
-
-@torch.no_grad()
-def begin_momentum(optimizer: Optimizer, *_: object) -> None:
-    """Let momentum begin with 0, which is the same as with the first gradient.
-
-    torch's fused SGD leaves it unwritten where the first step overflows.
-    """
-    for group in optimizer.param_groups:
-        if group.get('fused') and group.get('momentum') and not group['dampening']:
-            for parameter in group['params']:
-                if not optimizer.state.get(parameter) and parameter.grad is not None:
-                    zeros = torch.zeros_like(parameter)
-                    optimizer.state[parameter]['momentum_buffer'] = zeros
 
 
 def _is_classifier(parameter: nn.Parameter) -> bool:

@@ -281,3 +281,20 @@ def test_the_runner_refuses_what_would_not_be_exact(tmp_path, options, message):
     cfg.optim_wrapper.update(options)
     with pytest.raises(UserError, match=message):
         train(cfg)
+
+
+@pytest.mark.parametrize('options', [dict(fused_update=True), dict(catch_up=True)])
+def test_an_optimizer_may_be_torchs_fused_sgd(options):
+    """In plain PyTorch, where the bias has no momentum in the first step."""
+    weights = []
+    for fused in (False, True):
+        head = sampled_head(LOSSES['sphereface2'](), engine='blocked', **options)
+        try:
+            optimizer = attached(head, lr=0.1, momentum=0.9, fused=fused)
+        except RuntimeError as error:  # before torch 2.4
+            pytest.skip(str(error))
+        for seed, (y, drawn) in enumerate(BATCHES):
+            always_draw(head, drawn)
+            step(head, features(3, seed), y, optimizer)
+        weights += [head.weight.detach(), *head.loss_module.parameters()]
+    torch.testing.assert_close(weights[2:], weights[:2])

@@ -23,6 +23,7 @@ from mmhyperface.centres.rows import (
     StepRows,
 )
 from mmhyperface.centres.state import CentreState
+from mmhyperface.compat.fused_sgd import begin_momentum
 from mmhyperface.models.face_samples import FaceSamples, labels_of
 from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.models.losses.base import DecoupledLoss
@@ -261,8 +262,13 @@ class HypersphereHead(CentreState, BaseModule):
             self.rows = SteppedRows(self.weight, optimizer, sampling)
         elif sampling is not None:
             self.rows = SampledRows(self.weight, optimizer, sampling)
-        if self.rows is not None and self.catch_up:
+        if self.rows is None:
+            return
+        if self.catch_up:
             self.rows.borrowed.catch_up()
+        optimizer.register_step_pre_hook(begin_momentum)
+        # A loss scaler must not call the step that it skips: the rows count them.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
     def flush(self) -> None:
         """Bring all centres up to date with the steps that sampling skipped."""
