@@ -4,13 +4,18 @@ import torch
 from torch.optim import Optimizer
 
 
-@torch.no_grad()
-def begin_momentum(optimizer: Optimizer, *_: object) -> None:
+def begin_momentum(optimizer: Optimizer) -> None:
     """Let momentum begin with 0, which is the same as with the first gradient.
 
     torch's fused SGD leaves it unwritten where the first step overflows, and takes no
     parameters without it beside such as have it.
     """
+    if _with_zeros not in optimizer._optimizer_step_pre_hooks.values():
+        optimizer.register_step_pre_hook(_with_zeros)
+
+
+@torch.no_grad()
+def _with_zeros(optimizer: Optimizer, *_: object) -> None:
     for group in optimizer.param_groups:
         if group.get('fused') and group.get('momentum') and not group['dampening']:
             for parameter in group['params']:

@@ -388,7 +388,7 @@ def build_optimizer(cfg: dict, parameters: list[nn.Parameter]) -> Optimizer:
             f'plan: there is no optimizer {kind!r}; set optim_wrapper.optimizer.type'
         )
     optimizer = OPTIMIZERS.build(dict(cfg, params=parameters))
-    optimizer.register_step_pre_hook(begin_momentum)
+    begin_momentum(optimizer)
     # The optimizer wrapper's choice, or torch's own.
     way = 'fused' if may_fuse(optimizer) else 'foreach'
     for group in optimizer.param_groups:

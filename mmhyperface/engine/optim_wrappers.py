@@ -93,7 +93,7 @@ class OptimWrapper(optim.OptimWrapper):
         if all(p.is_cuda for p in parameters) and may_fuse(self.optimizer):
             for group in groups:
                 group['fused'] = True
-        self.optimizer.register_step_pre_hook(begin_momentum)
+        begin_momentum(self.optimizer)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Load a state; how to step is for the device that is here to say."""

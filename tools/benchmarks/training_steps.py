@@ -72,11 +72,10 @@ def run_ours(
     from mmhyperface.engine.hooks import CompileHook
     from mmhyperface.engine.launch import build_runner, load_config
 
-    cfg = load_config(config, options)
+    cfg = load_config(config, {'train_dataloader.num_workers': 2, **options})
     cfg.train_dataloader.dataset = dict(
         type='NoiseInMemory', num_classes=cfg.model.head.num_classes
     )
-    cfg.train_dataloader.num_workers = 2
     for part in ('val', 'test'):
         for name in (f'{part}_cfg', f'{part}_dataloader', f'{part}_evaluator'):
             cfg[name] = None

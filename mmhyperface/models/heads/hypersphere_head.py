@@ -266,7 +266,7 @@ class HypersphereHead(CentreState, BaseModule):
             return
         if self.catch_up:
             self.rows.borrowed.catch_up()
-        optimizer.register_step_pre_hook(begin_momentum)
+        begin_momentum(optimizer)
         # A loss scaler must not call the step that it skips: the rows count them.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
