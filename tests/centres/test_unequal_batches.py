@@ -84,14 +84,16 @@ LOSSES = {
         losses.ElasticFaceLoss('cos', 8.0, 0.35, plus=True),
     ),
     'own': lambda: (Shifted(), losses.UniFaceLoss(8.0)),
+    'energy': lambda: (losses.SFaceLoss(), losses.MagFaceLoss()),
 }
 
 
 def network(loss: str, sharded: bool, engine: str) -> TwoSets:
     torch.manual_seed(0)
+    options = dict(sharded=sharded, engine=engine, lam_mhe=0.5 * (loss == 'energy'))
     heads = [
-        HypersphereHead(classes, 6, loss, init_std=1.0, sharded=sharded, engine=engine)
-        for classes, loss in zip((4, 3), LOSSES[loss](), strict=True)
+        HypersphereHead(classes, 6, module, init_std=1.0, **options)
+        for classes, module in zip((4, 3), LOSSES[loss](), strict=True)
     ]
     return TwoSets(*heads).double().train()
 

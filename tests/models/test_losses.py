@@ -258,9 +258,12 @@ def batch(size: tuple[int, int, int], seed: int = 0) -> tuple:
 
 
 def head_of(
-    loss: HypersphereLoss, w: np.ndarray, dtype: torch.dtype = torch.float64
+    loss: HypersphereLoss,
+    w: np.ndarray,
+    dtype: torch.dtype = torch.float64,
+    **options: object,
 ) -> HypersphereHead:
-    head = HypersphereHead(len(w), w.shape[1], loss).to(dtype)
+    head = HypersphereHead(len(w), w.shape[1], loss, **options).to(dtype)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(w))
     return head
@@ -413,6 +416,35 @@ def test_energy_of_one_class_is_zero_and_of_equal_centres_finite():
     torch.testing.assert_close(out['loss'], plain['loss'])
     w[1] = w[0]
     assert_finite(*run(head_of(plus, w, torch.float32), x, np.array([0, 1, 2, 1])))
+
+
+@pytest.mark.parametrize('engine', ['dense', 'blocked'])
+@pytest.mark.parametrize(
+    ('name', 'weight'), [('sphereface2-C-full', 3.0), ('magface-none-full', 1.0)]
+)
+def test_energy_is_added_to_any_loss(name, weight, engine):
+    """In units of L, so that with SphereFace it is SphereFace+."""
+    x, w, y = batch((5, 7, 3))
+    loss, oracle = CASES[name]()
+    head = head_of(loss, w, engine=engine, lam_mhe=0.7)
+    out, x_grad, w_grad = run(head, x, y)
+    bias = loss.bias.item() if hasattr(loss, 'bias') else 0.0
+
+    def total(v, u):
+        energy = oracles.energy(u, y)
+        return oracle(v, u, y, bias, (x, w)) + weight * 0.7 * energy
+
+    assert out['energy'].item() == pytest.approx(oracles.energy(w, y), rel=1e-9)
+    assert out['loss'].item() == pytest.approx(total(x, w), rel=1e-9)
+    by_x = oracles.gradient(lambda v: total(v, w), x)
+    by_w = oracles.gradient(lambda u: total(x, u), w)
+    np.testing.assert_allclose(x_grad, by_x, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(w_grad, by_w, rtol=1e-5, atol=1e-7)
+
+    plus = head_of(losses.SphereFacePlusLoss(8.0, 1.5, 0.7, loss_weight=2.0), w)
+    plain = head_of(losses.SphereFaceLoss(8.0, 1.5, loss_weight=2.0), w, lam_mhe=0.7)
+    for got, expected in zip(run(plain, x, y)[1:], run(plus, x, y)[1:], strict=True):
+        assert torch.equal(got, expected)
 
 
 def test_statistics_move_in_training_only():
