@@ -186,11 +186,12 @@ def simple(kind: type, args: tuple, psi: Callable, detach: bool) -> tuple:
     return loss, oracle
 
 
-def sface() -> tuple[HypersphereLoss, Oracle]:
+def sface(k_inter: float | None = None) -> tuple[HypersphereLoss, Oracle]:
     def oracle(x, w, y, bias, base):
-        return 0.5 * sum(oracles.sface((x, w, y, base), 16.0, 5.0, 0.9, 1.3))
+        settings = 16.0, 5.0, 0.9, 1.3, k_inter or 5.0
+        return 0.5 * sum(oracles.sface((x, w, y, base), *settings))
 
-    return losses.SFaceLoss(16.0, 5.0, 0.9, 1.3, loss_weight=0.5), oracle
+    return losses.SFaceLoss(16.0, 5.0, 0.9, 1.3, 0.5, k_inter), oracle
 
 
 def sphereface_plus(detach: bool) -> tuple[HypersphereLoss, Oracle]:
@@ -212,6 +213,7 @@ def cases() -> dict[str, Callable[[], tuple[HypersphereLoss, Oracle]]]:
             simple, losses.CosFaceLoss, (12.0, 0.35, 0.9), lambda cos: cos - 0.35, False
         ),
         'sface': sface,
+        'sface-k-inter': partial(sface, 3.0),
         'wespeaker-full': partial(wespeaker, 0.25),
         'wespeaker-start-full': partial(wespeaker, 0.0),
         'elasticface-arc-full': partial(elasticface, 'arc', plus=False),
@@ -481,7 +483,7 @@ def test_logged_values():
             for i in range(6)
         ]
     )
-    intra, inter = oracles.sface((x, w, y, (x, w)), 16.0, 5.0, 0.9, 1.3)
+    intra, inter = oracles.sface((x, w, y, (x, w)), 16.0, 5.0, 0.9, 1.3, 5.0)
     expected = dict(
         cos_own=own,
         cos_hardest=hardest,
