@@ -123,6 +123,7 @@ def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, A
         loss.backward()
         numbers = batch['data_samples'].sample_idx
         numbers = numbers[batch['data_samples'].gt_label < 10].tolist()
+        wrong = torch.tensor([float(number % 2) for number in numbers]).double()
         step = Step(1, scalars, numbers, bare.head.last, 0.1, None, None)
         known.append(
             dict(
@@ -137,7 +138,7 @@ def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, A
                     name: buffer.clone()
                     for name, buffer in bare.second.loss_module.named_buffers()
                 },
-                samples=gather_samples([bare.head.last]),
+                samples=gather_samples([bare.head.last], [wrong]),
                 state=state_of(step),
                 suspects=suspects(step, None),
             )
