@@ -189,7 +189,7 @@ def read_study(
         figures=list(figures),
         plot=plot,
         published=published,
-        folder=Path(work_dir) / file.stem / base,
+        folder=Path(work_dir).absolute() / file.stem / base,
     )
     configs = _Configs(path, file.parent, dict(options or {}))
     for seed in seeds:

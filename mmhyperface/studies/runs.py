@@ -19,7 +19,6 @@ import mmhyperface
 from mmhyperface.engine.config_changes import changes, entries, lines_of
 from mmhyperface.engine.divergence import ADVICE
 from mmhyperface.utils.atomic_files import new_files
-from mmhyperface.utils.command_line import INTERRUPTED
 from mmhyperface.utils.errors import UserError, some
 
 from .grid import Run
@@ -163,24 +162,23 @@ class _Process:
         self._start()
 
     def _start(self) -> None:
-        run, script = self.run, 'train'
+        run, script, self.expected = self.run, 'train', VERIFICATION
+        arguments: list[str | Path] = [run.folder / CONFIG]
         options: list[str | Path] = ['--work-dir', run.folder]
-        last = run.folder / 'last_checkpoint'
-        positional = [run.folder / CONFIG]
-        if not _exists(run, VERIFICATION):
-            # Without a checkpoint the config's load_from is in force.
-            options += ['--resume'] if last.exists() else []
-        else:
-            script = 'test'
-            positional.append(Path(last.read_text().strip()))
+        checkpoint = None
+        with suppress(FileNotFoundError):
+            last = (run.folder / 'last_checkpoint').read_text()
+            checkpoint = run.folder / Path(last.strip()).name
+        if _exists(run, VERIFICATION):
+            script, self.expected = 'test', TEST
+            arguments.append(checkpoint or '')
             options += ['--out', run.folder / TEST, '--test-sets', *run.test_sets]
-        command: list[str | Path] = [
-            sys.executable,
-            TOOLS / f'{script}.py',
-            *positional,
-        ]
+        elif checkpoint:
+            # Without one the config's load_from is in force.
+            options += ['--resume', checkpoint]
+        command: list[str | Path] = [sys.executable, TOOLS / f'{script}.py', *arguments]
         if self.processes:
-            command = [TOOLS / f'dist_{script}.sh', *positional, str(self.processes)]
+            command = [TOOLS / f'dist_{script}.sh', *arguments, str(self.processes)]
         with open(run.folder / STDERR, 'wb') as stderr:
             self.process = subprocess.Popen(
                 [*command, *options],
@@ -189,7 +187,6 @@ class _Process:
                 env=self.environment,
                 pass_fds=(self.lock,),
             )
-        self.expected = TEST if script == 'test' else VERIFICATION
 
     def look(self) -> str | None:
         """None while it runs, then how it has ended, of which a failure is kept."""
@@ -201,7 +198,7 @@ class _Process:
                 self._start()
                 return None
             told = 'done'
-        elif status < 0 or status >= INTERRUPTED - 2:
+        elif status < 0 or status >= 128:  # by a signal
             told = 'was killed; give the command again to go on'
         else:
             outcome = _failure(self.run, self.expected, status)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from mmhyperface.evaluation.protocols import figure_of, rate_name
 from mmhyperface.evaluation.protocols.base import Unit
@@ -170,8 +169,8 @@ def _cells(
                     seeds = baselines.setdefault(where, {}).setdefault(name, {})
                     seeds.setdefault(run.seed, set()).add(value)
     untrained: dict[Place, dict[str, Cell]] = {}
-    for where, figures in sorted(baselines.items(), key=_order):
-        for name, seeds in figures.items():
+    for where in sorted(baselines, key=lambda place: BASELINES.index(place[0])):
+        for name, seeds in baselines[where].items():
             cell = Cell(len(seeds), ended=len(seeds))
             if all(len(values) == 1 for values in seeds.values()):
                 for seed, (only,) in seeds.items():
@@ -182,10 +181,6 @@ def _cells(
 
 def _of_log(figure: str) -> bool:
     return figure.partition('.')[0] in OF_LOG
-
-
-def _order(item: tuple[Place, Any]) -> int:
-    return BASELINES.index(item[0][0])
 
 
 def _take(values: dict[int, float], seed: int, name: str, value: float | None) -> None:
@@ -337,7 +332,18 @@ def _save_picture(study: Study, cells: Mapping[Place, Mapping[str, Cell]]) -> No
         if place[axis] in names and cell and cell.values:
             lines.setdefault(place[:axis] + place[axis + 1 :], {})[place[axis]] = cell
     for number, (line, some) in enumerate(lines.items()):
-        _draw(ax, number, ' '.join(line).strip(), some, names)
+        stds = [cell.std for cell in some.values()]
+        ax.errorbar(
+            # Side by side where they would hide each other.
+            [names.index(name) + 0.02 * number for name in some],
+            [cell.mean for cell in some.values()],
+            yerr=[0.0 if math.isnan(std) else std for std in stds],
+            label=plain(' '.join(line).strip()),
+            color=color(number),
+            marker=MARKERS[number % len(MARKERS)],
+            markersize=5,
+            capsize=2,
+        )
     ax.set_xticks(range(len(names)), [plain(name, 24) for name in names])
     ax.set(
         xlabel=study.plot.get('label', study.plot['x']), ylabel=_label(study.figures[0])
@@ -347,19 +353,3 @@ def _save_picture(study: Study, cells: Mapping[Place, Mapping[str, Cell]]) -> No
         ax.legend(loc='center left', bbox_to_anchor=(1.0, 0.5), frameon=False)
     finish(ax)
     save_figure(figure, study.folder / 'picture.png')
-
-
-def _draw(
-    ax: Axes, number: int, label: str, cells: Mapping[str, Cell], names: Sequence[str]
-) -> None:
-    """Means with standard deviations, side by side where they would hide each other."""
-    ax.errorbar(
-        [names.index(name) + 0.02 * number for name in cells],
-        [cell.mean for cell in cells.values()],
-        yerr=[0.0 if math.isnan(cell.std) else cell.std for cell in cells.values()],
-        label=plain(label),
-        color=color(number),
-        marker=MARKERS[number % len(MARKERS)],
-        markersize=5,
-        capsize=2,
-    )
