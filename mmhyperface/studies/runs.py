@@ -178,7 +178,8 @@ class _Process:
             options += ['--resume', checkpoint]
         command: list[str | Path] = [sys.executable, TOOLS / f'{script}.py', *arguments]
         if self.processes:
-            command = [TOOLS / f'dist_{script}.sh', *arguments, str(self.processes)]
+            command = ['bash', TOOLS / f'dist_{script}.sh', *arguments]
+            command.append(str(self.processes))
         with open(run.folder / STDERR, 'wb') as stderr:
             self.process = subprocess.Popen(
                 [*command, *options],

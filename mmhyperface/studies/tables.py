@@ -243,23 +243,29 @@ def _markdown(
         "seeds, and the 95 % interval of the mean by Student's t. Figures of papers "
         'are of their own data.',
     ]
-    if study.columns:
-        columns = study.axes[study.columns]
-        for figure in study.figures:
-            heading = [f'{_label(figure)}, by {study.columns}', *columns]
-            rows = dict.fromkeys(place[:-1] for place in cells)
-            unit = unit_of(figure)
-            body = []
-            for row in rows:
-                some = [cells.get((*row, c), {}).get(figure) for c in columns]
-                texts = [cell.text(unit) if cell else '' for cell in some]
-                if any(texts):
-                    body.append([' '.join(row).strip(), *texts])
-            lines += ['', *_table(heading, body)]
+    # Means at a glance: by the columns' axis, or without one by figure.
+    columns = study.axes[study.columns] if study.columns else None
+    for figures in [[x] for x in study.figures] if columns else [study.figures]:
+        heading = [' '.join(study.rows), *map(_label, figures)]
+        if columns:
+            heading = [f'{_label(figures[0])}, by {study.columns}', *columns]
+        body = []
+        for row in dict.fromkeys(place[: len(study.rows)] for place in cells):
+            places = [(*row, value) for value in columns] if columns else [row]
+            texts = [
+                cells[place][figure].text(unit_of(figure))
+                if figure in cells.get(place, {})
+                else ''
+                for place in places
+                for figure in figures
+            ]
+            if any(texts):
+                body.append([' '.join(row).strip(), *texts])
+        lines += ['', *_table(heading, body)]
     heading = [*_axes(study), 'figure', 'paper', 'ours', '95 % interval', 'runs']
     body = []
-    for place, figures in cells.items():
-        for figure, cell in figures.items():
+    for place, some in cells.items():
+        for figure, cell in some.items():
             unit = unit_of(figure)
             low, high = (f'{x:.{unit.digits}f}' for x in cell.interval)
             body.append(

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from runs import CONFIGS, FORKS, PYTHON_FIRST, ROOT, _script
+from runs import CONFIGS, FORKS, PYTHON_FIRST, ROOT, forked_script
 from scipy import stats
 
 from mmhyperface.registry import MODELS
@@ -80,7 +80,7 @@ class Forked:
         words = [str(word) for word in command[1:]]
         outputs = [os.devnull, stderr.name]
         arguments = (words, str(ROOT), env, outputs)
-        self.process = FORKS.Process(target=_script, args=arguments)
+        self.process = FORKS.Process(target=forked_script, args=arguments)
         self.process.start()
 
     def poll(self):
