@@ -241,9 +241,14 @@ def _failure(run: Run, expected: str, status: int) -> Outcome:
 
 
 def _share_done(run: Run) -> float:
-    """Of the iterations of a run that is being done."""
-    total = run.config.get('train_cfg', {}).get('max_iters')
-    return max(logged(run), default=0) / total if total else 0.0
+    """Of a run that is being done, by its log; of epochs, by its last checkpoint."""
+    train = run.config.get('train_cfg') or {}
+    if train.get('max_iters'):
+        return max(logged(run), default=0) / train['max_iters']
+    with suppress(FileNotFoundError, ValueError, KeyError):
+        saved = Path((run.folder / 'last_checkpoint').read_text()).stem
+        return int(saved.removeprefix('epoch_')) / train['max_epochs']
+    return 0.0
 
 
 def logged(run: Run) -> dict[int, dict[str, Any]]:

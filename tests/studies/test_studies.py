@@ -410,6 +410,20 @@ def test_a_run_that_leaves_no_figures_has_failed(tmp_path, study):
     assert 'blind, seed 0: failed: it left no verification.json' in printed
 
 
+def test_progress_is_of_iterations_or_epochs(tmp_path):
+    (run, _) = read(tmp_path, seeds=[0]).runs
+    assert runs._share_done(run) == 0
+    log = run.folder / '20260101_000000' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('{"loss": 1.0, "iter": 2, "step": 2}\n{"loss": 0.9, "it')
+    assert runs._share_done(run) == 0.5
+    text = TINY + "overrides['train_cfg'] = dict(_delete_=True, max_epochs=8)\n"
+    (run, _) = read(tmp_path, text, seeds=[0]).runs
+    assert runs._share_done(run) == 0
+    (run.folder / 'last_checkpoint').write_text('work/epoch_6.pth')
+    assert runs._share_done(run) == 0.75
+
+
 def children(process: int) -> list[int]:
     path = Path(f'/proc/{process}/task/{process}/children')
     return [int(word) for word in path.read_text().split()]
