@@ -169,7 +169,7 @@ def spawn(world: int, task: Callable, *args: Any) -> None:
         )
 
 
-def _script(
+def forked_script(
     command: list[str], cwd: str, environment: dict[str, str], outputs: list[str]
 ) -> None:
     for stream, path in zip((1, 2), outputs, strict=True):
@@ -206,7 +206,7 @@ def run_script(
         for path in outputs:
             path.touch()
         process = FORKS.Process(
-            target=_script,
+            target=forked_script,
             args=(
                 words,
                 str(cwd or Path.cwd()),

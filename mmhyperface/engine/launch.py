@@ -70,7 +70,7 @@ def load_config(
         UserError: If there is no such file, or test sets of several folders are to be
             moved to one.
     """
-    file = _config_file(path)
+    file = config_file(path)
     if not file.is_file():
         raise UserError(f'there is no config {path}')
     cfg = Config.fromfile(file)
@@ -88,12 +88,16 @@ def load_config(
             )
         for root in roots:
             _move(cfg._cfg_dict, root, options['data_root'])
-    _merge(cfg, options)
+    merge_options(cfg, options)
     return cfg
 
 
-def _merge(cfg: Config, options: dict[str, Any]) -> None:
-    """Merge options into a config, by paths in which only one thing can be meant."""
+def merge_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Merge options into a config, by paths in which only one thing can be meant.
+
+    Raises:
+        UserError: If one leads nowhere, or to several things, or is misspelt.
+    """
     merged: dict[str, Any] = {}
     for option, value in options.items():
         path = _path_of(cfg._cfg_dict, option, value)
@@ -207,7 +211,8 @@ def _refuse_misspelling(
         )
 
 
-def _config_file(path: str) -> Path:
+def config_file(path: str) -> Path:
+    """The file of a config's path, which may be ``PACKAGE::FILE``."""
     package, mark, name = path.partition('::')
     if not mark:
         return Path(path)
