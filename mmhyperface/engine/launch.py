@@ -22,6 +22,13 @@ from .testing import take_test_sets
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
+#: Entries of a config that one option sets, wherever they are: option -> their names.
+SHARED = {
+    'lfw_root': ('data_root',),
+    'lfw_pairs': ('ann_file',),
+    'image_size': ('image_size', 'input_size', 'scale', 'size'),
+    'epochs': ('max_epochs', 'val_interval', 'end'),
+}
 #: The loaders of a config.
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Those which mmengine adds unless they are None.
@@ -58,7 +65,8 @@ def load_config(
     """Read a config and merge ``--cfg-options`` into it.
 
     The option ``data_root=PATH`` moves every data set that lies in the config's own
-    ``data_root``; or, with `test_sets`, in theirs.
+    ``data_root``; or, with `test_sets`, in theirs. What else a config says once and uses
+    in several places (``SHARED``) is likewise replaced wherever it is.
 
     Args:
         path: of a file, or as in ``_base_`` ``PACKAGE::FILE``, a config of an installed
@@ -87,7 +95,10 @@ def load_config(
                 'NUMBER.data_root=... of each'
             )
         for root in roots:
-            _move(cfg._cfg_dict, root, options['data_root'])
+            _move(cfg._cfg_dict, ('data_root',), root, options['data_root'])
+    for option, names in SHARED.items():
+        if option in cfg and option in options:
+            _move(cfg._cfg_dict, names, cfg[option], options[option])
     _merge(cfg, options)
     return cfg
 
@@ -217,16 +228,13 @@ def _config_file(path: str) -> Path:
     return Path(spec.origin).parent / '.mim' / 'configs' / name
 
 
-def _move(node: Any, old: str, new: str) -> None:
-    """Replace each ``data_root`` below ``node`` that equals ``old``."""
+def _move(node: Any, names: Sequence[str], old: Any, new: Any) -> None:
+    """Replace each entry of these names below ``node`` that equals ``old``."""
     if isinstance(node, dict):
-        if node.get('data_root') == old:
-            node['data_root'] = new
-        for child in node.values():
-            _move(child, old, new)
-    elif isinstance(node, list | tuple):
-        for child in node:
-            _move(child, old, new)
+        node.update({name: new for name in names if node.get(name) == old})
+    if isinstance(node, dict | list | tuple):
+        for child in node.values() if isinstance(node, dict) else node:
+            _move(child, names, old, new)
 
 
 def require_entries(cfg: Config, names: Sequence[str]) -> None:
