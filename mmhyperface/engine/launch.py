@@ -65,8 +65,8 @@ def load_config(
     """Read a config and merge ``--cfg-options`` into it.
 
     The option ``data_root=PATH`` moves every data set that lies in the config's own
-    ``data_root``; or, with `test_sets`, in theirs. What else a config says once and uses
-    in several places (``SHARED``) is likewise replaced wherever it is.
+    ``data_root``; or, with `test_sets`, in theirs. What else a config says once and
+    uses in several places (``SHARED``) is likewise replaced wherever it is.
 
     Args:
         path: of a file, or as in ``_base_`` ``PACKAGE::FILE``, a config of an installed
