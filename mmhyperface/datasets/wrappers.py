@@ -8,6 +8,7 @@ in the innermost one; :func:`numbered` puts that right.
 import bisect
 import copy
 import logging
+import random
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -226,6 +227,22 @@ class Joined(Dataset):
         joined = np.concatenate(parts)
         return joined if self._order is None else joined[self._order]
 
+    def wrong_labels(self) -> np.ndarray | None:
+        """Which images a :class:`LabelNoise` has given a wrong label, bool [N].
+
+        None if there is no such data set among these.
+        """
+        parts = [getattr(d, 'wrong_labels', lambda: None)() for d in self.datasets]
+        if all(part is None for part in parts):
+            return None
+        joined = np.concatenate(
+            [
+                np.zeros(len(dataset), bool) if part is None else part
+                for dataset, part in zip(self.datasets, parts, strict=True)
+            ]
+        )
+        return joined if self._order is None else joined[self._order]
+
     def get_cat_ids(self, idx: int) -> list[int]:
         which, local = self._locate(idx)
         (label,) = self.datasets[which].get_cat_ids(local)
@@ -290,8 +307,10 @@ class LabelNoise(Joined):
         dataset: a training set or its config.
         share: of the images, in [0, 1].
         seed: another number draws others.
-        to: 'any' other person with equal chance (symmetric noise), or the most
-            'similar' person by `centres`.
+        to: 'any' other person with equal chance (symmetric noise), the most
+            'similar' person by `centres`, or as 'opensphere' draws it: each image has
+            the chance `share` to get the label of anyone, perhaps its own. That is
+            OpenSphere's own noise if the images come in the order of its list.
         centres: file of a ``.npy`` array [C, D], one vector per person, for 'similar'.
 
     Attributes:
@@ -307,17 +326,21 @@ class LabelNoise(Joined):
         dataset: dict | Dataset,
         share: float,
         seed: int = 0,
-        to: Literal['any', 'similar'] = 'any',
+        to: Literal['any', 'similar', 'opensphere'] = 'any',
         centres: str | None = None,
     ) -> None:
         self.dataset = _training_set(dataset, 'dataset')
         super().__init__([self.dataset], self.dataset.metainfo)
         count = self.metainfo['num_classes']
-        if not 0 <= share <= 1 or count < 2 or to not in ('any', 'similar'):
+        if not 0 <= share <= 1 or count < 2:
             raise UserError(
-                "LabelNoise: share is in [0, 1], to is 'any' or 'similar', and there "
-                f'are two people at least; got {share}, {to!r} and {count}. Set '
-                f'{option("share", "train_dataloader")}'
+                'LabelNoise: share is in [0, 1], and there are two people at least; '
+                f'got {share} and {count}. Set {option("share", "train_dataloader")}'
+            )
+        if to not in ('any', 'similar', 'opensphere'):
+            raise UserError(
+                f"LabelNoise: to is 'any', 'similar' or 'opensphere', got {to!r}; set "
+                + option('to', 'train_dataloader')
             )
         if (to == 'similar') != (centres is not None):
             raise UserError(
@@ -333,12 +356,21 @@ class LabelNoise(Joined):
         if to == 'any':
             # Each of the others, with equal chance.
             self.noisy[chosen] = (true + chance.integers(1, count, len(true))) % count
-        else:
+        elif to == 'similar':
             self.noisy[chosen] = _nearest(str(centres), count)[true]
+        else:
+            # Its generator, asked in its order: for the same list the same labels.
+            theirs = random.Random(seed)
+            for number in people:
+                if theirs.random() <= share:
+                    self.noisy[number] = theirs.choice(range(count))
 
     def labels(self) -> np.ndarray:
         """The labels that are given, int64 [N]."""
         return self.noisy
+
+    def wrong_labels(self) -> np.ndarray:
+        return self.noisy != self.clean
 
     def get_cat_ids(self, idx: int) -> list[int]:
         return [int(self.noisy[idx])]

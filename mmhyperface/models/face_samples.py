@@ -66,3 +66,17 @@ def labels_of(samples: Sequence[DataSample] | FaceSamples) -> Tensor | None:
     if not labels or any(y is None or y.numel() != 1 for y in labels):
         return None
     return torch.cat(labels)
+
+
+def image_numbers(batch: Any) -> list[int]:
+    """Numbers of the images of a batch in their data set, -1 if they have none.
+
+    Args:
+        batch: As the data loader gives it. What is no dict has no images.
+    """
+    if not isinstance(batch, dict):
+        return []
+    if 'sample_idx' in batch:
+        return [int(number) for number in batch['sample_idx']]
+    samples = batch.get('data_samples', ())
+    return [int(sample.get('sample_idx', -1)) for sample in samples]

@@ -84,14 +84,16 @@ LOSSES = {
         losses.ElasticFaceLoss('cos', 8.0, 0.35, plus=True),
     ),
     'own': lambda: (Shifted(), losses.UniFaceLoss(8.0)),
+    'energy': lambda: (losses.SFaceLoss(), losses.MagFaceLoss()),
 }
 
 
 def network(loss: str, sharded: bool, engine: str) -> TwoSets:
     torch.manual_seed(0)
+    options = dict(sharded=sharded, engine=engine, lam_mhe=0.5 * (loss == 'energy'))
     heads = [
-        HypersphereHead(classes, 6, loss, init_std=1.0, sharded=sharded, engine=engine)
-        for classes, loss in zip((4, 3), LOSSES[loss](), strict=True)
+        HypersphereHead(classes, 6, module, init_std=1.0, **options)
+        for classes, module in zip((4, 3), LOSSES[loss](), strict=True)
     ]
     return TwoSets(*heads).double().train()
 
@@ -121,6 +123,7 @@ def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, A
         loss.backward()
         numbers = batch['data_samples'].sample_idx
         numbers = numbers[batch['data_samples'].gt_label < 10].tolist()
+        wrong = torch.tensor([float(number % 2) for number in numbers]).double()
         step = Step(1, scalars, numbers, bare.head.last, 0.1, None, None)
         known.append(
             dict(
@@ -135,7 +138,7 @@ def steps(model: nn.Module, bare: TwoSets, rank: int | None) -> list[dict[str, A
                     name: buffer.clone()
                     for name, buffer in bare.second.loss_module.named_buffers()
                 },
-                samples=gather_samples([bare.head.last]),
+                samples=gather_samples([bare.head.last], [wrong]),
                 state=state_of(step),
                 suspects=suspects(step, None),
             )

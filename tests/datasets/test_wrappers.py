@@ -54,6 +54,29 @@ def test_symmetric_noise_is_that_of_its_definition():
     assert (LabelNoise(data, 1).labels() != noisy.clean).all()
 
 
+def test_noise_as_opensphere_draws_it():
+    def drawn(identities, each, share):
+        data = SyntheticFaces(identities, each, image_size=16, pipeline=[])
+        return LabelNoise(data, share, seed=10086, to='opensphere')
+
+    # What OpenSphere's own ClassDataset has (revision 032c31b).
+    few = drawn(4, 5, 0.6)
+    theirs = [0, 3, 1, 1, 0, 1, 0, 1, 2, 1, 2, 2, 1, 0, 2, 0, 2, 3, 3, 2]
+    assert few.labels().tolist() == theirs
+    truth = np.repeat(range(4), 5)
+    assert (few.wrong_labels() == (theirs != truth)).all()
+    assert (few.clean == truth).all()
+
+    # Of 4000 images 0.6 * 9/10 are wrong (standard deviation 32), as likely to be of
+    # any of the others.
+    many = drawn(10, 400, 0.6)
+    wrong = many.wrong_labels()
+    assert abs(wrong.sum() - 2160) < 160
+    shift = (many.labels() - many.clean)[wrong] % 10
+    assert (abs(np.bincount(shift, minlength=10)[1:] - 240) < 75).all()
+    assert not drawn(10, 40, 0).wrong_labels().any()
+
+
 def test_similar_people(tmp_path, monkeypatch):
     messages = []
     monkeypatch.setattr(wrappers, 'print_log', lambda text, **_: messages.append(text))
@@ -72,8 +95,11 @@ def test_damaged_images_become_nobody(tmp_path):
     assert (noisy.labels() >= 0).all()
     data = records(tmp_path / 'damaged')
     data.labels = lambda: np.repeat([0, -1, 2, 3], 5)
+    for to in ('any', 'opensphere'):
+        damaged = LabelNoise(data, 1.0, to=to)
+        assert (damaged.labels()[5:10] == -1).all()
+        assert not damaged.wrong_labels()[5:10].any()
     labels = LabelNoise(data, 1.0).labels()
-    assert (labels[5:10] == -1).all()
     assert (labels[:5] != 0).all()
 
 
@@ -103,7 +129,7 @@ def test_what_is_trained_on_has_that_label(tmp_path, pack):
     [
         (dict(share=1.5), 'share is in'),
         (dict(share=-0.1), 'share is in'),
-        (dict(share=0.1, to='other'), "'any' or 'similar'"),
+        (dict(share=0.1, to='other'), "'similar' or 'opensphere'"),
         (dict(share=0.1, to='similar'), 'go together'),
         (dict(share=0.1, to='similar', centres='none.npy'), 'none.npy: cannot be read'),
     ],
@@ -157,6 +183,20 @@ def test_noise_of_sets_of_sets(tmp_path):
         assert noisy[i]['gt_label'] == noisy.labels()[i]
         assert seed_of(noisy[i]['img']) == i % 12
     assert picture(0) == parts[0].get_data_info(0)['img_bytes']
+
+
+def test_wrong_labels_of_sets_of_sets(tmp_path):
+    clean = records(tmp_path / 'clean', 3, 4)
+    noisy = LabelNoise(records(tmp_path / 'noisy', 3, 4), 0.5)
+    wrong = noisy.labels() != np.repeat(range(3), 4)
+    assert not hasattr(clean, 'wrong_labels')
+    assert FaceSets([clean, clean]).wrong_labels() is None
+    both = FaceSets([clean, noisy, clean]).wrong_labels()
+    assert both.tolist() == [False] * 12 + wrong.tolist() + [False] * 12
+    twice = numbered(torch.utils.data.ConcatDataset([noisy, noisy]))
+    assert twice.wrong_labels().tolist() == [*wrong, *wrong]
+    few = numbered(torch.utils.data.Subset(noisy, [11, 0, 5]))
+    assert few.wrong_labels().tolist() == wrong[[11, 0, 5]].tolist()
 
 
 def people(folder, first=0) -> dict:

@@ -10,12 +10,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
-from runs import small_config
+from runs import log_of, small_config
 
 from mmhyperface.apis import build_runner
 from mmhyperface.engine.hooks import AngleStatisticsHook
-from mmhyperface.engine.hooks.angle_statistics import Samples, _vanished
+from mmhyperface.engine.hooks.angle_statistics import (
+    Samples,
+    _vanished,
+    _wrong,
+    statistics,
+)
 from mmhyperface.models import HypersphereHead
 from mmhyperface.utils.errors import UserError
 
@@ -55,6 +61,12 @@ def config(work_dir: Path, **options):
             **options,
         },
     )
+
+
+def with_noise(cfg: Config) -> Config:
+    dataset = cfg.train_dataloader.dataset
+    cfg.train_dataloader.dataset = dict(type='LabelNoise', share=0.4, dataset=dataset)
+    return cfg
 
 
 def reported(work_dir: Path) -> list[dict]:
@@ -119,6 +131,74 @@ def test_pictures_are_written_and_show_something(alone):
         assert picture.shape[0] > 300
         assert picture.shape[1] > 500
         assert len(np.unique(picture @ [1, 256, 65536])) > 10  # colours
+
+
+def test_angles_of_clean_and_of_wrong_labels(tmp_path):
+    numbers = []
+
+    class Numbers(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            samples = data_batch['data_samples']
+            numbers.append([sample.sample_idx for sample in samples])
+
+    cfg = with_noise(config(tmp_path))
+    runner = build_runner(cfg)
+    recorder = Recorder()
+    runner.register_hook(recorder, 'VERY_LOW')
+    runner.register_hook(Numbers(), 'VERY_LOW')
+    runner.train()
+    each = cfg.train_dataloader.dataset.dataset.images_per_identity
+    lines = reported(tmp_path)
+    assert [line['step'] for line in lines] == [3, 6]
+    for line, first in zip(lines, (0, 3), strict=True):
+        angles = {'clean': [], 'wrong': []}
+        for step in range(first, first + 3):
+            feats, weight, target = recorder.seen[step]
+            for x, y, number in zip(feats, target, numbers[step], strict=True):
+                kind = 'clean' if y == number // each else 'wrong'
+                angles[kind].append(degrees(x, weight[y]))
+        assert len(angles['clean']) + len(angles['wrong']) == 3 * BATCH
+        for kind, values in angles.items():
+            for suffix, value in {
+                'mean': np.mean(values),
+                'median': np.median(values),
+                'q05': np.quantile(values, 0.05),
+                'q95': np.quantile(values, 0.95),
+            }.items():
+                actual = line[f'angles/own_{kind}_{suffix}']
+                assert actual == pytest.approx(value, rel=1e-4), (kind, suffix)
+    log = log_of(tmp_path)
+    assert 'own of clean labels {angles/own_clean_mean:.1f}°'.format(**lines[0]) in log
+    assert 'own of wrong labels {angles/own_wrong_mean:.1f}°'.format(**lines[0]) in log
+
+
+def test_without_noise_nothing_is_told_of_it(alone):
+    work_dir, _ = alone
+    assert not any('clean' in key or 'wrong' in key for key in reported(work_dir)[0])
+    assert 'wrong labels' not in log_of(work_dir)
+
+
+def test_a_window_of_one_kind_of_label_and_of_unknown_ones():
+    three = samples([50, 60, 70], [80, 80, 80], [0, 1, 2])
+    for wrong, expected in (
+        ([1.0, 1.0, np.nan], {'wrong': [50, 60]}),
+        ([0.0, 1.0, 0.0], {'clean': [50, 70], 'wrong': [60]}),
+        ([np.nan] * 3, {}),
+    ):
+        known = three._replace(wrong=np.array(wrong)).finite()
+        actual = known.own_by_label()
+        assert {name: x.tolist() for name, x in actual.items()} == expected
+        figures = statistics(known)
+        names = [name for name in ('clean', 'wrong') if f'own_{name}_mean' in figures]
+        assert names == list(expected)
+
+
+def test_images_without_a_number_kept_their_labels():
+    noise = np.array([False, True, True])
+    assert _wrong(noise, [1, -1, 0, 2], 4).tolist() == [1, 0, 0, 1]
+    assert _wrong(noise, [], 0).shape == (0,)
+    # Of one of several heads, which has a part of the batch, nobody knows.
+    assert _wrong(noise, [0, 1, 2], 2).isnan().all()
 
 
 def samples(own, nearest, target):

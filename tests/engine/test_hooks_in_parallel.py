@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.dist import get_rank, get_world_size
 from runs import log_of, scalars, spawn
-from test_angle_statistics import BATCH, config, reported
+from test_angle_statistics import BATCH, config, reported, with_noise
 from test_divergence_guard import ROLLBACK, Poison, Watch, run
 from test_divergence_guard import config as guarded
 from torch import nn
@@ -32,7 +32,7 @@ def train_watched(root: str, world: int) -> None:
             },
         )
         cfg.launcher = 'pytorch' if world > 1 else 'none'
-        build_runner(cfg).train()
+        build_runner(with_noise(cfg)).train()
     if world > 1:
         diverge_on_the_last_rank(root, world)
         take_statistics(root)
@@ -107,6 +107,7 @@ def test_angles_are_those_of_one_process(alone, several, name):
     expected, actual = reported(alone / name), reported(several[0] / name)
     assert len(actual) == len(expected) == 2
     for line, other in zip(expected, actual, strict=True):
+        assert 'angles/own_wrong_mean' in line
         assert other.keys() == line.keys()
         for key, value in line.items():
             assert other[key] == pytest.approx(value, rel=1e-4), key

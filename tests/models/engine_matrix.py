@@ -58,6 +58,7 @@ class Case(NamedTuple):
         update: ``ordinary``, or ``fused``: in the engine's loop.
         sharded: Whether the centres are split.
         batches: A key of ``SIZES``.
+        lam_mhe: See the head. What it does is tested with one loss of each family.
     """
 
     loss: str
@@ -69,6 +70,7 @@ class Case(NamedTuple):
     update: str
     sharded: bool
     batches: str = 'equal'
+    lam_mhe: float = 0.0
 
     @property
     def sizes(self) -> Sequence[int]:
@@ -78,6 +80,8 @@ class Case(NamedTuple):
     @property
     def allowed(self) -> bool:
         if self.world not in SIZES[self.batches]:
+            return False
+        if self.lam_mhe and self.loss not in ('cosface', 'sface'):
             return False
         if self.engine == 'dense' and self.update == 'fused':
             return False
@@ -95,6 +99,7 @@ OPTIONS: dict[str, Sequence] = dict(
     update=('ordinary', 'fused'),
     sharded=(False, True),
     batches=tuple(SIZES),
+    lam_mhe=(0.0, 3.0),
 )
 # Each loss with each of its options.
 FEW_LOSSES = (
@@ -201,6 +206,7 @@ def formula(
     centres: str = 'normalize',
     class_weight: Tensor | None = None,
     numbers: Tensor = NORMAL,
+    lam_mhe: float = 0.0,
 ) -> Outcome:
     """The loss of a batch and what is logged of it.
 
@@ -213,6 +219,7 @@ def formula(
         class_weight: How many classes each class [C] counts for, 0 for one that is
             passed by. By default all count once.
         numbers: What a loss draws for each sample, [B, 1].
+        lam_mhe: See the head.
     """
     class_weight = torch.ones_like(w[:, 0]) if class_weight is None else class_weight
     norm = x.norm(dim=1, keepdim=True)
@@ -232,8 +239,14 @@ def formula(
     else:
         folded = terms.masked_fill(~others, -math.inf).logsumexp(1, keepdim=True)
     data_term = loss.join(loss.target(own, context), folded).mean()
+    objective = loss.objective(data_term, batch)
+    if lam_mhe:
+        first, second = torch.combinations(y.unique()).T
+        between = (directions[first] * directions[second]).sum(1).acos()
+        energy = (1 / between**2).mean()
+        objective = objective + loss.loss_weight * lam_mhe * energy
     return {
-        'loss': loss.objective(data_term, batch),
+        'loss': objective,
         'cos_own': own.detach().mean(),
         'cos_hardest': cos.detach().masked_fill(~others, -1).amax(1).mean(),
     }
@@ -266,7 +279,7 @@ def formula_step(
     w = F.normalize(start) if case.centres == 'project' else start.clone()
     x.requires_grad_()
     w.requires_grad_()
-    out = formula(loss, x, w, y, case.centres, class_weight, NORMAL[by_x])
+    out = formula(loss, x, w, y, case.centres, class_weight, NORMAL[by_x], case.lam_mhe)
     out['loss'].backward()
 
     with torch.no_grad():
@@ -304,6 +317,7 @@ def rank_step(case: Case) -> Outcome:
         sharded=case.sharded,
         sample_rate=SAMPLE_RATE if case.sampled else 1.0,
         fused_update=case.update == 'fused',
+        lam_mhe=case.lam_mhe,
     )
     shard = head.shard
     whole = Shard(case.classes), Shard(case.classes, rank, case.world)
@@ -441,7 +455,10 @@ def excesses(case: Case, outcome: Outcome) -> list[str]:
     """
     class_weight = outcome.pop('class_weight')
     # The formula knows neither engine nor process.
-    key = Case(case.loss, '', 1, case.classes, False, case.centres, '', False)
+    key = Case(
+        *(case.loss, '', 1, case.classes, False, case.centres, '', False),
+        lam_mhe=case.lam_mhe,
+    )
     truth, errors = truth_of(key, tuple(class_weight.tolist()))
     assert outcome.keys() == truth.keys()
     passed_by = class_weight == 0

@@ -7,12 +7,13 @@ Heads and margins are theirs; the loop around them is what their trainers do, wh
 imports and devices cannot be had in a test.
 """
 
+import ast
 import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -187,6 +188,51 @@ OFFICIAL = {
         lambda head: lambda x, y: F.cross_entropy(head(x, y)[0], y),
     ),
 }
+
+
+def sface_mxnet(
+    folder: Path, x: Tensor, w: Tensor, y: Tensor, params: Sequence[float]
+) -> Tensor:
+    """The loss of SFace's MXNet code: its ``get_symbol``, of which torch computes.
+
+    Args:
+        folder: The checkouts.
+        x: Features, [B, D].
+        w: Centres, [C, D].
+        y: Labels, [B].
+        params: Its ``--param-a`` to ``--param-d``.
+    """
+    path = folder / 'SFace/SFace_mxnet/train_SFace.py'
+    if not path.is_file():
+        pytest.skip(f'MMHYPERFACE_PEERS: there is no {path}')
+    body = ast.parse(path.read_text()).body
+    body = [node for node in body if getattr(node, 'name', '') == 'get_symbol']
+    symbol = SimpleNamespace(
+        Variable=lambda name, **_: {'softmax_label': y, 'fc7_weight': w}[name],
+        L2Normalization=lambda data, **_: F.normalize(data),
+        FullyConnected=lambda data, weight, **_: data @ weight.T,
+        one_hot=lambda label, depth, on_value, off_value: torch.where(
+            F.one_hot(label, depth).bool(), on_value, off_value
+        ),
+        broadcast_mul=torch.mul,
+        sum=torch.sum,
+        mean=torch.mean,
+        arccos=torch.acos,
+        exp=torch.exp,
+        BlockGrad=torch.detach,
+        MakeLoss=lambda loss: loss,
+        Softmax=lambda data, **_: data,
+        Group=list,
+    )
+    names: dict[str, Any] = {
+        'mx': SimpleNamespace(symbol=symbol, sym=symbol),
+        'fresnet': SimpleNamespace(get_symbol=lambda *_, **__: x),
+    }
+    exec(compile(ast.Module(body, []), str(path), 'exec'), names)
+    options = {f'param_{c}': value for c, value in zip('abcd', params, strict=True)}
+    args = mock.MagicMock(margin_s=64.0, num_classes=len(w), **options)
+    *_, inter, intra = names['get_symbol'](args, None, None)[0]
+    return inter + intra
 
 
 @contextlib.contextmanager

@@ -177,7 +177,9 @@ def uniface(samples: tuple, bias: float, s: float, m: float, lam: float) -> floa
     )
 
 
-def sface(samples: tuple, s: float, k: float, a: float, b: float) -> tuple:
+def sface(
+    samples: tuple, s: float, k: float, a: float, b: float, k_inter: float
+) -> tuple:
     """The intra and the inter term."""
 
     def sigmoid(z: float) -> float:
@@ -187,7 +189,7 @@ def sface(samples: tuple, s: float, k: float, a: float, b: float) -> tuple:
         return -sigmoid(k * (math.acos(at) - a)) * s * cos
 
     def inter(cos: float, at: float) -> float:
-        return sigmoid(-k * (math.acos(at) - b)) * s * cos
+        return sigmoid(-k_inter * (math.acos(at) - b)) * s * cos
 
     def nothing(cos: float, at: float) -> float:
         return 0.0

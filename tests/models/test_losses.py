@@ -186,11 +186,12 @@ def simple(kind: type, args: tuple, psi: Callable, detach: bool) -> tuple:
     return loss, oracle
 
 
-def sface() -> tuple[HypersphereLoss, Oracle]:
+def sface(k_inter: float | None = None) -> tuple[HypersphereLoss, Oracle]:
     def oracle(x, w, y, bias, base):
-        return 0.5 * sum(oracles.sface((x, w, y, base), 16.0, 5.0, 0.9, 1.3))
+        settings = 16.0, 5.0, 0.9, 1.3, k_inter or 5.0
+        return 0.5 * sum(oracles.sface((x, w, y, base), *settings))
 
-    return losses.SFaceLoss(16.0, 5.0, 0.9, 1.3, loss_weight=0.5), oracle
+    return losses.SFaceLoss(16.0, 5.0, 0.9, 1.3, 0.5, k_inter), oracle
 
 
 def sphereface_plus(detach: bool) -> tuple[HypersphereLoss, Oracle]:
@@ -212,6 +213,7 @@ def cases() -> dict[str, Callable[[], tuple[HypersphereLoss, Oracle]]]:
             simple, losses.CosFaceLoss, (12.0, 0.35, 0.9), lambda cos: cos - 0.35, False
         ),
         'sface': sface,
+        'sface-k-inter': partial(sface, 3.0),
         'wespeaker-full': partial(wespeaker, 0.25),
         'wespeaker-start-full': partial(wespeaker, 0.0),
         'elasticface-arc-full': partial(elasticface, 'arc', plus=False),
@@ -258,9 +260,12 @@ def batch(size: tuple[int, int, int], seed: int = 0) -> tuple:
 
 
 def head_of(
-    loss: HypersphereLoss, w: np.ndarray, dtype: torch.dtype = torch.float64
+    loss: HypersphereLoss,
+    w: np.ndarray,
+    dtype: torch.dtype = torch.float64,
+    **options: object,
 ) -> HypersphereHead:
-    head = HypersphereHead(len(w), w.shape[1], loss).to(dtype)
+    head = HypersphereHead(len(w), w.shape[1], loss, **options).to(dtype)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(w))
     return head
@@ -415,6 +420,35 @@ def test_energy_of_one_class_is_zero_and_of_equal_centres_finite():
     assert_finite(*run(head_of(plus, w, torch.float32), x, np.array([0, 1, 2, 1])))
 
 
+@pytest.mark.parametrize('engine', ['dense', 'blocked'])
+@pytest.mark.parametrize(
+    ('name', 'weight'), [('sphereface2-C-full', 3.0), ('magface-none-full', 1.0)]
+)
+def test_energy_is_added_to_any_loss(name, weight, engine):
+    """In units of L, so that with SphereFace it is SphereFace+."""
+    x, w, y = batch((5, 7, 3))
+    loss, oracle = CASES[name]()
+    head = head_of(loss, w, engine=engine, lam_mhe=0.7)
+    out, x_grad, w_grad = run(head, x, y)
+    bias = loss.bias.item() if hasattr(loss, 'bias') else 0.0
+
+    def total(v, u):
+        energy = oracles.energy(u, y)
+        return oracle(v, u, y, bias, (x, w)) + weight * 0.7 * energy
+
+    assert out['energy'].item() == pytest.approx(oracles.energy(w, y), rel=1e-9)
+    assert out['loss'].item() == pytest.approx(total(x, w), rel=1e-9)
+    by_x = oracles.gradient(lambda v: total(v, w), x)
+    by_w = oracles.gradient(lambda u: total(x, u), w)
+    np.testing.assert_allclose(x_grad, by_x, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(w_grad, by_w, rtol=1e-5, atol=1e-7)
+
+    plus = head_of(losses.SphereFacePlusLoss(8.0, 1.5, 0.7, loss_weight=2.0), w)
+    plain = head_of(losses.SphereFaceLoss(8.0, 1.5, loss_weight=2.0), w, lam_mhe=0.7)
+    for got, expected in zip(run(plain, x, y)[1:], run(plus, x, y)[1:], strict=True):
+        assert torch.equal(got, expected)
+
+
 def test_statistics_move_in_training_only():
     x, w, y = batch((4, 5, 3))
     for loss, names in (
@@ -449,7 +483,7 @@ def test_logged_values():
             for i in range(6)
         ]
     )
-    intra, inter = oracles.sface((x, w, y, (x, w)), 16.0, 5.0, 0.9, 1.3)
+    intra, inter = oracles.sface((x, w, y, (x, w)), 16.0, 5.0, 0.9, 1.3, 5.0)
     expected = dict(
         cos_own=own,
         cos_hardest=hardest,

@@ -22,12 +22,12 @@ from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from official_steps import BIAS, OFFICIAL, official_steps
+from official_steps import BIAS, OFFICIAL, official_steps, sface_mxnet
 from torch import Tensor, nn
 
 from mmhyperface.engine.hooks import MarginSchedulerHook
 from mmhyperface.engine.optim_wrappers import OptimWrapper
-from mmhyperface.models import HypersphereHead
+from mmhyperface.models import HypersphereHead, SFaceLoss
 from mmhyperface.models.face_samples import FaceSamples
 from mmhyperface.registry import MODELS, PARAM_SCHEDULERS
 
@@ -615,8 +615,8 @@ def test_steps_are_those_of_the_official_code(name, engine, fused):
     assert max(differences) < 1e-10, differences
 
 
-@pytest.mark.parametrize('name', OFFICIAL)
-def test_steps_are_those_that_the_official_code_takes(name):
+@pytest.fixture
+def peers() -> Path:
     folder = os.environ.get('MMHYPERFACE_PEERS')
     if folder is None:
         pytest.skip(
@@ -624,12 +624,32 @@ def test_steps_are_those_that_the_official_code_takes(name):
             '032c31b), opensphere-HEAD, insightface, SFace, AdaFace, MagFace and '
             'CurricularFace'
         )
+    return Path(folder)
+
+
+def test_sface_with_two_slopes_is_that_of_the_mxnet_code(peers):
+    torch.manual_seed(0)
+    loss = SFaceLoss(k=7.0, a=0.87, b=1.2, k_inter=20.0)
+    head = HypersphereHead(CLASSES, DIMS, loss).double()
+    x = torch.randn(SAMPLES, DIMS, dtype=torch.float64, requires_grad=True)
+    y = torch.randint(CLASSES, (SAMPLES,))
+    wanted = [x, head.weight]
+    theirs = sface_mxnet(peers, x, head.weight, y, (7.0, 0.87, 20.0, 1.2))
+    ours = head(x, y)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    expected = torch.autograd.grad(theirs, wanted)
+    for got, gradient in zip(torch.autograd.grad(ours, wanted), expected, strict=True):
+        torch.testing.assert_close(got, gradient, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize('name', OFFICIAL)
+def test_steps_are_those_that_the_official_code_takes(name, peers):
     case = CASES[name]
     model = recognizer(case, engine='dense')
     start = parameters(model)
     theirs = official_steps(
         name,
-        Path(folder),
+        peers,
         copy.deepcopy(model.backbone),
         start,
         batches(),

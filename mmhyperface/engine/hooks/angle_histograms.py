@@ -15,21 +15,26 @@ BINS = 90
 DEGREES = (0.0, 180.0)
 # Norms beyond these quantiles are drawn in the outermost bins.
 SHOWN = (0.001, 0.999)
-OWN, NEAREST, NORMS, *_ = COLORS
+OWN, NEAREST, NORMS, WRONG, *_ = COLORS
 LINE = 0.82  # of the height; the legend is above
 
 Floats = npt.NDArray[np.floating]
 
 
-def draw_angles(own: Floats, nearest: Floats, title: str) -> Figure:
+def draw_angles(own: Mapping[str, Floats], nearest: Floats, title: str) -> Figure:
     """Angles to the own and to the nearest other centre in one plot.
 
     Args:
-        own, nearest: In degrees, [N].
+        own: In degrees, [n], by what they are called: of all samples, or of two parts.
+        nearest: In degrees, [N].
         title: Above the plot.
     """
     figure, ax = _new(title)
-    kinds = {'own centre': (own, OWN), 'nearest other centre': (nearest, NEAREST)}
+    kinds = {
+        name: (values, color)
+        for (name, values), color in zip(own.items(), (OWN, WRONG), strict=False)
+    }
+    kinds['nearest other centre'] = nearest, NEAREST
     _histograms(ax, kinds, np.linspace(*DEGREES, BINS + 1), '{:.1f}°')
     ax.set(xlabel='angle to a class centre (degrees)', xlim=DEGREES)
     ax.set_xticks(range(0, 181, 30))

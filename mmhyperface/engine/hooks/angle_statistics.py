@@ -1,18 +1,19 @@
 """Where training samples lie on the hypersphere, while training goes on."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmhyperface.models.face_samples import image_numbers
 from mmhyperface.models.heads import BatchGeometry, HypersphereHead
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
@@ -35,11 +36,20 @@ class Samples(NamedTuple):
     norm: npt.NDArray[np.float64]  # of the raw features
     violating: npt.NDArray[np.bool_]  # whether they violate the margin
     target: npt.NDArray[np.int64]
+    # Whether the label is wrong, 0 or 1; NaN where that is not known.
+    wrong: npt.NDArray[np.float64] | None = None
 
     def finite(self) -> 'Samples':
         """Those of which all is finite."""
         good = np.isfinite(self.own + self.nearest + self.norm)
-        return Samples._make(values[good] for values in self)
+        return Samples._make(x if x is None else x[good] for x in self)
+
+    def own_by_label(self) -> dict[str, npt.NDArray[np.float64]]:
+        """``own`` of the ``clean`` and of the ``wrong`` labels, if some are known."""
+        if self.wrong is None:
+            return {}
+        parts = {'clean': self.own[self.wrong == 0], 'wrong': self.own[self.wrong == 1]}
+        return {name: values for name, values in parts.items() if len(values)}
 
     def dead_centres(self) -> tuple[int, int]:
         """How many classes have no sample nearer to their centre than to another.
@@ -71,6 +81,9 @@ class AngleStatisticsHook(Hook):
     - ``vanished_centres``, with ``centres='normalize'``: centres whose norm, which
       weight decay shrinks, is below 1/1000 of the mean norm. Gradients grow as norms
       shrink.
+    - ``own_clean`` and ``own_wrong``, as ``own``, of the samples whose label is right
+      and of those to which a :class:`.LabelNoise` in the training set gave a wrong
+      one; the histogram has them apart.
 
     Every `picture_interval` iterations and at the end of a training of at least one
     window come histograms, ``angles`` and ``norms``, in the backends too
@@ -113,10 +126,14 @@ class AngleStatisticsHook(Hook):
         self.interval = interval
         self.picture_interval = picture_interval
         self.window: deque[BatchGeometry] = deque(maxlen=window)
+        self.noise: npt.NDArray[np.bool_] | None = None
+        self.wrong: deque[Tensor] = deque(maxlen=window)
         self.head: HypersphereHead | None = None
 
     def before_train(self, runner: Runner) -> None:
         self.head = head_of(runner)
+        dataset: Any = runner.train_dataloader.dataset
+        self.noise = getattr(dataset, 'wrong_labels', lambda: None)()
         if self.head is None:
             runner.logger.warning(
                 'AngleStatisticsHook: the model has no HypersphereHead, so there are '
@@ -125,6 +142,7 @@ class AngleStatisticsHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.window.clear()
+        self.wrong.clear()
 
     def after_train_iter(
         self,
@@ -136,6 +154,9 @@ class AngleStatisticsHook(Hook):
         if self.head is None or self.head.last is None:
             return
         self.window.append(self.head.last)
+        if self.noise is not None:
+            count = self.head.last.sizes[get_rank()]
+            self.wrong.append(_wrong(self.noise, image_numbers(data_batch), count))
         full = len(self.window) == self.window.maxlen
         last = full and self.is_last_train_iter(runner)
         if last or self.every_n_train_iters(runner, self.interval):
@@ -147,7 +168,7 @@ class AngleStatisticsHook(Hook):
     def _report(
         self, runner: Runner, head: HypersphereHead, outputs: Mapping, draws: bool
     ) -> None:
-        samples = gather_samples(list(self.window))
+        samples = gather_samples(list(self.window), list(self.wrong))
         vanished = _vanished(head) if head.centres == 'normalize' else None
         if not is_main_process():
             return
@@ -167,16 +188,36 @@ class AngleStatisticsHook(Hook):
         runner.logger.info(_line(figures))
         if draws:
             title = f'{len(samples.own):,} training samples up to iteration {step:,}'
+            parts = samples.own_by_label()
+            own = {f'own centre, {name} labels': x for name, x in parts.items()}
+            own = own or {'own centre': samples.own}
             pictures = {
-                'angles': draw_angles(samples.own, samples.nearest, title),
+                'angles': draw_angles(own, samples.nearest, title),
                 'norms': draw_norms(samples.norm, title),
             }
             for name, picture in pictures.items():
                 runner.visualizer.add_image(name, as_image(picture), step)
 
 
-def gather_samples(batches: list[BatchGeometry]) -> Samples:
-    """The samples of some batches, of all ranks, on all ranks and on the host."""
+def _wrong(noise: npt.NDArray[np.bool_], numbers: list[int], count: int) -> Tensor:
+    """Whether the labels of a rank's samples are wrong, float64 [count]."""
+    if len(numbers) != count:  # as where one of several heads has a part of them
+        return torch.full((count,), torch.nan, dtype=torch.float64)
+    # What has no number kept its label: an image in the place of a damaged one.
+    known = np.array(numbers, np.int64)
+    return torch.from_numpy((noise[known] & (known >= 0)).astype(np.float64))
+
+
+def gather_samples(
+    batches: list[BatchGeometry], wrong: Sequence[Tensor] = ()
+) -> Samples:
+    """The samples of some batches, of all ranks, on all ranks and on the host.
+
+    Args:
+        batches: Their geometry.
+        wrong: Of each batch whether the labels of this rank's samples are wrong,
+            float64 [b]; by default nobody knows.
+    """
     numbers = torch.stack(
         [
             torch.cat([getattr(batch, name).double() for batch in batches])
@@ -184,19 +225,27 @@ def gather_samples(batches: list[BatchGeometry]) -> Samples:
         ],
         dim=1,
     )  # float64 holds class numbers exactly
+    if wrong:
+        if batches[0].of_all_ranks:
+            pairs = zip(wrong, batches, strict=True)
+            wrong = [gather_batch(part, batch.sizes) for part, batch in pairs]
+        column = torch.cat(list(wrong)).to(numbers)
+        numbers = torch.cat([numbers, column[:, None]], dim=1)
     if not batches[0].of_all_ranks:
         numbers = gather_batch(numbers)
-    own, nearest, norm, violating, target = numbers.cpu().numpy().T
+    own, nearest, norm, violating, target, *rest = numbers.cpu().numpy().T
     own, nearest = (np.degrees(np.arccos(cos.clip(-1, 1))) for cos in (own, nearest))
     classes = target.astype(np.int64)
-    return Samples(own, nearest, norm, violating.astype(bool), classes)
+    return Samples(own, nearest, norm, violating.astype(bool), classes, *rest)
 
 
 def statistics(samples: Samples) -> dict[str, float]:
     """The figures of at least one sample, by name."""
     figures: dict[str, float] = {}
-    for name in ('own', 'nearest', 'norm'):
-        values = getattr(samples, name)
+    shown = {name: getattr(samples, name) for name in ('own', 'nearest', 'norm')}
+    parts = samples.own_by_label().items()
+    shown |= {f'own_{name}': values for name, values in parts}
+    for name, values in shown.items():
         figures[f'{name}_mean'] = float(values.mean())
         for suffix, share in QUANTILES.items():
             figures[f'{name}_{suffix}'] = float(np.quantile(values, share))
@@ -225,4 +274,10 @@ def _line(figures: Mapping[str, Any]) -> str:
     ).format(**figures)
     if 'vanished_centres' in figures:
         text += ', vanished centres {vanished_centres}'.format(**figures)
+    for part in ('clean', 'wrong'):
+        if f'own_{part}_mean' in figures:
+            low, mean, high = (
+                figures[f'own_{part}_{name}'] for name in ('q05', 'mean', 'q95')
+            )
+            text += f', own of {part} labels {mean:.1f}° ({low:.1f} to {high:.1f})'
     return text

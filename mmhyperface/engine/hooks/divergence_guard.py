@@ -26,6 +26,7 @@ from mmhyperface.engine.divergence import (
 )
 from mmhyperface.engine.runner import FaceRunner
 from mmhyperface.evaluation.metrics.base import not_finite_sets
+from mmhyperface.models.face_samples import image_numbers
 from mmhyperface.models.heads import HypersphereHead
 from mmhyperface.registry import HOOKS
 from mmhyperface.utils.errors import UserError
@@ -401,19 +402,9 @@ def _step(
             name: value.detach() if isinstance(value, Tensor) else value
             for name, value in outputs.items()
         },
-        numbers=_numbers(batch),
+        numbers=image_numbers(batch),
         geometry=None if head is None else head.last,
         lr=next(iter(runner.optim_wrapper.get_lr().values()))[0],
         margin=margin if isinstance(margin, int | float) else None,
         grad_norm=norms,
     )
-
-
-def _numbers(batch: Any) -> list[int]:
-    """Numbers of the samples of a batch, as the data loader gives it."""
-    if not isinstance(batch, dict):
-        return []
-    if 'sample_idx' in batch:
-        return [int(number) for number in batch['sample_idx']]
-    samples = batch.get('data_samples', ())
-    return [int(sample.get('sample_idx', -1)) for sample in samples]

@@ -26,8 +26,9 @@ class MarginSchedulerHook(Hook):
 
     With ``policy='step'`` the margin is ``start + dm * n``, n being the number of
     milestones passed: SphereFace-R's schedule for features that are not or softly
-    normalised (arXiv 2109.05565). With ``policy='linear'`` it goes from ``start``
-    at iteration ``begin`` to the loss's own margin at iteration ``end``.
+    normalised (arXiv 2109.05565), of which OpenSphere's code calls the milestones
+    ``steps``. With ``policy='linear'`` it goes from ``start`` at iteration ``begin`` to
+    the loss's own margin at iteration ``end``.
 
     Args:
         policy: ``step`` or ``linear``.

@@ -27,6 +27,7 @@ from mmhyperface.models.face_samples import FaceSamples, labels_of
 from mmhyperface.models.losses import HypersphereLoss
 from mmhyperface.models.losses.base import DecoupledLoss
 from mmhyperface.models.losses.batch import Batch
+from mmhyperface.models.losses.sphereface_plus import hyperspherical_energy
 from mmhyperface.ops import Blocked, Fold, clamp_cosine, dense, merge, unit
 from mmhyperface.registry import MODELS
 from mmhyperface.utils.errors import UserError, require_one_of
@@ -108,6 +109,8 @@ class HypersphereHead(CentreState, BaseModule):
             (``optim_wrapper.clip_centres=False``, or no ``clip_grad``).
         matmul_dtype: Type of the operands of the matrix products, ``bfloat16`` or
             ``float16``; by default that of the cosines. Not for ``dense``.
+        lam_mhe: Weight of the minimum hyperspherical energy of the batch's centres,
+            which is added to L as :class:`SphereFacePlusLoss` adds it to SphereFace.
         init_cfg: See mmengine's ``BaseModule``.
 
     Attributes:
@@ -134,6 +137,7 @@ class HypersphereHead(CentreState, BaseModule):
         catch_up: bool = False,
         fused_update: bool = False,
         matmul_dtype: str | None = None,
+        lam_mhe: float = 0.0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -180,6 +184,7 @@ class HypersphereHead(CentreState, BaseModule):
         self.catch_up = catch_up
         self.fused_update = fused_update
         self.matmul_dtype = matmul_dtype
+        self.lam_mhe = lam_mhe
         rank, world = get_dist_info()
         split = splits_centres(sharded, num_classes, in_channels, self.some_rows, world)
         self.shard = Shard(num_classes, *((rank, world) if split else ()))
@@ -314,10 +319,10 @@ class HypersphereHead(CentreState, BaseModule):
         Returns:
             ``loss``, and without gradient ``cos_own`` and ``cos_hardest`` (mean
             cosine to the own centre and to the nearest other), ``feature_norm``
-            (mean) and the loss's own ``monitor`` values. The mean of each over the
-            ranks, which DDP takes of gradients, is that over all samples, also where
-            ranks have more or fewer of them, or none. A batch without any, as the
-            share of one of several heads may be, has a loss of 0.
+            (mean), ``energy`` with ``lam_mhe``, and the loss's own ``monitor`` values.
+            The mean of each over the ranks, which DDP takes of gradients, is that over
+            all samples, also where ranks have more or fewer of them, or none. A batch
+            without any, as the share of one of several heads may be, has a loss of 0.
         """
         with torch.autocast(self.weight.device.type, enabled=False):
             embedding = self._embedding(feats)
@@ -407,6 +412,10 @@ class HypersphereHead(CentreState, BaseModule):
             feature_norm=norm.detach().mean(),
             **loss.monitor(own_term.detach(), folded.detach()),
         )
+        if self.lam_mhe:
+            energy = hyperspherical_energy(distinct_centres())
+            values['loss'] = values['loss'] + loss.loss_weight * self.lam_mhe * energy
+            values['energy'] = energy.detach()
         if weight == 1:
             return values
         return {name: value * weight for name, value in values.items()}

@@ -4,6 +4,8 @@
     w_y(theta) = 1 / (1 + exp(-k (theta - a)))     pull, fades once theta < a
     w_j(theta) = 1 / (1 + exp( k (theta - b)))     push, fades once theta > b
 
+The official MXNet code has a k of its own for the push.
+
 [.] is detached: it rescales the gradient along the sphere and has none itself.
 """
 
@@ -24,10 +26,11 @@ class SFaceLoss(DecoupledLoss):
 
     Args:
         s: Scale, > 0.
-        k: Slope of the sigmoids, > 0.
+        k: Slope of the sigmoids, > 0; ``--param-a`` of the MXNet code.
         a: Angle in radians below which the own centre stops pulling.
         b: Angle in radians above which other centres stop pushing.
         loss_weight: Factor of L.
+        k_inter: Slope of the push's sigmoid, > 0, ``--param-c``; by default ``k``.
     """
 
     margins = ('a', 'b')
@@ -39,12 +42,16 @@ class SFaceLoss(DecoupledLoss):
         a: float = 0.87,
         b: float = 1.2,
         loss_weight: float = 1.0,
+        k_inter: float | None = None,
     ) -> None:
         super().__init__(loss_weight)
         require(s > 0, f'SFaceLoss: s must be positive, got {s}')
+        k_inter = k if k_inter is None else k_inter
         require(k > 0, f'SFaceLoss: k must be positive, got {k}')
+        require(k_inter > 0, f'SFaceLoss: k_inter must be positive, got {k_inter}')
         self.s = s
         self.k = k
+        self.k_inter = k_inter
         self.a = a
         self.b = b
 
@@ -53,7 +60,7 @@ class SFaceLoss(DecoupledLoss):
         return -self.s * weight * own
 
     def others(self, cos: Tensor, context: Context) -> Tensor:
-        weight = (self.k * (context['b'] - angle(cos.detach()))).sigmoid()
+        weight = (self.k_inter * (context['b'] - angle(cos.detach()))).sigmoid()
         return self.s * weight * cos
 
     def violates_margin(self, own: Tensor, hardest: Tensor, context: Context) -> Tensor:

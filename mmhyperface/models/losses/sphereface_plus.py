@@ -31,6 +31,8 @@ def hyperspherical_energy(centres: Tensor) -> Tensor:
 class SphereFacePlusLoss(SphereFaceLoss):
     """SphereFace plus the energy of the batch's class centres.
 
+    ``lam_mhe`` of :class:`.HypersphereHead` adds it to any other loss.
+
     Args:
         s: Scale of the logits, > 0.
         m: Margin, a real number >= 1.
