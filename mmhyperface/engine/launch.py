@@ -65,8 +65,7 @@ def load_config(
     """Read a config and merge ``--cfg-options`` into it.
 
     The option ``data_root=PATH`` moves every data set that lies in the config's own
-    ``data_root``; or, with `test_sets`, in theirs. What else a config says once and
-    uses in several places (``SHARED``) is likewise replaced wherever it is.
+    ``data_root``; or, with `test_sets`, in theirs.
 
     Args:
         path: of a file, or as in ``_base_`` ``PACKAGE::FILE``, a config of an installed
@@ -78,7 +77,7 @@ def load_config(
         UserError: If there is no such file, or test sets of several folders are to be
             moved to one.
     """
-    file = _config_file(path)
+    file = config_file(path)
     if not file.is_file():
         raise UserError(f'there is no config {path}')
     cfg = Config.fromfile(file)
@@ -96,15 +95,22 @@ def load_config(
             )
         for root in roots:
             _move(cfg._cfg_dict, ('data_root',), root, options['data_root'])
-    for option, names in SHARED.items():
-        if option in cfg and option in options:
-            _move(cfg._cfg_dict, names, cfg[option], options[option])
-    _merge(cfg, options)
+    merge_options(cfg, options)
     return cfg
 
 
-def _merge(cfg: Config, options: dict[str, Any]) -> None:
-    """Merge options into a config, by paths in which only one thing can be meant."""
+def merge_options(cfg: Config, options: dict[str, Any]) -> None:
+    """Merge options into a config, by paths in which only one thing can be meant.
+
+    What a config says once and uses in several places (``SHARED``) is replaced wherever
+    it is.
+
+    Raises:
+        UserError: If one leads nowhere, or to several things, or is misspelt.
+    """
+    for option, names in SHARED.items():
+        if option in cfg and option in options:
+            _move(cfg._cfg_dict, names, cfg[option], options[option])
     merged: dict[str, Any] = {}
     for option, value in options.items():
         path = _path_of(cfg._cfg_dict, option, value)
@@ -218,7 +224,8 @@ def _refuse_misspelling(
         )
 
 
-def _config_file(path: str) -> Path:
+def config_file(path: str) -> Path:
+    """The file of a config's path, which may be ``PACKAGE::FILE``."""
     package, mark, name = path.partition('::')
     if not mark:
         return Path(path)
