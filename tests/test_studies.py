@@ -1,0 +1,73 @@
+"""Every study of the repository: its runs have configs that runners are built of."""
+
+import itertools
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from runs import CONFIGS
+
+from mmhyperface.registry import DATASETS, HOOKS, MODELS
+from mmhyperface.studies import read_study
+
+STUDIES = sorted((CONFIGS / 'studies').glob('*.py'))
+FILES = {path.stem: Config.fromfile(path).to_dict() for path in STUDIES}
+ALL = [(name, base) for name, file in FILES.items() for base in file['bases']]
+
+
+def sets_of(cfg: Config) -> set[str]:
+    """Names of the sets that a config verifies on."""
+    dataset = cfg.val_dataloader.dataset
+    names = dataset.get('names') or [one.name for one in dataset.get('datasets', [])]
+    names = list(names) or [dataset.get('name', 'synthetic')]
+    return {*names, *(['combined'] if dataset.get('combined') else [])}
+
+
+@pytest.mark.parametrize(('name', 'base'), ALL)
+def test_every_run_has_a_config(name, base, tmp_path):
+    study = read_study(str(CONFIGS / 'studies' / f'{name}.py'), tmp_path, base, [0])
+    number = len(list(itertools.product(*FILES[name]['axes'].values())))
+    assert len({run.folder for run in study.runs}) == len(study.runs) == number
+    configs = set()
+    for run in study.runs:
+        cfg = run.config
+        init_default_scope(cfg.default_scope)
+        configs.add((cfg.dump(), run.processes))
+        loss = MODELS.build(cfg.model.head.loss)
+        assert type(loss).__name__ == cfg.model.head.loss.type
+        for hook in cfg.get('custom_hooks', []):
+            HOOKS.build(hook)
+            assert 'm' in loss.margins
+        for part in (cfg.train_dataloader.dataset, cfg.val_dataloader.dataset):
+            assert DATASETS.get(part.type)
+        noise = cfg.train_dataloader.dataset
+        if noise.type == 'LabelNoise':
+            assert DATASETS.get(noise.dataset.type)
+        # It validates at the end, where its figures come from.
+        length = cfg.train_cfg.get('max_iters') or cfg.train_cfg.max_epochs
+        assert cfg.train_cfg.val_interval <= length
+        assert cfg.param_scheduler
+        tested = sets_of(cfg) | set(run.test_sets)
+        for figure in study.figures:
+            first = figure.partition('.')[0]
+            assert first in tested | {'last', 'median', 'max'}, figure
+    # No two runs of a study are the same.
+    assert len(configs) == number
+
+
+@pytest.mark.parametrize('name', [name for name in FILES if 'published' in FILES[name]])
+def test_each_published_figure_has_a_place(name, tmp_path):
+    """Its row and column exist, and a base measures that figure."""
+    file = FILES[name]
+    rows, columns = file['table']['rows'], file['table'].get('columns')
+    assert isinstance(rows, str)
+    assert columns is None
+    figures = file['table']['figures']
+    measured = figures
+    if isinstance(figures, dict):
+        measured = [figure for some in figures.values() for figure in some]
+    for row, values in file['published'].items():
+        assert row in file['axes'][rows]
+        for figure, value in values.items():
+            assert figure in measured
+            assert 0 < value < 100
