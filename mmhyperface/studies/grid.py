@@ -121,7 +121,7 @@ def read_study(
         work_dir: The study's files lie in ``work_dir/STUDY/BASE``.
         base: One of its bases; by default the first.
         seeds: In the place of the study's.
-        options: As of ``--cfg-options``, merged into the bases before anything else.
+        options: As of ``--cfg-options``; the axes' overrides are over them.
 
     Raises:
         UserError: With path and key, for whatever is wrong in it.
@@ -196,6 +196,8 @@ def read_study(
         for values in itertools.product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
             layers = [('overrides', cfg.get('overrides', {}))]
+            # What a study compares stays, whatever the options change in its bases.
+            layers += [('--cfg-options', configs.options)]
             layers += [
                 (f'axes.{axis}.{value}', axes[axis][value])
                 for axis, value in chosen.items()

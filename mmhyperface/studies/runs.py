@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -20,7 +21,6 @@ from mmhyperface.engine.divergence import ADVICE
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.command_line import INTERRUPTED
 from mmhyperface.utils.errors import UserError, some
-from mmhyperface.visualization.logs import read_log
 
 from .grid import Run
 
@@ -245,10 +245,19 @@ def _failure(run: Run, expected: str, status: int) -> Outcome:
 def _share_done(run: Run) -> float:
     """Of the iterations of a run that is being done."""
     total = run.config.get('train_cfg', {}).get('max_iters')
-    with suppress(UserError):
-        if total:
-            return min(read_log(run.folder).lines[-1]['step'] / total, 1.0)
-    return 0.0
+    return max(logged(run), default=0) / total if total else 0.0
+
+
+def logged(run: Run) -> dict[int, dict[str, Any]]:
+    """What a training has logged, by iteration, also if it was resumed."""
+    lines = {}
+    for file in sorted(run.folder.glob('*/vis_data/scalars.json')):
+        for text in file.read_text(encoding='utf-8').splitlines():
+            with suppress(json.JSONDecodeError):  # cut off, when it was killed
+                line = json.loads(text)
+                if 'iter' in line:
+                    lines[line['step']] = line
+    return lines
 
 
 def _text(run: Run) -> str:

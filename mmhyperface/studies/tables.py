@@ -18,10 +18,9 @@ from mmhyperface.evaluation.protocols.base import Unit
 from mmhyperface.utils.atomic_files import new_files
 from mmhyperface.utils.errors import UserError
 from mmhyperface.utils.figures import color, finish, new_figure, plain, save_figure
-from mmhyperface.visualization.logs import read_log
 
 from .grid import Run, Study
-from .runs import TEST, VERIFICATION, Outcome, outcome_of
+from .runs import TEST, VERIFICATION, Outcome, logged, outcome_of
 
 #: What a figure of the log may be of its values over the training.
 OF_LOG: Mapping[str, Callable[[Any], Any]] = {
@@ -31,12 +30,6 @@ OF_LOG: Mapping[str, Callable[[Any], Any]] = {
 }
 TRAINED = 'trained'
 BASELINES = ('raw pixels', 'untrained')
-# Two-sided 95 % quantiles of Student's t by degrees of freedom, from 1.
-STUDENT = (
-    *(12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624),
-    *(2.306004, 2.262157, 2.228139),
-)
-NORMAL = 1.9599640
 MARKERS = 'osD^vP*X'
 
 
@@ -86,16 +79,26 @@ class Cell:
 
 
 def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t, to five digits."""
-    if freedom <= len(STUDENT):
-        return STUDENT[freedom - 1]
-    z, n = NORMAL, freedom
-    return (
-        z
-        + (z**3 + z) / (4 * n)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-    )
+    """The t between whose negative and itself Student's distribution has 95 %.
+
+    Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    odd = freedom % 2
+
+    def share(t: float) -> float:
+        angle = math.atan(t / math.sqrt(freedom))
+        term, total = math.cos(angle) if odd else 1.0, 0.0
+        for k in range(2 + odd, freedom + 1, 2):
+            total += term
+            term *= math.cos(angle) ** 2 * (k - 1) / k
+        total *= math.sin(angle)
+        return 2 / math.pi * (angle + total) if odd else total
+
+    low, high = 0.0, 13.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) < 0.95 else (low, middle)
+    return low
 
 
 def write_tables(study: Study) -> str:
@@ -154,7 +157,8 @@ def _cells(
                     if name not in known:
                         raise UserError(
                             f'{study.path}: table.figures: {run.folder} has no {name}, '
-                            f'but {", ".join(known)}'
+                            f'but {", ".join(x for x in known if not _of_log(x))} and '
+                            f'{", ".join(OF_LOG)}.KEY of the log'
                         )
                     _take(cell.values, run.seed, name, known[name])
                 for row in BASELINES:
@@ -176,6 +180,10 @@ def _cells(
     return untrained | cells
 
 
+def _of_log(figure: str) -> bool:
+    return figure.partition('.')[0] in OF_LOG
+
+
 def _order(item: tuple[Place, Any]) -> int:
     return BASELINES.index(item[0][0])
 
@@ -192,7 +200,7 @@ def _axes(study: Study) -> list[str]:
 
 def unit_of(figure: str) -> Unit:
     """Of a figure of the table."""
-    if figure.partition('.')[0] in OF_LOG:
+    if _of_log(figure):
         return Unit('of the log')
     return figure_of('1:1', figure.rpartition('.')[2]).unit
 
@@ -220,9 +228,9 @@ def _figures(run: Run) -> dict[str, dict[str, float | None]]:
         tested = json.loads((run.folder / TEST).read_text())
         for name, value in tested.items():
             rows[TRAINED]['.'.join(name.rsplit('/', 1))] = value
-    log = read_log(run.folder)
-    for key in log.keys:
-        values = log.curve(key)[1]
+    lines = logged(run).values()
+    for key in dict.fromkeys(key for line in lines for key in line):
+        values = [line[key] for line in lines if key in line]
         rows[TRAINED] |= {f'{x}.{key}': float(of(values)) for x, of in OF_LOG.items()}
     return rows
 

@@ -53,7 +53,9 @@ class VerificationReportHook(Hook):
 
     The baselines travel in the checkpoints, so a resumed run and a test show those
     of the beginning, for test sets whose pairs are the same. Nothing is evaluated
-    before training when a checkpoint was loaded: that network is not untrained.
+    before training when a checkpoint was loaded: that network is not untrained. A run
+    that is resumed with nothing left to train, since it was killed in its last
+    validation, is validated all the same.
 
     Batch norm that has seen nothing yet scales nothing, and a deep network overflows.
     So the untrained network takes the statistics of the first batches of the
@@ -97,8 +99,10 @@ class VerificationReportHook(Hook):
         self.draws = draws
         self.baselines: dict[str, Results] = {}
         self.trained: Results = {}
+        self.begun = 0
 
     def before_train(self, runner: Runner) -> None:
+        self.begun = runner.iter
         if not self.names or runner.val_loop is None:
             return
         if runner._has_loaded or runner.iter > 0:
@@ -117,6 +121,8 @@ class VerificationReportHook(Hook):
         self.trained = _results(_metrics(runner.val_loop.evaluator))
 
     def after_train(self, runner: Runner) -> None:
+        if runner.val_loop is not None and 0 < self.begun == runner.iter:
+            runner.val_loop.run()
         if not self.trained:
             return
         sets = {name: self._rows(name, x) for name, x in self.trained.items()}
