@@ -381,6 +381,15 @@ def test_trained_row_is_the_averaged_network(tmp_path):
     assert _rows(tmp_path)['trained']['auc'] == trained.auc
 
 
+def test_a_run_killed_in_its_last_validation_is_validated_when_resumed(tmp_path):
+    _runner(tmp_path).train()
+    before = _rows(tmp_path)
+    (tmp_path / 'verification.json').unlink()
+    last = str(tmp_path / 'epoch_1.pth')
+    _runner(tmp_path, resume=True, load_from=last).train()
+    assert _rows(tmp_path) == before
+
+
 def test_resumed_run_and_test_remember_the_baselines(tmp_path):
     first = tmp_path / 'first'
     _runner(first).train()
