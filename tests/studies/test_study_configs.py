@@ -1,6 +1,7 @@
 """Every study of the repository: its runs have configs that runners are built of."""
 
 import itertools
+import json
 
 import pytest
 from mmengine.config import Config
@@ -9,6 +10,8 @@ from runs import CONFIGS
 
 from mmhyperface.registry import DATASETS, HOOKS, MODELS
 from mmhyperface.studies import read_study
+from mmhyperface.studies.grid import Run
+from mmhyperface.studies.runs import logged
 
 STUDIES = sorted((CONFIGS / 'studies').glob('*.py'))
 FILES = {path.stem: Config.fromfile(path).to_dict() for path in STUDIES}
@@ -71,3 +74,21 @@ def test_each_published_figure_has_a_place(name, tmp_path):
         for figure, value in values.items():
             assert figure in measured
             assert 0 < value < 100
+
+
+def test_angles_are_of_the_log(tmp_path):
+    """They have lines of their own; validations, which count epochs, are left out."""
+    folder = tmp_path / 'once' / 'vis_data'
+    folder.mkdir(parents=True)
+    lines = (
+        dict(loss=2.0, time=0.1, iter=5, step=5),
+        {'angles/own_clean_mean': 60.0, 'step': 5},
+        {'lfw/accuracy': 0.5, 'data_time': 0.1, 'time': 0.1, 'step': 1},
+    )
+    text = '\n'.join(map(json.dumps, lines))
+    (folder / 'scalars.json').write_text(text)
+    run = Run({}, 0, tmp_path, Config(), None, ())
+    (step, line), *others = logged(run).items()
+    assert not others
+    assert step == 5
+    assert (line['loss'], line['angles/own_clean_mean']) == (2.0, 60.0)
