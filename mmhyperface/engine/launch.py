@@ -27,7 +27,7 @@ SHARED = {
     'lfw_root': ('data_root',),
     'lfw_pairs': ('ann_file',),
     'image_size': ('image_size', 'input_size', 'scale', 'size'),
-    'epochs': ('max_epochs', 'val_interval', 'end'),
+    'epochs': ('max_epochs', 'val_interval', 'T_max'),
 }
 #: The loaders of a config.
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

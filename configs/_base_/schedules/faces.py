@@ -1,4 +1,4 @@
-# Thousands of images: so many epochs, of which the first warms up.
+# Thousands of images: so many epochs; 200 iterations warm up.
 #   --cfg-options epochs=60
 epochs = 30
 optim_wrapper = dict(
@@ -7,13 +7,9 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, end=1, convert_to_iter_based=True),
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=200),
     dict(
-        type='CosineAnnealingLR',
-        begin=1,
-        end=epochs,
-        eta_min=0.0,
-        convert_to_iter_based=True,
+        type='CosineAnnealingLR', T_max=epochs, eta_min=0.0, convert_to_iter_based=True
     ),
 ]
 train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs)
