@@ -12,7 +12,7 @@ INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
 METAFILES = [yaml.safe_load((ROOT / path).read_text()) for path in INDEX['Import']]
 COLLECTIONS = [entry for file in METAFILES for entry in file['Collections']]
 MODELS = [entry for file in METAFILES for entry in file['Models']]
-FACTS = ('Training Data', 'Architecture', 'Batch Size', 'Iterations')
+FACTS = ('Training Data', 'Architecture', 'Batch Size')
 
 
 def test_each_config_is_told_of_once():
@@ -43,8 +43,11 @@ def test_each_collection_has_a_paper_and_its_code():
 @pytest.mark.parametrize('model', MODELS, ids=lambda model: model['Name'])
 def test_facts_are_those_of_the_config(model):
     cfg, facts = Config.fromfile(ROOT / model['Config']), model['Metadata']
-    assert set(facts) == {*FACTS, 'Training Resources', 'Status'}
-    assert facts['Iterations'] == cfg.train_cfg.max_iters
+    unit, length = 'Iterations', cfg.train_cfg.get('max_iters')
+    if cfg.train_cfg.by_epoch:
+        unit, length = 'Epochs', cfg.train_cfg.max_epochs
+    assert set(facts) == {*FACTS, unit, 'Training Resources', 'Status'}
+    assert facts[unit] == length
     processes = int(facts['Training Resources'].split()[0])
     assert facts['Batch Size'] == processes * cfg.train_dataloader.batch_size
     if 'GPU' in facts['Training Resources']:

@@ -26,6 +26,7 @@ LEAVES = sorted(path.stem for path in CONFIGS.glob('*.py'))
 CLASSES = {
     'casia': 10_572,
     'facefolder': 'auto',
+    'faces': 'auto',
     'glint360k': 360_232,
     'ms1m': 85_742,
     'ms1mv3': 93_431,
@@ -112,7 +113,7 @@ def make_small(cfg: Config, work_dir: Path) -> None:
             'model.backbone.input_size': 16,
             'train_dataloader.batch_size': 4,
             'train_dataloader.num_workers': 0,
-            'train_cfg.max_iters': 2,
+            'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=2),
             'default_hooks.logger.interval': 1,
             'default_hooks.checkpoint': None,
             'log_processor.window_size': 1,
@@ -225,7 +226,6 @@ def at_full_size(name: str, root: Path) -> list[str]:
     """Options that leave a recipe as it is, but for the numbers of its images."""
     cfg = leaf(name)
     options = [
-        'model.head.num_classes=12',
         'train_dataloader.batch_size=2',
         'default_hooks.logger.interval=1',
         'default_hooks.checkpoint.interval=1',
@@ -242,6 +242,8 @@ def at_full_size(name: str, root: Path) -> list[str]:
             f'{phase}_dataloader.persistent_workers=False',
         ]
     kind = cfg.val_dataloader.dataset.type
+    if cfg.model.head.num_classes != 'auto':
+        options += ['model.head.num_classes=12']
     if kind == 'FacePacks':
         options += [f'data_root={root / "record"}']
         options += ['val_dataloader.dataset.names=[lfw]']
@@ -249,7 +251,14 @@ def at_full_size(name: str, root: Path) -> list[str]:
     elif kind == 'FaceTestSets':
         options += [f'data_root={root / "list"}']
     elif kind == 'FaceFolderPairs':
-        options += [f'data_root={root / "folder"}', 'model.head.num_classes=3']
+        options += [f'data_root={root / "folder"}']
+    elif kind == 'FacePairs':
+        # An epoch is an iteration.
+        options.remove('train_dataloader.batch_size=2')
+        options += ['train_dataloader.batch_size=24']
+        options += [f'data_root={root / "folder"}']
+        options += [f'lfw_root={root / "list" / "val"}', 'lfw_pairs=lfw_ann.txt']
+        options += ['val_dataloader.dataset.data_prefix=']
     else:
         assert kind == 'SyntheticFacePairs'
         options += [
@@ -274,13 +283,14 @@ def test_at_full_size(name, small_files, tmp_path, monkeypatch):
     if name in FLAGSHIPS:
         monkeypatch.setattr(optim_wrappers, 'has_bfloat16_instructions', lambda: False)
     options = at_full_size(name, small_files)
+    by_epoch = leaf(name).train_cfg.by_epoch
 
     def train(iterations: int, *resume: str) -> None:
         call_tool(
             *(monkeypatch, 'train.py', CONFIGS / f'{name}.py', '--work-dir', tmp_path),
             *(*resume, '--cfg-options', *options),
             f'experiment_name={uuid.uuid4().hex}',
-            f'train_cfg.max_iters={iterations}',
+            f'{"epochs" if by_epoch else "train_cfg.max_iters"}={iterations}',
         )
 
     train(2)
@@ -302,7 +312,7 @@ def test_at_full_size(name, small_files, tmp_path, monkeypatch):
     for set_name, rows in after.items():
         assert rows['untrained'] == before[set_name]['untrained']
     (checkpoint,) = tmp_path.glob('*.pth')
-    assert checkpoint.name == 'iter_3.pth'
+    assert checkpoint.name == ('epoch_3.pth' if by_epoch else 'iter_3.pth')
     checkpoint.unlink()  # half a gigabyte
 
 

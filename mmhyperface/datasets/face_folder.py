@@ -16,6 +16,7 @@ from .readers.image_files import (
     is_image_name,
     is_of_no_account,
 )
+from .readers.text_lists import is_number, read_lines, split_fields
 
 #: A person: the name of a folder, or the number it stands for.
 Name = str | int
@@ -38,7 +39,9 @@ class FaceFolder(FaceDataset):
         data_root: the folder.
         extensions: of the files that count as images, in any case.
         include: only these identities. A number (``--cfg-options`` turns '0045' into
-            45) stands for the one folder of that value.
+            45) stands for the one folder of that value. Or a list of names, as LFW's
+            ``peopleDevTrain.txt``, relative to `data_root`: the first field of each
+            line, but for a number of people in the first.
         exclude: not these identities, in the same notation.
         holdout: keep so many identities apart, drawn from `split_seed`.
         split: 'train' is all but the held out identities, 'test' only those.
@@ -207,6 +210,15 @@ class FaceFolder(FaceDataset):
         names: Iterable = (wanted,)
         if isinstance(wanted, Iterable) and not isinstance(wanted, str):
             names = wanted
+        elif isinstance(wanted, str) and wanted not in identities:
+            path = os.path.join(self.data_root, wanted)
+            if os.path.isfile(path):
+                lines = read_lines(path, f'Set {self._option(option)}')
+                names = [
+                    split_fields(line)[0]
+                    for number, line in lines
+                    if number > 1 or not is_number(line)
+                ]
         exact = set(identities)
         matches: dict[Name, list[str]] = defaultdict(list)
         for folder in identities:

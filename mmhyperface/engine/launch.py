@@ -22,6 +22,13 @@ from .testing import take_test_sets
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
+#: Entries of a config that one option sets, wherever they are: option -> their names.
+SHARED = {
+    'lfw_root': ('data_root',),
+    'lfw_pairs': ('ann_file',),
+    'image_size': ('image_size', 'input_size', 'scale', 'size'),
+    'epochs': ('max_epochs', 'val_interval', 'T_max'),
+}
 #: The loaders of a config.
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Those which mmengine adds unless they are None.
@@ -87,7 +94,7 @@ def load_config(
                 'NUMBER.data_root=... of each'
             )
         for root in roots:
-            _move(cfg._cfg_dict, root, options['data_root'])
+            _move(cfg._cfg_dict, ('data_root',), root, options['data_root'])
     merge_options(cfg, options)
     return cfg
 
@@ -95,9 +102,15 @@ def load_config(
 def merge_options(cfg: Config, options: dict[str, Any]) -> None:
     """Merge options into a config, by paths in which only one thing can be meant.
 
+    What a config says once and uses in several places (``SHARED``) is replaced wherever
+    it is.
+
     Raises:
         UserError: If one leads nowhere, or to several things, or is misspelt.
     """
+    for option, names in SHARED.items():
+        if option in cfg and option in options:
+            _move(cfg._cfg_dict, names, cfg[option], options[option])
     merged: dict[str, Any] = {}
     for option, value in options.items():
         path = _path_of(cfg._cfg_dict, option, value)
@@ -222,16 +235,13 @@ def config_file(path: str) -> Path:
     return Path(spec.origin).parent / '.mim' / 'configs' / name
 
 
-def _move(node: Any, old: str, new: str) -> None:
-    """Replace each ``data_root`` below ``node`` that equals ``old``."""
+def _move(node: Any, names: Sequence[str], old: Any, new: Any) -> None:
+    """Replace each entry of these names below ``node`` that equals ``old``."""
     if isinstance(node, dict):
-        if node.get('data_root') == old:
-            node['data_root'] = new
-        for child in node.values():
-            _move(child, old, new)
-    elif isinstance(node, list | tuple):
-        for child in node:
-            _move(child, old, new)
+        node.update({name: new for name in names if node.get(name) == old})
+    if isinstance(node, dict | list | tuple):
+        for child in node.values() if isinstance(node, dict) else node:
+            _move(child, names, old, new)
 
 
 def require_entries(cfg: Config, names: Sequence[str]) -> None:

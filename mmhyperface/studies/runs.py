@@ -253,13 +253,14 @@ def _share_done(run: Run) -> float:
 
 def logged(run: Run) -> dict[int, dict[str, Any]]:
     """What a training has logged, by iteration, also if it was resumed."""
-    lines = {}
+    lines: dict[int, dict[str, Any]] = {}
     for file in sorted(run.folder.glob('*/vis_data/scalars.json')):
         for text in file.read_text(encoding='utf-8').splitlines():
             with suppress(json.JSONDecodeError):  # cut off, when it was killed
                 line = json.loads(text)
-                if 'iter' in line:
-                    lines[line['step']] = line
+                # Validations have times, too, and may count epochs.
+                if 'iter' in line or 'time' not in line:
+                    lines.setdefault(line['step'], {}).update(line)
     return lines
 
 

@@ -165,7 +165,7 @@ def test_every_test_set_is_told_of():
 def test_every_base_is_told_of():
     actual = {path.stem for path in BASES.glob('*.py')}
     general = {'face_record', 'face_list', 'verification_packs', 'verification_lists'}
-    others = {'facefolder', 'synthetic_faces'}
+    others = {'facefolder', 'faces', 'synthetic_faces'}
     tests = {'evaluation_images', 'verification_pack', 'ijbb', 'ijbc', 'megaface'}
     assert actual == {*RECORDS, *LISTS, *general, *others, *tests}
 
@@ -231,3 +231,28 @@ def test_advice_names_the_data_root_of_the_whole_config(shared, message):
     with loader('val_dataloader', shared), pytest.raises(UserError) as caught:
         numbered(FOLDER)
     assert message in str(caught.value)
+
+
+def test_one_option_sets_what_the_faces_recipe_says_in_several_places():
+    path = str(CONFIGS / 'sface_faces.py')
+    options = {
+        'data_root': 'here',
+        'lfw_root': 'there',
+        'lfw_pairs': 'mine.txt',
+        'image_size': 112,
+        'epochs': 7,
+    }
+    cfg = load_config(path, options)
+    assert cfg.model.backbone.input_size == 112
+    train, test = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
+    assert train.data_root == 'here'
+    assert [step['size'] for step in (train.pipeline[0], test.pipeline[0])] == [112] * 2
+    assert train.pipeline[1].scale == 112
+    assert cfg.val_dataloader.dataset == test
+    assert (test.data_root, test.ann_file) == ('there', 'mine.txt')
+    assert cfg.train_cfg == dict(by_epoch=True, max_epochs=7, val_interval=7)
+    assert cfg.param_scheduler[1].T_max == 7
+    # Nothing else: with the values of the recipe it is the recipe.
+    plain = Config.fromfile(path)
+    same = load_config(path, {name: plain[name] for name in options})
+    assert same.to_dict() == plain.to_dict()

@@ -229,6 +229,16 @@ def test_include_and_exclude(people):
     assert both.metainfo['classes'] == ('s10', 's29', 's3', 's9')
 
 
+def test_include_a_list(people, tmp_path):
+    # As LFW lists its people: their number, and how many images each has.
+    (tmp_path / 'some.txt').write_text('2\ns5\t3\ns7\t3\n')
+    listed = FaceFolder(people, include='../some.txt')
+    assert listed.metainfo['classes'] == ('s5', 's7')
+    (tmp_path / 'some.txt').write_text('s5\nnobody\n')
+    with pytest.raises(UserError, match="include: 'nobody' fits 0 identities"):
+        FaceFolder(people, include='../some.txt')
+
+
 def test_from_the_command_line(people):
     dataset = FaceFolder(people, **options("exclude=['s26','s27']"))
     assert set(PEOPLE) - set(dataset.metainfo['classes']) == {'s26', 's27'}
