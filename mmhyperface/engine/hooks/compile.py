@@ -32,8 +32,10 @@ class CompileHook(Hook):
         backend: Of ``torch.compile``.
         mode: Of ``torch.compile``, such as ``max-autotune``; None for its default.
             ``reduce-overhead`` launches the passes through the backbone as a few CUDA
-            graphs, for hosts that cannot keep up with their GPU. Their memory serves
-            nothing else, also during validation; gradients that are accumulated over
+            graphs, for hosts that cannot keep up with their GPU. DDP's buckets cut
+            them: ``model_wrapper_cfg.bucket_cap_mb=256`` leaves few, and less of the
+            exchange to overlap with the backward pass. Their memory serves nothing
+            else, also during validation; gradients that are accumulated over
             iterations need DDP, in whose buckets they lie.
         fallback: Whether to train uncompiled, with a warning, if the backend does not
             work here, for want of a C++ compiler or Triton, say.
