@@ -216,7 +216,7 @@ class SteppedRows:
         drawn, each = None, 1.0
         if self.sampling is not None:
             drawn, each = self.sampling.draw(weight, index)
-            del self.sampling.order  # each step has one batch
+            vars(self.sampling).pop('order', None)  # each step has one batch
         own = borrowed.borrow(index)
         if centres == 'project':
             own.data.copy_(unit(own.data)[0])

@@ -24,7 +24,8 @@ from mmhyperface.registry import TRANSFORMS
 from mmhyperface.utils.command_line import argument_parser
 from mmhyperface.utils.errors import UserError
 
-SCHEDULES = sorted(CONFIGS.glob('_base_/schedules/*.py'))
+# That of epochs follows any number of them.
+SCHEDULES = sorted({*CONFIGS.glob('_base_/schedules/*.py')} - {CONFIGS / '_base_/schedules/faces.py'})
 EPOCHS = {'train_cfg.by_epoch': True, 'train_cfg.max_epochs': 2}
 
 

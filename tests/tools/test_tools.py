@@ -406,7 +406,8 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
     assert (
         int(match[1]) - 50
         <= int(re.search(r'iter_(\d+)', match[2])[1])
-        <= int(match[1])
+        # An iteration counts once its hooks are done, saving among them.
+        <= int(match[1]) + 1
     )
     assert Path(match[2]).is_file()
     assert (tmp_path / 'last_checkpoint').read_text() == match[2]

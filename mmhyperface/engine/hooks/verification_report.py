@@ -121,7 +121,7 @@ class VerificationReportHook(Hook):
         self.trained = _results(_metrics(runner.val_loop.evaluator))
 
     def after_train(self, runner: Runner) -> None:
-        if runner.val_loop is not None and 0 < self.begun == runner.iter:
+        if 0 < self.begun == runner.iter and runner.val_loop is not None:
             runner.val_loop.run()
         if not self.trained:
             return
