@@ -25,7 +25,8 @@ from mmhyperface.utils.command_line import argument_parser
 from mmhyperface.utils.errors import UserError
 
 # That of epochs follows any number of them.
-SCHEDULES = sorted({*CONFIGS.glob('_base_/schedules/*.py')} - {CONFIGS / '_base_/schedules/faces.py'})
+SCHEDULES = sorted(CONFIGS.glob('_base_/schedules/*.py'))
+SCHEDULES.remove(CONFIGS / '_base_/schedules/faces.py')
 EPOCHS = {'train_cfg.by_epoch': True, 'train_cfg.max_epochs': 2}
 
 
