@@ -305,20 +305,20 @@ def _read_file(path: Path) -> Any:
     try:
         return torch.load(str(path), map_location='cpu', **mapped)
     except pickle.UnpicklingError as error:
-        raise UserError(f'checkpoint {path} {refusal(error)}') from error
+        raise UserError(f'checkpoint {path} {refusal(error, path)}') from error
     except Exception as error:
         # Interpreting damage may end in any of Python's errors.
         reason = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise UserError(f'checkpoint {path} is damaged, or none: {reason}') from error
 
 
-def refusal(error: pickle.UnpicklingError) -> str:
+def refusal(error: pickle.UnpicklingError, path: Path) -> str:
     """Why torch did not load a file with weights only, in one line."""
     # What torch says at length has its core there.
     message = str(error)
     reason = message.partition('WeightsUnpickler error: ')[2] or message
     named = re.search(r'(?:GLOBAL|[Uu]nsupported class) ([\w.]+)', reason)
-    if named is None:
+    if named is None or _is_cut_off_in(named[1], path):
         return (
             'is no file of torch.save, is damaged, or holds more than tensors and '
             f'plain data ({reason.strip().splitlines()[0]})'
@@ -328,6 +328,15 @@ def refusal(error: pickle.UnpicklingError) -> str:
         'trust where it comes from, load it once with the program that wrote it, save '
         'its state dict alone (torch.save(model.state_dict(), NEW)), and take that'
     )
+
+
+def _is_cut_off_in(name: str, path: Path) -> bool:
+    """Whether a file ends within the name of a global, whose last byte torch drops."""
+    module, _, attribute = name.rpartition('.')
+    ends = (f'{module}\n{attribute}', *[module] * (not attribute))
+    with path.open('rb') as file:
+        file.seek(max(0, path.stat().st_size - 1024))
+        return file.read()[:-1].endswith(tuple(map(str.encode, ends)))
 
 
 def _open_rows(folder: Path, tensor: dict) -> StoredRows:

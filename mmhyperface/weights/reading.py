@@ -53,7 +53,7 @@ def read_weights(path: str | Path) -> Any:
         with _allowing_the_harmless():
             return torch.load(str(file), 'cpu', weights_only=True, **mapped)
     except pickle.UnpicklingError as error:
-        raise UserError(f'{file} {refusal(error)}') from None
+        raise UserError(f'{file} {refusal(error, file)}') from None
     except Exception as error:
         # Interpreting damage may end in any of Python's errors.
         reason = f'{type(error).__name__}: {error}'.splitlines()[0]
