@@ -4,51 +4,30 @@
 #   --cfg-options data_root=FOLDER lfw_root=FOLDER
 #   lfw_pairs=pairsDevTest.txt  View 1; or a list of pairs of one's own (see FacePairs)
 #   image_size=112
-data_root = 'data/faces'
+_base_ = 'facefolder.py'
 lfw_root = 'data/lfw'
 lfw_pairs = 'pairs.txt'
-image_size = 64
 
-train_pipeline = [
-    dict(type='LoadFace', size=image_size),
-    dict(
-        type='RandomResizedCrop',
-        scale=image_size,
-        crop_ratio_range=(0.6, 1.0),
-        aspect_ratio_range=(0.85, 1.15),
-    ),
-    dict(type='ColorJitter', brightness=0.3, contrast=0.3),
-    dict(type='RandomFaceFlip', prob=0.5),
-    dict(type='PackFace'),
-]
-test_pipeline = [
-    dict(type='LoadFace', size=image_size),
-    dict(type='PackFace'),
-]
 train_dataloader = dict(
     batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    collate_fn=dict(type='collate_faces'),
-    dataset=dict(type='FaceFolder', data_root=data_root, pipeline=train_pipeline),
+    sampler=dict(type='DefaultSampler'),
+    dataset=dict(
+        _delete_=True,
+        type='FaceFolder',
+        data_root=_base_.data_root,
+        pipeline=_base_.train_pipeline,
+    ),
 )
 val_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    collate_fn=dict(type='collate_faces'),
     dataset=dict(
+        _delete_=True,
         type='FacePairs',
         name='lfw',
         data_root=lfw_root,
         ann_file=lfw_pairs,
         data_prefix='faces',
-        pipeline=test_pipeline,
+        pipeline=_base_.test_pipeline,
         test_mode=True,
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='FaceVerification')
-test_evaluator = val_evaluator
